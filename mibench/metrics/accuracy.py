@@ -1,0 +1,80 @@
+"""Attack accuracy: the share of reconstructions that a judge, never seen by the attack, takes for their identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mibench.api import Estimate
+
+from . import estimate
+from .evidence import Evidence
+
+LEGACY_BATCH = 60  # identities per batch in the published 300-identity protocol
+
+
+def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether the label is among the ``k`` largest logits, bool ``(N,)``.
+
+    Ties count against the attack for ``k`` = 1 unless the label is the first of the largest (as ``argmax`` does), and
+    a row of NaN is a miss. With fewer than ``k`` classes every row of finite logits is a hit.
+    """
+    own = logits.gather(1, labels.view(-1, 1))
+    index = torch.arange(logits.shape[1], device=logits.device)
+    ahead = (logits > own) | ((logits == own) & (index < labels.view(-1, 1)))
+    return (ahead.sum(dim=1) < k) & ~logits.isnan().any(dim=1)
+
+
+def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax probability of the label, float32 ``(N,)`` in [0, 1]."""
+    return logits.softmax(dim=1).gather(1, labels.view(-1, 1)).squeeze(1)
+
+
+def draw_spread(hits: NDArray[Any]) -> float:
+    """Sample standard deviation, over draws, of the accuracy over identities; hits ``(I, m)`` of 0 and 1."""
+    return float(hits.astype(np.float64).mean(axis=0).std(ddof=1))
+
+
+def legacy_spread(hits: NDArray[Any], batch: int = LEGACY_BATCH) -> float:
+    """The field's "± std": sample std over draws inside each batch of identities, averaged over batches; a fraction.
+
+    It measures neither seeds nor identities and shrinks when identities are added; kept for comparison only
+    (metrics.md section 1: LOMMA and BiDO use the n-1 form).
+    """
+    return float(np.mean([draw_spread(hits[i : i + batch]) for i in range(0, len(hits), batch)]))
+
+
+def measure(evidence: Evidence) -> list[Estimate]:
+    """acc1 and acc5 over selected samples, acc1_all over every sample, and what the attacked model itself says."""
+    share: dict[str, Any] = {"proportion": True, "higher_is_better": True}
+    target: dict[str, Any] = {"extractor": "attacked model"}
+    return [
+        evidence.mean("acc1", "hit1", **share),
+        evidence.mean("acc5", "hit5", **share),
+        evidence.mean("acc1_all", "hit1", every=True, **share),
+        evidence.mean("target_acc1", "target_hit1", **share, **target),
+        evidence.mean("target_confidence", "target_confidence", higher_is_better=True, **target),
+    ]
+
+
+def measure_legacy(evidence: Evidence) -> list[Estimate]:
+    """acc1_std_legacy and acc1_std_draws: spreads over the rank of a sample, as published; no interval."""
+    chosen = evidence.samples[evidence.selected]
+    table = chosen.pivot_table(index="identity", columns="sample", values="hit1", aggfunc="mean", observed=True)
+    fields: dict[str, Any] = {"higher_is_better": None, "extractor": evidence.extractor, "unit": "draw"}
+    names = ("acc1_std_legacy", "acc1_std_draws")
+    if table.shape[1] < 2 or bool(table.isna().to_numpy().any()):
+        reason = "a spread over draws needs at least two selected samples and as many for every identity"
+        return [estimate.null(name, reason, **fields) for name in names]
+    hits = table.to_numpy(dtype=np.float64)
+    draws = int(hits.shape[1])
+    return [
+        Estimate(
+            name=names[0], value=legacy_spread(hits), n=draws, params={"batch_identities": LEGACY_BATCH}, **fields
+        ),
+        Estimate(name=names[1], value=draw_spread(hits), n=draws, **fields),
+    ]

@@ -1,0 +1,129 @@
+"""Controls: images that no attack made, judged by the same path. What looks like a leak without one, and what perfect
+looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mibench.api import Estimate
+from mibench.data.split import Images
+
+from .accuracy import label_confidence, top_k_hits
+from .distance import nearest, nearest_in_class
+from .evidence import Evidence, column_mean
+from .extractors import JudgeExtractor
+from .identity import IdentityTruth, true_identity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def judged_columns(
+    features: Tensor, logits: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor
+) -> dict[str, Tensor]:
+    """The judge's columns ``(N,)`` of the per-sample table.
+
+    Args:
+        features: judge features ``(N, D)``.
+        logits: judge logits ``(N, C)``.
+        labels: identity each image is meant to show ``(N,)``.
+        references: judge features of private training images ``(P, D)``.
+        reference_labels: their classes ``(P,)``.
+    """
+    found = nearest_in_class(features, labels, references, reference_labels)
+    return {
+        "predicted": logits.argmax(dim=1),
+        "hit1": top_k_hits(logits, labels, 1),
+        "hit5": top_k_hits(logits, labels, 5),
+        "judge_confidence": label_confidence(logits, labels),
+        "knn_distance": found.distance,
+        "nearest_private": found.position,
+    }
+
+
+def frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A table from tensors and lists."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {name: column.cpu().numpy() if isinstance(column, Tensor) else column for name, column in columns.items()}
+    )
+
+
+def control_tables(
+    identities: Tensor,
+    *,
+    judge: JudgeExtractor,
+    reference: Tensor,
+    reference_labels: Tensor,
+    per_identity: int,
+    public: Images | None,
+    private_test: Images | None,
+    truth: IdentityTruth | None,
+) -> dict[str, pd.DataFrame]:
+    """Tables with the judge's columns for each control that has images.
+
+    ``nearest_public``: for each identity the ``per_identity`` public images nearest to its private training images in
+    judge features. It is chosen *with* the private data, so it bounds what any choice of public images could show.
+    ``private_test``: private test images of the attacked identities, the most a perfect attack could reach.
+
+    Args:
+        identities: attacked classes, ascending.
+        judge: the evaluator.
+        reference: judge features of private training images ``(P, D)``.
+        reference_labels: their classes ``(P,)``.
+        per_identity: public images per identity.
+        public: public images at the size of the reconstructions.
+        private_test: private test images at the size of the reconstructions.
+        truth: adds the column ``true_identity_error``.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+
+    def add(name: str, images: Tensor, labels: Tensor, features: Tensor, logits: Tensor) -> None:
+        columns: dict[str, Any] = {
+            "identity": labels,
+            **judged_columns(features, logits, labels, reference, reference_labels),
+        }
+        if truth is not None:
+            columns["true_identity_error"] = true_identity(images, labels, truth).error
+        tables[name] = frame(columns)
+
+    if public is not None and len(public):
+        seen = judge.cached(public.pixels)
+        rows, labels = [], []
+        for label in identities:
+            distance = nearest(seen.features, reference[reference_labels == label]).distance
+            closest = distance.argsort(stable=True)[:per_identity]
+            rows.append(closest)
+            labels.append(torch.full_like(closest, int(label)))
+        chosen = torch.cat(rows)
+        add("nearest_public", public.pixels[chosen], torch.cat(labels), seen.features[chosen], seen.logits[chosen])
+    if private_test is not None:
+        chosen = torch.isin(private_test.labels, identities).nonzero().squeeze(1)
+        if len(chosen):
+            pixels = private_test.pixels[chosen]
+            seen = judge.cached(pixels)
+            add("private_test", pixels, private_test.labels[chosen], seen.features, seen.logits)
+    return tables
+
+
+def measure(evidence: Evidence) -> list[Estimate]:
+    """For each control its accuracy, KNN distance and (where the truth is known) true identity error."""
+    found: list[Estimate] = []
+    for name, table in evidence.controls.items():
+        options: dict[str, Any] = {"extractor": evidence.extractor, **evidence.intervals}
+        label = f"control_{name}"
+        found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, higher_is_better=True, **options))
+        found.append(column_mean(f"{label}_knn_distance", table, "knn_distance", higher_is_better=False, **options))
+        if "true_identity_error" in table:
+            options["extractor"] = evidence.identity_params.get("regressor")
+            found.append(
+                column_mean(
+                    f"{label}_true_identity_error", table, "true_identity_error", higher_is_better=False, **options
+                )
+            )
+    return found

@@ -1,0 +1,125 @@
+"""Intervals: determinism, independence of order, coverage, edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mibench.metrics import estimate
+
+
+def test_wilson():
+    # Newcombe 1998, table I: 81/263 and 0/20
+    assert estimate.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert estimate.wilson_interval(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert estimate.wilson_interval(20, 20)[1] == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_all_or_nothing_has_an_interval_over_identities(value):
+    found = estimate.mean("acc1", [value] * 80, np.repeat(np.arange(5), 16), proportion=True)
+    assert found.value == value
+    assert found.n == 5  # identities, not samples
+    assert found.params["samples"] == 80
+    assert found.high - found.low > 0.3  # five identities, whatever the number of samples
+    assert found.params["interval"] == "wilson"
+
+
+def test_an_interval_does_not_depend_on_order_and_repeats():
+    generator = np.random.default_rng(0)
+    values, identities = generator.normal(size=90), np.repeat(np.arange(9), 10)
+    first = estimate.mean("x", values, identities)
+    order = generator.permutation(90)
+    assert estimate.mean("x", values[order], identities[order]) == first
+    assert estimate.median("x", values[order], identities[order]) == estimate.median("x", values, identities)
+    assert estimate.mean("x", values, identities, seed=1).low != first.low
+    assert first.low < first.value < first.high
+
+
+def test_images_of_one_identity_are_not_independent():
+    """Sixteen copies of each identity's value must not narrow the interval."""
+    values = np.random.default_rng(1).normal(size=12)
+    once = estimate.mean("x", values, np.arange(12))
+    copies = estimate.mean("x", np.repeat(values, 16), np.repeat(np.arange(12), 16))
+    assert (copies.low, copies.high) == pytest.approx((once.low, once.high))
+
+
+def test_coverage_of_the_cluster_bootstrap():
+    """About 95 % of intervals contain the truth with 40 identities whose images are strongly correlated."""
+    generator = np.random.default_rng(7)
+    identities = np.repeat(np.arange(40), 8)
+    inside = 0
+    for _ in range(300):
+        values = np.repeat(generator.normal(3, 1, size=40), 8) + generator.normal(0, 0.3, size=320)
+        found = estimate.mean("x", values, identities)
+        inside += found.low <= 3 <= found.high
+    assert 0.90 <= inside / 300 <= 0.98
+
+
+def test_coverage_of_the_jackknife_on_a_smooth_statistic():
+    generator = np.random.default_rng(8)
+    inside = 0
+    for _ in range(300):
+        values = generator.normal(2, 1, size=30)
+
+        def squared_mean(left_out, values=values):
+            return float(np.delete(values, sorted(left_out)).mean() ** 2)
+
+        found = estimate.jackknife("x", squared_mean, range(30), groups=30)
+        inside += found.low <= 4 <= found.high
+    assert 0.89 <= inside / 300 <= 0.98
+
+
+def test_median_agrees_with_resampling_by_hand():
+    values = np.array([1.0, 2, 3, 10, 20, 30, 5, 5, 5])
+    identities = np.repeat(np.arange(3), 3)
+    counts = estimate.resample_counts(3).astype(int)
+    by_hand = [
+        np.median(np.concatenate([np.tile(values[i * 3 : i * 3 + 3], row[i]) for i in range(3)])) for row in counts
+    ]
+    found = estimate.median("x", values, identities)
+    assert found.value == 5
+    assert (found.low, found.high) == pytest.approx(estimate.percentile_interval(np.array(by_hand)))
+
+
+def test_ratio_is_of_sums_and_scales():
+    found = estimate.ratio("x", [1.0, 3.0], [2.0, 2.0])
+    assert found.value == 1
+    scaled = estimate.ratio("x", [10.0, 30.0], [2.0, 2.0])
+    assert (scaled.low, scaled.high) == pytest.approx((found.low * 10, found.high * 10))
+
+
+def test_one_identity_has_no_interval():
+    for found in (estimate.mean("x", [1.0, 2], [4, 4]), estimate.median("x", [1.0, 2], [4, 4])):
+        assert found.value == 1.5
+        assert found.low is None
+        assert found.high is None
+        assert "one identity" in found.params["interval"]
+
+
+def test_what_cannot_be_had_is_null_with_a_reason():
+    assert "not finite" in estimate.mean("x", [1.0, float("nan")], [0, 1]).reason
+    assert "not finite" in estimate.median("x", [1.0, float("nan")], [0, 1]).reason
+    assert "no identity" in estimate.mean("x", [], []).reason
+    assert "zero" in estimate.ratio("x", [0.0, 0.0], [0.0, 0.0]).reason
+    assert estimate.median("x", [], []).value is None
+
+
+def test_paired_difference_sees_what_overlapping_intervals_hide():
+    generator = np.random.default_rng(2)
+    base = generator.normal(0, 5, size=30)
+    better = base + 0.5 + generator.normal(0, 0.2, size=30)
+    found = estimate.paired_difference("x", better, base)
+    assert found.low > 0
+    assert found.params["p_value"] < 0.01
+    null = estimate.paired_difference("x", base, generator.permutation(base))
+    assert null.low < 0 < null.high
+    assert null.params["p_value"] > 0.05
+    same = estimate.paired_difference("x", base, base)
+    assert (same.value, same.params["p_value"]) == (0, 1)
+
+
+def test_holm():
+    assert estimate.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert estimate.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert estimate.holm([]) == []
