@@ -1,0 +1,304 @@
+"""The read side of a run directory: what reports, and anybody's notebook, may import.
+
+Everything is read when it is asked for; nothing is ever written. The layout is described in ``store.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mibench.api import Estimate, MibenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+_TRUTHS = ("selected", "hit1", "hit5")
+
+
+class LabelledImages(Protocol):
+    """Images with class labels, such as :class:`mibench.data.split.Images`: uint8 ``(N, 3, H, W)`` and ``(N,)``."""
+
+    @property
+    def pixels(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one unit stored.
+
+    Attributes:
+        number: of the unit.
+        images: uint8 ``(N, 3, H, W)``.
+        labels: int64 ``(N,)``.
+        confidence: float32 ``(N,)``.
+        latents: ``(N, ...)``, empty when the attack has none.
+        curves: name -> ``(U, steps)`` or ``(steps,)`` float32.
+        facts: queries_forward, queries_backward, seconds, peak_memory_bytes, device, notes ...
+    """
+
+    number: int
+    images: Tensor
+    labels: Tensor
+    confidence: Tensor
+    latents: Tensor
+    curves: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``: status, resolved specification, environment, hashes, times."""
+        return _read_object(self.path / "run.json")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.yaml`` as a mapping; empty when there is none."""
+        import yaml
+
+        file = self.path / "config.yaml"
+        return dict(yaml.safe_load(_read_text(file)) or {}) if file.is_file() else {}
+
+    @property
+    def status(self) -> str:
+        """running, complete or failed."""
+        return str(self.record.get("status", "unknown"))
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """The resolved specification of the run."""
+        found = self.record.get("spec", {})
+        return dict(found) if isinstance(found, dict) else {}
+
+    @property
+    def attack(self) -> str:
+        """Registered name of the attack."""
+        return _name(self.specification.get("attack"))
+
+    @property
+    def target(self) -> str:
+        """Card of the attacked model."""
+        return _name(self.specification.get("target"))
+
+    @property
+    def dataset(self) -> str:
+        """Registered name of the data set."""
+        return _name(self.specification.get("dataset"))
+
+    @property
+    def protocol(self) -> str:
+        """Name and version of the protocol: numbers compare inside one protocol only."""
+        found = self.specification.get("protocol")
+        if isinstance(found, dict) and "version" in found:
+            return f"{_name(found)} v{found['version']}"
+        return _name(found)
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the run."""
+        found = self.specification.get("seed")
+        return found if isinstance(found, int) else None
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """``samples.csv``: one row per reconstruction, ordered by identity, then by the adversary's ranking."""
+        import pandas as pd
+
+        file = self.path / "samples.csv"
+        _require(file)
+        try:
+            table = pd.read_csv(file)
+        except (ValueError, OSError) as error:
+            raise MibenchError(
+                f"{file} cannot be read as a table; score the run again: mibench score {self.path}"
+            ) from error
+        for column in (*_TRUTHS, "identity", "sample"):
+            if column not in table:
+                raise MibenchError(f"{file} has no column {column!r}; score the run again: mibench score {self.path}")
+        for column in _TRUTHS:
+            table[column] = table[column].astype(bool)
+        return table
+
+    @cached_property
+    def metrics(self) -> dict[str, Estimate]:
+        """``metrics.json``: estimates by name, in their order of measurement or by name."""
+        found = _read_object(self.path / "metrics.json")
+        try:
+            return {name: Estimate(name=name, **content) for name, content in found.items()}
+        except TypeError as error:
+            raise MibenchError(
+                f"{self.path / 'metrics.json'} was written by another version ({error}); score the run again: "
+                f"mibench score {self.path}"
+            ) from error
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """Every stored unit, by number."""
+        return tuple(_read_unit(file) for file in sorted((self.path / "units").glob("*.safetensors")))
+
+    @property
+    def curves(self) -> dict[str, Tensor]:
+        """Name -> curves of all units stacked, float32 ``(rows, steps)``; shorter ones are padded with NaN."""
+        import torch
+
+        rows: dict[str, list[Tensor]] = {}
+        for unit in self.units:
+            for name, curve in unit.curves.items():
+                rows.setdefault(name, []).extend(curve.float().reshape(-1, curve.shape[-1]).unbind(0))
+        stacked = {}
+        for name, parts in rows.items():
+            table = torch.full((len(parts), max(len(part) for part in parts)), float("nan"))
+            for row, part in zip(table, parts, strict=True):
+                row[: len(part)] = part
+            stacked[name] = table
+        return stacked
+
+    @property
+    def log(self) -> Iterator[dict[str, Any]]:
+        """Records of ``log.jsonl``; a last line cut off by a crash is left out."""
+        file = self.path / "log.jsonl"
+        if not file.is_file():
+            return
+        for line in _read_text(file).splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+    def total(self, fact: str) -> float | None:
+        """Sum of a numeric fact (``seconds``, ``queries_forward``) over units; None when any unit lacks it."""
+        values = [unit.facts.get(fact) for unit in self.units]
+        if not values or not all(isinstance(value, int | float) for value in values):
+            return None
+        return float(sum(value for value in values if value is not None))
+
+    def image(self, unit: int, index: int) -> Tensor:
+        """A stored reconstruction, uint8 ``(3, H, W)``, by the columns ``unit`` and ``index`` of ``samples``."""
+        for stored in self.units:
+            if stored.number == unit:
+                return stored.images[index]
+        raise MibenchError(f"{self.path} has no unit {unit}; continue the run with the same command")
+
+
+def open_run(path: Path | str) -> Run:
+    """A run directory for reading.
+
+    Raises:
+        MibenchError: there is no run there.
+    """
+    folder = Path(path)
+    if not (folder / "run.json").is_file():
+        raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
+    return Run(folder)
+
+
+def per_identity(run: Run, column: str) -> pd.Series[float]:
+    """Mean of a column over the selected samples of each identity, identities ascending."""
+    chosen = run.samples[run.samples["selected"]]
+    if column not in chosen:
+        raise MibenchError(f"{run.path / 'samples.csv'} has no column {column!r}; score the run again")
+    found: pd.Series[float] = chosen.groupby("identity")[column].mean().astype(float).sort_index()
+    return found
+
+
+def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None = None) -> Estimate:
+    """Mean difference ``run - other`` of a column over the identities of both, with a paired bootstrap and p value.
+
+    Null with the reason when the runs do not share their protocol or their identities.
+    """
+    from mibench.metrics.estimate import null, paired_difference
+
+    label = name or f"difference_{column}"
+    if run.protocol != other.protocol:
+        return null(label, f"protocols differ: {run.protocol} and {other.protocol}")
+    first, second = per_identity(run, column), per_identity(other, column)
+    if list(first.index) != list(second.index):
+        return null(label, "the runs attack different identities")
+    return paired_difference(label, first.to_numpy(dtype=float), second.to_numpy(dtype=float))
+
+
+def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:
+    """One run or several as a tuple of at least one."""
+    found = (runs,) if isinstance(runs, Run) else tuple(runs)
+    if not found:
+        raise MibenchError("there is no run to report; give at least one run directory")
+    return found
+
+
+def _read_unit(file: Path) -> Unit:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+            metadata = stored.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
+    facts: dict[str, Any] = {}
+    for text in metadata.values():
+        content = json.loads(text)
+        facts.update(content if isinstance(content, dict) else {})
+    sidecar = file.with_suffix(".json")
+    if sidecar.is_file():
+        facts.update(_read_object(sidecar))
+    try:
+        return Unit(
+            number=int(file.stem),
+            images=tensors["images"],
+            labels=tensors["labels"],
+            confidence=tensors["confidence"],
+            latents=tensors.get("latents", tensors["confidence"][:0]),
+            curves={name.removeprefix("curve."): t for name, t in tensors.items() if name.startswith("curve.")},
+            facts=facts,
+        )
+    except (KeyError, ValueError) as error:
+        raise MibenchError(f"{file} is no unit of a run ({error}); delete it and run the same command again") from error
+
+
+def _require(file: Path) -> None:
+    if not file.is_file():
+        raise MibenchError(f"{file} is missing: the run is not finished; continue it with the same command")
+
+
+def _read_text(file: Path) -> str:
+    _require(file)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MibenchError(f"{file} cannot be read: {error}") from error
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    text = _read_text(file)
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise MibenchError(f"{file} is not valid JSON ({error}); restore it or make it again") from error
+    if not isinstance(found, dict):
+        raise MibenchError(f"{file} should hold a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _name(value: Any) -> str:
+    """A name that is stored as text or inside a mapping."""
+    if isinstance(value, dict):
+        for key in ("card", "name", "architecture"):
+            if key in value:
+                return str(value[key])
+    return str(value) if value is not None else "unknown"
