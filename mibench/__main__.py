@@ -1,0 +1,5 @@
+"""``python -m mibench``."""
+
+from mibench.cli import main
+
+main()

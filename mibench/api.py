@@ -1,0 +1,325 @@
+"""The contract between the referee and the parties (attacks, targets, reports).
+
+Conventions, stated once:
+
+* Images are float32 tensors ``(N, 3, H, W)``, RGB, in [0, 1]. Stored images are uint8 ``(N, 3, H, W)``.
+* Labels are int64 tensors ``(N,)``. ``C`` is the number of classes, ``D`` a feature dimension, ``U`` the number of
+  identities in a unit.
+* A network's own normalisation (mean, std) lives inside its wrapper, never in an attack.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mibench.errors import MibenchError as MibenchError  # part of the contract; defined where torch is not needed
+from mibench.rng import Streams
+
+
+class AccessError(MibenchError):
+    """An attack asked its victim for more than the threat model grants."""
+
+
+class Access(enum.IntEnum):
+    """What an adversary may ask of a victim; each level includes the ones below it."""
+
+    LABELS = 1
+    SCORES = 2
+    GRADIENTS = 3
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The images a network takes: ``size`` in pixels (square) and the normalisation applied inside the wrapper."""
+
+    size: int
+    channels: int = 3
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+class ClassifierOutput(NamedTuple):
+    """What every classifier of this project returns: penultimate features ``(N, D)`` and raw logits ``(N, C)``."""
+
+    features: Tensor
+    logits: Tensor
+
+
+@dataclass
+class Queries:
+    """Images shown to a victim, forwards and backwards. Plain integers: counting never waits for the device."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Victim:
+    """A trained classifier behind an access level: frozen, in eval mode, counting the images it is shown.
+
+    Args:
+        network: module mapping normalised images to a :class:`ClassifierOutput` (or a ``(features, logits)`` pair).
+        image: the images it takes.
+        num_classes: ``C``.
+        access: what the adversary may ask for.
+        name: for messages and records.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, image: ImageSpec, num_classes: int, access: Access, name: str = "victim"
+    ) -> None:
+        self._network = network.eval().requires_grad_(False)
+        self.image = image
+        self.num_classes = num_classes
+        self.access = access
+        self.name = name
+        self.queries = Queries()
+        self._mean = torch.tensor(image.mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(image.std).view(1, -1, 1, 1)
+        self._normalises = any(m != 0.0 for m in image.mean) or any(s != 1.0 for s in image.std)
+
+    def labels(self, images: Tensor) -> Tensor:
+        """Predicted labels ``(N,)``, int64, no gradient."""
+        with torch.no_grad():
+            return self._forward(images, Access.LABELS).logits.argmax(dim=1)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Softmax probabilities ``(N, C)``, no gradient."""
+        with torch.no_grad():
+            return self._forward(images, Access.SCORES).logits.softmax(dim=1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Raw logits ``(N, C)``, differentiable with respect to ``images``."""
+        return self._forward(images, Access.GRADIENTS).logits
+
+    def features_and_logits(self, images: Tensor) -> ClassifierOutput:
+        """Penultimate features ``(N, D)`` and raw logits ``(N, C)``, differentiable with respect to ``images``."""
+        return self._forward(images, Access.GRADIENTS)
+
+    def _forward(self, images: Tensor, needed: Access) -> ClassifierOutput:
+        if needed > self.access:
+            raise AccessError(
+                f"victim {self.name!r} grants {self.access.name}, the attack asked for {needed.name}; "
+                f"choose an attack that needs no more than {self.access.name}"
+            )
+        expected = (self.image.channels, self.image.size, self.image.size)
+        if tuple(images.shape[1:]) != expected:
+            raise MibenchError(f"victim {self.name!r} takes images of shape {expected}, got {tuple(images.shape[1:])}")
+        count = images.shape[0]
+        self.queries.forward += count
+        if images.requires_grad and torch.is_grad_enabled():
+            images = images.view_as(images)  # a node of our own, so that the hook counts and nothing else changes
+            images.register_hook(lambda gradient: self._count_backward(count))
+        if self._normalises:
+            images = (images - self._mean.to(images)) / self._std.to(images)
+        features, logits = self._network(images)
+        return ClassifierOutput(features, logits)
+
+    def _count_backward(self, count: int) -> None:
+        self.queries.backward += count
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A generative model of public images. StyleGAN2 priors have ``mapping`` and ``synthesis`` besides."""
+
+    name: str
+    image: ImageSpec
+    latent_dim: int
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw latents ``(n, latent_dim)``, float32, on the CPU (so that draws do not depend on the device)."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images ``(n, 3, H, W)`` in [0, 1] from latents."""
+
+    def realism(self, images: Tensor) -> Tensor:
+        """Per-image realism score ``(n,)``, higher is more realistic (the discriminator's logit)."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that an adversary may touch. Private data and the judge are absent by construction.
+
+    Attributes:
+        victim: the classifier under attack.
+        prior: a generative model trained on public identities only.
+        public: ``public(n)`` gives ``n`` public images ``(n, 3, H, W)`` in [0, 1] at the victim's size.
+        device: where to compute.
+        micro_batch: the most images in one forward pass; it must not change a result.
+        log: ``log(**numbers_or_text)`` appends a record to the run's log; cheap, called outside inner loops.
+        progress: ``progress(done, total, text)`` moves the progress bar; called at most a few times a second.
+    """
+
+    victim: Victim
+    prior: Prior | None
+    device: torch.device
+    public: Callable[[int], Tensor] | None = None
+    micro_batch: int = 256
+    log: Callable[..., None] = lambda **record: None
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None
+
+    def fit(self, images: Tensor) -> Tensor:
+        """Bring images ``(N, 3, H, W)`` of the prior to the victim's size (antialiased bilinear), differentiable."""
+        size = self.victim.image.size
+        if images.shape[-1] == size and images.shape[-2] == size:
+            return images
+        return nn.functional.interpolate(
+            images, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        ).clamp(0, 1)
+
+
+@dataclass
+class Reconstruction:
+    """What an attack hands back for one unit. The adversary ranks by ``confidence``; the referee selects and judges.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` in [0, 1], at the victim's size.
+        labels: target class of each image, int64 ``(N,)``.
+        confidence: the adversary's own ranking ``(N,)``, higher is better.
+        latents: what the images were decoded from, ``(N, ...)``; empty when the attack has none.
+        curves: name -> ``(U, steps)`` or ``(steps,)`` float32; loss curves and diagnostics, drawn by the reports.
+        notes: sentences for the run's record (a saturated loss, a fallback taken).
+    """
+
+    images: Tensor
+    labels: Tensor
+    confidence: Tensor
+    latents: Tensor = field(default_factory=lambda: torch.empty(0))
+    curves: dict[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """An attack is a frozen dataclass: its fields are its hyper-parameters and go into the record of the run.
+
+    A subclass sets ``name`` and ``access`` (the least it needs) and implements :meth:`reconstruct`. Losses are per
+    sample and summed, random numbers come from ``streams`` only, nothing frozen computes gradients.
+    """
+
+    name: ClassVar[str]
+    access: ClassVar[Access]
+    needs_mapping: ClassVar[bool] = False
+
+    unit_size: int = 10  # identities attacked together; part of the result, so part of the configuration
+
+    def prepare(self, context: Context, streams: Streams) -> State:
+        """Work shared by all units (a candidate pool, say): name -> tensor. Stored once and reused on resume."""
+        return {}
+
+    @abstractmethod
+    def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
+        """Reconstruct the identities ``labels`` (int64 ``(U,)``) together."""
+
+
+class Checkpoint(Protocol):
+    """Where a training keeps its state. The referee implements it: atomic writes, safe loading."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state (nested dicts, lists, tensors, numbers, text), or None."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the saved state; a crash leaves the old one or the new one, nothing in between."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress."""
+
+    device: torch.device
+    checkpoint: Checkpoint
+    seed: int = 0
+    precision: str = "float32"
+    log: Callable[..., None] = lambda **record: None
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a recipe hands back; the referee hashes and stores it and writes the card."""
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    image: ImageSpec
+    weights: Mapping[str, Tensor]
+    classes: int | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    notes: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """How a set of weights is trained. Like an attack: a frozen dataclass whose fields are the settings.
+
+    ``wants`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
+    (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else.
+    """
+
+    kind: ClassVar[str]  # target | judge | regressor | prior
+    wants: ClassVar[str] = "split"
+
+    @abstractmethod
+    def run(self, data: Any, workshop: Workshop) -> Trained:
+        """Train to the end, from the checkpoint when there is one."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with what a reader needs to trust it. ``value`` is None when it could not be had; ``reason`` says why.
+
+    ``low`` and ``high`` bound the 95 % interval that resamples ``unit`` (identities, not images).
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    unit: str = "identity"
+    higher_is_better: bool | None = None
+    version: str = "1"
+    extractor: str | None = None
+    reason: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A safetensors file beside its card: name, sha256 and size in bytes."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One set of trained weights. ``name`` reads ``architecture@dataset`` or ``architecture@dataset+tag``.
+
+    ``reported`` is what the source of the weights claims, ``measured`` what this project measured and how.
+    """
+
+    name: str
+    kind: str  # target | judge | regressor | prior
+    architecture: str
+    dataset: str
+    image: ImageSpec
+    weights: WeightsFile
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments that build the architecture
+    classes: int | None = None
+    dataset_digest: str | None = None
+    licence: str = "MIT"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    reported: Mapping[str, Any] | None = None
+    measured: Mapping[str, Any] | None = None
+    notes: str | None = None

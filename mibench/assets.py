@@ -1,0 +1,128 @@
+"""Trained weights: verified by sha256 before anything reads them, safetensors only, loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from mibench import registry
+from mibench.api import Access, Card, Prior, Victim
+from mibench.cards import CardFile
+from mibench.errors import MibenchError
+from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor
+
+
+def load_weights(file: CardFile) -> dict[str, Tensor]:
+    """The tensors of a card, float32 (or integer), after their file's size and hash agreed with the card.
+
+    Raises:
+        MibenchError: missing, truncated, corrupt or swapped file; names the file, both hashes and the cure.
+    """
+    expected = file.card().weights
+    path = file.weights_path
+    cure = "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MibenchError(f"weights of {file.name!r} cannot be read: {path}: {error.strerror}; {cure}") from error
+    got = hashlib.sha256(content).hexdigest()
+    if got != expected.sha256 or len(content) != expected.bytes:
+        raise MibenchError(
+            f"weights of {file.name!r} are not the ones on their card: {path} has sha256 {got} ({len(content)} bytes), "
+            f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file: {cure}"
+        )
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise MibenchError(f"{path} is not a safetensors file ({error}); {cure}") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: str, architecture: str) -> None:
+    """Load every tensor into its place or none at all.
+
+    Raises:
+        MibenchError: missing, unexpected or misshapen tensors, with the likely cause.
+    """
+    wanted = network.state_dict()
+    missing = sorted(set(wanted) - set(weights))
+    unexpected = sorted(set(weights) - set(wanted))
+    misshapen = sorted(k for k in set(wanted) & set(weights) if wanted[k].shape != weights[k].shape)
+    if not (missing or unexpected or misshapen):
+        network.load_state_dict(dict(weights), strict=True)
+        return
+    parts = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("unexpected", unexpected))
+        if keys
+    ]
+    if misshapen:
+        key = misshapen[0]
+        parts.append(
+            f"{len(misshapen)} of another shape ({key}: expected {tuple(wanted[key].shape)}, "
+            f"got {tuple(weights[key].shape)})"
+        )
+    if unexpected and all(key.startswith("module.") for key in unexpected):
+        cause = "the weights were saved from DataParallel: strip the prefix 'module.'"
+    elif misshapen and not missing and not unexpected:
+        cause = "the card's arguments or classes (width, num_classes) are not those of the training"
+    else:
+        cause = "the card names another architecture than the one that was trained"
+    raise MibenchError(f"weights of {name!r} do not fit {architecture}: {'; '.join(parts)}. Likely cause: {cause}")
+
+
+def build_network(file: CardFile) -> tuple[nn.Module, Card]:
+    """The network of a target, judge or regressor card with its weights: float32, eval, frozen, on the CPU."""
+    card = file.card()
+    architecture = registry.load(card.kind, card.architecture)
+    arguments = dict(card.arguments)
+    if card.classes is not None:
+        arguments["num_classes"] = card.classes
+    try:
+        network: nn.Module = architecture(**arguments)
+    except TypeError as error:
+        raise MibenchError(f"{file.path}: {card.architecture} does not take these arguments ({error})") from error
+    load_strictly(network, load_weights(file), name=card.name, architecture=card.architecture)
+    return network.eval().requires_grad_(False), card
+
+
+def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim:
+    """The target of a run behind an access level."""
+    network, card = build_network(file)
+    if card.classes is None:
+        raise MibenchError(f"{file.path}: a target needs the field 'classes'")
+    return Victim(network.to(device), image=card.image, num_classes=card.classes, access=access, name=card.name)
+
+
+def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.device) -> Prior:
+    """The generative prior of a run; ``arguments`` are the card's, with the run's ``prior.*`` settings on top."""
+    card = file.card()
+    kind = registry.load("prior", card.architecture)
+    try:
+        prior = kind.build(dict(arguments), load_weights(file), card.image, name=card.name)
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MibenchError(f"prior {card.name!r} does not accept its arguments or weights: {reason}") from error
+    moved: Prior = prior.to(device) if hasattr(prior, "to") else prior
+    return moved
+
+
+def build_judge(file: CardFile, device: torch.device, cache: Path | None) -> JudgeExtractor:
+    """A judge, or the attacked model as the referee looks at it: stored images in, features and logits out."""
+    network, card = build_network(file)
+    return JudgeExtractor(
+        network, card.image, name=card.name, device=device, weights_sha256=card.weights.sha256, cache=cache
+    )
+
+
+def build_regressor(file: CardFile, device: torch.device) -> RegressorExtractor:
+    """A regressor from images to identity vectors."""
+    network, card = build_network(file)
+    return RegressorExtractor(network, card.image, name=card.name, device=device, weights_sha256=card.weights.sha256)

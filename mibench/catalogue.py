@@ -1,0 +1,16 @@
+"""What the referee itself offers. Names only: nothing is imported until it is asked for."""
+
+from __future__ import annotations
+
+from mibench.metrics import METRICS
+
+CATALOGUE: dict[str, dict[str, str]] = {
+    "dataset": {
+        "synthfaces": "mibench.data.synthfaces:SynthFaces",
+        "celeba": "mibench.data.celeba:CelebA",
+    },
+    "metric": METRICS,
+    "protocol": {
+        "mibench": "mibench.presets",
+    },
+}

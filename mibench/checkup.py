@@ -1,0 +1,104 @@
+"""What ``mibench doctor`` looks at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mibench import assets, cards, provenance, registry
+from mibench.devices import choose_device, deterministic
+from mibench.errors import MibenchError
+from mibench.home import home
+from mibench.progress import Reporter
+
+LEAST_DISK = 1e9  # bytes; a run takes tens of megabytes
+TOLERANCE = 0.005  # between the test accuracy on a card and the one measured here
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(*, full: bool = False, reporter: Reporter | None = None) -> list[Finding]:
+    """Everything that can be checked here; ``full`` measures classifiers again."""
+    found = [*_machine(), *_weights()]
+    if full:
+        found += _accuracies(reporter or Reporter())
+    return found
+
+
+def _machine() -> Iterator[Finding]:
+    for name, number in provenance.versions().items():
+        yield Finding(name, number is not None, number or "not installed")
+    device = choose_device("auto")
+    yield Finding("device", True, f"{device} ({provenance.device_name(device)})")
+    yield Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
+    if (memory := _memory()) is not None:
+        yield Finding("memory", memory > 2e9, f"{memory / 1e9:.1f} GB")
+    place = home()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    yield Finding("disk", free > LEAST_DISK, f"{free / 1e9:.1f} GB free at {place}")
+    yield Finding("MIBENCH_HOME", os.access(place, os.W_OK), f"{home()}{'' if home().exists() else ' (not made yet)'}")
+    catalogue = registry.catalogue()
+    for kind in ("attack", "target", "dataset"):
+        yield Finding(f"{kind}s", bool(catalogue[kind]), ", ".join(catalogue[kind]) or "none is installed")
+
+
+def _memory() -> int | None:
+    if not hasattr(os, "sysconf"):
+        return None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def _weights() -> Iterator[Finding]:
+    known = cards.all_cards()
+    if not known:
+        yield Finding("weights", False, f"no card of trained weights is installed; train some into {home()}")
+    for card in known.values():
+        try:
+            tensors = assets.load_weights(card)
+        except MibenchError as error:
+            yield Finding(card.name, False, str(error))
+            continue
+        numbers = sum(tensor.numel() for tensor in tensors.values())
+        size = card.card().weights.bytes
+        yield Finding(card.name, True, f"{card.kind}, {numbers:,} numbers, {size / 1e6:.2f} MB, sha256 agrees")
+
+
+def _accuracies(reporter: Reporter) -> Iterator[Finding]:
+    device = choose_device("auto")
+    for file in cards.all_cards().values():
+        if file.kind not in ("target", "judge"):
+            continue
+        card = file.card()
+        claimed = (card.measured or {}).get("test_accuracy")
+        try:
+            dataset = registry.load("dataset", card.dataset)()
+            if card.dataset_digest not in (None, dataset.digest):
+                raise MibenchError(f"it was trained on another version of {card.dataset}")
+            classifier = assets.build_judge(file, device, cache=None)
+            images = dataset.private("test", card.image.size)
+        except MibenchError as error:
+            yield Finding(f"{file.name} accuracy", False, f"cannot be measured: {error}")
+            continue
+        reporter.say(f"measuring {file.name} on {len(images)} test images")
+        with deterministic(device, "float32"):
+            right = int((classifier(images.pixels).logits.argmax(dim=1) == images.labels).sum())
+        measured = right / len(images)
+        agrees = claimed is None or abs(measured - float(claimed)) <= TOLERANCE
+        card_says = "nothing" if claimed is None else f"{float(claimed):.4f}"
+        yield Finding(f"{file.name} accuracy", agrees, f"{measured:.4f} here, the card says {card_says}")

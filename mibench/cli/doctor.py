@@ -1,0 +1,38 @@
+"""``mibench doctor``."""
+
+from __future__ import annotations
+
+import json
+
+import rich_click as click
+
+from .options import json_option
+
+
+@click.command(
+    epilog="""Examples:
+
+\b
+  mibench doctor          versions, device, disk; every weights file verified by its hash
+  mibench doctor --full   test accuracy of every classifier measured again and compared with its card
+"""
+)
+@click.option("--full", is_flag=True, help="Measure every classifier's test accuracy again (minutes on a CPU).")
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, *, full: bool, as_json: bool) -> None:
+    """Check the installation: versions, device, threads, memory, disk and weights. Exits with 1 when something is wrong."""
+    from mibench.checkup import examine
+
+    from .progress import reporter
+
+    findings = examine(full=full, reporter=reporter())
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            mark = click.style("ok ", fg="green") if finding.ok else click.style("BAD", fg="red")
+            click.echo(f"{mark}  {finding.name:{width}}  {finding.detail}")
+    if not all(finding.ok for finding in findings):
+        ctx.exit(1)

@@ -1,0 +1,106 @@
+"""``mibench list``: names only, so it imports neither torch nor any party."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import rich_click as click
+
+from mibench import cards, config, registry
+
+from .options import json_option
+
+PLURALS = {
+    "attacks": "attack",
+    "targets": "target",
+    "datasets": "dataset",
+    "protocols": "protocol",
+    "priors": "prior",
+    "judges": "judge",
+    "regressors": "regressor",
+    "metrics": "metric",
+    "reports": "report",
+    "weights": "weights",
+}
+
+
+@click.command(
+    name="list",
+    epilog="""Examples:
+
+\b
+  mibench list                 everything
+  mibench list attacks         one kind
+  mibench list weights --json  trained weights, for a program
+""",
+)
+@click.argument("kind", required=False, metavar="[KIND]")
+@json_option
+def list_command(*, kind: str | None, as_json: bool) -> None:
+    """List what is installed: attacks, targets, datasets, protocols, priors, judges, metrics, reports, weights."""
+    from mibench.errors import MibenchError
+
+    if kind is not None:
+        wanted = kind if kind in PLURALS else f"{kind}s"
+        if wanted not in PLURALS:
+            raise MibenchError(registry.unknown("kind", kind, PLURALS))
+        kinds = [wanted]
+    else:
+        kinds = list(PLURALS)
+    found = {name: rows(PLURALS[name]) for name in kinds}
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for number, (name, entries) in enumerate(found.items()):
+        if number:
+            click.echo()
+        click.echo(click.style(name, bold=True))
+        width = max((len(entry["name"]) for entry in entries), default=0)
+        for entry in entries:
+            detail = entry.get("detail", "")
+            click.echo(f"  {entry['name']:{width}}  {detail}".rstrip())
+        if not entries:
+            click.echo("  none")
+
+
+def rows(kind: str) -> list[dict[str, Any]]:
+    """Name, owner and a detail of every entry of a kind."""
+    special: dict[str, Callable[[], list[dict[str, Any]]]] = {"weights": _weights, "protocol": _protocols}
+    if kind in special:
+        return special[kind]()
+    found = []
+    for entry in registry.catalogue()[kind].values():
+        row: dict[str, Any] = {"name": entry.name, "from": entry.distribution}
+        if kind == "attack":
+            row["presets"] = sorted(config.attack_presets(entry.name).presets)
+            row["detail"] = "presets: " + (", ".join(row["presets"]) or "none")
+        elif entry.distribution != "mibench":
+            row["detail"] = f"from {entry.distribution}"
+        found.append(row)
+    return found
+
+
+def _weights() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": card.name,
+            "kind": card.kind,
+            "from": card.origin,
+            "file": str(card.path),
+            "detail": card.kind + ("" if card.origin == "mibench" else f", from {card.origin}"),
+        }
+        for card in cards.all_cards().values()
+    ]
+
+
+def _protocols() -> list[dict[str, Any]]:
+    from mibench.protocols import protocol_files
+
+    found = []
+    for name, (source, text) in protocol_files().items():
+        content = config.parse_yaml(text, source) or {}
+        description = " ".join(str(content.get("description", "")).split())
+        found.append({"name": name, "version": content.get("version", 1), "detail": description})
+    return found

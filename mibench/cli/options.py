@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rich_click as click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+PRECISION = ("float32", "bfloat16")
+
+
+def set_option(scopes: str) -> Callable[[Function], Function]:
+    """``--set SCOPE.NAME=VALUE``, repeatable."""
+    return click.option(
+        "--set", "assignments", multiple=True, metavar="SCOPE.NAME=VALUE", help=f"Change one setting; scopes: {scopes}."
+    )
+
+
+def device_option(function: Function) -> Function:
+    """``--device``: checked by :func:`mibench.devices.choose_device`, which knows what is here."""
+    return click.option(
+        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to compute."
+    )(function)
+
+
+def json_option(function: Function) -> Function:
+    """``--json``: for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs to read.")(function)
+
+
+def output_option(default: str | None, text: str) -> Callable[[Function], Function]:
+    """``--output``: a folder or a file."""
+    return click.option(
+        "--output", type=click.Path(path_type=Path), default=default, show_default=default is not None, help=text
+    )

@@ -1,0 +1,109 @@
+"""Two reporters that speak: a bar with the time left on a terminal, plain lines elsewhere. Both write to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import rich_click as click
+
+from mibench.progress import Reporter
+
+PLAIN_INTERVAL = 5.0  # seconds between two plain lines
+
+
+def reporter() -> Reporter:
+    """The reporter that suits stderr."""
+    return TerminalReporter() if sys.stderr.isatty() else PlainReporter()
+
+
+def duration(seconds: float) -> str:
+    """``1:05`` or ``2:03:04``."""
+    minutes, rest = divmod(max(int(seconds + 0.5), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class PlainReporter(Reporter):
+    """At most one line every few seconds, with the share done and the time left."""
+
+    def __init__(self) -> None:
+        self._title = ""
+        self._started = self._last = 0.0
+
+    def say(self, text: str) -> None:
+        """Print the sentence."""
+        click.echo(text, err=True)
+
+    def start(self, text: str) -> None:
+        """Begin a stretch; the first line comes only when it takes longer than a few seconds."""
+        self._title = text
+        self._started = self._last = time.monotonic()
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """Print a line when the last one is old enough."""
+        now = time.monotonic()
+        if now - self._last < PLAIN_INTERVAL or total <= 0 or done <= 0:
+            return
+        self._last = now
+        share = min(done / total, 1.0)
+        left = (now - self._started) * (1 - share) / share
+        detail = f", {text}" if text else ""
+        click.echo(f"{self._title}: {share:.0%}{detail}, {duration(left)} left", err=True)
+
+
+class TerminalReporter(Reporter):
+    """A rich progress bar."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._bar = self._make_bar()
+        self._task = None
+        self._title = ""
+
+    def _make_bar(self):  # type: ignore[no-untyped-def]
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+
+    def say(self, text: str) -> None:
+        """Print above the bar."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def start(self, text: str) -> None:
+        """Show a bar without a length."""
+        self.stop()
+        self._title = text
+        self._bar = self._make_bar()
+        self._task = self._bar.add_task(text, total=None)
+        self._bar.start()
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """Move the bar."""
+        if self._task is not None:
+            description = f"{self._title}: {text}" if text else self._title
+            self._bar.update(self._task, completed=done, total=total, description=description)
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self._task is not None:
+            self._bar.stop()
+            self._task = None

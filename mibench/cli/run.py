@@ -1,0 +1,147 @@
+"""``mibench run``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from .options import PRECISION, device_option, json_option, output_option, set_option
+
+if TYPE_CHECKING:
+    from mibench.runner import Run
+
+SHOWN = (
+    ("acc1", "attack accuracy @1"),
+    ("acc5", "attack accuracy @5"),
+    ("knn_distance", "KNN distance"),
+    ("true_identity_error", "true identity error"),
+    ("true_identity_top1", "true identity found"),
+)
+
+
+@click.command(
+    epilog="""Examples:
+
+\b
+  mibench run                                        DMMIA against VGG16, two minutes on two CPU cores
+  mibench run --target ir152 --protocol standard     more identities, for figures to quote
+  mibench run --set attack.imr_weight=0              one setting changed: an ablation
+  mibench run --config runs/NAME/config.yaml         the same run again
+"""
+)
+@click.option("--attack", metavar="NAME", help="The attack.  [default: dmmia]")
+@click.option("--target", metavar="NAME", help="The classifier under attack.  [default: vgg16]")
+@click.option("--dataset", metavar="NAME", help="Private and public people.  [default: synthfaces]")
+@click.option("--protocol", metavar="NAME", help="Who is attacked and how it is judged.  [default: demo]")
+@click.option("--prior", metavar="NAME", help="The generative prior.  [default: the protocol's]")
+@click.option("--preset", metavar="NAME", help="The attack's settings to start from.  [default: the protocol's]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of every random number.  [default: 0]")
+@set_option("attack, dataset, prior, protocol")
+@click.option("--config", type=click.Path(path_type=Path), help="A YAML file with the same names; flags win over it.")
+@output_option("runs", "Folder of run directories.")
+@device_option
+@click.option("--precision", type=click.Choice(PRECISION), help="Numbers to compute with.  [default: float32]")
+@click.option("--allow-changed-code", is_flag=True, help="Continue although the code that began the run has changed.")
+@json_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    *,
+    attack: str | None,
+    target: str | None,
+    dataset: str | None,
+    protocol: str | None,
+    prior: str | None,
+    preset: str | None,
+    seed: int | None,
+    assignments: tuple[str, ...],
+    config: Path | None,
+    output: Path,
+    device: str,
+    precision: str | None,
+    allow_changed_code: bool,
+    as_json: bool,
+) -> None:
+    """Attack a classifier, judge the reconstructions, draw tables and figures.
+
+    Alone it means `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`. The same command means the
+    same folder: a run that was stopped continues, a finished one is shown again.
+    """
+    from mibench.config import parse_assignments
+    from mibench.plan import SCOPES
+    from mibench.runner import run as run_attack
+
+    from .progress import reporter
+
+    found = run_attack(
+        attack,
+        target,
+        dataset,
+        protocol,
+        prior=prior,
+        preset=preset,
+        seed=seed,
+        settings=parse_assignments(assignments, SCOPES),
+        config=config,
+        out=output,
+        device=device,
+        precision=precision,
+        allow_changed_code=allow_changed_code,
+        reporter=reporter(),
+    )
+    finish(ctx, found, as_json)
+
+
+def finish(ctx: click.Context, found: Run, as_json: bool) -> None:
+    """Print a run and leave with 1 when a demanded metric has no value."""
+    if as_json:
+        click.echo(json.dumps(as_plain(found), indent=2))
+    else:
+        for line in summary(found):
+            click.echo(line)
+    for name, reason in found.missing.items():
+        click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+    if found.missing:
+        ctx.exit(1)
+
+
+def as_plain(found: Run) -> dict[str, Any]:
+    """A run as JSON."""
+    return {
+        "path": str(found.path),
+        "reused": found.reused,
+        "metrics": dict(found.metrics),
+        "missing": dict(found.missing),
+        "floor": None if found.floor is None else as_plain(found.floor),
+    }
+
+
+def summary(found: Run) -> list[str]:
+    """The run beside its floor, one metric a line, with 95 % intervals."""
+    names = [(name, title) for name, title in SHOWN if name in found.metrics]
+    width = max((len(title) for _, title in names), default=0)
+    lines = [f"{'':{width}}  {'this run':24}" + ("  the prior alone (floor)" if found.floor else "")]
+    for name, title in names:
+        row = f"{title:{width}}  {cell(found.metrics[name]):24}"
+        if found.floor is not None and name in found.floor.metrics:
+            row += f"  {cell(found.floor.metrics[name])}"
+        lines.append(row.rstrip())
+    lines += ["", f"95 % intervals over identities; everything is in {found.path}"]
+    for folder, what in (("tables", "tables"), ("figures", "figures")):
+        if (found.path / folder).is_dir():
+            lines.append(f"  {what}: {found.path / folder}")
+    return lines
+
+
+def cell(metric: Mapping[str, Any]) -> str:
+    """``0.78 [0.62, 0.90]``."""
+    if metric["value"] is None:
+        return "none"
+    text = f"{metric['value']:.4g}"
+    if metric.get("low") is not None and metric.get("high") is not None:
+        text += f" [{metric['low']:.4g}, {metric['high']:.4g}]"
+    return text

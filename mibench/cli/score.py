@@ -1,0 +1,31 @@
+"""``mibench score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from .options import device_option, json_option
+
+
+@click.command(
+    epilog="""Examples:
+
+\b
+  mibench score runs/dmmia-vgg16-synthfaces-1f3a9c2e
+  mibench score runs/dmmia-vgg16-synthfaces-1f3a9c2e --json
+"""
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@device_option
+@json_option
+@click.pass_context
+def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None:
+    """Judge and draw a stored run again, without attacking again."""
+    from mibench.runner import rescore
+
+    from .progress import reporter
+    from .run import finish
+
+    finish(ctx, rescore(path, device, reporter()), as_json)

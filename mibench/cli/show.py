@@ -1,0 +1,125 @@
+"""``mibench show``: one thing in full."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+import yaml
+
+from mibench import cards, config, registry
+from mibench.errors import MibenchError
+from mibench.spec import plain
+
+from .options import json_option
+
+
+@click.command(
+    epilog="""Examples:
+
+\b
+  mibench show attack dmmia              settings and their defaults
+  mibench show preset dmmia:paper        values and where each comes from
+  mibench show protocol standard
+  mibench show card vgg16@synthfaces
+  mibench show dataset synthfaces
+  mibench show run runs/dmmia-vgg16-synthfaces-1f3a9c2e
+"""
+)
+@click.argument("kind", metavar="KIND")
+@click.argument("name", metavar="NAME")
+@json_option
+def show(*, kind: str, name: str, as_json: bool) -> None:
+    """Show an attack, preset, protocol, card, dataset or run in full."""
+    shown: dict[str, Callable[[str], dict[str, Any]]] = {
+        "attack": lambda given: _settings("attack", given),
+        "dataset": lambda given: _settings("dataset", given),
+        "preset": _preset,
+        "protocol": _protocol,
+        "card": _card,
+        "run": _run,
+    }
+    if kind not in shown:
+        raise MibenchError(registry.unknown("kind", kind, shown))
+    content = shown[kind](name)
+    if as_json:
+        click.echo(json.dumps(plain(content), indent=2))
+    else:
+        click.echo(yaml.safe_dump(plain_in_order(content), sort_keys=False, allow_unicode=True, width=110).rstrip())
+
+
+def plain_in_order(value: Any) -> Any:
+    """JSON types only, mappings in the order they have."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_in_order(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_in_order(item) for item in value]
+    return plain(value)
+
+
+def _settings(kind: str, name: str) -> dict[str, Any]:
+    found = registry.load(kind, name)
+    document = (found.__doc__ or "").strip().splitlines()
+    content: dict[str, Any] = {
+        "name": name,
+        "about": document[0] if document else "",
+        "from": registry.entry(kind, name).distribution,
+    }
+    if kind == "attack":
+        content["access"] = found.access.name.lower()
+        content["presets"] = sorted(config.attack_presets(name).presets)
+    content["settings"] = {
+        field.name: _default(field) for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())
+    }
+    return content
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return plain(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return plain(field.default_factory())
+    return "(no default)"
+
+
+def _preset(name: str) -> dict[str, Any]:
+    attack, colon, preset = name.partition(":")
+    presets = config.attack_presets(attack).presets
+    if not colon:
+        raise MibenchError(f"name a preset as ATTACK:PRESET, such as {attack}:{next(iter(presets), 'NAME')}")
+    if preset not in presets:
+        raise MibenchError(registry.unknown(f"preset of attack {attack!r}", preset, presets))
+    _, origins = config.resolve(registry.load("attack", attack), [presets[preset]], scope="attack")
+    return {"preset": name, "settings": {key: {"value": s.value, "origin": s.origin} for key, s in origins.items()}}
+
+
+def _protocol(name: str) -> dict[str, Any]:
+    from mibench.protocols import load_protocol
+
+    protocol, _ = load_protocol(name)
+    return dataclasses.asdict(protocol)
+
+
+def _card(name: str) -> dict[str, Any]:
+    known = cards.all_cards()
+    if name not in known:
+        raise MibenchError(registry.unknown("card", name, known))
+    file = known[name]
+    content = dict(yaml.safe_load(cards.card_text(file.card())))
+    return {**content, "file": str(file.path), "from": file.origin}
+
+
+def _run(name: str) -> dict[str, Any]:
+    from mibench.store import RunDir, read_json
+
+    folder = RunDir(Path(name))
+    if not folder.exists():
+        raise MibenchError(f"{name} is not a run directory: it has no run.json")
+    content = folder.record()
+    metrics = folder.path / "metrics.json"
+    content["metrics"] = read_json(metrics) if metrics.is_file() else None
+    return content

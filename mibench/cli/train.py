@@ -1,0 +1,85 @@
+"""``mibench train``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import rich_click as click
+
+from .options import PRECISION, device_option, json_option, output_option, set_option
+from .progress import duration
+
+
+@click.command(
+    epilog="""Examples:
+
+\b
+  mibench train target vgg16
+  mibench train judge facenet112 --precision bfloat16
+  mibench train prior stylegan2 --set train.images=200000
+  mibench train target vgg16 --tag smoothed --set train.label_smoothing=0.1
+"""
+)
+@click.argument("kind", metavar="KIND")
+@click.argument("architecture", metavar="ARCHITECTURE")
+@click.option("--dataset", default="synthfaces", show_default=True, metavar="NAME", help="What to train on.")
+@click.option("--tag", metavar="NAME", help="Makes ARCHITECTURE@DATASET+NAME: a second set of weights.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random number.")
+@set_option("train, dataset")
+@output_option(None, "Folder that gets cards/ and weights/.  [default: $MIBENCH_HOME]")
+@device_option
+@click.option(
+    "--precision", type=click.Choice(PRECISION), default="float32", show_default=True, help="Numbers to compute with."
+)
+@json_option
+def train(
+    *,
+    kind: str,
+    architecture: str,
+    dataset: str,
+    tag: str | None,
+    seed: int,
+    assignments: tuple[str, ...],
+    output: Path | None,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Train a target, judge, regressor or prior; write its weights and a card with what was measured.
+
+    KIND is target, judge, regressor or prior. A training that was stopped continues from its last checkpoint with the
+    same command.
+    """
+    from mibench.config import parse_assignments
+    from mibench.spec import plain
+    from mibench.training import TRAIN_SCOPES, Training
+    from mibench.training import train as train_network
+
+    from .progress import reporter
+
+    started = time.monotonic()
+    path, card = train_network(
+        Training(
+            kind=kind,
+            architecture=architecture,
+            dataset=dataset,
+            tag=tag,
+            seed=seed,
+            precision=precision,
+            settings=parse_assignments(assignments, TRAIN_SCOPES),
+            output=output,
+        ),
+        device=device,
+        reporter=reporter(),
+    )
+    if as_json:
+        click.echo(json.dumps({"card": str(path), **plain(dataclasses.asdict(card))}, indent=2))
+        return
+    click.echo(f"{card.name}: {card.weights.bytes / 1e6:.2f} MB in {duration(time.monotonic() - started)}")
+    for name, value in (card.measured or {}).items():
+        if isinstance(value, int | float | str):
+            click.echo(f"  {name}: {value}")
+    click.echo(f"card: {path}")

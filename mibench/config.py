@@ -1,0 +1,308 @@
+"""Configuration: defaults < preset < ``--config`` file < ``--set``, strict, remembering where each value came from.
+
+Settings belong to frozen dataclasses (attacks, data sets, recipes, protocols). A layer is a mapping of setting names to
+values, nested or dotted; an unknown name is refused with a suggestion, a value of the wrong type names its layer.
+
+Preset files are YAML beside the attacks, ``<package of the attack>/presets/<attack>.yaml``::
+
+    default: recommended                # used when nobody asks for a preset
+    default_for:                        # optional; the first of dataset, protocol that matches wins
+      dataset: {celeba: paper}
+      protocol: {demo: demo}
+    presets:
+      recommended:
+        extends: paper                  # optional: start from another preset of this file
+        steps: {value: 70, source: "section 5.1"}   # or simply  steps: 70
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from mibench import registry
+from mibench.errors import MibenchError
+
+T = TypeVar("T")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads ``1e-3`` as a number (YAML 1.1 reads it as text)."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str | int | float | bool):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a key must be plain text, got {key!r}", key_node.start_mark
+            )
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
+    }
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read YAML strictly. ``source`` names the text in messages."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark is not None else ""
+        raise MibenchError(f"{source}{place}: not valid YAML: {reason}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise MibenchError(f"cannot read {path}: {reason}") from error
+    return _as_mapping(parse_yaml(text, str(path)), str(path))
+
+
+def _as_mapping(value: Any, source: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MibenchError(f"{source}: expected a mapping of names to values, got {type(value).__name__}")
+    return {str(key): item for key, item in value.items()}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A resolved value and where it came from: ``default``, ``preset paper (section 5.1)``, a file, ``--set``."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one source. ``sources`` holds the finer origin of single values (a preset's citations)."""
+
+    origin: str
+    values: Mapping[str, Any]
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def origin_of(self, name: str) -> str:
+        """``preset paper (section 5.1)``."""
+        source = self.sources.get(name)
+        return f"{self.origin} ({source})" if source else self.origin
+
+
+def flatten(values: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
+    """Nested mappings to dotted names, as deep as ``kind`` has dataclass fields (a mapping field stays a value)."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        head, _, rest = str(key).partition(".")
+        inner = _nested(kind, head)
+        if inner is not None and rest:
+            flat |= {f"{head}.{name}": item for name, item in flatten({rest: value}, inner).items()}
+        elif inner is not None and isinstance(value, Mapping):
+            flat |= {f"{head}.{name}": item for name, item in flatten(value, inner).items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def _nested(kind: type | None, name: str) -> type | None:
+    """The dataclass that the field ``name`` of ``kind`` holds, if it holds one."""
+    if kind is None or not dataclasses.is_dataclass(kind):
+        return None
+    for field in dataclasses.fields(kind):
+        if field.name == name:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                return type(default)
+    return None
+
+
+def setting_names(kind: type) -> tuple[str, ...]:
+    """Dotted names of every setting of a dataclass."""
+    found: list[str] = []
+    for field in dataclasses.fields(kind):
+        inner = _nested(kind, field.name)
+        found += [f"{field.name}.{name}" for name in setting_names(inner)] if inner else [field.name]
+    return tuple(found)
+
+
+def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, dict[str, Setting]]:
+    """Build ``kind`` from its defaults and ``layers`` (later ones win).
+
+    Args:
+        kind: a dataclass.
+        layers: in order of precedence, weakest first.
+        scope: how a person addresses these settings (``attack``, ``dataset`` ...), for messages.
+
+    Returns:
+        The instance and, for every dotted setting, its value and origin.
+
+    Raises:
+        MibenchError: unknown setting, missing setting, or a value of the wrong type or range.
+    """
+    known = setting_names(kind)
+    origins = dict.fromkeys(known, "default")
+    chosen: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in flatten(layer.values, kind).items():
+            if name not in origins:
+                raise MibenchError(
+                    f"unknown setting '{scope}.{name}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"(known: {', '.join(known)})"
+                )
+            chosen[name] = value
+            origins[name] = layer.origin_of(name)
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in chosen
+    ]
+    if missing:
+        raise MibenchError(f"{scope}.{missing[0]} has no default: add --set {scope}.{missing[0]}=VALUE")
+    instance = _build(kind, chosen, origins, scope)
+    return instance, {name: Setting(_value(instance, name), origins[name]) for name in known}
+
+
+def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str], scope: str) -> T:
+    nested: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if _nested(kind, field.name) is not None:
+            start = field.default_factory() if callable(field.default_factory) else field.default
+            nested[field.name] = dataclasses.asdict(start)
+    for name, value in chosen.items():
+        target = nested
+        *path, last = name.split(".")
+        for part in path:
+            target = target[part]
+        target[last] = value
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(nested)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        origin = next((origins[n] for n in origins if place == n or place.startswith(f"{n}.")), "")
+        where = f"{scope}.{place}" if place else scope
+        given = "" if isinstance(first["input"], dict) and not place else f", got {first['input']!r}"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise MibenchError(
+            f"{where}: {reason[:1].lower()}{reason[1:]}{given}{f' (from {origin})' if origin else ''}"
+        ) from error
+    except ValueError as error:
+        raise MibenchError(f"{scope}: {error}") from error
+
+
+def _value(instance: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        instance = getattr(instance, part)
+    return instance
+
+
+def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """``attack.steps=300`` -> ``{"attack": {"steps": 300}}``; values are YAML (``1e-3``, ``[1, 2]``, ``true``).
+
+    Raises:
+        MibenchError: no ``=``, an unknown scope (with a suggestion), or one setting given twice.
+    """
+    allowed = tuple(scopes)
+    found: dict[str, dict[str, Any]] = {scope: {} for scope in allowed}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        scope, dot, setting = name.strip().partition(".")
+        if not equals or not dot or not setting:
+            raise MibenchError(f"--set {text}: expected SCOPE.NAME=VALUE, such as {allowed[0]}.NAME=VALUE")
+        if scope not in found:
+            raise MibenchError(
+                f"--set {text}: unknown scope {scope!r}{registry.suggest(scope, allowed)} (known: {', '.join(allowed)})"
+            )
+        if setting in found[scope]:
+            raise MibenchError(f"--set {scope}.{setting} is given twice")
+        found[scope][setting] = parse_yaml(value, f"--set {text}")
+    return found
+
+
+@dataclass(frozen=True)
+class PresetFile:
+    """The presets of one attack: name -> layer, and which is used when."""
+
+    presets: Mapping[str, Layer]
+    default: str | None = None
+    default_for: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+    def choose(self, attack: str, asked: str | None, protocol_choice: str | None, **situation: str) -> Layer | None:
+        """The preset asked for, else the protocol's choice, else the file's own default."""
+        name = asked or protocol_choice
+        for axis in ("dataset", "protocol"):
+            name = name or self.default_for.get(axis, {}).get(situation.get(axis, ""))
+        name = name or self.default
+        if name is None:
+            return None
+        if name not in self.presets:
+            raise MibenchError(registry.unknown(f"preset of attack {attack!r}", name, self.presets))
+        return self.presets[name]
+
+
+def attack_presets(attack: str) -> PresetFile:
+    """Read the presets of a registered attack; an attack without a file has none."""
+    package = f"{registry.entry('attack', attack).package}.presets"
+    try:
+        file = resources.files(package) / f"{attack}.yaml"
+    except ModuleNotFoundError:
+        return PresetFile({})
+    if not file.is_file():
+        return PresetFile({})
+    source = f"presets/{attack}.yaml"
+    content = _as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
+    known = ("presets", "default", "default_for")
+    for key in content:
+        if key not in known:
+            raise MibenchError(f"{source}: unknown key {key!r}{registry.suggest(key, known)}")
+    raw = {name: _as_mapping(v, f"{source}: {name}") for name, v in _as_mapping(content.get("presets"), source).items()}
+    return PresetFile(
+        {name: _preset_layer(name, raw, source) for name in raw},
+        content.get("default"),
+        content.get("default_for") or {},
+    )
+
+
+def _preset_layer(name: str, raw: Mapping[str, Mapping[str, Any]], source: str, seen: tuple[str, ...] = ()) -> Layer:
+    if name not in raw:
+        raise MibenchError(f"{source}: {registry.unknown('preset', name, raw)}")
+    if name in seen:
+        raise MibenchError(f"{source}: the presets {' and '.join((*seen, name))} extend each other")
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for key, value in raw[name].items():
+        if key == "extends":
+            base = _preset_layer(str(value), raw, source, (*seen, name))
+            sources = {k: v for k, v in base.sources.items() if k not in values} | sources
+            values = {**base.values, **values}
+        elif isinstance(value, dict) and "value" in value and set(value) <= {"value", "source"}:
+            values[key] = value["value"]
+            sources[key] = str(value.get("source", ""))
+        else:
+            values[key] = value
+            sources.pop(key, None)
+    return Layer(f"preset {name}", values, {k: v for k, v in sources.items() if v})

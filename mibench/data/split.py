@@ -1,0 +1,89 @@
+"""What every data set of this project offers: private and public images with disjoint identities."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mibench.api import MibenchError
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A batch of stored images.
+
+    Attributes:
+        pixels: uint8 ``(N, 3, H, W)``.
+        labels: int64 ``(N,)``; class index for private images, -1 for public ones.
+        identities: one key per image, unique over private *and* public people.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    identities: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return int(self.pixels.shape[0])
+
+    def floats(self) -> Tensor:
+        """The images as float32 in [0, 1]."""
+        return self.pixels.float() / 255
+
+
+class IdentitySplit(ABC):
+    """Private identities (the classes of a target) and public ones (all that an adversary may learn from)."""
+
+    name: ClassVar[str]
+    num_classes: int
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Hash of everything that decides the images: settings, lists, renderer version."""
+
+    @abstractmethod
+    def private(self, part: Part, size: int, labels: Sequence[int] | None = None) -> Images:
+        """Private images of the given classes (all when None) at ``size`` pixels, ordered by class, then image."""
+
+    @abstractmethod
+    def public(self, size: int, count: int | None = None) -> Images:
+        """The first ``count`` public images (all when None) at ``size`` pixels. The order is fixed."""
+
+    def check_disjoint(self, private: Images, public: Images) -> None:
+        """Raise when an identity is on both sides: results mean nothing with shared identities."""
+        shared = sorted(set(private.identities) & set(public.identities))
+        if shared:
+            raise MibenchError(
+                f"{len(shared)} identities of {self.name!r} are both private and public (first: {shared[0]}); "
+                "fix the split before training or attacking anything"
+            )
+
+
+class GroundTruth(ABC):
+    """Data sets that know the truth about an identity (``synthfaces``) implement this besides."""
+
+    identity_dim: int
+
+    @abstractmethod
+    def identity_vectors(self, labels: Sequence[int] | None = None) -> Tensor:
+        """Ground-truth vectors of private identities, float32 ``(n, identity_dim)``, each coordinate in [0, 1]."""
+
+    @abstractmethod
+    def public_identity_vectors(self, count: int | None = None) -> Tensor:
+        """Ground-truth vectors of the identities on the first ``count`` *public images* ``(count, identity_dim)``."""
+
+    @abstractmethod
+    def foreign_identity_vectors(self, count: int) -> Tensor:
+        """Vectors of identities that appear nowhere in the data ``(count, identity_dim)``: distractors for ranks."""
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Quantise images in [0, 1] to uint8, rounding to nearest; values outside are clamped."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)

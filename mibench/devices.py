@@ -1,0 +1,75 @@
+"""Devices: choosing one, making it repeat itself, measuring its memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mibench.errors import MibenchError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one.
+
+    Raises:
+        MibenchError: not a device, or no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in DEVICES:
+        raise MibenchError(f"unknown device {name!r} (known: {', '.join(DEVICES)})")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise MibenchError(f"unknown device {name!r} (known: {', '.join(DEVICES)}, cuda:1 ...)") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise MibenchError(f"no such GPU for PyTorch here: {name}; use --device cpu")
+    return device
+
+
+@contextmanager
+def deterministic(device: torch.device, precision: str) -> Iterator[None]:
+    """Compute so that the same command gives the same numbers; settings are restored afterwards.
+
+    On the CPU in float32 that holds bit for bit with one thread count. On a GPU, cuBLAS needs its workspace fixed
+    before its first use, and TensorFloat-32 is off, so float32 is float32.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = cudnn[:2]
+        torch.backends.cuda.matmul.allow_tf32 = cudnn[2]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is full (the CPU allocator raises a plain RuntimeError)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Highest memory use so far in bytes: of the GPU's tensors, or of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

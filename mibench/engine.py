@@ -1,0 +1,217 @@
+"""Runs an attack: plan its units, attack them, store them, resume.
+
+The engine measures and stores; an attack can neither select, count, save nor judge. What it hands back is checked at
+this boundary, with "expected ... got ...".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench import assets
+from mibench.api import Attack, Context, Prior, Queries, Reconstruction, State, Victim
+from mibench.data.split import IdentitySplit, to_uint8
+from mibench.devices import deterministic, out_of_memory, peak_memory
+from mibench.disjoint import check_identities
+from mibench.errors import MibenchError
+from mibench.plan import Plan
+from mibench.progress import Reporter
+from mibench.rng import Streams
+from mibench.store import RunDir, unit_stem
+
+MICRO_BATCH = 256
+
+
+@dataclass
+class Machine:
+    """Where a run computes: the device, how many images at a time, whom it tells. None of it changes a result."""
+
+    device: torch.device
+    micro_batch: int = MICRO_BATCH
+    reporter: Reporter = field(default_factory=Reporter)
+
+
+def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
+    """Attack every unit that is not stored intact yet. Called inside ``folder.writing()``.
+
+    Raises:
+        MibenchError: the attack needs more than the victim or the prior offers, or its output is not what it should be.
+    """
+    units = plan.units()
+    missing = [index for index in range(len(units)) if not folder.intact(unit_stem(index))]
+    if not missing:
+        return
+    check_identities(plan.dataset, machine.reporter)
+    victim = assets.build_victim(plan.target, plan.attack.access, machine.device)
+    prior = None
+    if plan.prior is not None and plan.spec.prior is not None:
+        prior = assets.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
+    if plan.attack.needs_mapping and not (hasattr(prior, "mapping") and hasattr(prior, "synthesis")):
+        raise MibenchError(
+            f"attack {plan.attack.name!r} needs a prior with a mapping network, such as --prior stylegan2"
+        )
+    streams = Streams(plan.spec.seed, (plan.attack.name,))
+    run = _Attacking(plan, folder, machine, victim, prior)
+    with deterministic(machine.device, plan.spec.precision):
+        machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}")
+        try:
+            state = run.prepared(streams)
+            for index in missing:
+                run.unit(index, units[index], len(units), state, streams)
+        finally:
+            machine.reporter.stop()
+
+
+@dataclass
+class _Attacking:
+    """The objects of one run at work."""
+
+    plan: Plan
+    folder: RunDir
+    machine: Machine
+    victim: Victim
+    prior: Prior | None
+
+    @property
+    def attack(self) -> Attack:
+        return self.plan.attack
+
+    def context(self, micro_batch: int, **record: Any) -> Context:
+        machine, size, dataset = self.machine, self.victim.image.size, self.plan.dataset
+
+        def progress(done: int, total: int, text: str) -> None:
+            share = done / max(total, 1)
+            unit, units = record.get("unit", 0), record.get("units", 1)
+            machine.reporter.update(unit + share, units, text)
+
+        return Context(
+            victim=self.victim,
+            prior=self.prior,
+            device=machine.device,
+            public=_public(dataset, size, machine.device),
+            micro_batch=micro_batch,
+            log=lambda **numbers: self.folder.log(**{k: v for k, v in record.items() if k != "units"}, **numbers),
+            progress=progress,
+        )
+
+    def within_memory(self, work: Callable[[int], Any]) -> Any:
+        """Do ``work(micro_batch)``, halving the micro-batch when memory is full; results do not depend on it."""
+        while True:
+            before = self.victim.queries.forward, self.victim.queries.backward
+            try:
+                return work(self.machine.micro_batch)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.machine.micro_batch == 1:
+                    raise
+            self.victim.queries = Queries(*before)
+            self.machine.micro_batch //= 2
+            if self.machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.machine.reporter.say(f"out of memory; going on with {self.machine.micro_batch} images at a time")
+            self.folder.log(event="out_of_memory", micro_batch=self.machine.micro_batch)
+
+    def timed(self, work: Callable[[int], Any]) -> tuple[Any, dict[str, int], dict[str, Any]]:
+        """Result, queries (they belong to the result) and cost (it does not)."""
+        self.victim.queries = Queries()
+        if self.machine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.machine.device)
+        start = time.perf_counter()
+        result = self.within_memory(work)
+        if self.machine.device.type == "cuda":
+            torch.cuda.synchronize(self.machine.device)
+        cost = {
+            "seconds": round(time.perf_counter() - start, 4),
+            "peak_memory_bytes": peak_memory(self.machine.device),
+            "device": str(self.machine.device),
+            "threads": torch.get_num_threads(),
+            "micro_batch": self.machine.micro_batch,
+        }
+        queries = {"queries_forward": self.victim.queries.forward, "queries_backward": self.victim.queries.backward}
+        return result, queries, cost
+
+    def prepared(self, streams: Streams) -> State:
+        """The attack's shared state: stored once, read back ever after (so both ways the same bytes are used)."""
+        if not self.folder.intact("state"):
+            state, queries, cost = self.timed(lambda batch: self.attack.prepare(self.context(batch), streams))
+            self.folder.save("state", state, {"attack": self.attack.name, **queries}, **cost)
+        tensors, _ = self.folder.load("state")
+        return {name: tensor.to(self.machine.device) for name, tensor in tensors.items()}
+
+    def unit(self, index: int, identities: tuple[int, ...], units: int, state: State, streams: Streams) -> None:
+        """Attack one unit and store it."""
+        labels = torch.tensor(identities, dtype=torch.int64, device=self.machine.device)
+        reconstruction, queries, cost = self.timed(
+            lambda batch: self.attack.reconstruct(self.context(batch, unit=index, units=units), state, labels, streams)
+        )
+        check_reconstruction(reconstruction, identities, self.victim.image.size, self.plan)
+        tensors = {
+            "images": to_uint8(reconstruction.images.detach().float()),
+            "labels": reconstruction.labels.to(torch.int64),
+            "confidence": reconstruction.confidence.detach().float(),
+            "latents": reconstruction.latents.detach(),
+            **{f"curve.{name}": curve.detach().float() for name, curve in reconstruction.curves.items()},
+        }
+        metadata = {
+            "attack": self.attack.name,
+            "unit": index,
+            "identities": list(identities),
+            "notes": list(reconstruction.notes),
+            **queries,
+        }
+        self.folder.save(unit_stem(index), tensors, metadata, **cost)
+        self.folder.log(event="unit", unit=index, **queries, **cost)
+        for note in reconstruction.notes:
+            self.machine.reporter.say(f"unit {index}: {note}")
+        self.machine.reporter.update(index + 1, units)
+
+
+def _public(dataset: IdentitySplit, size: int, device: torch.device) -> Callable[[int], Tensor]:
+    """All of the data that an adversary can ask for: the first ``n`` public images."""
+    return lambda n: dataset.public(size, n).floats().to(device)
+
+
+def check_reconstruction(found: Reconstruction, identities: tuple[int, ...], size: int, plan: Plan) -> None:
+    """Refuse what is not a reconstruction of this unit.
+
+    Raises:
+        MibenchError: wrong shape, a label outside the unit, numbers that are not finite, or too few per identity.
+    """
+
+    def expect(condition: bool, what: str, expected: object, got: object) -> None:
+        if not condition:
+            raise MibenchError(f"attack {plan.attack.name!r} returned {what}: expected {expected}, got {got}")
+
+    count = int(found.labels.shape[0])
+    shape = (count, 3, size, size)
+    expect(tuple(found.images.shape) == shape, "images of another shape", shape, tuple(found.images.shape))
+    expect(
+        tuple(found.confidence.shape) == (count,),
+        "confidence of another shape",
+        (count,),
+        tuple(found.confidence.shape),
+    )
+    numbers = bool(torch.isfinite(found.images).all() & torch.isfinite(found.confidence).all())
+    expect(numbers, "numbers that are not finite", "finite images and confidence", "NaN or infinity")
+    labels = found.labels.tolist()
+    foreign = sorted(set(labels) - set(identities))
+    expect(not foreign, "labels that are not in the unit", f"identities {list(identities)}", foreign[:5])
+    need = plan.spec.protocol.samples
+    for identity in identities:
+        have = labels.count(identity)
+        expect(
+            have >= need,
+            f"too few images of identity {identity}",
+            f"at least {need} (protocol {plan.spec.protocol.name}: the attack's own setting must give as many)",
+            have,
+        )
+
+
+def stored_units(plan: Plan, folder: RunDir) -> Iterator[int]:
+    """Indices of the units that are stored intact."""
+    yield from (index for index in range(len(plan.units())) if folder.intact(unit_stem(index)))

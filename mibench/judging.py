@@ -1,0 +1,108 @@
+"""The second half of a run: stored reconstructions in, ``samples.csv`` and ``metrics.json`` out.
+
+It reads the run directory and nothing of the attack, so ``mibench score`` can do it again at any time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mibench import assets, registry
+from mibench.api import MibenchError
+from mibench.cards import CardFile
+from mibench.data.split import GroundTruth
+from mibench.devices import deterministic
+from mibench.engine import Machine
+from mibench.home import home
+from mibench.metrics import DEFAULT_METRICS, METRICS
+from mibench.metrics.extractors import InceptionExtractor
+from mibench.metrics.identity import IdentityTruth
+from mibench.plan import Plan
+from mibench.scoring import Reconstructions, Scores, score
+from mibench.store import RunDir, atomic_write, unit_stem, write_json
+
+
+def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
+    """Score the stored units of a run and write the table and the metrics. Called inside ``folder.writing()``."""
+    protocol, dataset, device = plan.spec.protocol, plan.dataset, machine.device
+    cache = home() / "cache" / "features"
+    names = protocol.metrics or DEFAULT_METRICS
+    with deterministic(device, "float32"):
+        machine.reporter.start("scoring")
+        try:
+            reconstructions = load_units(plan, folder)
+            size = int(reconstructions.images.shape[-1])
+            judge = assets.build_judge(plan.judge, device, cache)
+            inception, reason = _inception(device, cache)
+            scores = score(
+                reconstructions,
+                private=dataset.private("train", judge.image.size, protocol.labels),
+                judge=judge,
+                per_identity=protocol.samples,
+                private_native=dataset.private("train", size, protocol.labels) if inception is not None else None,
+                target=assets.build_judge(plan.target, device, None),
+                truth=_truth(plan, device),
+                inception=inception,
+                inception_reason=reason,
+                public=dataset.public(size, protocol.public_control) if protocol.public_control else None,
+                private_test=dataset.private("test", size, protocol.labels),
+                metrics=names,
+                registry={
+                    name: registry.load("metric", name) for name in registry.names("metric") if name not in METRICS
+                },
+                seed=plan.spec.seed,
+                progress=machine.reporter.update,
+            )
+        finally:
+            machine.reporter.stop()
+    atomic_write(folder.path / "samples.csv", scores.samples.to_csv(index=False, lineterminator="\n").encode())
+    write_json(folder.path / "metrics.json", scores.as_json())
+    for note in scores.notes:
+        machine.reporter.say(note)
+    return scores
+
+
+def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
+    """Every unit of a run.
+
+    Raises:
+        MibenchError: a unit is missing or damaged; says to continue the run first.
+    """
+    found: list[tuple[int, Tensor, Tensor, Tensor]] = []
+    for index in range(len(plan.units())):
+        if not folder.intact(unit_stem(index)):
+            raise MibenchError(
+                f"unit {index} of {folder.path} is missing or damaged; continue the run first: mibench run --config "
+                f"{folder.path / 'config.yaml'} --output {folder.path.parent}"
+            )
+        tensors, _ = folder.load(unit_stem(index))
+        found.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
+    return Reconstructions.of(found)
+
+
+def _inception(device: torch.device, cache: Path) -> tuple[InceptionExtractor | None, str | None]:
+    try:
+        return InceptionExtractor(device=device, cache=cache), None
+    except MibenchError as error:
+        return None, str(error)
+
+
+def _truth(plan: Plan, device: torch.device) -> IdentityTruth | None:
+    if plan.regressor is None or not isinstance(plan.dataset, GroundTruth):
+        return None
+    return IdentityTruth.of(
+        plan.dataset,
+        assets.build_regressor(plan.regressor, device),
+        regressor=plan.regressor.name,
+        error=_coordinate_errors(plan.regressor),
+    )
+
+
+def _coordinate_errors(file: CardFile) -> Tensor | None:
+    """The regressor's own error per coordinate, from its card."""
+    measured = file.card().measured or {}
+    errors = measured.get("rmse_per_coordinate")
+    return None if errors is None else torch.tensor(errors, dtype=torch.float32)

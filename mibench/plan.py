@@ -1,0 +1,290 @@
+"""From names to a plan: what the command line or Python asks for, resolved into a :class:`~mibench.spec.RunSpec`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mibench import cards, config, registry
+from mibench.api import Access, Attack
+from mibench.config import Layer, Setting
+from mibench.data.split import IdentitySplit
+from mibench.errors import MibenchError
+from mibench.protocols import load_protocol
+from mibench.spec import EvalProtocol, RunSpec, Weights, plain
+
+SCOPES = ("attack", "dataset", "prior", "protocol")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asks for. None means: not said, so the configuration file or the default decides.
+
+    Attributes:
+        settings: scope (attack, dataset, prior, protocol) -> values, as ``--set`` gives them.
+        config: a file with the same fields, weaker than what is said here.
+    """
+
+    attack: str | None = None
+    target: str | None = None
+    dataset: str | None = None
+    protocol: str | None = None
+    prior: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    precision: str | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    config: Path | None = None
+
+
+DEFAULTS = {
+    "attack": "dmmia",
+    "target": "vgg16",
+    "dataset": "synthfaces",
+    "protocol": "demo",
+    "prior": None,
+    "preset": None,
+    "seed": 0,
+    "precision": "float32",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run that is ready to start: the specification and the objects it names."""
+
+    spec: RunSpec
+    attack: Attack
+    dataset: IdentitySplit
+    target: cards.CardFile
+    judge: cards.CardFile
+    prior: cards.CardFile | None
+    regressor: cards.CardFile | None
+    origins: Mapping[str, Setting]  # "attack.steps" -> value and origin
+    chosen: Mapping[str, Any]  # the names, for config.yaml
+    said: tuple[str, ...] = ("--set",)  # origins that a person wrote, beside presets, protocols and cards
+
+    def units(self) -> list[tuple[int, ...]]:
+        """The identities of each unit, in order: ``unit_size`` at a time, the last one may be smaller."""
+        labels, size = self.spec.protocol.labels, self.attack.unit_size
+        return [labels[start : start + size] for start in range(0, len(labels), size)]
+
+    def config_text(self) -> str:
+        """What ``mibench run --config`` accepts to do the same again: names and every resolved setting."""
+        import yaml
+
+        content = {key: value for key, value in self.chosen.items() if value is not None and key != "preset"}
+        settings = {scope: values for scope, values in self.settings_said().items() if values}
+        return yaml.safe_dump({**content, "settings": settings}, sort_keys=False, allow_unicode=True)
+
+    def settings_said(self) -> dict[str, dict[str, Any]]:
+        """Every setting of the attack, and of the other scopes what a person changed (the rest follows from names)."""
+        scopes: dict[str, dict[str, Any]] = {scope: {} for scope in SCOPES}
+        for name, setting in self.origins.items():
+            scope, _, rest = name.partition(".")
+            if scope == "attack" or setting.origin in self.said:
+                scopes[scope][rest] = plain(setting.value)
+        return scopes
+
+    def entries(self) -> list[registry.Entry]:
+        """The registered parties that take part; their code is part of the record."""
+        found = [
+            registry.entry("attack", self.spec.attack),
+            registry.entry("dataset", self.spec.dataset),
+            registry.entry("target", self.spec.target.architecture),
+        ]
+        if self.spec.prior is not None:
+            found.append(registry.entry("prior", self.spec.prior.architecture))
+        return found
+
+
+def _file_request(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Names and settings of a ``--config`` file."""
+    if path is None:
+        return {}, {}
+    content = config.read_yaml(path)
+    known = (*DEFAULTS, "settings")
+    for key in content:
+        if key not in known:
+            raise MibenchError(f"{path}: unknown key {key!r}{registry.suggest(key, known)} (known: {', '.join(known)})")
+    settings = content.pop("settings", None) or {}
+    for scope, values in settings.items():
+        if scope not in SCOPES or not isinstance(values, Mapping):
+            raise MibenchError(f"{path}: settings.{scope}: expected one of {', '.join(SCOPES)} with a mapping below it")
+    return content, settings
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve names, presets, settings, cards and data; nothing is loaded onto a device yet.
+
+    Raises:
+        MibenchError: any mistake in the input. When both the data and the weights are missing, one line for each.
+    """
+    from_file, file_settings = _file_request(request.config)
+    chosen = dict(DEFAULTS)
+    for key in DEFAULTS:
+        said = getattr(request, key)
+        chosen[key] = said if said is not None else from_file.get(key, DEFAULTS[key])
+    for scope in request.settings:
+        if scope not in SCOPES:
+            raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
+    seed, precision = chosen["seed"], chosen["precision"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise MibenchError(f"seed must be a whole number from 0, got {seed!r}")
+    if precision not in PRECISIONS:
+        raise MibenchError(registry.unknown("precision", str(precision), PRECISIONS))
+
+    def layers(scope: str) -> list[Layer]:
+        found = [Layer(str(request.config), file_settings.get(scope, {}))] if request.config else []
+        return [*found, Layer("--set", request.settings.get(scope, {}))]
+
+    protocol, protocol_origins = load_protocol(str(chosen["protocol"]), layers("protocol"))
+    attack, attack_origins, preset = _attack(chosen, protocol, layers("attack"))
+    _check_access(attack, protocol)
+    problems: list[MibenchError] = []
+    dataset_kind = registry.load("dataset", str(chosen["dataset"]))
+    own = Layer(f"protocol {protocol.name}", protocol.dataset)
+    dataset: IdentitySplit | None = None
+    dataset_origins: dict[str, Setting] = {}
+    files: dict[str, cards.CardFile] = {}
+    try:
+        dataset, dataset_origins = config.resolve(dataset_kind, [own, *layers("dataset")], scope="dataset")
+    except MibenchError as error:
+        problems.append(error)
+    prior = chosen["prior"] or protocol.prior
+    wanted = {"target": chosen["target"], "judge": protocol.judge, "prior": prior, "regressor": protocol.regressor}
+    for kind, name in wanted.items():
+        if name is None or (kind == "regressor" and not _knows_truth(dataset)):
+            continue
+        try:
+            files[kind] = cards.find(kind, str(name), str(chosen["dataset"]))
+        except MibenchError as error:
+            problems.append(error)
+    if problems or dataset is None:
+        raise MibenchError("\n".join(dict.fromkeys(str(p) for p in problems)))
+    loaded = {kind: file.card() for kind, file in files.items()}
+    for kind, card in loaded.items():
+        _check_data(kind, card, dataset)
+    _check_identities(protocol, loaded["target"].classes, dataset)
+    weights = {
+        kind: Weights(card=c.name, architecture=c.architecture, sha256=c.weights.sha256, arguments=c.arguments)
+        for kind, c in loaded.items()
+    }
+    prior_origins: dict[str, Setting] = {}
+    if "prior" in weights:
+        arguments, prior_origins = _prior_arguments(weights["prior"], layers("prior"))
+        weights["prior"] = dataclasses.replace(weights["prior"], arguments=arguments)
+    spec = RunSpec(
+        attack=str(chosen["attack"]),
+        attack_settings=dataclasses.asdict(attack),
+        preset=preset,
+        dataset=str(chosen["dataset"]),
+        dataset_settings={name: setting.value for name, setting in dataset_origins.items()},
+        dataset_digest=dataset.digest,
+        target=weights["target"],
+        judge=weights["judge"],
+        prior=weights.get("prior"),
+        regressor=weights.get("regressor"),
+        protocol=protocol,
+        seed=seed,
+        precision=precision,
+    )
+    origins = {
+        f"{scope}.{name}": setting
+        for scope, found in (
+            ("attack", attack_origins),
+            ("dataset", dataset_origins),
+            ("prior", prior_origins),
+            ("protocol", protocol_origins),
+        )
+        for name, setting in found.items()
+    }
+    return Plan(
+        spec=spec,
+        attack=attack,
+        dataset=dataset,
+        target=files["target"],
+        judge=files["judge"],
+        prior=files.get("prior"),
+        regressor=files.get("regressor"),
+        origins=origins,
+        chosen={**chosen, "preset": preset},
+        said=("--set", str(request.config)),
+    )
+
+
+def _attack(
+    chosen: Mapping[str, Any], protocol: EvalProtocol, layers: list[Layer]
+) -> tuple[Attack, dict[str, Setting], str | None]:
+    name = str(chosen["attack"])
+    kind = registry.load("attack", name)
+    presets = config.attack_presets(name)
+    preset = presets.choose(
+        name,
+        chosen["preset"],
+        protocol.attack_presets.get(name),
+        dataset=str(chosen["dataset"]),
+        protocol=str(chosen["protocol"]),
+    )
+    attack, origins = config.resolve(kind, [*([preset] if preset else []), *layers], scope="attack")
+    return attack, origins, preset.origin.removeprefix("preset ") if preset else None
+
+
+def _knows_truth(dataset: IdentitySplit | None) -> bool:
+    from mibench.data.split import GroundTruth
+
+    return isinstance(dataset, GroundTruth)
+
+
+def _check_access(attack: Attack, protocol: EvalProtocol) -> None:
+    from mibench.api import AccessError
+
+    granted = Access[protocol.access.upper()]
+    if attack.access > granted:
+        raise AccessError(
+            f"attack {attack.name!r} needs {attack.access.name.lower()}, protocol {protocol.name!r} grants "
+            f"{protocol.access}; choose an attack that needs less or --set protocol.access={attack.access.name.lower()}"
+        )
+
+
+def _check_data(kind: str, card: Any, dataset: IdentitySplit) -> None:
+    if card.dataset == dataset.name and card.dataset_digest not in (None, dataset.digest):
+        raise MibenchError(
+            f"{kind} {card.name!r} was trained on another version of {dataset.name} (digest {card.dataset_digest}, this run "
+            f"has {dataset.digest}); drop the --set dataset.* or train it with them: mibench train {kind} "
+            f"{card.architecture} --dataset {dataset.name}"
+        )
+    if kind in ("target", "judge") and card.classes != dataset.num_classes:
+        raise MibenchError(
+            f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}; "
+            "choose weights that were trained on it"
+        )
+
+
+def _check_identities(protocol: EvalProtocol, classes: int | None, dataset: IdentitySplit) -> None:
+    if protocol.labels[-1] >= (classes or 0):
+        raise MibenchError(
+            f"protocol {protocol.name!r} attacks identities {protocol.labels[0]} to {protocol.labels[-1]}, "
+            f"{dataset.name} has {classes}; --set protocol.identities=N asks for fewer"
+        )
+
+
+def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Setting]]:
+    """The card's arguments with the run's on top; only arguments the card states can be changed, except truncation."""
+    arguments = dict(weights.arguments)
+    origins = {name: Setting(value, f"card {weights.card}") for name, value in arguments.items()}
+    known = (*arguments, *getattr(registry.load("prior", weights.architecture), "options", ()))
+    for layer in layers:
+        for name, value in layer.values.items():
+            if name not in known:
+                raise MibenchError(
+                    f"unknown setting 'prior.{name}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"(known: {', '.join(known) or 'none'})"
+                )
+            arguments[name] = value
+            origins[name] = Setting(value, layer.origin)
+    return arguments, origins

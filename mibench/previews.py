@@ -1,0 +1,54 @@
+"""A picture of a data set: private people in rows, public people below."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from torch import Tensor
+
+from mibench.data.split import IdentitySplit
+
+MARGIN = 90  # pixels left of the rows, for their names
+GAP = 2
+HEADING = 22
+BACKGROUND = (255, 255, 255)
+INK = (40, 40, 40)
+
+
+def preview_png(split: IdentitySplit, *, people: int, images: int, size: int) -> bytes:
+    """A PNG with ``people`` rows of one private person each, then rows of public images, ``images`` a row.
+
+    Args:
+        split: the data set; ``people`` is cut to the number of its classes.
+        size: pixels a side of one image.
+    """
+    from PIL import Image, ImageDraw
+
+    people = min(people, split.num_classes)
+    private = split.private("train", size, list(range(people)))
+    public_rows = max(1, people // 2)
+    public = split.public(size, images * public_rows)
+    rows: list[tuple[str, Tensor]] = [
+        (f"class {label}", private.pixels[private.labels == label][:images]) for label in range(people)
+    ]
+    rows += [("", public.pixels[start : start + images]) for start in range(0, len(public), images)]
+
+    width = MARGIN + images * (size + GAP)
+    height = 2 * HEADING + len(rows) * (size + GAP)
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    top = 0
+    for number, (name, pixels) in enumerate(rows):
+        if number in (0, people):
+            heading = f"{split.name}: private people, one a row" if number == 0 else "public people"
+            draw.text((4, top + 5), heading, fill=INK)
+            top += HEADING
+        draw.text((4, top + size // 2 - 6), name, fill=INK)
+        for column, image in enumerate(pixels):
+            tile = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+            canvas.paste(tile, (MARGIN + column * (size + GAP), top))
+        top += size + GAP
+    buffer = io.BytesIO()
+    canvas.save(buffer, format="PNG")
+    return buffer.getvalue()

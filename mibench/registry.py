@@ -1,0 +1,150 @@
+"""Lazy catalogues from entry points: names are known without importing what they name.
+
+A distribution plugs in with one entry point in the group ``mibench``::
+
+    [project.entry-points.mibench]
+    mine = "my_package:CATALOGUE"
+
+``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a module
+that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, recipe, dataset, metric, report hold objects
+(``"module:attribute"``); cards and protocol hold packages of YAML files (``"package"``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from mibench.errors import MibenchError
+
+GROUP = "mibench"
+KINDS = (
+    "attack",
+    "target",
+    "dataset",
+    "prior",
+    "judge",
+    "regressor",
+    "metric",
+    "report",
+    "recipe",
+    "cards",
+    "protocol",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered name: what kind of thing, where it lies, who brought it."""
+
+    kind: str
+    name: str
+    address: str  # "module:attribute", or a package for cards and protocol
+    distribution: str
+
+    @property
+    def module(self) -> str:
+        """The module part of the address."""
+        return self.address.partition(":")[0]
+
+    @property
+    def package(self) -> str:
+        """The package the module lies in (the module itself when it is top-level)."""
+        return self.module.rpartition(".")[0] or self.module
+
+    def load(self) -> Any:
+        """Import the object.
+
+        Raises:
+            MibenchError: the address does not lead to an object; names the distribution to fix.
+        """
+        module, _, attribute = self.address.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise MibenchError(
+                f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed"
+            ) from error
+        for part in filter(None, attribute.split(".")):
+            try:
+                found = getattr(found, part)
+            except AttributeError as error:
+                raise MibenchError(
+                    f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which does not exist"
+                ) from error
+        return found
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else f"entry point {point.name!r}"
+
+
+@cache
+def catalogue() -> dict[str, dict[str, Entry]]:
+    """Every registered entry, kind -> name -> entry, in alphabetical order.
+
+    Raises:
+        MibenchError: two distributions claim one name, a catalogue cannot be read, or a kind is unknown.
+    """
+    found: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+    for point in sorted(set(entry_points(group=GROUP)), key=lambda p: (_distribution(p), p.name)):
+        owner = _distribution(point)
+        try:
+            offered = point.load()
+        except (ImportError, AttributeError) as error:
+            raise MibenchError(
+                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error}); "
+                f"repair or uninstall {owner}"
+            ) from error
+        for kind, names in offered.items():
+            if kind not in found:
+                raise MibenchError(f"{owner} registers the unknown kind {kind!r}{suggest(kind, KINDS)}")
+            for name, address in names.items():
+                other = found[kind].get(name)
+                if other is not None and other.address != address:
+                    raise MibenchError(
+                        f"two distributions register the {kind} {name!r}: {other.distribution} ({other.address}) and "
+                        f"{owner} ({address}); uninstall one of them"
+                    )
+                found[kind][name] = Entry(kind, name, address, owner)
+    return {kind: dict(sorted(names.items())) for kind, names in found.items()}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The registered names of a kind."""
+    return tuple(catalogue()[kind])
+
+
+def entry(kind: str, name: str) -> Entry:
+    """The entry of a name.
+
+    Raises:
+        MibenchError: unknown name, with the nearest known ones.
+    """
+    known = catalogue()[kind]
+    if name not in known:
+        raise MibenchError(unknown(kind, name, known))
+    return known[name]
+
+
+def load(kind: str, name: str) -> Any:
+    """Import what a name stands for."""
+    return entry(kind, name).load()
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """``unknown attack 'dmia'; did you mean 'dmmia'? known: dmmia, floor``."""
+    options = sorted(known)
+    listed = ", ".join(options) if options else "none is installed"
+    return f"unknown {what} {name!r}{suggest(name, options)} (known: {listed})"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'dmmia'?`` or nothing."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

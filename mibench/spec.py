@@ -1,0 +1,175 @@
+"""What a run is: the evaluation protocol, the run's specification and the digest that names it.
+
+The digest covers what affects results and nothing else: settings, weights (by sha256), data (by digest), protocol,
+seed and precision. The device, the micro-batch and the output folder are not part of it; the code is recorded and
+checked apart (see :mod:`mibench.provenance`). No torch here: ``mibench list`` reads protocols.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mibench.errors import MibenchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalProtocol:
+    """Which identities are attacked and how reconstructions are judged. Numbers compare inside one protocol only.
+
+    Attributes:
+        name, version: what a table quotes; a change of any other field needs a new version.
+        identities: how many classes are attacked.
+        first_identity: the first of them; classes ``first_identity .. first_identity + identities - 1``.
+        samples: reconstructions per identity that count, the adversary's best by its own confidence.
+        access: the most that the adversary may ask of the victim.
+        prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
+        metrics: groups of metrics to compute; empty means the default ones.
+        required: estimates that must have a value; a run in which one of them is null exits with 1.
+        public_control: how many public images the control "nearest public image" chooses from; 0 leaves it out.
+        attack_presets: attack -> the preset that is used when none is asked for.
+        dataset: data-set settings that belong to the protocol.
+    """
+
+    name: str
+    version: int = 1
+    description: str = ""
+    identities: int
+    first_identity: int = 0
+    samples: int
+    access: Literal["labels", "scores", "gradients"] = "gradients"
+    prior: str = "stylegan2"
+    judge: str = "facenet112"
+    regressor: str | None = "identity"
+    metrics: tuple[str, ...] = ()
+    required: tuple[str, ...] = ("acc1", "acc5", "knn_distance")
+    public_control: int = 1000
+    attack_presets: Mapping[str, str] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("identities", 1),
+            ("first_identity", 0),
+            ("samples", 1),
+            ("public_control", 0),
+            ("version", 1),
+        ):
+            if getattr(self, name) < least:
+                raise MibenchError(f"protocol.{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The classes under attack, ascending."""
+        return tuple(range(self.first_identity, self.first_identity + self.identities))
+
+    @property
+    def title(self) -> str:
+        """What a table quotes: ``demo v1``."""
+        return f"{self.name} v{self.version}"
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide numbers: all but the description and the preset names (their values are hashed)."""
+        fields = dataclasses.asdict(self)
+        for name in ("description", "attack_presets", "dataset"):
+            del fields[name]
+        return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A set of weights as a run uses it: the card's name, architecture, file hash and resolved arguments."""
+
+    card: str
+    architecture: str
+    sha256: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Everything that decides the results of a run, resolved.
+
+    Attributes:
+        attack, attack_settings: registered name and every hyper-parameter of the attack.
+        preset: the preset the settings started from (for people; not part of the digest).
+        dataset, dataset_settings, dataset_digest: registered name, settings and the split's own hash.
+        target, judge, prior, regressor: weights.
+    """
+
+    attack: str
+    attack_settings: Mapping[str, Any]
+    preset: str | None = None
+    dataset: str
+    dataset_settings: Mapping[str, Any]
+    dataset_digest: str
+    target: Weights
+    judge: Weights
+    prior: Weights | None = None
+    regressor: Weights | None = None
+    protocol: EvalProtocol
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def identity(self) -> dict[str, Any]:
+        """The canonical form that is hashed. Card names are left out: weights are what their hash says."""
+
+        def hashed(weights: Weights | None) -> dict[str, Any] | None:
+            if weights is None:
+                return None
+            return {
+                "architecture": weights.architecture,
+                "sha256": weights.sha256,
+                "arguments": plain(weights.arguments),
+            }
+
+        return {
+            "schema": 1,
+            "attack": self.attack,
+            "attack_settings": plain(self.attack_settings),
+            "dataset": self.dataset,
+            "dataset_digest": self.dataset_digest,
+            "target": hashed(self.target),
+            "judge": hashed(self.judge),
+            "prior": hashed(self.prior),
+            "regressor": hashed(self.regressor),
+            "protocol": plain(self.protocol.identity()),
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of :meth:`identity`."""
+        return hash_of(self.identity())
+
+    @property
+    def run_name(self) -> str:
+        """The folder's name, ``dmmia-ir152-synthfaces-1f3a9c2e``."""
+        _, _, tag = self.target.card.partition("+")
+        target = self.target.architecture + (f"+{tag}" if tag else "")
+        return f"{self.attack}-{target}-{self.dataset}-{self.digest()[:8]}"
+
+
+def plain(value: Any) -> Any:
+    """The JSON form of a setting: mappings with sorted text keys, lists, numbers, text, booleans, None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=str)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)  # paths and enumerations
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``value``."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,213 @@
+"""The referee's side of ``mibench train``: hands a recipe its data and workshop, stores and describes what comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from mibench import config, registry
+from mibench.api import Card, Recipe, Trained, WeightsFile, Workshop
+from mibench.cards import CARD_KINDS, stem_of, write_card
+from mibench.config import Layer
+from mibench.data.split import IdentitySplit
+from mibench.devices import choose_device
+from mibench.disjoint import check_identities
+from mibench.errors import MibenchError
+from mibench.home import home
+from mibench.plan import PRECISIONS
+from mibench.progress import Reporter
+from mibench.spec import hash_of, plain
+from mibench.store import METADATA_KEY, RunDir, atomic_write
+
+TRAIN_SCOPES = ("train", "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is to be trained.
+
+    Attributes:
+        kind: target, judge, regressor or prior.
+        architecture: a registered one of that kind.
+        tag: the part of the card's name after ``+``, for a second set of weights of one architecture.
+        settings: scope (train, dataset) -> values.
+        output: folder that gets ``cards/`` and ``weights/``; None means ``$MIBENCH_HOME``.
+    """
+
+    kind: str
+    architecture: str
+    dataset: str = "synthfaces"
+    tag: str | None = None
+    seed: int = 0
+    precision: str = "float32"
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    output: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return f"{self.architecture}@{self.dataset}" + (f"+{self.tag}" if self.tag else "")
+
+
+class FileCheckpoint:
+    """A training's state in one file: written atomically, read without running any code from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, or None."""
+        if not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise MibenchError(
+                f"cannot read the checkpoint {self.path}; delete it to start the training again"
+            ) from error
+        return dict(state)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the saved state."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        atomic_write(self.path, buffer.getvalue())
+
+    def discard(self) -> None:
+        """Forget the state: the training is over."""
+        self.path.unlink(missing_ok=True)
+
+
+def find_recipe(kind: str, architecture: str) -> type[Recipe]:
+    """``prior:stylegan2`` if a catalogue has it, else ``target``."""
+    if kind not in CARD_KINDS:
+        raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
+    registry.entry(kind, architecture)  # an unknown architecture is refused here, with a suggestion
+    known = registry.names("recipe")
+    for name in (f"{kind}:{architecture}", kind):
+        if name in known:
+            found: type[Recipe] = registry.load("recipe", name)
+            return found
+    raise MibenchError(f"there is no recipe to train the {kind} {architecture!r} (known: {', '.join(known)})")
+
+
+def resolve_training(training: Training) -> tuple[Recipe, IdentitySplit]:
+    """The recipe and the data of a training, settings checked."""
+    kind = find_recipe(training.kind, training.architecture)
+    for scope in training.settings:
+        if scope not in TRAIN_SCOPES:
+            raise MibenchError(registry.unknown("scope of settings", scope, TRAIN_SCOPES))
+    if training.precision not in PRECISIONS:
+        raise MibenchError(registry.unknown("precision", training.precision, PRECISIONS))
+    said = Layer("--set", training.settings.get("train", {}))
+    fixed = []
+    if "architecture" in config.setting_names(kind):
+        if "architecture" in said.values:
+            raise MibenchError("the architecture is the second argument of `mibench train`, not a --set")
+        fixed = [Layer("command line", {"architecture": training.architecture})]
+    recipe, _ = config.resolve(kind, [*fixed, said], scope="train")
+    dataset, _ = config.resolve(
+        registry.load("dataset", training.dataset),
+        [Layer("--set", training.settings.get("dataset", {}))],
+        scope="dataset",
+    )
+    return recipe, dataset
+
+
+def train(training: Training, *, device: str = "auto", reporter: Reporter | None = None) -> tuple[Path, Card]:
+    """Train to the end, or on from the last checkpoint of the same training, and write weights and card.
+
+    Returns:
+        The card's path and the card.
+
+    Raises:
+        MibenchError: a mistake in the input; a folder that cannot be written.
+    """
+    reporter = reporter or Reporter()
+    recipe, dataset = resolve_training(training)
+    chosen = choose_device(device)
+    check_identities(dataset, reporter)
+    settings = {
+        "recipe": plain(dataclasses.asdict(recipe)),
+        "dataset_digest": dataset.digest,
+        "seed": training.seed,
+        "precision": training.precision,
+    }
+    workplace = RunDir(home() / "training" / f"{stem_of(training.name)}-{hash_of([training.kind, settings])[:8]}")
+    with workplace.writing():
+        checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
+        if checkpoint.path.is_file():
+            reporter.say(f"continuing from {checkpoint.path}")
+        workshop = Workshop(
+            device=chosen,
+            checkpoint=checkpoint,
+            seed=training.seed,
+            precision=training.precision,
+            log=workplace.log,
+            progress=reporter.update,
+        )
+        started = time.time()
+        reporter.start(f"training {training.name}")
+        try:
+            trained = recipe.run(_data_for(recipe, dataset), workshop)
+        finally:
+            reporter.stop()
+        seconds = time.time() - started
+        workplace.log(event="trained", seconds=round(seconds, 1), device=str(chosen))
+        path, card = store_trained(training, trained, dataset, settings)
+        checkpoint.discard()
+    return path, card
+
+
+def _data_for(recipe: Recipe, dataset: IdentitySplit) -> Any:
+    """The whole split for the defender and the referee; public pixels and nothing else for the adversary."""
+    if recipe.wants == "split":
+        return dataset
+    if recipe.wants == "public":
+
+        def public(size: int) -> Tensor:
+            return dataset.public(size).pixels
+
+        return public
+    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.wants!r}; known: split, public")
+
+
+def store_trained(
+    training: Training, trained: Trained, dataset: IdentitySplit, settings: Mapping[str, Any]
+) -> tuple[Path, Card]:
+    """Write ``weights/<stem>.safetensors``, then the card that vouches for it."""
+    folder = training.output or home()
+    stem = stem_of(training.name)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.weights.items()}
+    content = save(weights, metadata={METADATA_KEY: training.name})
+    card = Card(
+        name=training.name,
+        kind=training.kind,
+        architecture=trained.architecture,
+        dataset=training.dataset,
+        image=trained.image,
+        weights=WeightsFile(f"{stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
+        arguments=trained.arguments,
+        classes=trained.classes,
+        dataset_digest=dataset.digest,
+        recipe={
+            **plain(settings["recipe"]),
+            "seed": training.seed,
+            "precision": training.precision,
+            **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),
+        },
+        measured=trained.measured or None,
+        notes=trained.notes,
+    )
+    atomic_write(folder / "weights" / card.weights.file, content)
+    return write_card(card, folder / "cards"), card
