@@ -230,7 +230,7 @@ def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None =
     first, second = per_identity(run, column), per_identity(other, column)
     if list(first.index) != list(second.index):
         return null(label, "the runs attack different identities")
-    return paired_difference(label, first.to_numpy(dtype=float), second.to_numpy(dtype=float))
+    return paired_difference(label, first.tolist(), second.tolist())
 
 
 def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:

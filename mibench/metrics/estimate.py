@@ -62,7 +62,9 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     p = successes / n
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = _NORMAL_QUANTILE * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if successes <= 0 else centre - half  # exact there, and free of rounding
+    high = 1.0 if successes >= n else centre + half
+    return low, high
 
 
 def ratio(

@@ -97,6 +97,10 @@ class _NetworkExtractor:
         """Name and resize, as written beside every number."""
         return f"{self.name} ({self.resize} to {self.image.size})"
 
+    def _refuse_none(self, images: Tensor) -> None:
+        if not len(images):
+            raise MibenchError(f"{self.name!r} was given no image; check the reconstructions and the split")
+
     def _outputs(self, images: Tensor) -> Iterator[Any]:
         mean = torch.tensor(self.image.mean).view(1, -1, 1, 1)
         std = torch.tensor(self.image.std).view(1, -1, 1, 1)
@@ -128,12 +132,11 @@ class JudgeExtractor(_NetworkExtractor):
 
     def __call__(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, C)``, float32 on the CPU, of uint8 or float images ``(N, 3, H, W)``."""
+        self._refuse_none(images)
         features, logits = [], []
         for output in self._outputs(images):
             features.append(output[0].float().cpu())
             logits.append(output[1].float().cpu())
-        if not features:
-            raise MibenchError(f"judge {self.name!r} was given no image; check the reconstructions and the split")
         return ClassifierOutput(torch.cat(features).clone(), torch.cat(logits).clone())
 
     def cached(self, images: Tensor) -> ClassifierOutput:
@@ -152,12 +155,11 @@ class RegressorExtractor(_NetworkExtractor):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Vectors ``(N, K)``, float32 on the CPU, of uint8 or float images ``(N, 3, H, W)``."""
+        self._refuse_none(images)
         vectors = []
         for output in self._outputs(images):
             vector = output if isinstance(output, Tensor) else output[-1]
             vectors.append(vector.float().cpu())
-        if not vectors:
-            raise MibenchError(f"regressor {self.name!r} was given no image; check the reconstructions and the split")
         return torch.cat(vectors).clone()
 
 
