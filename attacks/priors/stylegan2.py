@@ -1,0 +1,264 @@
+"""StyleGAN2 as a prior: latents to images for every attack, and the parts that DMMIA and PPA work on.
+
+Shapes: N images, U identities, B latents per identity, Z latent and E style dimensions (``z_dim``, ``w_dim``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mibench.api import ImageSpec, MibenchError
+from mibench.rng import stream
+
+from .stylegan2_discriminator import Discriminator
+from .stylegan2_generator import Generator, normalise
+from .stylegan2_layers import GAIN, SLOPE
+
+_STATISTICS_SEED = 20_230_901  # of the fixed draws behind w_std and the critic's spread: part of what they mean
+_STATISTICS_DRAWS = 10_000
+_SPREAD_DRAWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN2Arguments:
+    """What builds the prior. The widths of the discriminator default to those of the generator."""
+
+    z_dim: int = 512
+    w_dim: int = 512
+    resolution: int = 64
+    channel_base: int = 16384
+    channel_max: int = 512
+    mapping_layers: int = 8
+    conv_clamp: float | None = None
+    discriminator_base: int | None = None
+    discriminator_max: int | None = None
+    truncation: float = 0.7
+
+    def generator(self) -> Generator:
+        """The generator, with fresh weights."""
+        return Generator(
+            z_dim=self.z_dim,
+            w_dim=self.w_dim,
+            resolution=self.resolution,
+            channel_base=self.channel_base,
+            channel_max=self.channel_max,
+            mapping_layers=self.mapping_layers,
+            conv_clamp=self.conv_clamp,
+        )
+
+    def discriminator(self) -> Discriminator:
+        """The discriminator, with fresh weights."""
+        return Discriminator(
+            resolution=self.resolution,
+            channel_base=self.discriminator_base or self.channel_base,
+            channel_max=self.discriminator_max or self.channel_max,
+            conv_clamp=self.conv_clamp,
+        )
+
+
+class StyleGAN2Prior:
+    """A frozen StyleGAN2 (see :class:`mibench.api.Prior`). Gradients reach latents, styles and images, never weights.
+
+    Args:
+        generator: with its final weights; frozen here.
+        discriminator: for :meth:`realism`, or None.
+        image: the images it makes, square, RGB, in [0, 1].
+        name: for messages and records.
+        truncation: psi of :meth:`decode`: 1 is the whole distribution, 0 the mean face only.
+        dtype: of the convolutions (float32, or bfloat16 for speed at about 1 % error).
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator | None,
+        *,
+        image: ImageSpec,
+        name: str = "stylegan2",
+        truncation: float = 0.7,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if (image.size, image.channels) != (generator.resolution, 3):
+            raise MibenchError(
+                f"prior {name!r} makes images 3x{generator.resolution}x{generator.resolution}, its card says "
+                f"{image.channels}x{image.size}x{image.size}; correct the card"
+            )
+        self.generator = generator.eval().requires_grad_(False)
+        self.generator.synthesis.freeze()
+        self.discriminator = None if discriminator is None else discriminator.eval().requires_grad_(False)
+        self.image = image
+        self.name = name
+        self.truncation = truncation
+        self.dtype = dtype
+        self.latent_dim = generator.z_dim
+        self.w_dim = generator.w_dim
+        self.num_ws = generator.num_ws
+
+    @classmethod
+    def build(
+        cls, arguments: Mapping[str, Any], weights: Mapping[str, Tensor], image: ImageSpec, *, name: str
+    ) -> StyleGAN2Prior:
+        """From a card's arguments and weights. Keys begin with ``G.`` (generator) or ``D.`` (discriminator, optional).
+
+        Weights of any floating type are accepted and computed with in float32.
+
+        Raises:
+            MibenchError: unknown arguments, or weights that do not fit them exactly.
+        """
+        known = StyleGAN2Arguments.__dataclass_fields__
+        unknown = sorted(set(arguments) - set(known))
+        if unknown:
+            raise MibenchError(f"prior {name!r}: unknown argument {unknown[0]!r}; known are {', '.join(known)}")
+        settings = StyleGAN2Arguments(**arguments)
+        stray = sorted(key for key in weights if not key.startswith(("G.", "D.")))
+        if stray:
+            raise MibenchError(
+                f"prior {name!r}: weight {stray[0]!r} is neither of G. nor of D.; use a file of this kind"
+            )
+        generator = settings.generator()
+        _load(generator, weights, "G.", name)
+        discriminator = None
+        if any(key.startswith("D.") for key in weights):
+            discriminator = settings.discriminator()
+            _load(discriminator, weights, "D.", name)
+        return cls(generator, discriminator, image=image, name=name, truncation=settings.truncation)
+
+    def to(self, device: torch.device | str) -> StyleGAN2Prior:
+        """Move to a device, in place; returns itself."""
+        self.generator.to(device)
+        if self.discriminator is not None:
+            self.discriminator.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.w_avg.device
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Latents ``(n, Z)``, standard normal, on the CPU."""
+        return torch.randn(n, self.latent_dim, generator=generator)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images ``(N, 3, R, R)`` in [0, 1] from latents ``(N, Z)``, truncated by :attr:`truncation`."""
+        return self.synthesis(self.truncate(self.mapping(latents), self.truncation))
+
+    def realism(self, images: Tensor) -> Tensor:
+        """The discriminator's logit ``(N,)`` for images ``(N, 3, R, R)`` in [0, 1]; higher is more realistic.
+
+        The discriminator also sees how much the images of its batch differ; here that is the constant measured once
+        on this prior's own samples, so that a score does not depend on the batch.
+
+        Raises:
+            MibenchError: the prior has no discriminator.
+        """
+        if self.discriminator is None:
+            raise MibenchError(
+                f"prior {self.name!r} comes without a discriminator; choose an attack or settings without realism"
+            )
+        logits: Tensor = self.discriminator(images * 2 - 1, dtype=self.dtype, spread=self._spread)
+        return logits[:, 0]
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """Styles ``(N, E)`` before truncation, from latents ``(N, Z)``."""
+        w: Tensor = self.generator.mapping(z.to(self.device))
+        return w
+
+    def truncate(self, w: Tensor, psi: float) -> Tensor:
+        """``w_avg + psi (w - w_avg)`` for styles ``(..., E)``."""
+        return self.generator.mapping.truncate(w, psi)
+
+    def synthesis(self, w: Tensor) -> Tensor:
+        """Images ``(N, 3, R, R)`` in [0, 1] from styles ``(N, E)``, or ``(N, num_ws, E)`` with one for each layer.
+
+        The network's output x becomes (x + 1) / 2, clamped: where it leaves [0, 1] the gradient is zero. Noise is the
+        fixed map of each layer, so equal styles give equal images.
+        """
+        ws = w if w.dim() == 3 else w[:, None].expand(-1, self.num_ws, -1)
+        images: Tensor = self.generator.synthesis(ws, noise_mode="const", dtype=self.dtype)
+        return images.mul(0.5).add(0.5).clamp(0, 1)
+
+    @property
+    def num_mapping_layers(self) -> int:
+        """Fully connected layers of the mapping network."""
+        return self.generator.mapping.num_layers
+
+    def mapping_parameters(self) -> list[tuple[Tensor, Tensor]]:
+        """RAW ``(weight (E, I), bias (E,))`` of each mapping layer: copies, which an attack may optimise.
+
+        What the layer uses is ``weight * 0.01 / sqrt(I)`` and ``bias * 0.01`` (raw weights have a standard deviation
+        of about 100): a step of a given size on a raw weight moves the styles far less than it looks.
+        """
+        return [(layer.weight.detach().clone(), layer.bias.detach().clone()) for layer in self._mapping_layers()]
+
+    def stacked_mapping(self, parameters: Sequence[tuple[Tensor, Tensor]], z: Tensor) -> Tensor:
+        """Styles ``(U, B, E)`` before truncation from latents ``(U, B, Z)``, each identity by weights of its own.
+
+        Args:
+            parameters: for each layer raw weights ``(U, E, I)`` and biases ``(U, E)``, as copies of
+                :meth:`mapping_parameters` stacked along a new first axis. Gradients flow to them.
+            z: latents.
+        """
+        layers = self._mapping_layers()
+        if len(parameters) != len(layers):
+            raise ValueError(f"expected parameters of {len(layers)} mapping layers, got {len(parameters)}")
+        w = normalise(z.to(self.device))
+        for layer, (weight, bias) in zip(layers, parameters, strict=True):
+            # scaling the latents instead of the weights: B x I numbers, not E x I
+            w = torch.baddbmm(bias[:, None] * layer.bias_gain, w * layer.weight_gain, weight.transpose(1, 2))
+            w = functional.leaky_relu(w, SLOPE) * GAIN
+        return w
+
+    @property
+    def w_avg(self) -> Tensor:
+        """The mean style ``(E,)``, tracked in training."""
+        return self.generator.mapping.w_avg
+
+    @property
+    def w_std(self) -> Tensor:
+        """Standard deviation ``(E,)`` of each style dimension over 10,000 fixed draws: the unit of drift in style."""
+        return self._w_std.to(self.device)
+
+    @cached_property
+    @torch.no_grad()
+    def _w_std(self) -> Tensor:
+        draws = self.sample(_STATISTICS_DRAWS, stream(_STATISTICS_SEED, "w_std"))
+        return self.mapping(draws).std(dim=0).cpu()
+
+    @property
+    @torch.no_grad()
+    def _spread(self) -> Tensor:
+        return self._spread_of_samples.to(self.device)
+
+    @cached_property
+    @torch.no_grad()
+    def _spread_of_samples(self) -> Tensor:
+        assert self.discriminator is not None
+        draws = self.sample(_SPREAD_DRAWS, stream(_STATISTICS_SEED, "spread"))
+        parts = [self.discriminator.spread(self.synthesis(self.mapping(z)) * 2 - 1) for z in draws.split(32)]
+        return torch.stack(parts).mean().cpu()
+
+    def _mapping_layers(self) -> list[Any]:
+        return list(self.generator.mapping.layers())
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor], prefix: str, name: str) -> None:
+    """Load ``weights`` under ``prefix`` strictly; names the first key or shape that does not fit."""
+    given = {key.removeprefix(prefix): tensor.float() for key, tensor in weights.items() if key.startswith(prefix)}
+    wanted = network.state_dict()
+    cure = "the arguments on the card and the weights file do not belong together"
+    for key in sorted(set(wanted) ^ set(given)):
+        state = "missing" if key in wanted else "unexpected"
+        raise MibenchError(f"prior {name!r}: weight {prefix}{key} is {state}; {cure}")
+    for key, tensor in given.items():
+        if tensor.shape != wanted[key].shape:
+            shapes = f"expected {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}"
+            raise MibenchError(f"prior {name!r}: weight {prefix}{key}: {shapes}; {cure}")
+    network.load_state_dict(given)
