@@ -22,6 +22,7 @@ from mibench.api import MibenchError, Recipe, Trained, Workshop
 from mibench.rng import Streams, derive
 
 from .augment import check_augmentation, training_batch
+from .ir import Backbone
 from .optimisation import build_optimiser, learning_rate_at, optimiser_state, restore_optimiser
 
 REPORT_SECONDS = 2.0  # between two updates of the progress bar; each one waits for the device once
@@ -104,7 +105,7 @@ def fit(
     """Train ``network`` in place.
 
     Args:
-        network: on the device, in channels_last.
+        network: moved to the device here.
         store: uint8 ``(N, S, S, 3)`` on the device.
         goals: ``(N, ...)`` on the device.
         streams: randomness of this training.
@@ -130,6 +131,8 @@ class _Training:
             raise MibenchError(f"training needs 2 images or more, got {len(store)}")
         self.network, self.store, self.goals = network, store, goals
         self.recipe, self.workshop, self.streams = recipe, workshop, streams
+        self.layout = preferred_layout(network, workshop)
+        network.to(workshop.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.batch_size = min(recipe.batch_size, len(store))
         self.steps_per_epoch = len(store) // self.batch_size  # the rest of an epoch is dropped, as in the papers
         self.total = self.steps_per_epoch * recipe.epochs
@@ -195,7 +198,7 @@ class _Training:
             self.streams.generator("augment", self.step),
             flip=recipe.flip,
             augmentation=recipe.augment,
-        )
+        ).contiguous(memory_format=self.layout)
         torch.manual_seed(derive(self.streams.seed, *self.streams.names, "dropout", self.step))
         with autocast(self.workshop):
             output = self.network(images)
@@ -273,6 +276,18 @@ def autocast(workshop: Workshop) -> contextlib.AbstractContextManager[Any]:
     if workshop.precision != "bfloat16":
         raise MibenchError(f"unknown precision {workshop.precision!r}; choose one of float32, bfloat16")
     return torch.autocast(workshop.device.type, torch.bfloat16)
+
+
+def preferred_layout(network: nn.Module, workshop: Workshop) -> torch.memory_format:
+    """The faster memory layout for training: channels_last, except for IR networks in bfloat16 on a CPU.
+
+    Those spend their time in norms over few channels, which torch does slowly in channels_last: at widths 0.125 and
+    0.25 the plain layout was 7 to 18 % faster (float32: 2 to 30 % slower; VGG16: a quarter slower either way).
+    """
+    plain = workshop.device.type == "cpu" and workshop.precision == "bfloat16"
+    if plain and any(isinstance(module, Backbone) for module in network.modules()):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def copied_weights(network: nn.Module) -> Weights:

@@ -70,7 +70,6 @@ class TrainRegressor(SupervisedRecipe):
         train_vectors, test_vectors = vectors[~held].to(device), vectors[held].to(device)
         streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
         network, arguments = build(self, streams, identity_dim=data.identity_dim)
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         weight = coordinate_weights(train_vectors)
 
         def loss(output: Tensor, goals: Tensor) -> Mapping[str, Tensor]:

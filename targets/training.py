@@ -39,7 +39,6 @@ class TrainClassifier(SupervisedRecipe):
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
         streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
         network, arguments = build(self, streams, num_classes=data.num_classes)
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         def loss(output: Any, labels: Tensor) -> Mapping[str, Tensor]:
             logits = output.logits.float()
