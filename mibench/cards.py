@@ -1,8 +1,8 @@
 """Cards of trained weights: finding, reading and writing them. Listing them imports no torch.
 
 Shipped cards are YAML files in the packages that catalogues name under ``cards``, their weights in the sibling package
-``weights``. A person's own lie in ``$MIBENCH_HOME/cards`` and ``$MIBENCH_HOME/weights`` and win over shipped ones of the
-same name; every run records the weights' sha256, so it always says which were used.
+``weights``. A person's own lie in ``$MIBENCH_HOME/cards`` and ``$MIBENCH_HOME/weights`` and win over shipped ones of
+the same name; every run records the weights' sha256, so it always says which were used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +52,17 @@ class CardFile:
         """The safetensors file that the card describes."""
         return self.weights_folder / self.card().weights.file
 
+    @cached_property
+    def _card(self) -> Card:
+        return parse_card(self.content, str(self.path))
+
     def card(self) -> Card:
         """The whole card, checked.
 
         Raises:
             MibenchError: an unknown or missing field, or a value of the wrong type.
         """
-        return parse_card(self.content, str(self.path))
+        return self._card
 
 
 def stem_of(name: str) -> str:
@@ -70,6 +75,7 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
     import pydantic
 
     from mibench.api import Card, ImageSpec, WeightsFile
+    from mibench.config import adapter
 
     def check(kind: type, given: Mapping[str, Any], where: str) -> None:
         known = [field.name for field in dataclasses.fields(kind)]
@@ -82,7 +88,7 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
         if isinstance(content.get(name), Mapping):
             check(kind, content[name], f"{name}.")
     try:
-        card = pydantic.TypeAdapter(Card).validate_python(dict(content))
+        card = adapter(Card).validate_python(dict(content))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -21,6 +21,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,19 +40,18 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
+    found: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        problem = None
         if not isinstance(key, str | int | float | bool):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a key must be plain text, got {key!r}", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-        seen.add(key)
-    return {
-        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
-    }
+            problem = f"a key must be plain text, got {key!r}"
+        elif key in found:
+            problem = f"the key {key!r} stands twice"
+        if problem is not None:
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -128,16 +128,21 @@ def flatten(values: Mapping[str, Any], kind: type | None = None) -> dict[str, An
     return flat
 
 
-def _nested(kind: type | None, name: str) -> type | None:
-    """The dataclass that the field ``name`` of ``kind`` holds, if it holds one."""
+def _nested_default(kind: type | None, name: str) -> Any:
+    """The default of the field ``name`` of ``kind`` where that is itself a dataclass, else None."""
     if kind is None or not dataclasses.is_dataclass(kind):
         return None
     for field in dataclasses.fields(kind):
         if field.name == name:
             default = field.default_factory() if callable(field.default_factory) else field.default
-            if dataclasses.is_dataclass(default) and not isinstance(default, type):
-                return type(default)
+            return default if dataclasses.is_dataclass(default) and not isinstance(default, type) else None
     return None
+
+
+def _nested(kind: type | None, name: str) -> type | None:
+    """The dataclass that the field ``name`` of ``kind`` holds, if it holds one."""
+    default = _nested_default(kind, name)
+    return None if default is None else type(default)
 
 
 def setting_names(kind: type) -> tuple[str, ...]:
@@ -147,6 +152,12 @@ def setting_names(kind: type) -> tuple[str, ...]:
         inner = _nested(kind, field.name)
         found += [f"{field.name}.{name}" for name in setting_names(inner)] if inner else [field.name]
     return tuple(found)
+
+
+@cache
+def adapter(kind: type[T]) -> pydantic.TypeAdapter[T]:
+    """The validator of a dataclass; building one costs milliseconds, so each is built once."""
+    return pydantic.TypeAdapter(kind)
 
 
 def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, dict[str, Setting]]:
@@ -189,8 +200,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
 def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str], scope: str) -> T:
     nested: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if _nested(kind, field.name) is not None:
-            start = field.default_factory() if callable(field.default_factory) else field.default
+        if (start := _nested_default(kind, field.name)) is not None:
             nested[field.name] = dataclasses.asdict(start)
     for name, value in chosen.items():
         target = nested
@@ -199,7 +209,7 @@ def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str],
             target = target[part]
         target[last] = value
     try:
-        return pydantic.TypeAdapter(kind).validate_python(nested)
+        return adapter(kind).validate_python(nested)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

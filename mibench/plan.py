@@ -14,10 +14,9 @@ from mibench.config import Layer, Setting
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.protocols import load_protocol
-from mibench.spec import EvalProtocol, RunSpec, Weights, plain
+from mibench.spec import PRECISIONS, EvalProtocol, RunSpec, Weights, plain
 
 SCOPES = ("attack", "dataset", "prior", "protocol")
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,8 +253,8 @@ def _check_access(attack: Attack, protocol: EvalProtocol) -> None:
 def _check_data(kind: str, card: Any, dataset: IdentitySplit) -> None:
     if card.dataset == dataset.name and card.dataset_digest not in (None, dataset.digest):
         raise MibenchError(
-            f"{kind} {card.name!r} was trained on another version of {dataset.name} (digest {card.dataset_digest}, this run "
-            f"has {dataset.digest}); drop the --set dataset.* or train it with them: mibench train {kind} "
+            f"{kind} {card.name!r} was trained on another version of {dataset.name} (digest {card.dataset_digest}, "
+            f"this run has {dataset.digest}); drop the --set dataset.* or train it with them: mibench train {kind} "
             f"{card.architecture} --dataset {dataset.name}"
         )
     if kind in ("target", "judge") and card.classes != dataset.num_classes:

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ def _source_of(module: str) -> Path | None:
     return Path(spec.origin)
 
 
-def _imports(module: str, source: Path) -> set[str]:
+@lru_cache(maxsize=512)
+def _imports(module: str, source: Path, content: bytes) -> frozenset[str]:
     """Absolute names that a module may import, anywhere in its text; some name attributes rather than modules."""
     package = module if source.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,20 +56,22 @@ def _imports(module: str, source: Path) -> set[str]:
             prefix = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
             base = ".".join(filter(None, (prefix, node.module)))
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-def modules_of(module: str, root: str) -> dict[str, Path]:
-    """``module`` and every module below ``root`` that it imports, directly or not: name -> source file."""
-    found: dict[str, Path] = {}
+def modules_of(module: str, root: str) -> dict[str, bytes]:
+    """``module`` and every module below ``root`` that it imports, directly or not: name -> source."""
+    found: dict[str, bytes] = {}
     waiting = {module}
     while waiting:
         name = waiting.pop()
         source = _source_of(name)
         if source is None or name in found:
             continue
-        found[name] = source
-        waiting |= {n for n in _imports(name, source) if n == root or n.startswith(f"{root}.")} - set(found)
+        found[name] = source.read_bytes()
+        waiting |= {n for n in _imports(name, source, found[name]) if n == root or n.startswith(f"{root}.")} - set(
+            found
+        )
     return dict(sorted(found.items()))
 
 
@@ -75,7 +79,7 @@ def code_hash(module: str, root: str | None = None) -> str:
     """SHA-256 over the sources of ``module`` and of what it imports below ``root`` (its own package by default)."""
     digest = hashlib.sha256()
     for name, source in modules_of(module, root or module.rpartition(".")[0] or module).items():
-        digest.update(name.encode() + b"\0" + source.read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + source + b"\0")
     return digest.hexdigest()
 
 

@@ -5,9 +5,9 @@ A distribution plugs in with one entry point in the group ``mibench``::
     [project.entry-points.mibench]
     mine = "my_package:CATALOGUE"
 
-``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a module
-that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, recipe, dataset, metric, report hold objects
-(``"module:attribute"``); cards and protocol hold packages of YAML files (``"package"``).
+``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
+module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, recipe, dataset, metric and report
+hold objects (``"module:attribute"``); cards and protocol hold packages of YAML files (``"package"``).
 """
 
 from __future__ import annotations

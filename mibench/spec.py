@@ -12,9 +12,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mibench.errors import MibenchError
+
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +116,7 @@ class RunSpec:
     regressor: Weights | None = None
     protocol: EvalProtocol
     seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     def identity(self) -> dict[str, Any]:
         """The canonical form that is hashed. Card names are left out: weights are what their hash says."""

@@ -1,4 +1,4 @@
-"""The referee's side of ``mibench train``: hands a recipe its data and workshop, stores and describes what comes back."""
+"""The referee's side of ``mibench train``: hands a recipe its data and workshop, stores and describes the result."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from mibench.devices import choose_device
 from mibench.disjoint import check_identities
 from mibench.errors import MibenchError
 from mibench.home import home
-from mibench.plan import PRECISIONS
 from mibench.progress import Reporter
-from mibench.spec import hash_of, plain
+from mibench.spec import PRECISIONS, hash_of, plain
 from mibench.store import METADATA_KEY, RunDir, atomic_write
 
 TRAIN_SCOPES = ("train", "dataset")

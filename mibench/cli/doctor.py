@@ -21,7 +21,10 @@ from .options import json_option
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, *, full: bool, as_json: bool) -> None:
-    """Check the installation: versions, device, threads, memory, disk and weights. Exits with 1 when something is wrong."""
+    """Check versions, device, threads, memory, disk and weights.
+
+    Exits with 1 when something is wrong.
+    """
     from mibench.checkup import examine
 
     from .progress import reporter

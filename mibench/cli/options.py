@@ -10,8 +10,6 @@ import rich_click as click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PRECISION = ("float32", "bfloat16")
-
 
 def set_option(scopes: str) -> Callable[[Function], Function]:
     """``--set SCOPE.NAME=VALUE``, repeatable."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from mibench.progress import Reporter
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 
@@ -60,10 +64,10 @@ class TerminalReporter(Reporter):
 
         self._console = Console(stderr=True)
         self._bar = self._make_bar()
-        self._task = None
+        self._task: TaskID | None = None
         self._title = ""
 
-    def _make_bar(self):  # type: ignore[no-untyped-def]
+    def _make_bar(self) -> Progress:
         from rich.progress import (
             BarColumn,
             Progress,

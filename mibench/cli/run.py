@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from .options import PRECISION, device_option, json_option, output_option, set_option
+from mibench.spec import PRECISIONS
+
+from .options import device_option, json_option, output_option, set_option
 
 if TYPE_CHECKING:
     from mibench.runner import Run
@@ -44,7 +46,7 @@ SHOWN = (
 @click.option("--config", type=click.Path(path_type=Path), help="A YAML file with the same names; flags win over it.")
 @output_option("runs", "Folder of run directories.")
 @device_option
-@click.option("--precision", type=click.Choice(PRECISION), help="Numbers to compute with.  [default: float32]")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Numbers to compute with.  [default: float32]")
 @click.option("--allow-changed-code", is_flag=True, help="Continue although the code that began the run has changed.")
 @json_option
 @click.pass_context

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import rich_click as click
 
-from .options import PRECISION, device_option, json_option, output_option, set_option
+from mibench.spec import PRECISIONS
+
+from .options import device_option, json_option, output_option, set_option
 from .progress import duration
 
 
@@ -32,7 +34,7 @@ from .progress import duration
 @output_option(None, "Folder that gets cards/ and weights/.  [default: $MIBENCH_HOME]")
 @device_option
 @click.option(
-    "--precision", type=click.Choice(PRECISION), default="float32", show_default=True, help="Numbers to compute with."
+    "--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True, help="Numbers to compute with."
 )
 @json_option
 def train(

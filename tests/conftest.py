@@ -1,0 +1,45 @@
+"""Fixtures: the toy world, plugged in through the registry, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import toyworld`; there is no tests/__init__.py on purpose
+
+import torch
+from toyworld.build import entry_points, write_world
+
+from mibench import registry
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def toy_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``$MIBENCH_HOME`` with the toy world's weights; shared, so tests do not write into it."""
+    folder = tmp_path_factory.mktemp("toy_home")
+    write_world(folder)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``$MIBENCH_HOME``."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("MIBENCH_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def toy(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The toy world in a home of its own, which tests may spoil. Yields the home."""
+    write_world(home)
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    registry.catalogue.cache_clear()
+    yield home
+    registry.catalogue.cache_clear()

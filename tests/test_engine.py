@@ -1,0 +1,220 @@
+"""The whole path in the toy world: attack, store, judge, draw, resume, refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mibench
+from mibench import runner
+from mibench.api import AccessError, MibenchError
+
+TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
+
+
+def toy_run(out: Path, attack: str = "toyattack", **options: object) -> mibench.Run:
+    return mibench.run(attack, **TOY, out=out, device="cpu", **options)  # type: ignore[arg-type]
+
+
+def result_files(folder: Path) -> dict[str, bytes]:
+    """Every file that must not depend on interruptions."""
+    skipped = {"run.json", "log.jsonl", ".lock", "state.json"}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in skipped and not (path.parent.name == "units" and path.suffix == ".json")
+    }
+
+
+def test_a_run_beats_its_floor_and_fills_its_folder(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path / "runs")
+    assert found.floor is not None
+    assert found.metrics["acc1"]["value"] == 1.0 > found.floor.metrics["acc1"]["value"]
+    assert found.path.name.startswith("toyattack-toynet-toyfaces-")
+    record = json.loads((found.path / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["settings"]["attack.steps"] == {"value": 12, "origin": "preset quick (ours)"}
+    assert record["settings"]["attack.samples"]["origin"] == "default"
+    assert record["floor"] == found.floor.path.name
+    stems = {path.name for path in (found.path / "units").iterdir()}
+    assert stems == {f"00{i}{suffix}" for i in range(3) for suffix in (".safetensors", ".json")}
+    assert (found.path / "tables" / "toy.csv").read_text().splitlines()[0] == "toyattack,1.0"
+
+
+def test_the_same_command_does_nothing_twice(toy: Path, tmp_path: Path) -> None:
+    first = toy_run(tmp_path)
+    before = (first.path / "run.json").read_bytes()
+    again = toy_run(tmp_path)
+    assert again.reused
+    assert again.path == first.path
+    assert (first.path / "run.json").read_bytes() == before
+
+
+def test_what_matters_changes_the_folder_and_what_does_not_does_not(toy: Path, tmp_path: Path) -> None:
+    names = {
+        name: toy_run(tmp_path, **options).path.name  # type: ignore[arg-type]
+        for name, options in {
+            "plain": {},
+            "said": {"settings": {"attack.steps": 12}},  # what the preset says anyway
+            "seed": {"seed": 1},
+            "steps": {"settings": {"attack.steps": 13}},
+            "prior": {"settings": {"prior.truncation": 0.9}},
+        }.items()
+    }
+    assert names["plain"] == names["said"]
+    assert len(set(names.values())) == 4
+
+
+def test_config_yaml_repeats_the_run(toy: Path, tmp_path: Path) -> None:
+    changed = {"attack": {"steps": 15}, "protocol": {"identities": 4}, "prior": {"truncation": 0.8}}
+    first = toy_run(tmp_path / "a", settings=changed)
+    again = mibench.run(config=first.path / "config.yaml", out=tmp_path / "b", device="cpu")
+    assert again.path.name == first.path.name
+    assert result_files(again.path) == result_files(first.path)
+
+
+def test_a_changed_protocol_says_so(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path, settings={"protocol.identities": 2})
+    record = json.loads((found.path / "run.json").read_text())
+    assert record["spec"]["protocol"]["name"] == "toy (changed)"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "removed", "sidecar"])
+def test_a_damaged_unit_is_made_again(toy: Path, tmp_path: Path, damage: str) -> None:
+    found = toy_run(tmp_path)
+    expected = result_files(found.path)
+    unit = found.path / "units" / "001.safetensors"
+    content = unit.read_bytes()
+    if damage == "truncated":
+        unit.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        unit.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "removed":
+        unit.unlink()
+    else:
+        unit.with_suffix(".json").write_text('{"sha256"')
+    (found.path / "metrics.json").unlink()
+    again = toy_run(tmp_path)
+    assert not again.reused
+    assert result_files(again.path) == expected
+
+
+def test_units_do_not_depend_on_which_came_before(toy: Path, tmp_path: Path) -> None:
+    whole = toy_run(tmp_path / "whole")
+    part = toy_run(tmp_path / "part", settings={"protocol": {"identities": 2, "first_identity": 4}})
+    first = (whole.path / "units" / "002.safetensors").read_bytes()
+    second = (part.path / "units" / "000.safetensors").read_bytes()
+    header = 8 + int.from_bytes(first[:8], "little")  # the headers differ in the unit's number
+    assert first[header:] == second[8 + int.from_bytes(second[:8], "little") :]
+
+
+def test_changed_code_is_refused_unless_allowed(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path)
+    record_path = found.path / "run.json"
+    record = json.loads(record_path.read_text())
+    record["code"]["attack toyattack"] = "0" * 64
+    record_path.write_text(json.dumps(record))
+    with pytest.raises(MibenchError, match="attack toyattack changed since"):
+        toy_run(tmp_path)
+    toy_run(tmp_path, allow_changed_code=True)
+    history = json.loads(record_path.read_text())["code_history"]
+    assert len(history) >= 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("shape", r"images of another shape: expected \(4, 3, 8, 8\), got \(4, 3, 4, 4\)|expected \(12"),
+        ("labels", "labels that are not in the unit"),
+        ("nan", "not finite"),
+        ("few", "too few images of identity 5: expected at least 2"),
+    ],
+)
+def test_an_attack_that_returns_nonsense_is_refused(toy: Path, tmp_path: Path, fault: str, message: str) -> None:
+    with pytest.raises(MibenchError, match=message):
+        toy_run(tmp_path, "badattack", settings={"attack.fault": fault})
+    (folder,) = tmp_path.glob("badattack-*")
+    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+
+
+def test_an_attack_gets_the_access_it_declared_and_no_more(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(AccessError, match="grants LABELS, the attack asked for GRADIENTS"):
+        toy_run(tmp_path, "badattack")
+
+
+def test_a_protocol_may_grant_less_than_an_attack_needs(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(AccessError, match="needs gradients, protocol .* grants scores"):
+        toy_run(tmp_path, settings={"protocol.access": "scores"})
+    assert not list(tmp_path.glob("toyattack-*"))
+
+
+def test_a_bug_in_an_attack_is_recorded_and_raised(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a bug in the attack"):
+        toy_run(tmp_path, "badattack", settings={"attack.fault": "bug"})
+    (folder,) = tmp_path.glob("badattack-*")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert record["error"] == "ValueError: a bug in the attack"
+
+
+def test_running_out_of_memory_halves_the_batch_and_counts_queries_once(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path, "badattack", settings={"attack.fault": "memory"})
+    sidecar = json.loads((found.path / "units" / "000.json").read_text())
+    assert sidecar["micro_batch"] == 4
+    from mibench.store import RunDir
+
+    _, facts = RunDir(found.path).load("units/000")
+    assert facts["queries_forward"] == 12
+
+
+def test_shared_identities_are_refused(toy: Path, tmp_path: Path) -> None:
+    from toyworld.data import ToyFaces
+
+    from mibench.disjoint import check_identities
+
+    check_identities(ToyFaces())
+    with pytest.raises(MibenchError, match="both private and public"):
+        check_identities(ToyFaces(overlap=True))
+    with pytest.raises(MibenchError, match="both private and public"):  # a failed check is not remembered as passed
+        check_identities(ToyFaces(overlap=True))
+
+
+def test_weights_of_another_world_are_refused(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(MibenchError, match="trained on another version of toyfaces"):
+        toy_run(tmp_path, settings={"dataset.noise": 0.5})
+
+
+def test_too_many_identities_are_refused(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(MibenchError, match=r"attacks identities 0 to 6, toyfaces has 6"):
+        toy_run(tmp_path, settings={"protocol.identities": 7})
+
+
+def test_a_demanded_metric_without_a_value_is_reported(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path, settings={"protocol": {"metrics": ["accuracy", "fid"], "required": ["acc1", "fid", "x"]}})
+    assert set(found.missing) == {"fid", "x"}
+    assert "MIBENCH_INCEPTION" in found.missing["fid"]
+
+
+def test_rescoring_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path)
+    expected = result_files(found.path)
+    (found.path / "samples.csv").unlink()
+    (found.path / "metrics.json").unlink()
+    runner.rescore(found.path, "cpu")
+    assert result_files(found.path) == expected
+    assert toy_run(tmp_path).reused
+
+
+def test_rescoring_needs_every_unit(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path)
+    (found.path / "units" / "000.safetensors").unlink()
+    with pytest.raises(MibenchError, match="unit 0 of .* is missing or damaged"):
+        runner.rescore(found.path, "cpu")
+
+
+def test_precision_bfloat16_is_another_run(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path, precision="bfloat16")
+    assert found.path.name != toy_run(tmp_path).path.name
+    assert found.metrics["acc1"]["value"] is not None

@@ -1,0 +1,18 @@
+"""A report of the toy world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mibench.results import Run
+
+
+def write_report(run: Run, folder: Path | None = None, *, floor: Run | None = None, private: Any = None) -> list[Path]:
+    """One line per run."""
+    folder = folder or run.path / "tables"
+    folder.mkdir(exist_ok=True)
+    lines = [f"{one.attack},{one.metrics['acc1'].value}" for one in (run, floor) if one is not None]
+    path = folder / "toy.csv"
+    path.write_text("\n".join([*lines, f"private,{len(private)}"]) + "\n")
+    return [path]
