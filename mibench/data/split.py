@@ -69,7 +69,7 @@ class IdentitySplit(ABC):
 class GroundTruth(ABC):
     """Data sets that know the truth about an identity (``synthfaces``) implement this besides."""
 
-    identity_dim: int
+    identity_dim: ClassVar[int]
 
     @abstractmethod
     def identity_vectors(self, labels: Sequence[int] | None = None) -> Tensor:

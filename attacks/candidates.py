@@ -1,0 +1,124 @@
+"""The search for good starting points, and the robust ranking of finished images (PPA, sections 3.2 and 3.4).
+
+Both show the victim images only and need no gradient. DMMIA, PPA and the floor share them, so that a difference between
+their rows is never a difference in candidates: the pool depends on the seed and on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench.api import Context, MibenchError, Prior
+from mibench.rng import Streams
+
+from .augment import apply_crops, draw_crops
+
+
+def pool(prior: Prior | None, size: int, streams: Streams) -> Tensor:
+    """The run's latents ``(size, latent_dim)``; a larger pool begins with the smaller one."""
+    source = needed(prior)
+    blocks = [source.sample(256, streams.generator("pool", start)) for start in range(0, size, 256)]
+    return torch.cat(blocks)[:size]
+
+
+def pieces(count: int, context: Context) -> Iterator[slice]:
+    """Slices of at most the context's micro-batch that cover ``range(count)``."""
+    for start in range(0, count, context.micro_batch):
+        yield slice(start, min(count, start + context.micro_batch))
+
+
+@torch.no_grad()
+def pool_confidence(context: Context, latents: Tensor, decode_psi: float | None, *, text: str) -> Tensor:
+    """Confidence of the victim in every class for every latent, averaged over the image and its mirror image.
+
+    Args:
+        context: victim and prior.
+        latents: ``(N, latent_dim)``.
+        decode_psi: truncation for priors that have a mapping network, None for the prior's own ``decode``.
+        text: for the progress bar.
+
+    Returns:
+        float32 ``(N, C)`` on the CPU.
+    """
+    out = torch.empty(latents.shape[0], context.victim.num_classes)
+    for part in pieces(latents.shape[0], context):
+        images = context.fit(render(context.prior, latents[part].to(context.device), decode_psi))
+        score = (context.victim.scores(images) + context.victim.scores(images.flip(3))) / 2
+        out[part] = score.float().cpu()
+        context.progress(part.stop, latents.shape[0], text)
+    return out
+
+
+def needed(prior: Prior | None) -> Any:
+    """The prior, of whatever kind: a mapping network and a synthesis network belong to some only."""
+    if prior is None:
+        raise MibenchError("this attack needs a prior and the run has none; name one with --prior")
+    return prior
+
+
+def render(prior: Prior | None, latents: Tensor, psi: float | None) -> Tensor:
+    """Images of latents; with a mapping network, at truncation ``psi``."""
+    prior = needed(prior)
+    source = needed(prior)
+    if psi is None or not hasattr(source, "synthesis"):
+        images: Tensor = source.decode(latents)
+    else:
+        images = source.synthesis(source.truncate(source.mapping(latents), psi))
+    return images
+
+
+@torch.no_grad()
+def robust_confidence(
+    context: Context,
+    images: Tensor,
+    labels: Tensor,
+    streams: Streams,
+    *,
+    transforms: int,
+    scale: tuple[float, float] = (0.5, 0.9),
+    ratio: tuple[float, float] = (0.8, 1.2),
+) -> Tensor:
+    """Mean confidence in the target class under random crops and flips (PPA's final selection).
+
+    Args:
+        context: the victim.
+        images: ``(U, K, 3, H, W)``: ``K`` images of each of ``U`` identities.
+        labels: their target classes ``(U,)``.
+        streams: crops of identity ``y`` come from ``streams.generator("identity", y, "selection")``.
+        transforms: how many random views of each image; 0 scores the image as it is.
+        scale: area of a crop as a fraction of the image.
+        ratio: width over height of a crop.
+
+    Returns:
+        float32 ``(U, K)`` on the CPU.
+    """
+    identities, count = images.shape[:2]
+    flat = images.flatten(0, 1)
+    targets = labels.to(context.device).repeat_interleave(count)
+    total = torch.zeros(identities * count, device=context.device)
+    views = max(transforms, 1)
+    crops = torch.stack(
+        [
+            draw_crops(
+                views * count,
+                streams.generator("identity", int(label), "selection"),
+                scale=scale,
+                ratio=ratio,
+                flip=0.5,
+            ).view(views, count, 4)
+            for label in labels
+        ],
+        dim=1,
+    ).to(context.device)  # (views, U, K, 4)
+    for view in range(views):
+        for part in pieces(flat.shape[0], context):
+            shown = flat[part].to(context.device)
+            if transforms:
+                shown = apply_crops(shown, crops[view].flatten(0, 1)[part])
+            total[part] += context.victim.scores(shown).float().gather(1, targets[part, None]).squeeze(1)
+        context.progress(view + 1, views, "rank reconstructions")
+    return (total / views).view(identities, count).cpu()

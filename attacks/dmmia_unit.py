@@ -1,0 +1,309 @@
+"""One unit of DMMIA: its variables, prototypes and memory, and the loop over them (see ``dmmia.py`` for the method).
+
+Legend: U identities of a unit, K candidates, B candidates in a step, W dimension of w, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mibench.api import Context, Reconstruction, State
+from mibench.rng import Streams
+
+from .augment import apply_crops, draw_crops
+from .candidates import pieces, robust_confidence
+from .losses import IDENTITY_LOSSES
+from .memory import MemoryBank
+from .prototypes import Reading, draw_prototypes, imr_loss
+from .variables import DirectVectors, MappingWeights, Variable, gather_rows
+
+if TYPE_CHECKING:
+    from .dmmia import DMMIA
+
+SATURATED = 0.05  # an L_imr below this carries no gradient worth the name
+
+
+class UnitRun:
+    """One unit: its variables, prototypes and memory, and the loop over them."""
+
+    def __init__(
+        self,
+        attack: DMMIA,
+        context: Context,
+        state: State,
+        labels: Tensor,
+        streams: Streams,
+        banks: list[MemoryBank] | None = None,
+    ) -> None:
+        self.attack, self.context, self.streams, self.state = attack, context, streams, state
+        self.prior: Any = context.prior
+        self.reading = Reading(attack.normalise_prototypes, attack.likelihood, attack.objective)
+        self.labels = labels.to(context.device)
+        self.names = [int(label) for label in labels]
+        best = state["confidence"][:, labels].topk(attack.candidates, dim=0).indices.T
+        latents = state["latents"][best].to(context.device)  # (U, K, Z)
+        self.variable: Variable
+        if attack.optimise == "mapping":
+            self.variable = MappingWeights(
+                self.prior, latents, attack.learning_rate, attack.betas, shared=attack.scope == "shared"
+            )
+        else:
+            self.variable = DirectVectors(self.prior, latents, attack.learning_rate, attack.betas)
+        with torch.no_grad():  # one image tells the dimension of the representation
+            probe = self._forward(self.variable.start[:1, 0], None)[0]
+        self.banks = banks or self._build_banks(probe.shape[1])
+        self.prototypes, self.prototype_optimiser = self._build_prototypes(probe.shape[1])
+        self.first_prototypes = None if self.prototypes is None else self.prototypes.detach().clone()
+        self.curves: dict[str, list[Tensor]] = {}
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def optimise(self) -> None:
+        """Epochs over shuffled candidates: step phi, then W, then M, on the features of one forward pass."""
+        attack, context = self.attack, self.context
+        count, size = attack.candidates, attack.batch_size
+        steps = attack.epochs * -(-count // size)
+        done = 0
+        for epoch in range(attack.epochs):
+            if attack.resample_every and epoch and epoch % attack.resample_every == 0:
+                self._resample(epoch)
+            order = torch.stack([torch.randperm(count, generator=self._stream(y, "order", epoch)) for y in self.names])
+            crops = torch.stack(
+                [draw_crops(count, self._stream(y, "crops", epoch), scale=attack.crop_scale) for y in self.names]
+            )  # (U, K, 4): a crop belongs to a candidate, whatever its place in the order
+            order, crops = order.to(context.device), crops.to(context.device)
+            for start in range(0, count, size):
+                rows = order[:, start : start + size]
+                self._step(rows, gather_rows(crops, rows))
+                done += 1
+                context.progress(done, steps, f"epoch {epoch + 1}/{attack.epochs}")
+            if self.prototypes is not None and self.first_prototypes is not None:
+                moved = (self.prototypes.detach() - self.first_prototypes).norm(dim=2)
+                self._record("prototype_displacement", (moved / self.first_prototypes.norm(dim=2)).mean(dim=1))
+
+    def _step(self, rows: Tensor, crops: Tensor) -> None:
+        """One step of every identity of the unit on candidates ``rows`` ``(U, B)``."""
+        attack = self.attack
+        if attack.memory_first and attack.lambda_idr:
+            self._remember(*self._look(rows, crops))
+        w = self.variable.w(rows)  # (U, B, W)
+        self._record("drift", self.variable.drift(w, rows))
+        leaf = w.detach().requires_grad_()
+        shown: list[tuple[Tensor, Tensor]] = []
+        terms: dict[str, list[Tensor]] = {}
+        for identities, block in self._blocks(*rows.shape):
+            features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
+            loss, parts = self._losses(features, logits, identities)
+            (loss / rows.shape[1]).backward()
+            shown.append((features.detach(), logits.detach()))
+            for name, value in parts.items():
+                terms.setdefault(name, []).append(value.detach())
+        w.backward(leaf.grad)
+        self.variable.step(rows)
+        features = torch.cat([f for f, _ in shown])
+        self._step_prototypes(rows, crops)
+        if attack.lambda_idr and not attack.memory_first:
+            self._remember(features, torch.cat([o for _, o in shown]))
+        for name, values in terms.items():
+            self._record(name, torch.cat(values).view(rows.shape).mean(dim=1))
+
+    def _losses(self, features: Tensor, logits: Tensor, identities: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of a block, summed over samples, and its terms: L = L_ce + lambda_1 L_imr + lambda_2 L_idr."""
+        attack = self.attack
+        own = self.labels[identities]
+        each = features.shape[0] // own.shape[0]
+        labels = own.repeat_interleave(each)
+        terms = {"L_ce": IDENTITY_LOSSES[attack.loss](logits.float(), labels)}
+        total = terms["L_ce"].sum()
+        if self.prototypes is not None:
+            grouped = features.view(own.shape[0], each, -1)
+            stack = self.prototypes[identities]
+            terms["L_imr"] = imr_loss(grouped, stack, attack.positives, attack.temperature, self.reading).flatten()
+            total = total + self._imr_weight * terms["L_imr"].sum()
+        if attack.lambda_idr:
+            if attack.memory_scope == "unit":
+                idr = self.banks[0].loss(features, labels, attack.temperature, self.reading)
+            else:
+                banks = self.banks[identities]
+                idr = torch.cat(
+                    [
+                        bank.loss(f, y, attack.temperature, self.reading)
+                        for bank, f, y in zip(banks, features.split(each), labels.split(each), strict=True)
+                    ]
+                )
+            terms["L_idr"] = idr
+            total = total + attack.prototype_gradient_scale * attack.lambda_idr * idr.sum()
+        return total, terms
+
+    def _step_prototypes(self, rows: Tensor, crops: Tensor) -> None:
+        """W step: SGD on L_imr with the features held fixed."""
+        if self.prototypes is None or self.prototype_optimiser is None:
+            return
+        if self.attack.prototype_features == "after":
+            features, _ = self._look(rows, crops)
+            self.prototypes.grad = None
+            stack = features.view(*rows.shape, -1)
+            loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.reading)
+            (loss.sum() / rows.shape[1]).backward()
+        elif self.prototypes.grad is not None:
+            # the backward pass of L left lambda_1 dL_imr/dW here: L_ce and L_idr do not depend on W
+            self.prototypes.grad.div_(self._imr_weight)
+        self.prototype_optimiser.step()
+        self.prototype_optimiser.zero_grad(set_to_none=True)
+
+    @property
+    def _imr_weight(self) -> float:
+        return self.attack.prototype_gradient_scale * self.attack.lambda_imr
+
+    def _remember(self, features: Tensor, logits: Tensor) -> None:
+        """M step: store the step's features under the predicted class (or, as released, under the target)."""
+        attack = self.attack
+        targets = self.labels.repeat_interleave(features.shape[0] // self.labels.shape[0])
+        predicted = logits.argmax(dim=1)
+        keys = predicted if attack.memory_key == "predicted" else targets
+        use = predicted == targets if attack.memory_samples == "correct" else None
+        each = features.shape[0] // len(self.banks)
+        for k, bank in enumerate(self.banks):
+            part = slice(k * each, (k + 1) * each)
+            bank.update(features[part], keys[part], None if use is None else use[part])
+
+    # -- pieces -----------------------------------------------------------------------------------------------------
+
+    def _forward(self, w: Tensor, crops: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Representation ``(N, D)`` and logits ``(N, C)`` of the images of ``w`` ``(N, W)``, cropped or whole."""
+        images = self.context.fit(self.prior.synthesis(self.prior.truncate(w, self.attack.truncation)))
+        if crops is not None:
+            images = apply_crops(images, crops.flatten(0, 1))
+        features, logits = self.context.victim.features_and_logits(images)
+        return self.attack.representation(features, logits), logits
+
+    @torch.no_grad()
+    def _look(self, rows: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Representation and logits of candidates as they are now, without gradients."""
+        w = self.variable.w(rows)
+        seen = [self._forward(w[i, b].flatten(0, 1), crops[i, b]) for i, b in self._blocks(*rows.shape)]
+        return torch.cat([f for f, _ in seen]), torch.cat([o for _, o in seen])
+
+    def _blocks(self, identities: int, each: int) -> Iterator[tuple[slice, slice]]:
+        """The step's samples in blocks of at most the micro-batch: whole identities where they fit, in order."""
+        limit = self.context.micro_batch
+        if limit >= each:
+            for start in range(0, identities, limit // each):
+                yield slice(start, min(identities, start + limit // each)), slice(None)
+        else:
+            for k in range(identities):
+                for start in range(0, each, limit):
+                    yield slice(k, k + 1), slice(start, start + limit)
+
+    def _build_prototypes(self, dim: int) -> tuple[Tensor | None, torch.optim.SGD | None]:
+        attack = self.attack
+        if not self._imr_weight:
+            return None, None
+        drawn = draw_prototypes(attack.prototypes, dim, attack.prototype_std, self.names, self.streams)
+        prototypes = drawn.to(self.context.device).requires_grad_()
+        return prototypes, torch.optim.SGD(
+            [prototypes],
+            lr=attack.prototype_rate,
+            momentum=attack.prototype_momentum,
+            weight_decay=attack.prototype_decay,
+        )
+
+    def _build_banks(self, dim: int) -> list[MemoryBank]:
+        attack = self.attack
+        if not attack.lambda_idr:
+            return []
+        initial: Tensor | None = None
+        known: Tensor | None = None
+        if attack.memory_start == "random":
+            drawn = torch.randn(self.context.victim.num_classes, dim, generator=self.streams.generator("memory"))
+            initial = nn.functional.normalize(drawn, dim=1)
+        elif attack.memory_start == "warm":
+            initial, known = self.state["memory"], self.state["memory_seen"]
+        return [
+            MemoryBank(
+                self.context.victim.num_classes,
+                dim,
+                momentum=attack.momentum,
+                slots=attack.memory_slots,
+                sequential=attack.memory_update == "sequential",
+                renormalise=attack.memory_renormalise,
+                initial=initial,
+                initial_seen=known,
+                device=self.context.device,
+            )
+            for _ in range(1 if attack.memory_scope == "unit" else len(self.names))
+        ]
+
+    def _resample(self, epoch: int) -> None:
+        """New candidates: a fresh pool for every identity, rated through its own phi."""
+        attack, device = self.attack, self.context.device
+        chosen = []
+        for k, y in enumerate(self.names):
+            latents = self.prior.sample(attack.pool_size, self._stream(y, "pool", epoch)).to(device)
+            scores = []
+            with torch.no_grad():
+                for part in pieces(attack.pool_size, self.context):
+                    w = self.variable.rate(latents[part], k)
+                    images = self.context.fit(self.prior.synthesis(self.prior.truncate(w, attack.truncation)))
+                    both = self.context.victim.scores(images) + self.context.victim.scores(images.flip(3))
+                    scores.append(both[:, y])
+            chosen.append(latents[torch.cat(scores).topk(attack.candidates).indices])
+        self.variable.restart(torch.stack(chosen))
+
+    def _stream(self, label: int, *names: str | int) -> torch.Generator:
+        return self.streams.generator("identity", label, *names)
+
+    def _record(self, name: str, values: Tensor) -> None:
+        """Keep ``(U,)`` on the device; nothing is read back before the loop is over."""
+        self.curves.setdefault(name, []).append(values)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def result(self) -> Reconstruction:
+        """Every candidate with the final phi, ranked by the victim under random views."""
+        attack, context = self.attack, self.context
+        w = self.variable.finished()  # (U, K, W)
+        flat = w.flatten(0, 1)
+        images = torch.cat(
+            [
+                context.fit(self.prior.synthesis(self.prior.truncate(flat[part], attack.truncation))).float().cpu()
+                for part in pieces(flat.shape[0], context)
+            ]
+        )
+        grouped = images.view(*w.shape[:2], *images.shape[1:])
+        confidence = robust_confidence(
+            context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms
+        )
+        curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in self.curves.items()}
+        return Reconstruction(
+            images=images,
+            labels=self.labels.cpu().repeat_interleave(w.shape[1]),
+            confidence=confidence.flatten(),
+            latents=flat.float().cpu(),
+            curves=curves,
+            notes=tuple(_warnings(attack, curves)),
+        )
+
+
+def _warnings(attack: DMMIA, curves: dict[str, Tensor]) -> Iterator[str]:
+    """What a reader of the run must know: a saturated L_imr, candidates that left the prior."""
+    imr = curves.get("L_imr")
+    if imr is not None and attack.objective == "neg_log":
+        mean = imr.mean(dim=0)
+        low = (mean < SATURATED).nonzero()
+        if len(low) and int(low[0]) < imr.shape[1] // 2:
+            yield (
+                f"L_imr fell below {SATURATED} at step {int(low[0]) + 1} of {imr.shape[1]}: it is saturated and "
+                "carries no gradient; lower prototype_rate or raise temperature"
+            )
+    drift = curves["drift"][:, -1].mean()
+    if float(drift) > 1.5:
+        yield (
+            f"w drifted by {float(drift):.2f} standard deviations: candidates may have left the images the prior "
+            "knows; lower learning_rate"
+        )

@@ -1,0 +1,52 @@
+"""No attack: the best draws of the prior. The floor of every table, and what a real attack has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mibench.api import Access, Attack, Context, Reconstruction, State
+from mibench.rng import Streams
+
+from .candidates import pieces, pool, pool_confidence, render, robust_confidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor(Attack):
+    """Draws from the prior, ranked by the victim exactly as the attacks rank their candidates; no optimisation."""
+
+    name: ClassVar[str] = "floor"
+    access: ClassVar[Access] = Access.SCORES
+
+    unit_size: int = 10  # identities rendered together; no identity depends on another
+    pool_size: int = 5000  # PPA and released DMMIA configuration, CelebA
+    candidates: int = 200  # PPA: best of the pool for each identity
+    truncation: float = 0.5  # PPA: truncation psi of the candidate search
+    selection_transforms: int = 100  # PPA, section 3.4: random views of the final selection
+
+    def prepare(self, context: Context, streams: Streams) -> State:
+        """The pool of latents and the victim's confidence in every class for each."""
+        latents = pool(context.prior, self.pool_size, streams)
+        confidence = pool_confidence(context, latents, self.truncation, text="search candidates")
+        return {"latents": latents, "confidence": confidence}
+
+    @torch.no_grad()
+    def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
+        """The best candidates of each identity, as they are."""
+        count = min(self.candidates, state["latents"].shape[0])
+        best = state["confidence"][:, labels].topk(count, dim=0).indices.T  # (U, K)
+        latents = state["latents"][best].flatten(0, 1)
+        images = torch.cat(
+            [
+                context.fit(render(context.prior, latents[part].to(context.device), self.truncation)).float().cpu()
+                for part in pieces(latents.shape[0], context)
+            ]
+        )
+        grouped = images.view(len(labels), count, *images.shape[1:])
+        confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
+        return Reconstruction(
+            images=images, labels=labels.repeat_interleave(count), confidence=confidence.flatten(), latents=latents
+        )

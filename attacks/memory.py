@@ -1,0 +1,124 @@
+"""IDR: the inter-class discriminative representation of DMMIA (the paper's momentum memory bank).
+
+The bank keeps, for every class of the victim, one or more momentum averages of features of generated images that the
+victim took for that class. Everything stays on the device: no step waits for it.
+Legend: N features of one step, C classes, K slots of a class, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .prototypes import Reading
+
+
+class MemoryBank:
+    """Momentum memory ``M`` with ``seen`` flags.
+
+    Args:
+        classes: ``C``.
+        dim: ``D``.
+        momentum: ``r`` in ``M <- r M + (1 - r) M'``.
+        slots: memories per class, filled and updated in turn (1 in the paper).
+        sequential: update sample by sample (released code) instead of by the mean of a step (paper).
+        renormalise: bring stored rows back to unit length after each update.
+        initial: rows ``(C, D)`` to start from, or None for an empty bank.
+        initial_seen: which of them count as seen ``(C,)``; all when None.
+        device: where the bank lives.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        dim: int,
+        *,
+        momentum: float,
+        slots: int = 1,
+        sequential: bool = False,
+        renormalise: bool = False,
+        initial: Tensor | None = None,
+        initial_seen: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.momentum, self.slots, self.sequential, self.renormalise = momentum, slots, sequential, renormalise
+        self.rows = torch.zeros(classes, slots, dim, device=device)
+        self.seen = torch.zeros(classes, slots, dtype=torch.bool, device=device)
+        self.turn = torch.zeros(classes, dtype=torch.int64, device=device)
+        if initial is not None:
+            self.rows[:, 0] = initial.to(device)
+            self.seen[:, 0] = True if initial_seen is None else initial_seen.to(device)
+            self.turn = self.seen[:, 0].long() % slots
+
+    def loss(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        temperature: float,
+        reading: Reading | None = None,
+    ) -> Tensor:
+        """L_idr of every sample: ``-log( exp S(h, m_y) / sum_{c seen} exp S(h, m_c) )``; 0 while ``y`` is unseen.
+
+        With several slots a class weighs the mean of its seen memories.
+
+        Args:
+            features: ``(N, D)``.
+            labels: target classes ``(N,)``.
+            temperature: of the similarity.
+            reading: how the likelihood is read; the paper's way when None.
+
+        Returns:
+            ``(N,)``.
+        """
+        reading = reading or Reading()
+        rows = nn.functional.normalize(self.rows, dim=2) if reading.normalise else self.rows
+        similarity = torch.einsum("nd,ckd->nck", features, rows) / temperature
+        similarity = similarity.masked_fill(~self.seen, -torch.inf)
+        known = self.seen.any(dim=1)
+        filled = self.seen.sum(dim=1).clamp(min=1).log()
+        # an unseen class has only -inf; logsumexp's gradient there would be NaN, so it is replaced before
+        weight = torch.where(known[:, None], similarity, torch.zeros_like(similarity)).logsumexp(dim=2) - filled
+        weight = weight.masked_fill(~known, -torch.inf)
+        own = weight.gather(1, labels[:, None]).squeeze(1)
+        mine = nn.functional.one_hot(labels, known.shape[0]).bool()
+        rivals = weight.masked_fill(mine, -torch.inf)
+        has_rival = (known & ~mine).any(dim=1)
+        others = torch.where(has_rival[:, None], rivals, torch.zeros_like(rivals)).logsumexp(dim=1)
+        if reading.likelihood == "mean":
+            others = others - (known & ~mine).sum(dim=1).clamp(min=1).log()
+        usable = known[labels] & has_rival
+        own, others = torch.where(usable, own, 0.0), torch.where(usable, others, 0.0)
+        return torch.where(usable, reading.objective_of(own, others), 0.0)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, classes: Tensor, use: Tensor | None = None) -> None:
+        """Remember a step's features.
+
+        Args:
+            features: ``(N, D)``, normalised as the attack normalises them.
+            classes: the class under which each is stored ``(N,)``.
+            use: boolean ``(N,)``; only these samples are stored (all when None).
+        """
+        if self.sequential:
+            for k in range(features.shape[0]):
+                part = slice(k, k + 1)
+                self._store(features[part], classes[part], None if use is None else use[part])
+        else:
+            self._store(features, classes, use)
+
+    def _store(self, features: Tensor, classes: Tensor, use: Tensor | None) -> None:
+        # a product with the one-hot matrix: a scatter-add would not be deterministic on a GPU
+        member = nn.functional.one_hot(classes, self.seen.shape[0]).to(features.dtype)
+        if use is not None:
+            member = member * use[:, None].to(features.dtype)
+        count = member.sum(dim=0)
+        mean = (member.T @ features) / count.clamp(min=1)[:, None]
+        index = torch.arange(self.seen.shape[0], device=self.rows.device)
+        old, was_seen = self.rows[index, self.turn], self.seen[index, self.turn]
+        new = torch.where(was_seen[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
+        if self.renormalise:
+            new = nn.functional.normalize(new, dim=1)
+        touched = count > 0
+        self.rows[index, self.turn] = torch.where(touched[:, None], new, old)
+        self.seen[index, self.turn] = was_seen | touched
+        self.turn = torch.where(touched, (self.turn + 1) % self.slots, self.turn)

@@ -1,0 +1,80 @@
+"""IMR: the intra-class multicentric representation of DMMIA (the paper's learnable prototypes).
+
+Every identity of a unit has ``P`` prototypes in feature space, the first ``positives`` of which stand for its concepts
+and the others for everything else. Legend: U identities, B latents of each, P prototypes, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mibench.rng import Streams
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the likelihood of a prototype is read; the defaults are the paper's, the alternatives the released code's.
+
+    Attributes:
+        normalise: compare with prototypes of unit length.
+        likelihood: ``"softmax"`` sums over prototypes; ``"mean"`` averages over the right and over the wrong ones first
+            (the same for IMR when half of the prototypes are positive).
+        objective: ``"neg_log"`` minimises ``-log p``; ``"ratio"`` minimises ``p`` itself (the sign is reversed).
+    """
+
+    normalise: bool = True
+    likelihood: str = "softmax"
+    objective: str = "neg_log"
+
+    def objective_of(self, own: Tensor, others: Tensor) -> Tensor:
+        """From log weights of the right and of the wrong prototypes to what is minimised.
+
+        ``-log p = softplus(others - own)`` and ``p = sigmoid(own - others)``.
+        """
+        if self.objective == "ratio":
+            return torch.sigmoid(own - others)
+        return nn.functional.softplus(others - own)
+
+
+def draw_prototypes(count: int, dim: int, std: float, labels: Sequence[int], streams: Streams) -> Tensor:
+    """Initial prototypes ``(U, count, dim)``, normal with the given standard deviation, a stream per identity."""
+    drawn = [torch.randn(count, dim, generator=streams.generator("identity", y, "prototypes")) * std for y in labels]
+    return torch.stack(drawn)
+
+
+def imr_loss(
+    features: Tensor,
+    prototypes: Tensor,
+    positives: int,
+    temperature: float,
+    reading: Reading | None = None,
+) -> Tensor:
+    """L_imr of every sample.
+
+    ``-log( sum_{j < positives} exp S(h, w_j) / sum_j exp S(h, w_j) )`` with ``S(a, b) = <a, b> / temperature``.
+
+    Args:
+        features: ``(U, B, D)``, already normalised where the attack normalises features.
+        prototypes: ``(U, P, D)``.
+        positives: how many of the first prototypes are positive.
+        temperature: of the similarity.
+        reading: how the likelihood is read; the paper's way when None.
+
+    Returns:
+        ``(U, B)``.
+    """
+    reading = reading or Reading()
+    if reading.normalise:
+        prototypes = nn.functional.normalize(prototypes, dim=2)
+    similarity = torch.bmm(features, prototypes.transpose(1, 2)) / temperature
+    positive = similarity[..., :positives].logsumexp(dim=2)
+    negative = similarity[..., positives:].logsumexp(dim=2)
+    if reading.likelihood == "mean":
+        positive = positive - math.log(positives)
+        negative = negative - math.log(prototypes.shape[1] - positives)
+    return reading.objective_of(positive, negative)

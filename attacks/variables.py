@@ -1,0 +1,147 @@
+"""What DMMIA optimises: the mapping network's weights (paper) or the vectors w themselves (released code, PPA).
+
+Legend: U identities of a unit, K candidates of each, B of them in a step, Z and W dimensions of latents and of w.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Variable(ABC):
+    """Candidates of a unit as a function of something that is optimised, per identity.
+
+    Args:
+        prior: a StyleGAN2 prior.
+        latents: ``(U, K, Z)``.
+        learning_rate: of Adam.
+        betas: of Adam.
+    """
+
+    def __init__(self, prior: Any, latents: Tensor, learning_rate: float, betas: tuple[float, float]) -> None:
+        self.prior = prior
+        self.learning_rate, self.betas = learning_rate, betas
+        self.restart(latents)
+
+    def restart(self, latents: Tensor) -> None:
+        """Take new candidates; :meth:`drift` is measured from where the pretrained mapping puts them."""
+        self.latents = latents
+        with torch.no_grad():
+            flat = self.prior.mapping(latents.flatten(0, 1))
+        self.start = flat.float().view(*latents.shape[:2], -1)
+
+    @abstractmethod
+    def w(self, rows: Tensor) -> Tensor:
+        """Candidates ``rows`` ``(U, B)`` as ``(U, B, W)`` before truncation; the graph leads to what is optimised."""
+
+    @abstractmethod
+    def step(self, rows: Tensor) -> None:
+        """One Adam step from the gradients that the last backward pass left."""
+
+    @abstractmethod
+    def rate(self, latents: Tensor, identity: int) -> Tensor:
+        """New latents ``(N, Z)`` as identity number ``identity`` of the unit would map them now: ``(N, W)``."""
+
+    def drift(self, w: Tensor, rows: Tensor) -> Tensor:
+        """Mean ``|w - w_start|`` in units of the prior's standard deviation of w, per identity ``(U,)``."""
+        moved = (w.detach() - gather_rows(self.start, rows)).abs()
+        drift: Tensor = (moved / self.prior.w_std.to(w)).mean(dim=(1, 2))
+        return drift
+
+    @torch.no_grad()
+    def finished(self) -> Tensor:
+        """All candidates ``(U, K, W)`` before truncation."""
+        rows = torch.arange(self.latents.shape[1], device=self.latents.device).expand(self.latents.shape[:2])
+        return self.w(rows)
+
+
+class MappingWeights(Variable):
+    """phi: every identity has a copy of all weights and biases of the mapping network, stacked into batched matrices.
+
+    With ``shared=True`` one copy serves all identities of the unit (the catastrophic-forgetting study).
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        latents: Tensor,
+        learning_rate: float,
+        betas: tuple[float, float],
+        *,
+        shared: bool = False,
+    ) -> None:
+        super().__init__(prior, latents, learning_rate, betas)
+        copies = 1 if shared else latents.shape[0]
+        self.parameters = [
+            tuple(tensor.detach().expand(copies, *tensor.shape).clone().requires_grad_() for tensor in layer)
+            for layer in prior.mapping_parameters()
+        ]
+        leaves = [tensor for layer in self.parameters for tensor in layer]
+        self.optimiser = torch.optim.Adam(leaves, lr=learning_rate, betas=betas, foreach=True)
+
+    def w(self, rows: Tensor) -> Tensor:
+        z = gather_rows(self.latents, rows)
+        # w moves by hundredths of its standard deviation: too fine for half precision
+        with torch.autocast(z.device.type, enabled=False):
+            layers = [tuple(t.expand(z.shape[0], *t.shape[1:]) for t in layer) for layer in self.parameters]
+            w: Tensor = self.prior.stacked_mapping(layers, z)
+        return w
+
+    def step(self, rows: Tensor) -> None:
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def rate(self, latents: Tensor, identity: int) -> Tensor:
+        copy = 0 if self.parameters[0][0].shape[0] == 1 else identity
+        own = [tuple(tensor[copy : copy + 1] for tensor in layer) for layer in self.parameters]
+        with torch.autocast(latents.device.type, enabled=False):
+            w: Tensor = self.prior.stacked_mapping(own, latents[None])[0]
+        return w
+
+
+class DirectVectors(Variable):
+    """w itself, one vector per candidate. Adam's moments belong to a candidate, which is stepped once per epoch, so a
+    candidate's path does not depend on the others in its batch (given the same losses)."""
+
+    def __init__(self, prior: Any, latents: Tensor, learning_rate: float, betas: tuple[float, float]) -> None:
+        super().__init__(prior, latents, learning_rate, betas)
+
+    def restart(self, latents: Tensor) -> None:
+        super().restart(latents)
+        self.vectors = self.start.clone()
+        self.mean, self.square = torch.zeros_like(self.start), torch.zeros_like(self.start)
+        self.steps = torch.zeros(self.start.shape[:2], device=self.start.device)
+
+    def w(self, rows: Tensor) -> Tensor:
+        self._leaf = gather_rows(self.vectors, rows).requires_grad_()
+        return self._leaf
+
+    def rate(self, latents: Tensor, identity: int) -> Tensor:
+        w: Tensor = self.prior.mapping(latents)  # nothing learnt carries over to new latents
+        return w
+
+    @torch.no_grad()
+    def step(self, rows: Tensor) -> None:
+        gradient = self._leaf.grad
+        if gradient is None:
+            return
+        first, second = self.betas
+        mean = first * gather_rows(self.mean, rows) + (1 - first) * gradient
+        square = second * gather_rows(self.square, rows) + (1 - second) * gradient.square()
+        steps = self.steps.gather(1, rows) + 1
+        corrected = mean / (1 - first**steps)[..., None]
+        scale = (square / (1 - second**steps)[..., None]).sqrt() + 1e-8
+        where = rows[..., None].expand_as(gradient)
+        self.vectors.scatter_(1, where, self._leaf.detach() - self.learning_rate * corrected / scale)
+        self.mean.scatter_(1, where, mean)
+        self.square.scatter_(1, where, square)
+        self.steps.scatter_(1, rows, steps)
+
+
+def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """``table[u, rows[u, b]]``: ``(U, K, X)`` and ``(U, B)`` give ``(U, B, X)``."""
+    return table.gather(1, rows[..., None].expand(-1, -1, table.shape[2]))
