@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -231,6 +231,18 @@ def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None =
     if list(first.index) != list(second.index):
         return null(label, "the runs attack different identities")
     return paired_difference(label, first.tolist(), second.tolist())
+
+
+def differences(run: Run, other: Run, columns: Sequence[str]) -> list[Estimate]:
+    """:func:`difference` for several columns; ``params["p_holm"]`` holds for all of them together."""
+    from mibench.metrics.estimate import holm
+
+    found = [difference(run, other, column) for column in columns]
+    tested = [index for index, estimate in enumerate(found) if "p_value" in estimate.params]
+    adjusted = holm([float(found[index].params["p_value"]) for index in tested])
+    for index, p_value in zip(tested, adjusted, strict=True):
+        found[index] = replace(found[index], params={**found[index].params, "p_holm": p_value})
+    return found
 
 
 def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:

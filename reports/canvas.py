@@ -1,0 +1,104 @@
+"""Figures without global state: colours that colour-blind readers can tell apart, readable sizes, repeatable files."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mibench.api import MibenchError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, the darker ones first.
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY = "#E69F00", "#56B4E9"
+RUN_COLOURS: tuple[str, ...] = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+MARKERS = "osD^vP"
+LINES: tuple[str, ...] = ("-", "--", ":", "-.")
+INK, GREY, PALE = "#222222", "#767676", "#D9D9D9"
+SMALL, NORMAL, LARGE = 8.5, 10, 12
+DPI = 150
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "mibench",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "axes.unicode_minus": True,
+    "path.simplify": True,
+}
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches, laid out when it is saved."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    made.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
+    return made
+
+
+def tidy(axes: Axes) -> None:
+    """House style of a plot: two spines, light grid behind the data, readable ticks."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+    axes.grid(True, color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SMALL, colors=INK)
+
+
+def say(axes: Axes, text: str) -> None:
+    """Put a sentence where a plot would be."""
+    axes.text(
+        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=NORMAL, color=GREY, wrap=True
+    )
+
+
+def heading(made: Figure, title: str, under: str) -> None:
+    """A title and lines of context under it, flush left over the whole figure; the panels are kept clear of them."""
+    height = float(made.get_figheight())
+    letters = max(30, int((made.get_figwidth() - 0.2) * 72 / (0.56 * SMALL)))
+    under = "\n".join(wrapped for line in under.split("\n") for wrapped in textwrap.wrap(line, letters))
+    lines = under.count("\n") + 1
+    made.text(0.012, 1 - 0.08 / height, title, ha="left", va="top", fontsize=LARGE, fontweight="bold", color=INK)
+    made.text(0.012, 1 - 0.34 / height, under, ha="left", va="top", fontsize=SMALL, color=GREY, linespacing=1.3)
+    taken = 0.42 + lines * SMALL * 1.35 / 72
+    made.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06, rect=(0, 0, 1, 1 - taken / height))
+
+
+def save(made: Figure, folder: Path, name: str) -> list[Path]:
+    """Write PNG and SVG. Files of equal figures are equal: no date, fixed identifiers.
+
+    Raises:
+        MibenchError: the folder cannot be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(made)
+    files = []
+    with rc_context(_SETTINGS):
+        for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            content = io.BytesIO()
+            made.savefig(content, format=ending, dpi=DPI, metadata=metadata)
+            file = folder / f"{name}.{ending}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.getvalue())
+            except OSError as error:
+                raise MibenchError(
+                    f"{file} cannot be written: {error.strerror}; make room or choose another folder"
+                ) from error
+            files.append(file)
+    return files
+
+
+def colours(count: int) -> Sequence[tuple[str, str]]:
+    """``count`` pairs of colour and marker; both change, so that print without colour can be read too."""
+    return [(RUN_COLOURS[i % len(RUN_COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(count)]
