@@ -2,6 +2,9 @@
 
 Every function is deterministic (the draws come from :mod:`mibench.rng`) and does not depend on the order of rows.
 ``N`` is the number of samples, ``I`` the number of identities, ``B`` the number of bootstrap resamples.
+
+With few identities the percentile bootstrap is too narrow: measured over 1,000 draws of normal identity means, its
+"95 %" intervals held the truth in 83 % (5 identities), 92 % (10), 92 % (20), 93 % (50) and 95 % (100) of cases.
 """
 
 from __future__ import annotations
