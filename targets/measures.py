@@ -57,7 +57,7 @@ def explained_variance(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def identity_ranks(predicted: Tensor, own: Tensor, candidates: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Rank of the true identity among the candidates by Euclidean distance, 0 = nearest; int64 ``(N,)``.
+    """Rank of the true identity among the candidates by Euclidean distance, 1 = nearest; int64 ``(N,)``.
 
     Args:
         predicted: ``(N, D)``.
@@ -71,5 +71,5 @@ def identity_ranks(predicted: Tensor, own: Tensor, candidates: Tensor, scale: Te
         # Differences, not torch.cdist: its fast mode returns 0 for neighbours that are 0.02 apart.
         distances = (rows[:, None] - (candidates / scale)[None]).square().sum(dim=2)
         true = distances.gather(1, owners[:, None])
-        ranks.append((distances < true).sum(dim=1))
+        ranks.append(1 + (distances < true).sum(dim=1))
     return torch.cat(ranks)

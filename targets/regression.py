@@ -134,7 +134,7 @@ def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], f
     """Errors of predictions ``(N, D)`` for held-out images, as plain numbers for a card.
 
     ``identification``: the rank of the true identity among all held-out and ``foreign`` ``(F, D)`` ones, from a single
-    image, 0 = nearest; distances are plain Euclidean, or with each coordinate divided by the regressor's own error.
+    image, 1 = nearest; distances are plain Euclidean, or with each coordinate divided by the regressor's own error.
     """
     errors = root_mean_squares(predicted - truth)
     explained = explained_variance(predicted, truth)
@@ -156,8 +156,8 @@ def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], f
     for name, scale in (("euclidean", None), ("error_weighted", errors.clamp_min(1e-3))):
         ranks = identity_ranks(predicted, own, candidates, scale)
         identification[name] = {
-            "first": _rounded((ranks == 0).double().mean()),
-            "among_first_10": _rounded((ranks < 10).double().mean()),
+            "first": _rounded((ranks == 1).double().mean()),
+            "among_first_10": _rounded((ranks <= 10).double().mean()),
             "median_rank": int(ranks.median()),
         }
     return report | {"identification": identification}
