@@ -5,8 +5,11 @@ one difference that saves a fifth of the time: both networks' gradients are take
 fakes and one forward pass of the discriminator serve both (simultaneous instead of alternating updates; they converge
 under R1, arXiv:1801.04406).
 
-Every draw comes from a stream named by step or epoch, so a resumed training equals an uninterrupted one bit for bit
-(CPU, float32, same number of threads).
+A batch is computed in shards, on a CPU side by side with a share of the threads each: the threads of one operation
+wait for each other at every operation, which is most of the time on a busy machine; shards wait once a step.
+
+Every draw comes from a stream named by step, shard or epoch, so a resumed training equals an uninterrupted one bit for
+bit (CPU, float32, same number of threads in each shard).
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +31,7 @@ from mibench.rng import Streams, derive
 from .stylegan2_discriminator import Discriminator
 from .stylegan2_generator import Generator
 
+GROUP = 4  # images among which the discriminator compares
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -47,6 +52,7 @@ class TrainStyleGAN2(Recipe):
     discriminator_base: int = 1024  # ours: half as wide; it does 7 of 10 parts of the work when both are equal
     discriminator_max: int = 128
     batch_size: int = 32  # release, 64 pixels
+    shards: int = 2  # ours: parts of a batch computed side by side; part of the result (groups of the discriminator)
     learning_rate: float = 0.0025  # release, below 1024 pixels
     beta2: float = 0.99  # release; beta1 is 0
     r1_gamma: float = 0.05  # release's heuristic 0.0002 resolution^2 / batch gives 0.026; twice that is calmer here
@@ -101,6 +107,32 @@ class TrainStyleGAN2(Recipe):
             raise MibenchError(f"resolution={self.resolution} is not a power of two from 8 upwards")
         if not 0 < self.r1_batch <= self.batch_size:
             raise MibenchError(f"r1_batch={self.r1_batch} must lie between 1 and batch_size={self.batch_size}")
+        for name, size in (("batch_size", self.batch_size), ("r1_batch", self.r1_batch)):
+            part, rest = divmod(size, self.shards)
+            if rest or (part > GROUP and part % GROUP):
+                raise MibenchError(
+                    f"{name}={size} in shards={self.shards} must leave multiples of {GROUP} or fewer each"
+                )
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What chance decides in one shard of a step: n real images and latents, noise, and n styles mixed in."""
+
+    real: Tensor
+    latents: Tensor
+    noise: torch.Generator
+    other: Tensor | None = None
+    mixed: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, num_ws): layers that take the other style
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What one shard hands back: gradients of the generator's, then the discriminator's parameters; mean style (E,)."""
+
+    gradients: list[Tensor]
+    w_mean: Tensor
+    losses: dict[str, Tensor]
 
 
 class _Training:
@@ -124,7 +156,8 @@ class _Training:
         # release: the penalty's extra steps are compensated in the step size and in the memory of Adam
         self.discriminator_optimiser = self._adam(self.discriminator, recipe.r1_interval / (recipe.r1_interval + 1))
         self.step = 0
-        self.last_penalty = torch.zeros([])
+        self.order: tuple[int, Tensor] | None = None  # epoch, permutation
+        self.pool: ThreadPoolExecutor | None = None
         self.measured: dict[str, float] = {}
 
     def _adam(self, network: nn.Module, ratio: float) -> torch.optim.Adam:
@@ -142,7 +175,22 @@ class _Training:
         return -(-self.recipe.images // self.recipe.batch_size)
 
     def finish(self) -> None:
-        """Train to the last step, saving and logging on the way."""
+        """Train to the last step."""
+        threads = torch.get_num_threads()
+        side_by_side = min(self.recipe.shards, threads) if self.device.type == "cpu" else 1
+        if side_by_side == 1:
+            self._finish()
+            return
+        torch.set_num_threads(threads // side_by_side)
+        try:
+            with ThreadPoolExecutor(side_by_side) as self.pool:
+                self._finish()
+        finally:
+            self.pool = None
+            torch.set_num_threads(threads)
+
+    def _finish(self) -> None:
+        """The loop, saving and logging on the way."""
         recipe, workshop = self.recipe, self.workshop
         saved = workshop.checkpoint.load()
         if saved is not None:
@@ -151,14 +199,15 @@ class _Training:
         log_steps = max(1, recipe.log_images // recipe.batch_size)
         shown_before = self.step * recipe.batch_size
         rate = 0.0
+        losses: dict[str, Tensor] = {}  # the latest; the penalty is not measured in every step
         while self.step < self.steps:
-            losses = self._advance()
+            losses |= self._advance()
             self.step += 1
             last = self.step == self.steps
             shown = self.step * recipe.batch_size
             now = time.monotonic()
             if self.step % log_steps == 0 or last:
-                self.measured = {name: round(float(loss), 4) for name, loss in losses.items()}
+                self.measured |= {name: round(float(loss), 4) for name, loss in losses.items()}
                 rate = (shown - shown_before) / (now - logged_at)
                 workshop.log(event="train", images=shown, images_per_second=round(rate, 1), **self.measured)
                 logged_at, shown_before = now, shown
@@ -193,74 +242,90 @@ class _Training:
 
     def _advance(self) -> dict[str, Tensor]:
         """One step of both networks; returns losses (detached, scalar)."""
+        shards = self.recipe.shards
+        draws = [self._draw(shard, real) for shard, real in enumerate(self._real().chunk(shards))]
+        done = list(self.pool.map(self._shard, draws) if self.pool is not None else map(self._shard, draws))
+        parameters = [*self.generator.parameters(), *self.discriminator.parameters()]
+        for parameter, *gradients in zip(parameters, *(shard.gradients for shard in done), strict=True):
+            parameter.grad = torch.stack(gradients).mean(dim=0) if shards > 1 else gradients[0]
+        self.generator.mapping.track(torch.stack([shard.w_mean for shard in done]))
+        self.discriminator_optimiser.step()
+        self.generator_optimiser.step()
+        self._average()
+        return {name: torch.stack([shard.losses[name] for shard in done]).mean() for name in done[0].losses}
+
+    def _shard(self, draw: _Draw) -> _Shard:
+        """Gradients of both networks from one shard of the batch. Runs in a thread of its own: it changes nothing."""
         recipe = self.recipe
-        real = self._real()
-        fake = self._fake()
-        self.discriminator_optimiser.zero_grad(set_to_none=True)
-        self.generator_optimiser.zero_grad(set_to_none=True)
+        generator_weights = list(self.generator.parameters())
+        weights = list(self.discriminator.parameters())
+        w = self.generator.mapping(draw.latents)
+        ws = self.generator.mapping.broadcast(w, self.generator.num_ws)
+        if draw.other is not None:
+            ws = torch.where(draw.mixed[:, :, None], self.generator.mapping(draw.other)[:, None], ws)
+        fake = self.generator.synthesis(ws, noise_mode="random", generator=draw.noise, dtype=self.dtype)
 
         # the discriminator sees a leaf, so that its graph and the generator's are walked apart
         seen = fake.detach().requires_grad_(True)
         fake_logits = self.discriminator(seen, dtype=self.dtype)
         generator_loss = functional.softplus(-fake_logits).mean()
         (direction,) = torch.autograd.grad(generator_loss, seen, retain_graph=True)
-        weights = list(self.discriminator.parameters())
         fake_loss = functional.softplus(fake_logits).mean()
-        fake_loss.backward(inputs=weights)
-        real_loss = functional.softplus(-self.discriminator(real, dtype=self.dtype)).mean()
-        real_loss.backward()
-        fake.backward(direction)
-        losses = {"loss_generator": generator_loss, "loss_discriminator": fake_loss + real_loss}
+        from_fake = torch.autograd.grad(fake_loss, weights)
+        real_loss = functional.softplus(-self.discriminator(draw.real, dtype=self.dtype)).mean()
+        from_real = torch.autograd.grad(real_loss, weights)
+        to_generator = torch.autograd.grad(fake, generator_weights, direction)
+        to_discriminator = torch._foreach_add(from_fake, from_real)
+        losses = {"loss_generator": generator_loss.detach(), "loss_discriminator": (fake_loss + real_loss).detach()}
         if self.step % recipe.r1_interval == 0:
-            self.last_penalty = self._penalise(real[: recipe.r1_batch])
-        losses["r1"] = self.last_penalty
-        self.discriminator_optimiser.step()
-        self.generator_optimiser.step()
-        self._average()
-        return {name: loss.detach() for name, loss in losses.items()}
+            penalty, from_penalty = self._penalty(draw.real[: recipe.r1_batch // recipe.shards])
+            to_discriminator = torch._foreach_add(to_discriminator, from_penalty)
+            losses["r1"] = penalty
+        return _Shard([*to_generator, *to_discriminator], w.detach().mean(dim=0), losses)
 
     def _real(self) -> Tensor:
         """The real images of this step, float32 in [-1, 1], in an order shuffled anew in each epoch."""
         size = self.recipe.batch_size
         epoch, place = divmod(self.step, len(self.pictures) // size)
-        order = torch.randperm(len(self.pictures), generator=self.streams.generator("order", epoch))
-        chosen = order[place * size : (place + 1) * size].to(self.device)
+        if self.order is None or self.order[0] != epoch:
+            shuffle = self.streams.generator("order", epoch)
+            self.order = epoch, torch.randperm(len(self.pictures), generator=shuffle)
+        chosen = self.order[1][place * size : (place + 1) * size].to(self.device)
         real = self.pictures[chosen].float() / 127.5 - 1
         if self.recipe.mirror:
             flip = torch.rand(size, generator=self.streams.generator("mirror", self.step)) < 0.5
             real = torch.where(flip.to(self.device)[:, None, None, None], real.flip(3), real)
         return real
 
-    def _fake(self) -> Tensor:
-        """Generated images of this step, with gradients to the generator."""
-        recipe = self.recipe
-        draws = self.streams.generator("latents", self.step)
-        z = torch.randn(recipe.batch_size, recipe.z_dim, generator=draws).to(self.device)
-        w = self.generator.mapping(z)
-        self.generator.mapping.track(w)
-        ws = self.generator.mapping.broadcast(w, self.generator.num_ws)
-        if recipe.style_mixing > 0:
-            other = self.generator.mapping(torch.randn(z.shape, generator=draws).to(self.device))
-            crossover = torch.randint(1, self.generator.num_ws, (recipe.batch_size,), generator=draws)
-            crossover[torch.rand(recipe.batch_size, generator=draws) >= recipe.style_mixing] = self.generator.num_ws
-            layer = torch.arange(self.generator.num_ws)
-            mixed = (layer[None, :] >= crossover[:, None]).to(self.device)
-            ws = torch.where(mixed[:, :, None], other[:, None], ws)
-        noise = torch.Generator(self.device).manual_seed(
-            derive(self.streams.seed, *self.streams.names, "noise", self.step)
-        )
-        images: Tensor = self.generator.synthesis(ws, noise_mode="random", generator=noise, dtype=self.dtype)
-        return images
+    def _draw(self, shard: int, real: Tensor) -> _Draw:
+        """What chance decides in one shard of this step."""
+        recipe, num_ws = self.recipe, self.generator.num_ws
+        count = len(real)
+        draws = self.streams.generator("latents", self.step, shard)
+        noise = torch.Generator(self.device)
+        noise.manual_seed(derive(self.streams.seed, *self.streams.names, "noise", self.step, shard))
+        latents = torch.randn(count, recipe.z_dim, generator=draws).to(self.device)
+        if recipe.style_mixing == 0:
+            return _Draw(real, latents, noise)
+        other = torch.randn(count, recipe.z_dim, generator=draws).to(self.device)
+        crossover = torch.randint(1, num_ws, (count,), generator=draws)
+        crossover[torch.rand(count, generator=draws) >= recipe.style_mixing] = num_ws
+        mixed = torch.arange(num_ws)[None, :] >= crossover[:, None]
+        return _Draw(real, latents, noise, other, mixed.to(self.device))
 
-    def _penalise(self, real: Tensor) -> Tensor:
-        """Add the gradient of the lazy R1 penalty, in float32; returns the mean squared gradient norm."""
+    def _penalty(self, real: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The lazy R1 penalty in float32: the mean squared gradient norm, and gradients of the weighted penalty."""
         recipe = self.recipe
         real = real.detach().requires_grad_(True)
-        logits = self.discriminator(real)
-        (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        (slope,) = torch.autograd.grad(self.discriminator(real).sum(), real, create_graph=True)
         penalty = slope.square().sum(dim=(1, 2, 3)).mean()
-        (penalty * (recipe.r1_gamma / 2 * recipe.r1_interval)).backward(inputs=list(self.discriminator.parameters()))
-        return penalty.detach()
+        gradients = torch.autograd.grad(
+            penalty * (recipe.r1_gamma / 2 * recipe.r1_interval),
+            list(self.discriminator.parameters()),
+            allow_unused=True,  # the last bias
+            materialize_grads=True,
+        )
+        return penalty.detach(), gradients
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -281,7 +346,6 @@ class _Training:
             "average": self.average.state_dict(),
             "generator_optimiser": _moments(self.generator_optimiser),
             "discriminator_optimiser": _moments(self.discriminator_optimiser),
-            "r1": float(self.last_penalty),
             "measured": dict(self.measured),
         }
 
@@ -292,7 +356,6 @@ class _Training:
         self.average.load_state_dict(state["average"])
         _restore_moments(self.generator_optimiser, state["generator_optimiser"])
         _restore_moments(self.discriminator_optimiser, state["discriminator_optimiser"])
-        self.last_penalty = torch.tensor(float(state["r1"]))
         self.measured = dict(state["measured"])
 
 
