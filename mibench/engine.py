@@ -18,7 +18,6 @@ from mibench import assets
 from mibench.api import Attack, Context, Prior, Queries, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
 from mibench.devices import deterministic, out_of_memory, peak_memory
-from mibench.disjoint import check_identities
 from mibench.errors import MibenchError
 from mibench.plan import Plan
 from mibench.progress import Reporter
@@ -47,7 +46,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
     missing = [index for index in range(len(units)) if not folder.intact(unit_stem(index))]
     if not missing:
         return
-    check_identities(plan.dataset, machine.reporter)
+    plan.dataset.check_disjoint()
     victim = assets.build_victim(plan.target, plan.attack.access, machine.device)
     prior = None
     if plan.prior is not None and plan.spec.prior is not None:

@@ -21,7 +21,6 @@ from mibench.cards import CARD_KINDS, stem_of, write_card
 from mibench.config import Layer
 from mibench.data.split import IdentitySplit
 from mibench.devices import choose_device
-from mibench.disjoint import check_identities
 from mibench.errors import MibenchError
 from mibench.home import home
 from mibench.progress import Reporter
@@ -135,7 +134,7 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
     reporter = reporter or Reporter()
     recipe, dataset = resolve_training(training)
     chosen = choose_device(device)
-    check_identities(dataset, reporter)
+    dataset.check_disjoint()
     settings = {
         "recipe": plain(dataclasses.asdict(recipe)),
         "dataset_digest": dataset.digest,

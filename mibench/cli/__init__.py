@@ -17,27 +17,20 @@ from .score import score
 from .show import show
 from .train import train
 
+BAD_INPUT = 2
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
 
 
-class _InputError(click.ClickException):
-    """A mistake in the input: one ``error:`` line per cause on stderr, exit code 2."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        for line in self.message.splitlines():
-            click.echo(f"error: {line}", err=True)
-
-
 class _Commands(click.RichGroup):
-    """Turns a user's mistakes and Ctrl-C into short messages and exit codes; real bugs keep their traceback."""
+    """One ``error:`` line per cause for a user's mistakes, a word of comfort on Ctrl-C; bugs keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except MibenchError as error:
-            raise _InputError(str(error)) from error
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: everything finished is kept, continue with the same command", err=True)
             ctx.exit(INTERRUPTED)

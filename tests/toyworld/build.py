@@ -29,7 +29,7 @@ def entry_points(*, group: str) -> tuple[EntryPoint, ...]:
 
 
 def write_network(
-    folder: Path, name: str, kind: str, weights: Mapping[str, Tensor], *, size: int = 8, **fields: Any
+    folder: Path, name: str, kind: str, weights: Mapping[str, Tensor], data: ToyFaces, *, size: int = 8, **fields: Any
 ) -> Card:
     """Weights and card below ``folder``."""
     content = save(dict(weights))
@@ -43,19 +43,19 @@ def write_network(
         dataset="toyfaces",
         image=ImageSpec(size=size),
         weights=WeightsFile(f"{stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
-        dataset_digest=ToyFaces().digest,
+        dataset_digest=data.digest,
         **fields,
     )
     write_card(card, folder / "cards")
     return card
 
 
-def write_world(folder: Path) -> None:
+def write_world(folder: Path, data: ToyFaces | None = None) -> None:
     """Every network of the toy world below ``folder`` (a ``$MIBENCH_HOME``)."""
-    data = ToyFaces()
+    data = data or ToyFaces()
     classes = {"classes": data.num_classes, "measured": {"test_accuracy": 1.0}}
-    write_network(folder, "toynet@toyfaces", "target", classifier_weights(data), **classes)
-    write_network(folder, "toyjudge@toyfaces", "judge", classifier_weights(data), size=12, **classes)
+    write_network(folder, "toynet@toyfaces", "target", classifier_weights(data), data, **classes)
+    write_network(folder, "toyjudge@toyfaces", "judge", classifier_weights(data), data, size=12, **classes)
     regressor = {"arguments": {"identity_dim": 4}, "measured": {"rmse_per_coordinate": [0.1] * 4}}
-    write_network(folder, "toyregressor@toyfaces", "regressor", regressor_weights(), **regressor)
-    write_network(folder, "toygan@toyfaces", "prior", prior_weights())
+    write_network(folder, "toyregressor@toyfaces", "regressor", regressor_weights(), data, **regressor)
+    write_network(folder, "toygan@toyfaces", "prior", prior_weights(), data)

@@ -29,18 +29,18 @@ class ToyFaces(IdentitySplit, GroundTruth):
     identity_dim: ClassVar[int] = 4
 
     seed: int = 0
-    people: int = 6
+    persons: int = 6
     images: int = 5
     noise: float = 0.03
     overlap: bool = False  # puts a private person on the public side: the referee must notice
 
     def __post_init__(self) -> None:
-        if self.people < 1:
-            raise MibenchError(f"toyfaces: people must be at least 1, got {self.people}")
+        if self.persons < 1:
+            raise MibenchError(f"toyfaces: persons must be at least 1, got {self.persons}")
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        return self.people
+        return self.persons
 
     @property
     def digest(self) -> str:
@@ -54,9 +54,9 @@ class ToyFaces(IdentitySplit, GroundTruth):
         return to_uint8(draw(vectors, size) + self.noise * noise)
 
     def private(self, part: Part, size: int, labels: Sequence[int] | None = None) -> Images:
-        chosen = torch.arange(self.people).repeat_interleave(self.images)
-        pixels = self._images(part, self._vectors("private", self.people)[chosen], size)
-        keep = torch.isin(chosen, torch.tensor(range(self.people) if labels is None else list(labels)))
+        chosen = torch.arange(self.persons).repeat_interleave(self.images)
+        pixels = self._images(part, self._vectors("private", self.persons)[chosen], size)
+        keep = torch.isin(chosen, torch.tensor(range(self.persons) if labels is None else list(labels)))
         return Images(pixels[keep], chosen[keep], tuple(f"private-{label}" for label in chosen[keep].tolist()))
 
     def public(self, size: int, count: int | None = None) -> Images:
@@ -69,7 +69,7 @@ class ToyFaces(IdentitySplit, GroundTruth):
         return Images(pixels, torch.full((total,), -1), names)
 
     def identity_vectors(self, labels: Sequence[int] | None = None) -> Tensor:
-        vectors = self._vectors("private", self.people)
+        vectors = self._vectors("private", self.persons)
         return vectors if labels is None else vectors[list(labels)]
 
     def public_identity_vectors(self, count: int | None = None) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, ImageSpec
-from mibench.data.split import to_uint8
 
 from .data import ToyFaces, draw
 
@@ -69,7 +68,7 @@ def classifier_weights(data: ToyFaces) -> dict[str, Tensor]:
     """A classifier whose logits are minus the squared distances to the class means, up to a constant per image."""
     images = data.private("train", 8)
     features = nn.AdaptiveAvgPool2d(2)(images.floats().mean(dim=1, keepdim=True)).flatten(1)
-    means = torch.stack([features[images.labels == label].mean(dim=0) for label in range(data.people)])
+    means = torch.stack([features[images.labels == label].mean(dim=0) for label in range(data.persons)])
     return {"fc_layer.weight": 40 * means, "fc_layer.bias": -20 * means.square().sum(dim=1)}
 
 
@@ -81,14 +80,3 @@ def regressor_weights() -> dict[str, Tensor]:
 def prior_weights() -> dict[str, Tensor]:
     """A scale of one."""
     return {"scale": torch.ones(())}
-
-
-__all__ = [
-    "ToyClassifier",
-    "ToyPrior",
-    "ToyRegressor",
-    "classifier_weights",
-    "prior_weights",
-    "regressor_weights",
-    "to_uint8",
-]
