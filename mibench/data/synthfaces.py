@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class SynthFaces(IdentitySplit, GroundTruth):
     test_images: int = 10  # per private person
     public_identities: int = 8000
     public_images: int = 40000  # dealt out evenly over the public people
-    spread: float = 0.8  # how far people lie from the mean face: smaller is harder
+    spread: float = 0.65  # how far people lie from the mean face: smaller is harder
     nuisance: float = 1.0  # pose, light, colour, occlusion, noise: larger is harder
     shift: float = 0.5  # how far the public camera's distribution lies from the private one
 
@@ -108,6 +108,11 @@ class SynthFaces(IdentitySplit, GroundTruth):
         """Public images: image ``k`` shows person ``k mod public_identities``."""
         people, takes = self._public_order(count)
         return self._images(_PUBLIC, people, takes, size, torch.full((people.size,), -1, dtype=torch.int64))
+
+    def people(self, side: Literal["private", "public"]) -> frozenset[str]:
+        """Keys of everybody on one side, without rendering anything."""
+        count = self.identities if side == "private" else min(self.public_identities, self.public_images)
+        return frozenset(f"{side}-{person}" for person in range(count))
 
     def identity_vectors(self, labels: Sequence[int] | None = None) -> Tensor:
         """The truth about private people ``(n, 36)``; columns are named by ``synthfaces_render.IDENTITY``."""

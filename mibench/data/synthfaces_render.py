@@ -306,8 +306,8 @@ class _Painter:
         return torch.lerp(image, tone, frame.unsqueeze(1))
 
     def occluder(self, image: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """A blurred bar (a hand, a scarf, a strand) across a part of the picture, in about a quarter of the images."""
-        present = (self._nuisance["occluder"] > 1 - 0.5 * self.strength).float()
+        """A blurred bar (a hand, a scarf, a strand) across a part of the picture, in about one image of seven."""
+        present = (self._nuisance["occluder"] > 1 - 0.3 * self.strength).float()
         angle = self._nuisance["occluder_angle"] * math.pi
         cx, cy = self._nuisance["occluder_x"] * 0.75, self._nuisance["occluder_y"] * 0.75
         along = (x - cx) * angle.cos() + (y - cy) * angle.sin()
