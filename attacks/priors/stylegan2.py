@@ -19,7 +19,7 @@ from mibench.rng import stream
 
 from .stylegan2_discriminator import Discriminator
 from .stylegan2_generator import Generator, normalise
-from .stylegan2_layers import GAIN, SLOPE
+from .stylegan2_layers import GAIN, SLOPE, NoiseMode
 
 _STATISTICS_SEED = 20_230_901  # of the fixed draws behind w_std and the critic's spread: part of what they mean
 _STATISTICS_DRAWS = 10_000
@@ -40,6 +40,7 @@ class StyleGAN2Arguments:
     discriminator_base: int | None = None
     discriminator_max: int | None = None
     truncation: float = 0.7
+    noise: NoiseMode = "const"
 
     def generator(self) -> Generator:
         """The generator, with fresh weights."""
@@ -72,6 +73,8 @@ class StyleGAN2Prior:
         image: the images it makes, square, RGB, in [0, 1].
         name: for messages and records.
         truncation: psi of :meth:`decode`: 1 is the whole distribution, 0 the mean face only.
+        noise: "const" adds each layer's fixed map, "none" leaves the grain of the camera out. Either way equal styles
+            give equal images.
         dtype: of the convolutions (float32, or bfloat16 for speed at about 1 % error).
     """
 
@@ -83,6 +86,7 @@ class StyleGAN2Prior:
         image: ImageSpec,
         name: str = "stylegan2",
         truncation: float = 0.7,
+        noise: NoiseMode = "const",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if (image.size, image.channels) != (generator.resolution, 3):
@@ -96,6 +100,7 @@ class StyleGAN2Prior:
         self.image = image
         self.name = name
         self.truncation = truncation
+        self.noise: NoiseMode = noise
         self.dtype = dtype
         self.latent_dim = generator.z_dim
         self.w_dim = generator.w_dim
@@ -128,7 +133,11 @@ class StyleGAN2Prior:
         if any(key.startswith("D.") for key in weights):
             discriminator = settings.discriminator()
             _load(discriminator, weights, "D.", name)
-        return cls(generator, discriminator, image=image, name=name, truncation=settings.truncation)
+        if settings.noise not in ("const", "none"):
+            raise MibenchError(f"prior {name!r}: noise={settings.noise!r} is not one of const, none")
+        return cls(
+            generator, discriminator, image=image, name=name, truncation=settings.truncation, noise=settings.noise
+        )
 
     def to(self, device: torch.device | str) -> StyleGAN2Prior:
         """Move to a device, in place; returns itself."""
@@ -178,11 +187,10 @@ class StyleGAN2Prior:
     def synthesis(self, w: Tensor) -> Tensor:
         """Images ``(N, 3, R, R)`` in [0, 1] from styles ``(N, E)``, or ``(N, num_ws, E)`` with one for each layer.
 
-        The network's output x becomes (x + 1) / 2, clamped: where it leaves [0, 1] the gradient is zero. Noise is the
-        fixed map of each layer, so equal styles give equal images.
+        The network's output x becomes (x + 1) / 2, clamped: where it leaves [0, 1] the gradient is zero.
         """
         ws = w if w.dim() == 3 else w[:, None].expand(-1, self.num_ws, -1)
-        images: Tensor = self.generator.synthesis(ws, noise_mode="const", dtype=self.dtype)
+        images: Tensor = self.generator.synthesis(ws, noise_mode=self.noise, dtype=self.dtype)
         return images.mul(0.5).add(0.5).clamp(0, 1)
 
     @property
