@@ -146,5 +146,5 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'dmmia'?`` or nothing."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

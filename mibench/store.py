@@ -176,10 +176,12 @@ class RunDir:
 
     def log(self, **record: Any) -> None:
         """Append a record to ``log.jsonl``."""
-        line = json.dumps({"time": round(time.time(), 3)} | record, default=str) + "\n"
+        line = json.dumps({"time": round(time.time(), 3)} | record, default=str).encode() + b"\n"
         path = self.path / "log.jsonl"
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with path.open("a+b") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    line = b"\n" + line  # a crash cut the last record off; keep it from spoiling this one
                 file.write(line)
         except OSError as error:
             raise write_error(path, error) from error

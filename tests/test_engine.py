@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from toyworld.build import write_world
 from toyworld.data import ToyFaces
 
 import mibench

@@ -76,7 +76,7 @@ class CelebA(IdentitySplit):
                 if (got := self._hashes[role]) != expected:
                     raise MibenchError(
                         f"{self._list(role)} is not the released {role} list: sha256 {got}, expected {expected}; "
-                        "restore it, or --set dataset.lists=given for your own lists (numbers then compare with nobody's)"
+                        "restore it, or --set dataset.lists=given for your own lists (comparable with nobody's)"
                     )
         missing = [name for _, name, _ in self._everything if name not in self._files]
         if missing:

@@ -1,0 +1,232 @@
+"""The command line: frozen flags, exit codes, one-line errors, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from mibench.cli import cli
+
+FLAGS = {
+    "run": {
+        "--attack", "--target", "--dataset", "--protocol", "--prior", "--preset", "--seed", "--set", "--config",
+        "--output", "--device", "--precision", "--allow-changed-code", "--json",
+    },
+    "list": {"KIND", "--json"},
+    "show": {"KIND", "NAME", "--json"},
+    "score": {"PATH", "--device", "--json"},
+    "train": {
+        "KIND", "ARCHITECTURE", "--dataset", "--tag", "--seed", "--set", "--output", "--device", "--precision",
+        "--json",
+    },
+    "doctor": {"--full", "--json"},
+    "data preview": {"DATASET", "--people", "--images", "--size", "--set", "--output"},
+}  # fmt: skip
+TOY = ["--attack", "toyattack", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy", "--device", "cpu"]
+
+
+def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{prefix}{name} ")
+        else:
+            found[f"{prefix}{name}"] = command
+    return found
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def test_the_flags_are_frozen() -> None:
+    found = {
+        name: {
+            option
+            for parameter in command.params
+            for option in (parameter.opts if isinstance(parameter, click.Option) else [str(parameter.name).upper()])
+        }
+        for name, command in commands(cli).items()
+    }
+    assert found == FLAGS, "a new flag is a promise: is it needed, and is it in the README?"
+
+
+@pytest.mark.parametrize("name", sorted(FLAGS))
+def test_every_command_has_help_and_examples(name: str) -> None:
+    done = call(*name.split(), "--help")
+    assert done.exit_code == 0
+    assert "Examples" in done.output
+    assert f"mibench {name}" in done.output
+
+
+def test_run_prints_the_floor_beside_the_run(toy: Path, tmp_path: Path) -> None:
+    done = call("run", *TOY, "--output", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "attack accuracy @1" in done.stdout
+    assert "the prior alone (floor)" in done.stdout
+    again = call("run", *TOY, "--output", tmp_path)
+    assert "complete already" in again.stderr
+    assert again.stdout == done.stdout
+
+
+def test_json_is_json_and_nothing_else(toy: Path, tmp_path: Path) -> None:
+    found = json.loads(call("run", *TOY, "--output", tmp_path, "--json").stdout)
+    assert found["metrics"]["acc1"]["value"] == 1.0
+    assert found["floor"]["floor"] is None
+    scored = json.loads(call("score", found["path"], "--device", "cpu", "--json").stdout)
+    assert scored["metrics"] == found["metrics"]
+    shown = json.loads(call("show", "run", found["path"], "--json").stdout)
+    assert shown["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--attack", "toyatack"], "unknown attack 'toyatack'; did you mean 'toyattack'?"),
+        (["run", *TOY, "--target", "toyjudge"], "'toyjudge' is a judge, it can never be chosen as the target"),
+        (["run", *TOY, "--protocol", "toi"], "unknown protocol 'toi'; did you mean 'toy'?"),
+        (["run", *TOY, "--preset", "papre"], "unknown preset of attack 'toyattack' 'papre'; did you mean 'paper'?"),
+        (["run", *TOY, "--set", "attack.stps=1"], "unknown setting 'attack.stps' from --set; did you mean 'steps'?"),
+        (["run", *TOY, "--set", "attack.steps=x"], "attack.steps: input should be a valid integer"),
+        (["run", *TOY, "--set", "prior.truncatoin=1"], "did you mean 'truncation'?"),
+        (["run", *TOY, "--device", "tpu"], "unknown device 'tpu'"),
+        (["run", "--config", "missing.yaml"], "cannot read missing.yaml: No such file or directory"),
+        (["score", "nowhere"], "nowhere is not a run directory"),
+        (["show", "attac", "x"], "unknown kind 'attac'; did you mean 'attack'?"),
+        (["show", "preset", "toyattack"], "name a preset as ATTACK:PRESET"),
+        (["show", "card", "toynet"], "unknown card 'toynet'; did you mean 'toynet@toyfaces'"),
+        (["list", "atacks"], "unknown kind 'atacks'; did you mean 'attacks'"),
+        (["train", "target", "toynett", "--dataset", "toyfaces"], "unknown target 'toynett'; did you mean 'toynet'?"),
+        (["train", "victim", "toynet"], "unknown kind of network 'victim'"),
+        (["data", "preview", "toyface"], "unknown dataset 'toyface'; did you mean 'toyfaces'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*arguments)
+    assert done.exit_code == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not done.stdout
+
+
+def test_missing_data_and_missing_weights_are_both_listed(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIBENCH_DATA", str(tmp_path / "data"))
+    done = call("run", *TOY, "--dataset", "celeba")
+    assert done.exit_code == 2
+    assert "celeba is not complete at" in done.stderr
+    assert "identity_CelebA.txt" in done.stderr
+    assert "no trained weights for the target 'toynet@celeba'" in done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+def test_a_config_file_is_weaker_than_a_flag(toy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "attack: toyattack\ntarget: toynet\ndataset: toyfaces\nprotocol: toy\nseed: 3\n"
+        "settings: {attack: {steps: 5, learning_rate: 1e-1}}\n"
+    )
+    done = call("run", "--config", path, "--set", "attack.steps=6", "--output", tmp_path, "--device", "cpu", "--json")
+    record = json.loads((Path(json.loads(done.stdout)["path"]) / "run.json").read_text())
+    assert record["spec"]["seed"] == 3
+    assert record["settings"]["attack.steps"] == {"value": 6, "origin": "--set"}
+    assert record["settings"]["attack.learning_rate"] == {"value": 0.1, "origin": str(path)}
+    path.write_text("atack: toyattack\n")
+    assert "unknown key 'atack'; did you mean 'attack'" in call("run", "--config", path).stderr
+
+
+def test_a_demanded_metric_without_value_exits_with_1(toy: Path, tmp_path: Path) -> None:
+    done = call("run", *TOY, "--output", tmp_path, "--set", "protocol.required=[acc1, fid]")
+    assert done.exit_code == 1
+    assert "error: the protocol demands fid, which has no value: it was not computed" in done.stderr
+
+
+def test_corrupt_weights_exit_with_2(toy: Path, tmp_path: Path) -> None:
+    path = toy / "weights" / "toynet_toyfaces.safetensors"
+    path.write_bytes(path.read_bytes()[::-1])
+    done = call("run", *TOY, "--output", tmp_path)
+    assert done.exit_code == 2
+    assert "corrupt or swapped file" in done.stderr
+
+
+def test_an_output_that_cannot_be_written_exits_with_2(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = call("run", *TOY, "--output", tmp_path / "file")
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "choose another folder with --output" in done.stderr
+
+
+def test_list_and_show(toy: Path) -> None:
+    listed = json.loads(call("list", "--json").stdout)
+    assert {row["name"] for row in listed["attacks"]} >= {"toyattack", "floor"}
+    assert "toyattack  presets: paper, quick, slow" in call("list", "attack").stdout
+    assert "toynet@toyfaces" in call("list", "weights").stdout
+    attack = json.loads(call("show", "attack", "toyattack", "--json").stdout)
+    assert attack["settings"]["steps"] == 20
+    preset = json.loads(call("show", "preset", "toyattack:paper", "--json").stdout)
+    assert preset["settings"]["steps"] == {"value": 40, "origin": "preset paper (section 5.1)"}
+    card = json.loads(call("show", "card", "toynet@toyfaces", "--json").stdout)
+    assert card["classes"] == 6
+    assert "identities: 6" in call("show", "protocol", "toy").stdout
+
+
+def test_doctor_verifies_weights_and_accuracy(toy: Path) -> None:
+    done = call("doctor", "--full", "--json")
+    assert done.exit_code == 0, done.output
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert "sha256 agrees" in findings["toynet@toyfaces"]["detail"]
+    assert findings["toynet@toyfaces accuracy"]["detail"] == "1.0000 here, the card says 1.0000"
+    path = toy / "weights" / "toygan_toyfaces.safetensors"
+    path.write_bytes(b"")
+    assert call("doctor").exit_code == 1
+
+
+def test_preview_draws_people(toy: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "new" / "preview.png"
+    done = call("data", "preview", "toyfaces", "--people", 4, "--images", 5, "--size", 32, "--output", path)
+    assert done.exit_code == 0, done.output
+    with Image.open(path) as picture:
+        assert picture.size[0] > 5 * 32
+        assert picture.size[1] > (4 + 2) * 32
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+
+
+def test_ctrl_c_leaves_with_130(toy: Path, tmp_path: Path) -> None:
+    done = call("train", "target", "toynet", "--dataset", "toyfaces", "--set", "train.stop_after=2", "--device", "cpu")
+    assert done.exit_code == 130
+    assert "continue with the same command" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_in_a_shell_leaves_with_130(toy_home: Path, tmp_path: Path) -> None:
+    from nursery import start
+
+    process = start("run", *TOY, "--output", tmp_path, "--set", "attack.steps=1000000", home=toy_home)
+    assert process.stderr is not None
+    deadline = 60
+    while deadline and not list(tmp_path.glob("toyattack-*/state.json")):
+        try:
+            process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            deadline -= 1
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "continue with the same command" in errors
+    assert "Traceback" not in errors

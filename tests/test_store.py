@@ -1,0 +1,188 @@
+"""The run directory: atomic, locked, verified; a full disk or a forbidden folder loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mibench import store
+from mibench.errors import MibenchError
+from mibench.store import RunDir, atomic_write, read_tensors, write_json, write_tensors
+
+needs_permissions = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere"
+)
+
+
+def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.json"
+    atomic_write(path, b"one")
+    atomic_write(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store.os, "fsync", refuse)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_disk_that_refuses_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+) -> None:
+    path = tmp_path / "metrics.json"
+    atomic_write(path, b"old")
+    full_disk(monkeypatch, code)
+    with pytest.raises(MibenchError, match=rf"cannot write .*metrics\.json: {reason}") as caught:
+        atomic_write(path, b"new")
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MibenchError, match=r"cannot write .*: (Not a directory|File exists)"):
+        atomic_write(tmp_path / "file" / "inner" / "x", b"")
+    with (
+        pytest.raises(MibenchError, match=r"cannot write .*; make room or choose another folder with --output"),
+        RunDir(tmp_path / "file" / "run").writing(),
+    ):
+        pass
+
+
+@needs_permissions
+def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(MibenchError, match="Permission denied"), RunDir(tmp_path / "run").writing():
+            pass
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
+    tensors = {"b": torch.arange(3), "a": torch.ones(2, 2), "c": torch.empty(0)}
+    metadata = {"z": 1, "a": [1, 2], "notes": ["über"]}
+    first = write_tensors(tmp_path / "1", tensors, metadata)
+    second = write_tensors(tmp_path / "2", dict(reversed(tensors.items())), dict(reversed(metadata.items())))
+    assert first == second
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    loaded, facts = read_tensors(tmp_path / "1")
+    assert facts == metadata
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_tensors_that_are_no_safetensors_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(b"PK\x03\x04 a pickle perhaps")
+    with pytest.raises(MibenchError, match=r"cannot read .*state\.safetensors"):
+        read_tensors(path)
+
+
+def test_json_refuses_numbers_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"value": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_unit_counts_only_with_its_sidecar(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    write_tensors(folder.tensors_path("units/000"), {"a": torch.ones(1)}, {})
+    assert not folder.intact("units/000")
+    folder.save("units/000", {"a": torch.ones(1)}, {"attack": "x"}, seconds=1.5)
+    assert folder.intact("units/000")
+    assert json.loads((tmp_path / "units" / "000.json").read_text())["seconds"] == 1.5
+    (tmp_path / "units" / "000.json").write_text("[]")
+    assert not folder.intact("units/000")
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from mibench.store import RunDir\n"
+        "folder = RunDir(pathlib.Path(sys.argv[1]))\n"
+        "with folder.writing():\n"
+        "    folder.update_record(pid=4242)\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(MibenchError, match=r"written by another process \(pid 4242\)"), RunDir(tmp_path).writing():
+            pass
+    finally:
+        other.kill()  # it dies without releasing anything ...
+        other.communicate()
+    with RunDir(tmp_path).writing():  # ... and yet nothing stays locked
+        pass
+
+
+def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    (tmp_path / "units").mkdir()
+    leftovers = [tmp_path / ".run.json.77.tmp", tmp_path / "units" / ".000.safetensors.77.tmp"]
+    for path in leftovers:
+        path.write_bytes(b"half")
+    with RunDir(tmp_path).writing():
+        assert not any(path.exists() for path in leftovers)
+
+
+def test_a_log_line_cut_off_by_a_crash_harms_no_other(tmp_path: Path) -> None:
+    from mibench.results import Run
+
+    folder = RunDir(tmp_path)
+    folder.log(event="one")
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"event": "tw')
+    folder.log(event="three")
+    assert [record["event"] for record in Run(tmp_path).log] == ["one", "three"]
+
+
+def test_a_disk_that_fills_up_during_a_run_loses_no_unit(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mibench
+
+    names: dict[str, Any] = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy", "out": tmp_path}
+    mibench.run("floor", device="cpu", **names)
+    original = store.atomic_write
+
+    with monkeypatch.context() as patched:
+
+        def fills_up(path: Path, content: bytes) -> None:
+            if path.name == "002.safetensors":
+                full_disk(patched)
+            original(path, content)
+
+        patched.setattr(store, "atomic_write", fills_up)
+        with pytest.raises(MibenchError, match=r"cannot write .*002\.safetensors: No space left on device"):
+            mibench.run("toyattack", device="cpu", **names)
+    (folder,) = tmp_path.glob("toyattack-*")
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "units").glob("*.safetensors")}
+    assert set(before) == {"000.safetensors", "001.safetensors"}
+    found = mibench.run("toyattack", device="cpu", **names)
+    after = {path.name: path.stat().st_mtime_ns for path in (found.path / "units").glob("*.safetensors")}
+    assert {name: after[name] for name in before} == before
+    assert found.metrics["acc1"]["n"] > 0

@@ -1,0 +1,109 @@
+"""The referee's side of training: data by need, checkpoints, weights and card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mibench import cards, training
+from mibench.assets import build_network
+from mibench.errors import MibenchError
+from mibench.store import file_sha256
+from mibench.training import FileCheckpoint, Training
+
+
+def toy_training(kind: str = "target", architecture: str = "toynet", **fields: Any) -> Training:
+    return Training(kind=kind, architecture=architecture, dataset="toyfaces", **fields)
+
+
+def test_a_card_and_weights_that_load(toy: Path, tmp_path: Path) -> None:
+    path, card = training.train(toy_training(tag="again", output=tmp_path / "out"), device="cpu")
+    assert path == tmp_path / "out" / "cards" / "toynet_toyfaces_again.yaml"
+    weights = tmp_path / "out" / "weights" / "toynet_toyfaces_again.safetensors"
+    assert file_sha256(weights) == card.weights.sha256
+    assert weights.stat().st_size == card.weights.bytes
+    assert card.name == "toynet@toyfaces+again"
+    assert card.recipe["epochs"] == 3
+    assert card.measured == {"test_accuracy": 1.0, "epochs": 3}
+
+
+def test_trained_weights_are_found_by_name(toy: Path) -> None:
+    training.train(toy_training(tag="mine"), device="cpu")
+    network, card = build_network(cards.find("target", "toynet+mine", "toyfaces"))
+    assert card.classes == 6
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
+
+
+def test_an_interrupted_training_continues(toy: Path) -> None:
+    settings = {"train": {"stop_after": 2}}
+    with pytest.raises(KeyboardInterrupt):
+        training.train(toy_training(settings=settings), device="cpu")
+    (checkpoint,) = (toy / "training").glob("*/checkpoint.pt")
+    assert checkpoint.parent.name.startswith("toynet_toyfaces-")
+    state = FileCheckpoint(checkpoint).load()
+    assert state is not None
+    assert state["epoch"] == 2
+    _, card = training.train(toy_training(settings=settings), device="cpu")
+    assert card.measured is not None
+    assert card.measured["epochs"] == 3
+    assert not checkpoint.exists()
+
+
+def test_other_settings_do_not_continue_from_a_foreign_checkpoint(toy: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        training.train(toy_training(settings={"train": {"stop_after": 2}}), device="cpu")
+    _, card = training.train(toy_training(settings={"train": {"epochs": 1}}), device="cpu")
+    assert card.measured is not None
+    assert card.measured["epochs"] == 1
+
+
+def test_a_prior_sees_public_pixels_only(toy: Path) -> None:
+    _, card = training.train(toy_training("prior", "toygan"), device="cpu")
+    assert card.kind == "prior"
+    recipe, dataset = training.resolve_training(toy_training("prior", "toygan"))
+    handed = training._data_for(recipe, dataset)
+    assert handed(8).shape == (24, 3, 8, 8)
+    assert not hasattr(handed, "private")
+
+
+def test_data_with_shared_identities_is_refused(toy: Path) -> None:
+    with pytest.raises(MibenchError, match="both private and public"):
+        training.train(toy_training(settings={"dataset": {"overlap": True}}), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("training_", "message"),
+    [
+        (
+            toy_training(settings={"train": {"epoch": 1}}),
+            "unknown setting 'train.epoch' from --set; did you mean 'epochs'",
+        ),
+        (toy_training(settings={"train": {"architecture": "x"}}), "the architecture is the second argument"),
+        (toy_training(settings={"trian": {}}), "did you mean 'train'"),
+        (toy_training("judge", "toyjudge"), "no recipe to train the judge 'toyjudge'"),
+    ],
+)
+def test_mistakes(toy: Path, training_: Training, message: str) -> None:
+    with pytest.raises(MibenchError, match=message):
+        training.resolve_training(training_)
+
+
+def test_a_broken_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"half a file")
+    with pytest.raises(MibenchError, match=r"cannot read the checkpoint .*; delete it to start the training again"):
+        FileCheckpoint(path).load()
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"state": Trap()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(MibenchError, match="cannot read the checkpoint"):
+        FileCheckpoint(tmp_path / "checkpoint.pt").load()
+    assert not (tmp_path / "sprung").exists()
