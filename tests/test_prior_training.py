@@ -137,7 +137,8 @@ def test_gradients_equal_the_losses_as_written() -> None:
     ws = w[:, None].repeat(1, generator.num_ws, 1)
     fake = generator.synthesis(ws, noise_mode="random", generator=draw.noise)
     generator_loss = -functional.logsigmoid(discriminator(fake)).mean()
-    expected_generator = torch.autograd.grad(generator_loss, list(generator.parameters()), retain_graph=True)
+    trained = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    expected_generator = torch.autograd.grad(generator_loss, trained, retain_graph=True)
     real = draw.real.clone().requires_grad_(True)
     logits = discriminator(real)
     slopes = torch.autograd.grad(logits.sum(), real, create_graph=True)[0]
@@ -177,6 +178,16 @@ def test_the_average_follows_the_generator() -> None:
     training._advance()
     torch.testing.assert_close(average, start + (1 - 0.5**0.5) * (current - start))  # 8 images of a half-life of 16
     assert torch.equal(training.average.mapping.w_avg, training.generator.mapping.w_avg)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 9])
+def test_noise_enters_the_last_layers_only(layers: int) -> None:
+    trained = train(images=24, noise_layers=layers)
+    strengths = [float(value) for key, value in trained.weights.items() if key.endswith("noise_strength")]
+    assert len(strengths) == 3  # one at 4, two at 8 pixels, in the order of the synthesis
+    quiet = max(0, 3 - layers)
+    assert strengths[:quiet] == [0.0] * quiet
+    assert all(strength != 0 for strength in strengths[quiet:])
 
 
 def test_what_it_hands_back_builds_a_prior() -> None:

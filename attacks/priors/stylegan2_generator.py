@@ -110,11 +110,14 @@ class Synthesis(nn.Module):
         """The blocks, from 4x4 upwards."""
         return [getattr(self, f"b{size}") for size in self.resolutions]
 
+    def layers(self) -> list[SynthesisLayer]:
+        """The 3x3 convolutions in order."""
+        return [module for module in self.modules() if isinstance(module, SynthesisLayer)]
+
     def freeze(self) -> None:
         """Keep what depends on the weights alone (see :meth:`SynthesisLayer.freeze`)."""
-        for module in self.modules():
-            if isinstance(module, SynthesisLayer):
-                module.freeze()
+        for layer in self.layers():
+            layer.freeze()
 
     def forward(
         self,

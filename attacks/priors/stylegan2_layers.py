@@ -113,6 +113,7 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         self.up = up
         self.resolution = resolution
+        self.noisy = True
         self.conv_clamp = conv_clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
@@ -129,6 +130,12 @@ class SynthesisLayer(nn.Module):
         """Compute what depends on the weights alone; call it once the weights are final."""
         with torch.no_grad():
             self._energy = self.weight.square().sum(dim=(2, 3)).t().contiguous()
+
+    def silence(self) -> None:
+        """Add no noise, for good: zero strength, which is not trained."""
+        with torch.no_grad():
+            self.noise_strength.requires_grad_(False).zero_()
+        self.noisy = False
 
     def forward(
         self,
@@ -155,7 +162,7 @@ class SynthesisLayer(nn.Module):
         # the first operand decides the memory order of the result
         offset = offset.to(x.dtype).contiguous(memory_format=torch.channels_last)
         x = torch.addcmul(offset, x, demodulation.to(x.dtype)[:, :, None, None])
-        if noise_mode == "random":
+        if noise_mode == "random" and self.noisy:
             noise = torch.randn(x.shape[0], 1, *x.shape[2:], generator=generator, device=x.device)
             x = x + (noise * (self.noise_strength * GAIN)).to(x.dtype)
         return clamp_(functional.leaky_relu_(x, SLOPE), self.conv_clamp)
