@@ -3,8 +3,9 @@
 Nothing is downloaded and nothing is stored: image ``j`` of person ``i`` is a pure function of the seed, of ``i`` and of
 ``j``, so any part of the world can be rendered at any size at any time, in any order, and stays the same.
 
-Private people are the classes of the targets; public people are others, seen by another camera (``shift``), as FFHQ
-differs from CelebA; foreign people appear on no image and serve as distractors when identities are ranked.
+Private people are the classes of the targets; public people are others, seen by another camera (``shift``) and in
+calmer scenes (``public_nuisance``), as FFHQ differs from CelebA; foreign people appear on no image and serve as
+distractors when identities are ranked.
 """
 
 from __future__ import annotations
@@ -73,13 +74,14 @@ class SynthFaces(IdentitySplit, GroundTruth):
     public_images: int = 40000  # dealt out evenly over the public people
     spread: float = 0.65  # how far people lie from the mean face: smaller is harder
     nuisance: float = 1.0  # pose, light, colour, occlusion, noise: larger is harder
-    shift: float = 0.5  # how far the public camera's distribution lies from the private one
+    shift: float = 0.5  # how far the public camera's colours and exposure lie from the private ones
+    public_nuisance: float = 0.35  # nuisances of public images as a share of the private ones: portraits, as in FFHQ
 
     def __post_init__(self) -> None:
         for field, low in (("identities", 2), ("train_images", 1), ("test_images", 1), ("public_identities", 1)):
             if getattr(self, field) < low:
                 raise MibenchError(f"synthfaces: {field} must be at least {low}, got {getattr(self, field)}")
-        for field, high in (("spread", 1.0), ("nuisance", 2.0), ("shift", 1.0)):
+        for field, high in (("spread", 1.0), ("nuisance", 2.0), ("shift", 1.0), ("public_nuisance", 1.0)):
             if not 0 <= getattr(self, field) <= high:
                 raise MibenchError(f"synthfaces: {field} must lie in [0, {high}], got {getattr(self, field)}")
 
@@ -142,12 +144,14 @@ class SynthFaces(IdentitySplit, GroundTruth):
             raise MibenchError(f"synthfaces renders 16 to 256 pixels a side, {size} was asked for")
         identity = self._vectors(role, people)
         nuisance = hashed_uniforms([self.seed, role + 16, people, takes], len(NUISANCE))
+        strength, shift = self.nuisance, 0.0
+        if role == _PUBLIC:
+            strength, shift = self.nuisance * self.public_nuisance, self.shift
         pixels = torch.empty(people.size, 3, size, size, dtype=torch.uint8)
         for start in range(0, people.size, 512):  # float images of one stretch at a time, to bound the memory
             part = slice(start, start + 512)
-            shift = self.shift if role == _PUBLIC else 0.0
             pixels[part] = to_uint8(
-                render(identity[part], nuisance[part], size, spread=self.spread, strength=self.nuisance, shift=shift)
+                render(identity[part], nuisance[part], size, spread=self.spread, strength=strength, shift=shift)
             )
         letter = {_PRIVATE: "private", _PUBLIC: "public"}[role]
         return Images(pixels, labels, tuple(f"{letter}-{person}" for person in people))

@@ -52,8 +52,8 @@ def render(identity: Tensor, nuisance: Tensor, size: int, *, spread: float, stre
         nuisance: ``(N, 40)`` in [0, 1], the columns of :data:`NUISANCE`.
         size: pixels a side, 16 to 256.
         spread: how far identities lie from the mean face, 0 (all alike) to 1.
-        strength: how strong the nuisances are; 1 is the standard world.
-        shift: how far this camera's distribution lies from the private one, 0 (the same) to 1.
+        strength: how strong pose, light, colour, occlusion and noise are; 1 is the standard world.
+        shift: how far this camera's colours and exposure lie from the private ones, 0 (the same) to 1.
 
     Returns:
         float32 ``(N, 3, size, size)`` in [0, 1].
@@ -204,7 +204,7 @@ class _Painter:
         wave = 0.5 + 0.5 * torch.sin(
             along * (3.5 + 2.5 * self._nuisance["background_wave"]) + 3 * self._nuisance["background_phase"]
         )
-        step = self._nuisance["background_step"].unsqueeze(1) * (0.38 + 0.10 * self.shift)
+        step = self._nuisance["background_step"].unsqueeze(1) * (0.38 * self.strength)
         return (near + step * (wave - 0.5).unsqueeze(1)).clamp_(0, 1)
 
     def light(self, u: Tensor, v: Tensor, fx: Tensor) -> Tensor:
@@ -330,7 +330,7 @@ class _Painter:
         contrast = (1 + self.vary("contrast", 0.30)).unsqueeze(1)
         image = ((image - 0.45) * contrast + 0.45).clamp_(0, 1)
         image = self.blur(image)
-        sigma = (0.022 + 0.014 * self._nuisance["noise"] + 0.010 * self.shift) * self.strength
+        sigma = (0.022 + 0.014 * self._nuisance["noise"]) * self.strength
         bank = _NOISE().unfold(1, self.size, 1).unfold(2, self.size, 1)
         ox = ((self._nuisance["noise_x"] * 0.5 + 0.5) * _BANK).long().clamp_(0, _BANK - 1).flatten()
         oy = ((self._nuisance["noise_y"] * 0.5 + 0.5) * _BANK).long().clamp_(0, _BANK - 1).flatten()
