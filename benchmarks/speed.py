@@ -41,9 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @click.option("--steps", default=3, show_default=True, help="Steps per turn.")
 @click.option("--turns", default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures as JSON.")
-def main(
-    targets: str, device: str, identities: int, batch_size: int, steps: int, turns: int, out: Path | None
-) -> None:
+def main(targets: str, device: str, identities: int, batch_size: int, steps: int, turns: int, out: Path | None) -> None:
     where = torch.device(device)
     rows = []
     for target in targets.split(","):
