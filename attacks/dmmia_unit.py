@@ -280,6 +280,11 @@ class UnitRun:
             context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms
         )
         curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in self.curves.items()}
+        context.log(
+            event="dmmia",
+            identities=self.names,
+            **{name: [round(x, 5) for x in _per_epoch(curve, attack.epochs)] for name, curve in curves.items()},
+        )
         return Reconstruction(
             images=images,
             labels=self.labels.cpu().repeat_interleave(w.shape[1]),
@@ -288,6 +293,12 @@ class UnitRun:
             curves=curves,
             notes=tuple(_warnings(attack, curves)),
         )
+
+
+def _per_epoch(curve: Tensor, epochs: int) -> list[float]:
+    """Means over identities and over the steps of each epoch, from a curve ``(U, steps)``."""
+    means: list[float] = curve.view(curve.shape[0], epochs, -1).mean(dim=(0, 2)).tolist()
+    return means
 
 
 def _warnings(attack: DMMIA, curves: dict[str, Tensor]) -> Iterator[str]:

@@ -239,6 +239,15 @@ def test_it_records_drift_losses_and_displacement_of_the_prototypes() -> None:
     assert float(curves["prototype_displacement"][:, -1].min()) > 0
 
 
+def test_it_logs_every_term_by_epoch() -> None:
+    records: list[dict[str, Any]] = []
+    attack(TINY, context(log=lambda **record: records.append(record)))
+    (record,) = records
+    assert record["identities"] == [1, 3]
+    for name in ("L_ce", "L_imr", "L_idr", "drift", "prototype_displacement"):
+        assert len(record[name]) == TINY.epochs
+
+
 def test_a_saturated_imr_is_said() -> None:
     calm = attack(replace(TINY, prototype_rate=0.0))
     hot = attack(replace(TINY, prototype_rate=0.2, temperature=0.05, epochs=12))
