@@ -19,9 +19,12 @@ from .augment import apply_crops, draw_crops
 
 
 def pool(prior: Prior | None, size: int, streams: Streams) -> Tensor:
-    """The run's latents ``(size, latent_dim)``; a larger pool begins with the smaller one."""
-    source = needed(prior)
-    blocks = [source.sample(256, streams.generator("pool", start)) for start in range(0, size, 256)]
+    """The run's latents ``(size, latent_dim)``; a larger pool begins with the smaller one.
+
+    They depend on the run's seed alone, not on the name of the attack.
+    """
+    source, seed = needed(prior), Streams(streams.seed, ("candidates",))
+    blocks = [source.sample(256, seed.generator(start)) for start in range(0, size, 256)]
     return torch.cat(blocks)[:size]
 
 
