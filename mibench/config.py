@@ -21,7 +21,6 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,10 +153,15 @@ def setting_names(kind: type) -> tuple[str, ...]:
     return tuple(found)
 
 
-@cache
 def adapter(kind: type[T]) -> pydantic.TypeAdapter[T]:
     """The validator of a dataclass; building one costs milliseconds, so each is built once."""
-    return pydantic.TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = pydantic.TypeAdapter(kind)
+    found: pydantic.TypeAdapter[T] = _ADAPTERS[kind]
+    return found
+
+
+_ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {}
 
 
 def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, dict[str, Setting]]:

@@ -21,6 +21,7 @@ from mibench.metrics import DEFAULT_METRICS, METRICS
 from mibench.metrics.extractors import InceptionExtractor
 from mibench.metrics.identity import IdentityTruth
 from mibench.plan import Plan
+from mibench.previews import strip_png
 from mibench.scoring import Reconstructions, Scores, score
 from mibench.store import RunDir, atomic_write, unit_stem, write_json
 
@@ -60,9 +61,28 @@ def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
             machine.reporter.stop()
     atomic_write(folder.path / "samples.csv", scores.samples.to_csv(index=False, lineterminator="\n").encode())
     write_json(folder.path / "metrics.json", scores.as_json())
+    if isinstance(dataset, GroundTruth):  # a made-up world: its faces are nobody's
+        write_images(folder, reconstructions, scores)
     for note in scores.notes:
         machine.reporter.say(note)
     return scores
+
+
+def write_images(folder: RunDir, reconstructions: Reconstructions, scores: Scores) -> None:
+    """``images/<identity>.png``: the selected reconstructions of an identity side by side, the adversary's best first.
+
+    Pixels are exactly the stored ones, so numbers measured on the files are the numbers of the run.
+    """
+    places = {
+        (unit, index): row
+        for row, (unit, index) in enumerate(
+            zip(reconstructions.units.tolist(), reconstructions.index.tolist(), strict=True)
+        )
+    }
+    chosen = scores.samples[scores.samples["selected"]].sort_values(["identity", "sample"])
+    for identity, rows in chosen.groupby("identity"):
+        order = [places[unit, index] for unit, index in zip(rows["unit"], rows["index"], strict=True)]
+        atomic_write(folder.path / "images" / f"{identity:04d}.png", strip_png(reconstructions.images[order]))
 
 
 def load_units(plan: Plan, folder: RunDir) -> Reconstructions:

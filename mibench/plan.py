@@ -273,13 +273,17 @@ def _check_identities(protocol: EvalProtocol, classes: int | None, dataset: Iden
 
 
 def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Setting]]:
-    """The card's arguments with the run's on top; only arguments the card states can be changed, except truncation."""
+    """The card's arguments with the run's on top.
+
+    A prior that lists its ``options`` has them checked here; another one checks them itself when it is built.
+    """
     arguments = dict(weights.arguments)
     origins = {name: Setting(value, f"card {weights.card}") for name, value in arguments.items()}
-    known = (*arguments, *getattr(registry.load("prior", weights.architecture), "options", ()))
+    options: tuple[str, ...] | None = getattr(registry.load("prior", weights.architecture), "options", None)
+    known = (*arguments, *(options or ()))
     for layer in layers:
         for name, value in layer.values.items():
-            if name not in known:
+            if options is not None and name not in known:
                 raise MibenchError(
                     f"unknown setting 'prior.{name}' from {layer.origin}{registry.suggest(name, known)} "
                     f"(known: {', '.join(known) or 'none'})"

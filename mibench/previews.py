@@ -1,4 +1,4 @@
-"""A picture of a data set: private people in rows, public people below."""
+"""Pictures for people: a data set at a glance, and the reconstructions of one identity, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ GAP = 2
 HEADING = 22
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
+
+
+def strip_png(pixels: Tensor) -> bytes:
+    """Images side by side, uint8 ``(N, 3, H, W)``, as a PNG without margins, scaling or contrast stretch."""
+    from PIL import Image
+
+    row = pixels.permute(2, 0, 3, 1).reshape(pixels.shape[2], -1, 3).contiguous()
+    buffer = io.BytesIO()
+    Image.fromarray(row.numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def preview_png(split: IdentitySplit, *, people: int, images: int, size: int) -> bytes:

@@ -166,6 +166,11 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
 def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]) -> None:
     record = folder.record()
     done = len(list(stored_units(plan, folder)))
+    preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
+    machine.reporter.say(
+        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.identities} identities, "
+        f"protocol {plan.spec.protocol.title}, on {machine.device}"
+    )
     if record and done:
         machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
     # The code that made the stored part stays on record next to the code that goes on (differs only when allowed).

@@ -136,13 +136,13 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
     recipe, dataset = resolve_training(training)
     chosen = choose_device(device)
     dataset.check_disjoint()
-    settings = {
+    settings: dict[str, Any] = {
         "recipe": plain(dataclasses.asdict(recipe)),
         "dataset_digest": dataset.digest,
         "seed": training.seed,
         "precision": training.precision,
     }
-    workplace = RunDir(home() / "training" / f"{stem_of(training.name)}-{hash_of([training.kind, settings])[:8]}")
+    workplace = RunDir(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
     with workplace.writing():
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
         if checkpoint.path.is_file():
@@ -166,6 +166,13 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
         path, card = store_trained(training, trained, dataset, settings)
         checkpoint.discard()
     return path, card
+
+
+def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> str:
+    """What tells one training from another. Settings that a recipe calls ``cost_only`` change no result."""
+    cost_only: frozenset[str] = getattr(recipe, "cost_only", frozenset())
+    kept = {name: value for name, value in settings["recipe"].items() if name not in cost_only}
+    return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
 
 
 def _data_for(recipe: Recipe, dataset: IdentitySplit) -> Any:

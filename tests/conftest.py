@@ -18,6 +18,12 @@ from mibench import registry
 torch.set_num_threads(1)  # tiny tensors: threads only cost, and one count everywhere gives the same bits
 
 
+@pytest.fixture(autouse=True)
+def no_home_of_yours(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the weights that are shipped and none that lie in the home of whoever runs them."""
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path_factory.getbasetemp() / "no_home"))
+
+
 @pytest.fixture(scope="session")
 def toy_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``$MIBENCH_HOME`` with the toy world's weights; shared, so tests do not write into it."""

@@ -45,6 +45,22 @@ def test_a_run_beats_its_floor_and_fills_its_folder(toy: Path, tmp_path: Path) -
     assert (found.path / "tables" / "toy.csv").read_text().splitlines()[0] == "toyattack,1.0"
 
 
+def test_images_are_the_stored_pixels(toy: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from mibench.results import open_run
+
+    run = open_run(toy_run(tmp_path).path)
+    best = run.samples[(run.samples["identity"] == 4) & run.samples["selected"]].sort_values("sample")
+    with Image.open(run.path / "images" / "0004.png") as opened:
+        strip = np.array(opened)
+    assert strip.shape == (8, 2 * 8, 3)
+    for column, (unit, index) in enumerate(zip(best["unit"], best["index"], strict=True)):
+        stored = run.image(unit, index).permute(1, 2, 0).numpy()
+        assert (strip[:, 8 * column : 8 * column + 8] == stored).all()
+
+
 def test_the_same_command_does_nothing_twice(toy: Path, tmp_path: Path) -> None:
     first = toy_run(tmp_path)
     before = (first.path / "run.json").read_bytes()
@@ -215,3 +231,14 @@ def test_precision_bfloat16_is_another_run(toy: Path, tmp_path: Path) -> None:
     found = toy_run(tmp_path, precision="bfloat16")
     assert found.path.name != toy_run(tmp_path).path.name
     assert found.metrics["acc1"]["value"] is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_agrees_with_the_cpu(toy: Path, tmp_path: Path, precision: str) -> None:
+    names = {"attack": "toyattack", **TOY, "precision": precision}
+    here = mibench.run(**names, out=tmp_path / "cpu", device="cpu")  # type: ignore[arg-type]
+    there = mibench.run(**names, out=tmp_path / "cuda", device="cuda")  # type: ignore[arg-type]
+    assert there.path.name == here.path.name
+    assert there.metrics["acc1"]["value"] == pytest.approx(here.metrics["acc1"]["value"], abs=0.1)
+    assert there.metrics["knn_distance"]["value"] == pytest.approx(here.metrics["knn_distance"]["value"], abs=0.02)

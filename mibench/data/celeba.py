@@ -96,7 +96,7 @@ class CelebA(IdentitySplit):
         return 1 + max(label for part, _, label in self._everything if part != "public")
 
     @cached_property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """SHA-256 over lists, identities, image format and crop; 16 digits. Pixels are not read."""
         formats = sorted({self._files[name].suffix for _, name, _ in self._everything})
         text = f"celeba 1 {sorted(self._hashes.items())} {self._identity_hash} {formats} crop {CROP}"
