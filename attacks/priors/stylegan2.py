@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,8 @@ class StyleGAN2Prior:
             give equal images.
         dtype: of the convolutions (float32, or bfloat16 for speed at about 1 % error).
     """
+
+    options: ClassVar[tuple[str, ...]] = ("truncation", "noise")  # what `--set prior.NAME=VALUE` may add to a card
 
     def __init__(
         self,
