@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mibench import assets
+from mibench.allocator import keep_freed_memory
 from mibench.api import Attack, Context, Prior, Queries, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
 from mibench.devices import deterministic, out_of_memory, peak_memory
@@ -47,6 +48,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
     if not missing:
         return
     plan.dataset.check_disjoint()
+    keep_freed_memory()
     victim = assets.build_victim(plan.target, plan.attack.access, machine.device)
     prior = None
     if plan.prior is not None and plan.spec.prior is not None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import pickle
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mibench import config, registry
+from mibench.allocator import keep_freed_memory
 from mibench.api import Card, Recipe, Trained, WeightsFile, Workshop
 from mibench.cards import CARD_KINDS, stem_of, write_card
 from mibench.config import Layer
@@ -51,6 +53,18 @@ class Training:
     precision: str = "float32"
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     output: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """The command that does this training again."""
+        words = ["mibench", "train", self.kind, self.architecture]
+        words += ["--dataset", self.dataset] if self.dataset != "synthfaces" else []
+        words += ["--tag", self.tag] if self.tag else []
+        words += ["--seed", str(self.seed)] if self.seed else []
+        words += ["--precision", self.precision] if self.precision != "float32" else []
+        for scope, values in self.settings.items():
+            words += [word for name, value in values.items() for word in ("--set", f"{scope}.{name}={plain(value)}")]
+        return shlex.join(words)
 
     @property
     def name(self) -> str:
@@ -135,6 +149,7 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
     reporter = reporter or Reporter()
     recipe, dataset = resolve_training(training)
     chosen = choose_device(device)
+    keep_freed_memory()
     dataset.check_disjoint()
     settings: dict[str, Any] = {
         "recipe": plain(dataclasses.asdict(recipe)),
@@ -207,6 +222,7 @@ def store_trained(
         classes=trained.classes,
         dataset_digest=dataset.digest,
         recipe={
+            "command": training.command,
             **plain(settings["recipe"]),
             "seed": training.seed,
             "precision": training.precision,
