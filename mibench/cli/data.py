@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from .examples import CommandWithExamples
 from .options import output_option, set_option
 
 
@@ -15,12 +16,13 @@ def data() -> None:
 
 
 @data.command(
+    cls=CommandWithExamples,
     epilog="""Examples:
 
 \b
   mibench data preview
   mibench data preview synthfaces --set dataset.nuisance=0.5 --output easy.png
-"""
+""",
 )
 @click.argument("dataset", default="synthfaces")
 @click.option("--people", type=click.IntRange(1, 64), default=8, show_default=True, help="Private people, one a row.")

@@ -6,16 +6,18 @@ import json
 
 import rich_click as click
 
+from .examples import CommandWithExamples
 from .options import json_option
 
 
 @click.command(
+    cls=CommandWithExamples,
     epilog="""Examples:
 
 \b
   mibench doctor          versions, device, disk; every weights file verified by its hash
   mibench doctor --full   test accuracy of every classifier measured again and compared with its card
-"""
+""",
 )
 @click.option("--full", is_flag=True, help="Measure every classifier's test accuracy again (minutes on a CPU).")
 @json_option

@@ -10,6 +10,7 @@ import rich_click as click
 
 from mibench import cards, config, registry
 
+from .examples import CommandWithExamples
 from .options import json_option
 
 PLURALS = {
@@ -27,6 +28,7 @@ PLURALS = {
 
 
 @click.command(
+    cls=CommandWithExamples,
     name="list",
     epilog="""Examples:
 

@@ -11,6 +11,7 @@ import rich_click as click
 
 from mibench.spec import PRECISIONS
 
+from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
 
 if TYPE_CHECKING:
@@ -26,14 +27,15 @@ SHOWN = (
 
 
 @click.command(
+    cls=CommandWithExamples,
     epilog="""Examples:
 
 \b
   mibench run                                        DMMIA against VGG16, two minutes on two CPU cores
   mibench run --target ir152 --protocol standard     more identities, for figures to quote
-  mibench run --set attack.imr_weight=0              one setting changed: an ablation
+  mibench run --set attack.lambda_imr=0              one setting changed: an ablation
   mibench run --config runs/NAME/config.yaml         the same run again
-"""
+""",
 )
 @click.option("--attack", metavar="NAME", help="The attack.  [default: dmmia]")
 @click.option("--target", metavar="NAME", help="The classifier under attack.  [default: vgg16]")

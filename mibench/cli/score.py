@@ -6,16 +6,18 @@ from pathlib import Path
 
 import rich_click as click
 
+from .examples import CommandWithExamples
 from .options import device_option, json_option
 
 
 @click.command(
+    cls=CommandWithExamples,
     epilog="""Examples:
 
 \b
   mibench score runs/dmmia-vgg16-synthfaces-1f3a9c2e
   mibench score runs/dmmia-vgg16-synthfaces-1f3a9c2e --json
-"""
+""",
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @device_option

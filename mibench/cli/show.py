@@ -15,10 +15,12 @@ from mibench import cards, config, registry
 from mibench.errors import MibenchError
 from mibench.spec import plain
 
+from .examples import CommandWithExamples
 from .options import json_option
 
 
 @click.command(
+    cls=CommandWithExamples,
     epilog="""Examples:
 
 \b
@@ -28,7 +30,7 @@ from .options import json_option
   mibench show card vgg16@synthfaces
   mibench show dataset synthfaces
   mibench show run runs/dmmia-vgg16-synthfaces-1f3a9c2e
-"""
+""",
 )
 @click.argument("kind", metavar="KIND")
 @click.argument("name", metavar="NAME")

@@ -11,11 +11,13 @@ import rich_click as click
 
 from mibench.spec import PRECISIONS
 
+from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
 from .progress import duration
 
 
 @click.command(
+    cls=CommandWithExamples,
     epilog="""Examples:
 
 \b
@@ -23,7 +25,7 @@ from .progress import duration
   mibench train judge facenet112 --precision bfloat16
   mibench train prior stylegan2 --set train.images=200000
   mibench train target vgg16 --tag smoothed --set train.label_smoothing=0.1
-"""
+""",
 )
 @click.argument("kind", metavar="KIND")
 @click.argument("architecture", metavar="ARCHITECTURE")
