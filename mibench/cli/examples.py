@@ -17,6 +17,4 @@ class CommandWithExamples(click.RichCommand):
 
         if self.epilog:
             lines = [line for line in inspect.cleandoc(self.epilog).splitlines() if line != "\b"]
-            formatter.write(
-                Text("\n".join(f" {line}".rstrip() for line in lines) + "\n", no_wrap=True, overflow="fold")
-            )
+            formatter.write(Text("\n".join(f" {line}".rstrip() for line in lines) + "\n"))

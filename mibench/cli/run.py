@@ -31,10 +31,10 @@ SHOWN = (
     epilog="""Examples:
 
 \b
-  mibench run                                        DMMIA against VGG16, two minutes on two CPU cores
-  mibench run --target ir152 --protocol standard     more identities, for figures to quote
-  mibench run --set attack.lambda_imr=0              one setting changed: an ablation
-  mibench run --config runs/NAME/config.yaml         the same run again
+  mibench run                                     DMMIA against VGG16
+  mibench run --target ir152 --protocol standard  more people, to quote
+  mibench run --set attack.lambda_imr=0           one setting changed
+  mibench run --config runs/NAME/config.yaml      the same run again
 """,
 )
 @click.option("--attack", metavar="NAME", help="The attack.  [default: dmmia]")
