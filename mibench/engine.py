@@ -58,13 +58,13 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
             f"attack {plan.attack.name!r} needs a prior with a mapping network, such as --prior stylegan2"
         )
     streams = Streams(plan.spec.seed, (plan.attack.name,))
-    run = _Attacking(plan, folder, machine, victim, prior)
+    run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
     with deterministic(machine.device, plan.spec.precision):
         machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}")
         try:
             state = run.prepared(streams)
             for index in missing:
-                run.unit(index, units[index], len(units), state, streams)
+                run.unit(index, units[index], state, streams)
         finally:
             machine.reporter.stop()
 
@@ -78,6 +78,8 @@ class _Attacking:
     machine: Machine
     victim: Victim
     prior: Prior | None
+    total: int  # preparation and units still to do: what the progress bar counts
+    done: int = 0
 
     @property
     def attack(self) -> Attack:
@@ -87,9 +89,7 @@ class _Attacking:
         machine, size, dataset = self.machine, self.victim.image.size, self.plan.dataset
 
         def progress(done: int, total: int, text: str) -> None:
-            share = done / max(total, 1)
-            unit, units = record.get("unit", 0), record.get("units", 1)
-            machine.reporter.update(unit + share, units, text)
+            machine.reporter.update(self.done + done / max(total, 1), self.total, text)
 
         return Context(
             victim=self.victim,
@@ -97,7 +97,7 @@ class _Attacking:
             device=machine.device,
             public=_public(dataset, size, machine.device),
             micro_batch=micro_batch,
-            log=lambda **numbers: self.folder.log(**{k: v for k, v in record.items() if k != "units"}, **numbers),
+            log=lambda **numbers: self.folder.log(**record, **numbers),
             progress=progress,
         )
 
@@ -141,14 +141,15 @@ class _Attacking:
         if not self.folder.intact("state"):
             state, queries, cost = self.timed(lambda batch: self.attack.prepare(self.context(batch), streams))
             self.folder.save("state", state, {"attack": self.attack.name, **queries}, **cost)
+            self.done += 1
         tensors, _ = self.folder.load("state")
         return {name: tensor.to(self.machine.device) for name, tensor in tensors.items()}
 
-    def unit(self, index: int, identities: tuple[int, ...], units: int, state: State, streams: Streams) -> None:
+    def unit(self, index: int, identities: tuple[int, ...], state: State, streams: Streams) -> None:
         """Attack one unit and store it."""
         labels = torch.tensor(identities, dtype=torch.int64, device=self.machine.device)
         reconstruction, queries, cost = self.timed(
-            lambda batch: self.attack.reconstruct(self.context(batch, unit=index, units=units), state, labels, streams)
+            lambda batch: self.attack.reconstruct(self.context(batch, unit=index), state, labels, streams)
         )
         check_reconstruction(reconstruction, identities, self.victim.image.size, self.plan)
         tensors = {
@@ -169,7 +170,8 @@ class _Attacking:
         self.folder.log(event="unit", unit=index, **queries, **cost)
         for note in reconstruction.notes:
             self.machine.reporter.say(f"unit {index}: {note}")
-        self.machine.reporter.update(index + 1, units)
+        self.done += 1
+        self.machine.reporter.update(self.done, self.total)
 
 
 def _public(dataset: IdentitySplit, size: int, device: torch.device) -> Callable[[int], Tensor]:
