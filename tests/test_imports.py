@@ -51,9 +51,7 @@ def test_a_party_knows_only_the_contract_and_itself(party: str) -> None:
         inner = path.relative_to(folder).parent.as_posix().replace("/", ".")
         package = f"mibench.{party}" + ("" if inner == "." else f".{inner}")
         foreign = {n for n in imports_of(path, package) if not within(n, (*ALLOWED[party], f"mibench.{party}"))}
-        assert not foreign, (
-            f"{path} imports {sorted(foreign)}: {party} may import {ALLOWED[party]}"
-        )
+        assert not foreign, f"{path} imports {sorted(foreign)}: {party} may import {ALLOWED[party]}"
 
 
 def test_the_referee_imports_no_party() -> None:
