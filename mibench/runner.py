@@ -23,6 +23,7 @@ from mibench.spec import plain
 from mibench.store import RunDir, atomic_write, file_sha256, read_json, write_error
 
 FLOOR = "floor"
+FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
 RESULT_FILES = ("samples.csv", "metrics.json")
 DRAWN_FOLDERS = ("tables", "figures", "images")
 
@@ -132,7 +133,8 @@ def floor_plan(request: Request, plan: Plan) -> Plan:
 
 def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_changed_code: bool) -> Run:
     folder = RunDir(out / plan.spec.run_name)
-    with folder.writing():
+    # runs side by side share one floor: the second waits for the first to finish it
+    with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == FLOOR else 0):
         code = provenance.code_hashes(plan.entries())
         if not allow_changed_code:
             refuse_changed_code(folder, code)

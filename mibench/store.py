@@ -148,9 +148,13 @@ class RunDir:
         write_json(self.record_path, {"schema": SCHEMA} | self.record() | fields)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the folder for this process. A dead process's lock is released by the system, so none goes stale."""
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+    def writing(self, patience: float = 0) -> Iterator[None]:
+        """Hold the folder for this process. A dead process's lock is released by the system, so none goes stale.
+
+        Args:
+            patience: seconds to wait for another process that holds it.
+        """
+        lock = filelock.FileLock(self.path / ".lock", timeout=patience)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()

@@ -54,7 +54,9 @@ def curves_plot(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
                 label=label,
                 marker="o" if len(steps) == 1 else "",
             )
-            least, most = min(least, float(middle.min())), max(most, float(middle.max()))
+            # a curve that starts at rounding error (a drift) is not one that spans decades
+            low_end = float(np.percentile(middle, 5))
+            least, most = min(least, low_end), max(most, float(middle.max()))
         if least > 0 and most / least > 1e3:
             panel.set_yscale("log")
         title = name if name.startswith("L_") else name.replace("_", " ")
