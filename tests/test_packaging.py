@@ -107,8 +107,15 @@ def installed(folder: Path, requirement: Sequence[object]) -> dict[str, object]:
     call([sys.executable, "-m", "venv", "--system-site-packages", "--without-pip", folder])
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     site = Path(call([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
-    # An environment of an environment does not see its parent; a path file makes it.
-    (site / "parent.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    # An environment of an environment does not see its parent: a folder of links shows it everything but ourselves.
+    parent = folder / "parent"
+    parent.mkdir()
+    for path in (Path(entry) for entry in sys.path if entry.endswith("site-packages")):
+        for library in path.iterdir():
+            ours = library.name.startswith(("mibench", "__editable__", "_")) or library.suffix == ".pth"
+            if not ours and not (parent / library.name).exists():
+                (parent / library.name).symlink_to(library)
+    (site / "parent.pth").write_text(f"{parent}\n")
     call(
         [python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--ignore-installed", *requirement]
     )
