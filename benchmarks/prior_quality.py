@@ -33,7 +33,8 @@ from mibench.rng import stream
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table as Markdown.")
 def main(prior: str, judge: str, count: int, truncations: str, grid: Path | None, out: Path | None) -> None:
     device = torch.device("cpu")
-    network: Any = assets.build_prior(cards.find("prior", prior, "synthfaces"), {}, device)
+    file = cards.find("prior", prior, "synthfaces")
+    network: Any = assets.build_prior(file, file.card().arguments, device)
     extractor = assets.build_judge(cards.find("judge", judge, "synthfaces"), device, None)
     public = SynthFaces().public(network.image.size, 2 * count).pixels
     features = extractor(public).features.float()

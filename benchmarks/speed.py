@@ -55,7 +55,8 @@ def main(targets: str, device: str, identities: int, batch_size: int, steps: int
 def measure(target: str, device: torch.device, identities: int, batch: int, steps: int, turns: int) -> dict[str, Any]:
     """Figures of one target; the variants' turns alternate."""
     victim = assets.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
-    prior = assets.build_prior(cards.find("prior", "stylegan2", "synthfaces"), {}, device)
+    file = cards.find("prior", "stylegan2", "synthfaces")
+    prior = assets.build_prior(file, file.card().arguments, device)
     context = Context(victim=victim, prior=prior, device=device, micro_batch=identities * batch)
     labels = torch.arange(identities)
     runs = {}
