@@ -86,6 +86,14 @@ class DMMIA(Attack):
         for name in ("pool_size", "candidates", "epochs", "batch_size", "unit_size", "memory_slots"):
             if getattr(self, name) < 1:
                 raise MibenchError(f"dmmia: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("resample_every", "prototype_rate", "selection_transforms", "truncation", "prototype_std"):
+            if getattr(self, name) < 0:
+                raise MibenchError(f"dmmia: {name} must not be negative, got {getattr(self, name)}")
+        if self.scope == "shared" and (self.optimise == "w" or self.order == "sequential"):
+            raise MibenchError(
+                "dmmia: scope=shared is one mapping network for a unit attacked in lock-step; it goes with "
+                "optimise=mapping and order=lockstep only"
+            )
         if self.candidates > self.pool_size:
             raise MibenchError(
                 f"dmmia: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"

@@ -83,7 +83,9 @@ class UnitRun:
                 context.progress(done, steps, f"epoch {epoch + 1}/{attack.epochs}")
             if self.prototypes is not None and self.first_prototypes is not None:
                 moved = (self.prototypes.detach() - self.first_prototypes).norm(dim=2)
-                self._record("prototype_displacement", (moved / self.first_prototypes.norm(dim=2)).mean(dim=1))
+                self._record(
+                    "prototype_displacement", (moved / self.first_prototypes.norm(dim=2).clamp(min=1e-12)).mean(dim=1)
+                )
 
     def _step(self, rows: Tensor, crops: Tensor) -> None:
         """One step of every identity of the unit on candidates ``rows`` ``(U, B)``."""

@@ -72,7 +72,8 @@ class MemoryBank:
         """
         reading = reading or Reading()
         rows = nn.functional.normalize(self.rows, dim=2) if reading.normalise else self.rows
-        similarity = torch.einsum("nd,ckd->nck", features, rows) / temperature
+        with torch.autocast(features.device.type, enabled=False):  # a small temperature needs float32
+            similarity = torch.einsum("nd,ckd->nck", features, rows) / temperature
         similarity = similarity.masked_fill(~self.seen, -torch.inf)
         known = self.seen.any(dim=1)
         filled = self.seen.sum(dim=1).clamp(min=1).log()
@@ -112,7 +113,8 @@ class MemoryBank:
         if use is not None:
             member = member * use[:, None].to(features.dtype)
         count = member.sum(dim=0)
-        mean = (member.T @ features) / count.clamp(min=1)[:, None]
+        with torch.autocast(features.device.type, enabled=False):
+            mean = (member.T @ features) / count.clamp(min=1)[:, None]
         index = torch.arange(self.seen.shape[0], device=self.rows.device)
         old, was_seen = self.rows[index, self.turn], self.seen[index, self.turn]
         new = torch.where(was_seen[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)

@@ -69,6 +69,11 @@ def imr_loss(
         ``(U, B)``.
     """
     reading = reading or Reading()
+    with torch.autocast(features.device.type, enabled=False):  # similarities over a small temperature need float32
+        return _imr_loss(features, prototypes, positives, temperature, reading)
+
+
+def _imr_loss(features: Tensor, prototypes: Tensor, positives: int, temperature: float, reading: Reading) -> Tensor:
     if reading.normalise:
         prototypes = nn.functional.normalize(prototypes, dim=2)
     similarity = torch.bmm(features, prototypes.transpose(1, 2)) / temperature

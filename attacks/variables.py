@@ -30,7 +30,7 @@ class Variable(ABC):
     def restart(self, latents: Tensor) -> None:
         """Take new candidates; :meth:`drift` is measured from where the pretrained mapping puts them."""
         self.latents = latents
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
             flat = self.prior.mapping(latents.flatten(0, 1))
         self.start = flat.float().view(*latents.shape[:2], -1)
 

@@ -55,11 +55,11 @@ def main(target: str, protocol: str, identities: int | None, seeds: str, out: Pa
         chosen = run.samples[run.samples["selected"]]
         means = chosen.groupby("identity")[list(METRICS)].mean()
         per_identity.append(means.assign(variant=row["variant"], seed=row["seed"]).reset_index())
-    for folder in sorted(out.glob(f"floor-{target}-*")):
-        run = open_run(folder)
+    for name in sorted({row["floor_run"] for row in rows}):
+        run = open_run(out / name)
         chosen = run.samples[run.samples["selected"]]
         means = chosen.groupby("identity")[list(METRICS)].mean()
-        floors[folder.name] = means.assign(variant="floor", seed=run.seed).reset_index()
+        floors[name] = means.assign(variant="floor", seed=run.seed).reset_index()
     everything = pandas.concat([*floors.values(), *per_identity])
     text = markdown(everything)
     (out / f"ablation-{target}-{protocol}.md").write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ import click
 import mibench
 from mibench.results import open_run
 
-COLUMNS = ("acc1", "acc5", "knn_distance", "true_identity_error", "coverage", "diversity_ratio")
+COLUMNS = ("acc1", "acc5", "knn_distance", "true_identity_error", "coverage", "div_feat_ratio")
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def run_cell(cell: Cell, *, target: str, protocol: str, out: Path, shared: Mappi
     row["run"] = run.path.name
     if run.floor is not None:
         row["floor_acc1"] = run.floor.metrics["acc1"]["value"]
+        row["floor_run"] = run.floor.path.name
     for name in COLUMNS:
-        metric = run.metrics.get(name)
-        if metric is not None:
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = metric["value"], metric["low"], metric["high"]
+        metric = run.metrics[name]
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = metric["value"], metric["low"], metric["high"]
     for name, curve in opened.curves.items():
         row[f"final_{name}"] = float(curve[:, -1].mean())
     return row

@@ -11,9 +11,11 @@ images, through synthesis and victim, divided by the rate of a large matrix prod
 from __future__ import annotations
 
 import json
+import multiprocessing
 import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mibench import assets, cards
+from mibench.allocator import keep_freed_memory
 from mibench.api import Access, Context
 from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.dmmia_unit import UnitRun
@@ -42,18 +45,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @click.option("--turns", default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(targets: str, device: str, identities: int, batch_size: int, steps: int, turns: int, out: Path | None) -> None:
-    where = torch.device(device)
     rows = []
     for target in targets.split(","):
-        rows.append(measure(target, where, identities, batch_size, steps, turns))
+        # a process for each target: the peak memory of a process never falls
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            rows.append(pool.submit(measure, target, device, identities, batch_size, steps, turns).result())
         click.echo(json.dumps(rows[-1], indent=2))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(target: str, device: torch.device, identities: int, batch: int, steps: int, turns: int) -> dict[str, Any]:
-    """Figures of one target; the variants' turns alternate."""
+def measure(target: str, place: str, identities: int, batch: int, steps: int, turns: int) -> dict[str, Any]:
+    """Figures of one target; the variants' turns alternate, and so does who goes first."""
+    device = torch.device(place)
+    keep_freed_memory()  # as runs do
     victim = assets.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
     file = cards.find("prior", "stylegan2", "synthfaces")
     prior = assets.build_prior(file, file.card().arguments, device)
@@ -79,10 +85,10 @@ def measure(target: str, device: torch.device, identities: int, batch: int, step
         turn(run)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     rates = []
-    for _ in range(turns):
+    for number in range(turns):
         rates.append(matmul_rate(device))
-        for name, run in runs.items():
-            seconds[name].append(turn(run))
+        for name in list(runs) if number % 2 else list(reversed(runs)):
+            seconds[name].append(turn(runs[name]))
     images = identities * batch
     step = statistics.median(seconds["DMMIA"])
     plain = seconds["without prototypes"]

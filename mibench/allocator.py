@@ -1,8 +1,7 @@
 """Keep freed memory instead of handing it back to the system after every operation.
 
 glibc returns each large block at once and asks for it again at the next operation: every image-sized tensor then costs
-fresh pages, which the kernel clears. In loops over convolutions this took up to a third of the time on the CPU
-(benchmarks/speed.py). It changes speed and resident memory, never a number.
+fresh pages, which the kernel clears. It changes speed and resident memory, never a number.
 """
 
 from __future__ import annotations

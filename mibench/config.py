@@ -266,10 +266,12 @@ class PresetFile:
     default_for: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     def choose(self, attack: str, asked: str | None, protocol_choice: str | None, **situation: str) -> Layer | None:
-        """The preset asked for, else the protocol's choice, else the file's own default."""
-        name = asked or protocol_choice
-        for axis in ("dataset", "protocol"):
-            name = name or self.default_for.get(axis, {}).get(situation.get(axis, ""))
+        """The preset asked for, else the file's for this data set, else the protocol's, else the file's own default.
+
+        The data set goes first: a protocol's preset suits the prior of the world that the protocol was made for.
+        """
+        name = asked or self.default_for.get("dataset", {}).get(situation.get("dataset", ""))
+        name = name or protocol_choice or self.default_for.get("protocol", {}).get(situation.get("protocol", ""))
         name = name or self.default
         if name is None:
             return None

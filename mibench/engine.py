@@ -88,8 +88,12 @@ class _Attacking:
     def context(self, micro_batch: int, **record: Any) -> Context:
         machine, size, dataset = self.machine, self.victim.image.size, self.plan.dataset
 
+        furthest = 0.0
+
         def progress(done: int, total: int, text: str) -> None:
-            machine.reporter.update(self.done + done / max(total, 1), self.total, text)
+            nonlocal furthest  # an attack reports its stages one after another: the bar never runs backwards
+            furthest = max(furthest, done / max(total, 1))
+            machine.reporter.update(self.done + furthest, self.total, text)
 
         return Context(
             victim=self.victim,

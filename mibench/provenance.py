@@ -19,7 +19,14 @@ import torch
 from mibench import registry
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "safetensors", "mibench")
-REFEREE = ("api", "rng", "engine", "assets")  # the part of the referee that decides what an attack produces
+REFEREE = (
+    "api",
+    "rng",
+    "engine",
+    "assets",
+    "devices",
+    "plan",
+)  # the part of the referee that decides what an attack produces
 
 
 def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str | None]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench import provenance, registry
+from mibench import config, provenance, registry
+from mibench.data.split import GroundTruth
 from mibench.devices import choose_device
 from mibench.engine import Machine, attack_units, stored_units
 from mibench.errors import MibenchError
@@ -123,10 +124,18 @@ def run_request(request: Request, out: Path, machine: Machine, *, allow_changed_
 def floor_plan(request: Request, plan: Plan) -> Plan:
     """The floor under the same protocol, data, weights and seed."""
     settings = {scope: values for scope, values in request.settings.items() if scope != "attack"}
+    known = set(config.setting_names(registry.load("attack", FLOOR)))
+
+    def shared(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that the floor has too (pool, candidates, truncation): it searches and ranks as the attack does."""
+        return {"attack": kept} if (kept := {k: v for k, v in values.items() if k in known}) else {}
+
     if request.config is None:
-        return make_plan(dataclasses.replace(request, attack=FLOOR, preset=None, settings=settings))
+        preset = request.preset if request.preset in config.attack_presets(FLOOR).presets else None
+        settings |= shared(request.settings.get("attack", {}))
+        return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, settings=settings))
     from_file = plan.settings_said()
-    del from_file["attack"]
+    from_file |= shared(from_file.pop("attack")) or {}
     names = {key: plan.chosen[key] for key in ("target", "dataset", "protocol", "prior", "seed", "precision")}
     return make_plan(Request(attack=FLOOR, settings=from_file, **names))
 
@@ -196,7 +205,8 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
 def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:
     """Raise when the code that produced the stored part of a run is not the code that would go on."""
     before = folder.record().get("code")
-    if not isinstance(before, dict) or not folder.intact("state"):
+    stored = folder.intact("state") or any((folder.path / "units").glob("*.safetensors"))
+    if not isinstance(before, dict) or not stored:
         return
     changed = sorted(name for name in {*before, *code} if before.get(name) != code.get(name))
     if changed:
@@ -259,6 +269,8 @@ def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) ->
     metrics = read_json(folder.path / "metrics.json")
     missing = {}
     for name in plan.spec.protocol.required:
+        if name.startswith("true_identity") and not isinstance(plan.dataset, GroundTruth):
+            continue  # nobody knows the truth about photographs: null with the reason, and no reason to fail
         if name not in metrics:
             missing[name] = "it was not computed"
         elif metrics[name]["value"] is None:

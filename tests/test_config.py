@@ -139,7 +139,7 @@ def test_presets_extend_and_cite(toy: Path) -> None:
     assert presets.presets["slow"].origin_of("steps") == "preset slow"  # its own value, not the paper's
 
 
-def test_the_preset_is_chosen_by_person_then_protocol_then_file(toy: Path) -> None:
+def test_the_preset_is_chosen_by_person_then_data_set_then_protocol_then_file(toy: Path) -> None:
     presets = config.attack_presets("toyattack")
 
     def chosen(asked: str | None, by_protocol: str | None, dataset: str) -> str | None:
@@ -147,7 +147,8 @@ def test_the_preset_is_chosen_by_person_then_protocol_then_file(toy: Path) -> No
         return layer and layer.origin
 
     assert chosen("slow", "paper", "celeba") == "preset slow"
-    assert chosen(None, "slow", "celeba") == "preset slow"
+    assert chosen(None, "slow", "celeba") == "preset paper"  # a protocol's preset suits the prior of its own world
+    assert chosen(None, "slow", "toyfaces") == "preset slow"
     assert chosen(None, None, "celeba") == "preset paper"
     assert chosen(None, None, "toyfaces") == "preset quick"
     with pytest.raises(MibenchError, match="did you mean 'quick'"):

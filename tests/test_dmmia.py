@@ -282,6 +282,9 @@ def test_it_needs_gradients() -> None:
         ({"momentum": 1.5}, "momentum"),
         ({"loss": "hinge"}, "hinge"),
         ({"epochs": 0}, "epochs"),
+        ({"prototype_rate": -1.0}, "prototype_rate"),
+        ({"scope": "shared", "optimise": "w"}, "lock-step"),
+        ({"scope": "shared", "order": "sequential"}, "lock-step"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], words: str) -> None:

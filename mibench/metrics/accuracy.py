@@ -43,7 +43,7 @@ def legacy_spread(hits: NDArray[Any], batch: int = LEGACY_BATCH) -> float:
     """The field's "± std": sample std over draws inside each batch of identities, averaged over batches; a fraction.
 
     It measures neither seeds nor identities and shrinks when identities are added; kept for comparison only
-    (metrics.md section 1: LOMMA and BiDO use the n-1 form).
+    (LOMMA and BiDO use the n-1 form).
     """
     return float(np.mean([draw_spread(hits[i : i + batch]) for i in range(0, len(hits), batch)]))
 

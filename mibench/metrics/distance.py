@@ -54,8 +54,7 @@ def nearest(queries: Tensor, references: Tensor, *, candidates: int = 8, block: 
 def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Nearest:
     """:func:`nearest` among the references of the query's own class; the position counts within that class.
 
-    This is the field's "KNN distance": squared L2 to the one nearest private image, features not normalised
-    (metrics.md section 2).
+    This is the field's "KNN distance": squared L2 to the one nearest private image, features not normalised.
     """
     distance = torch.empty(queries.shape[0], dtype=torch.float64)
     position = torch.empty(queries.shape[0], dtype=torch.int64)

@@ -29,7 +29,7 @@ def low2high(images: Tensor, size: int) -> Tensor:
 
     Args:
         images: uint8 ``(N, 3, H, W)``, taken as they are, or float in [0, 1], clamped and *truncated* to 8 bits
-            (targets.md section 5). Not differentiable.
+            (KEDMI and its descendants). Not differentiable.
         size: side in pixels.
 
     Returns:

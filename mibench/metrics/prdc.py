@@ -1,7 +1,7 @@
 """Precision, recall, density and coverage, per identity.
 
 Published definitions (Kynkäänniemi et al. 2019, Naeem et al. 2020) by default; the ``prdc`` package is the reference
-in the tests. ``ppa-legacy`` is the form that Plug & Play Attacks and its descendants report (metrics.md section 6).
+in the tests. ``ppa-legacy`` is the form that Plug & Play Attacks and its descendants report.
 """
 
 from __future__ import annotations
