@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench import config, provenance, registry
+from mibench.api import Attack
 from mibench.data.split import GroundTruth
 from mibench.devices import choose_device
 from mibench.engine import Machine, attack_units, stored_units
@@ -124,7 +125,7 @@ def run_request(request: Request, out: Path, machine: Machine, *, allow_changed_
 def floor_plan(request: Request, plan: Plan) -> Plan:
     """The floor under the same protocol, data, weights and seed."""
     settings = {scope: values for scope, values in request.settings.items() if scope != "attack"}
-    known = set(config.setting_names(registry.load("attack", FLOOR)))
+    known = set(config.setting_names(registry.load("attack", FLOOR))) - set(config.setting_names(Attack))
 
     def shared(values: Mapping[str, Any]) -> dict[str, Any]:
         """Settings that the floor has too (pool, candidates, truncation): it searches and ranks as the attack does."""
