@@ -205,13 +205,27 @@ class Attack(ABC):
 
     A subclass sets ``name`` and ``access`` (the least it needs) and implements :meth:`reconstruct`. Losses are per
     sample and summed, random numbers come from ``streams`` only, nothing frozen computes gradients.
+
+    ``prior`` names the generative model the attack was published with; a run uses it unless another one is asked for.
+    ``budget_setting`` is the whole-number field that a protocol's query budget decides (the number of steps, say):
+    :meth:`planned_queries` must not fall when it grows. None: a budget can only accept or refuse the attack.
     """
 
     name: ClassVar[str]
     access: ClassVar[Access]
     needs_mapping: ClassVar[bool] = False
+    prior: ClassVar[str | None] = None  # None: the protocol's
+    budget_setting: ClassVar[str | None] = None
 
     unit_size: int = 10  # identities attacked together; part of the result, so part of the configuration
+
+    def planned_preparation(self) -> Queries | None:
+        """Images that :meth:`prepare` will show the victim. None: the attack cannot say."""
+        return Queries()
+
+    def planned_queries(self, identities: int) -> Queries | None:
+        """Images that :meth:`reconstruct` will show the victim for a unit of ``identities``. None: it cannot say."""
+        return None
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """Work shared by all units (a candidate pool, say): name -> tensor. Stored once and reused on resume."""
@@ -262,7 +276,8 @@ class Recipe(ABC):
     """How a set of weights is trained. Like an attack: a frozen dataclass whose fields are the settings.
 
     ``wants`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
-    (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else.
+    (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else;
+    ``"public+victim"`` is a :class:`PublicAndVictim`, for a prior that is made against one target.
     """
 
     kind: ClassVar[str]  # target | judge | regressor | prior
@@ -271,6 +286,19 @@ class Recipe(ABC):
     @abstractmethod
     def run(self, data: Any, workshop: Workshop) -> Trained:
         """Train to the end, from the checkpoint when there is one."""
+
+
+@dataclass(frozen=True)
+class PublicAndVictim:
+    """What an adversary may touch who trains a prior against one target.
+
+    Attributes:
+        public: ``public(size)`` gives all public images, uint8 ``(N, 3, size, size)``.
+        victim: the target; it counts what the training shows it, and the count goes onto the prior's card.
+    """
+
+    public: Callable[[int], Tensor]
+    victim: Victim
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ def stem_of(name: str) -> str:
     return name.replace("@", "_").replace("+", "_")
 
 
+def target_tag(target: str) -> str:
+    """What a prior made against a target is called after it: ``vgg16@celeba+smoothed`` -> ``vgg16-smoothed``."""
+    architecture, _, tag = target.partition("+")
+    return architecture.partition("@")[0] + (f"-{tag}" if tag else "")
+
+
 def parse_card(content: Mapping[str, Any], source: str) -> Card:
     """Build a :class:`~mibench.api.Card` from the contents of its file."""
     import pydantic
@@ -168,10 +174,12 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             raise MibenchError(f"{wanted!r} is a {other}, it can never be chosen as the {kind} (known: {options})")
         raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
     have = [c.name for c in cards.values() if c.kind == kind]
+    of_target = kind == "prior" and getattr(registry.load("prior", architecture), "per_target", False)
+    against = f" --target {tag or name.partition('+')[2] or 'NAME'}" if of_target else ""
     raise MibenchError(
-        f"no trained weights for the {kind} {name!r}: train them with `mibench train {kind} {architecture} --dataset "
-        f"{name.partition('@')[2].partition('+')[0]}`, or put {stem_of(name)}.yaml into {home() / 'cards'} and "
-        f"{stem_of(name)}.safetensors into {home() / 'weights'}{registry.suggest(name, have)}"
+        f"no trained weights for the {kind} {name!r}: train them with `mibench train {kind} {architecture}{against} "
+        f"--dataset {name.partition('@')[2].partition('+')[0]}`, or put {stem_of(name)}.yaml into {home() / 'cards'} "
+        f"and {stem_of(name)}.safetensors into {home() / 'weights'}{registry.suggest(name, have)}"
     )
 
 

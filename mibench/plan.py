@@ -154,7 +154,7 @@ def make_plan(request: Request) -> Plan:
         dataset, dataset_origins = config.resolve(dataset_kind, [own, *layers("dataset")], scope="dataset")
     except MibenchError as error:
         problems.append(error)
-    prior = chosen["prior"] or protocol.prior
+    prior = _prior_name(chosen, attack, protocol)
     wanted = {"target": chosen["target"], "judge": protocol.judge, "prior": prior, "regressor": protocol.regressor}
     for kind, name in wanted.items():
         if name is None or (kind == "regressor" and not _knows_truth(dataset)):
@@ -169,6 +169,8 @@ def make_plan(request: Request) -> Plan:
     for kind, card in loaded.items():
         _check_data(kind, card, dataset)
     _check_identities(protocol, loaded["target"].classes, dataset)
+    if "prior" in loaded:
+        _check_prior(loaded["prior"], loaded["target"])
     weights = {
         kind: Weights(card=c.name, architecture=c.architecture, sha256=c.weights.sha256, arguments=c.arguments)
         for kind, c in loaded.items()
@@ -231,6 +233,27 @@ def _attack(
     )
     attack, origins = config.resolve(kind, [*([preset] if preset else []), *layers], scope="attack")
     return attack, origins, preset.origin.removeprefix("preset ") if preset else None
+
+
+def _prior_name(chosen: Mapping[str, Any], attack: Attack, protocol: EvalProtocol) -> str:
+    """The prior asked for, else the attack's own, else the protocol's; one made against a target is the target's."""
+    name = str(chosen["prior"] or attack.prior or protocol.prior)
+    architecture = name.partition("@")[0].partition("+")[0]
+    made_for_one = architecture in registry.names("prior") and getattr(
+        registry.load("prior", architecture), "per_target", False
+    )
+    return f"{name}+{cards.target_tag(str(chosen['target']))}" if made_for_one and "+" not in name else name
+
+
+def _check_prior(prior: Any, target: Any) -> None:
+    """A prior made against one target knows that target's classes: refuse it against other weights."""
+    made_against = (prior.recipe or {}).get("target_sha256")
+    if made_against not in (None, target.weights.sha256):
+        raise MibenchError(
+            f"prior {prior.name!r} was trained against other weights than {target.name!r} has "
+            f"(sha256 {str(made_against)[:12]}, this run {target.weights.sha256[:12]}); train its own: "
+            f"mibench train prior {prior.architecture} --target {target.name}"
+        )
 
 
 def _knows_truth(dataset: IdentitySplit | None) -> bool:

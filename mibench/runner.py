@@ -131,14 +131,15 @@ def floor_plan(request: Request, plan: Plan) -> Plan:
         """Settings that the floor has too (pool, candidates, truncation): it searches and ranks as the attack does."""
         return {"attack": kept} if (kept := {k: v for k, v in values.items() if k in known}) else {}
 
+    prior = plan.spec.prior.card if plan.spec.prior is not None else None
     if request.config is None:
         preset = request.preset if request.preset in config.attack_presets(FLOOR).presets else None
         settings |= shared(request.settings.get("attack", {}))
-        return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, settings=settings))
+        return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, prior=prior, settings=settings))
     from_file = plan.settings_said()
     from_file |= shared(from_file.pop("attack")) or {}
-    names = {key: plan.chosen[key] for key in ("target", "dataset", "protocol", "prior", "seed", "precision")}
-    return make_plan(Request(attack=FLOOR, settings=from_file, **names))
+    names = {key: plan.chosen[key] for key in ("target", "dataset", "protocol", "seed", "precision")}
+    return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
 
 
 def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_changed_code: bool) -> Run:

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from mibench import config, registry
 from mibench.allocator import keep_freed_memory
-from mibench.api import Card, Recipe, Trained, WeightsFile, Workshop
-from mibench.cards import CARD_KINDS, stem_of, write_card
+from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsFile, Workshop
+from mibench.assets import build_victim
+from mibench.cards import CARD_KINDS, CardFile, stem_of, target_tag, write_card
+from mibench.cards import find as find_card
 from mibench.config import Layer
 from mibench.data.split import IdentitySplit
 from mibench.devices import choose_device
@@ -41,6 +43,7 @@ class Training:
         kind: target, judge, regressor or prior.
         architecture: a registered one of that kind.
         tag: the part of the card's name after ``+``, for a second set of weights of one architecture.
+        target: the classifier that a prior is made against, where a recipe wants one; it also gives the tag.
         settings: scope (train, dataset) -> values.
         output: folder that gets ``cards/`` and ``weights/``; None means ``$MIBENCH_HOME``.
     """
@@ -49,6 +52,7 @@ class Training:
     architecture: str
     dataset: str = "synthfaces"
     tag: str | None = None
+    target: str | None = None
     seed: int = 0
     precision: str = "float32"
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -59,6 +63,7 @@ class Training:
         """The command that does this training again."""
         words = ["mibench", "train", self.kind, self.architecture]
         words += ["--dataset", self.dataset] if self.dataset != "synthfaces" else []
+        words += ["--target", self.target] if self.target else []
         words += ["--tag", self.tag] if self.tag else []
         words += ["--seed", str(self.seed)] if self.seed else []
         words += ["--precision", self.precision] if self.precision != "float32" else []
@@ -69,7 +74,8 @@ class Training:
     @property
     def name(self) -> str:
         """The card's name."""
-        return f"{self.architecture}@{self.dataset}" + (f"+{self.tag}" if self.tag else "")
+        tag = self.tag or (target_tag(self.target) if self.target else None)
+        return f"{self.architecture}@{self.dataset}" + (f"+{tag}" if tag else "")
 
 
 class FileCheckpoint:
@@ -148,6 +154,7 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
     """
     reporter = reporter or Reporter()
     recipe, dataset = resolve_training(training)
+    target = target_of(training, recipe, dataset)
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
@@ -157,6 +164,9 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
         "seed": training.seed,
         "precision": training.precision,
     }
+    if target is not None:
+        settings["target"] = target.name
+        settings["target_sha256"] = target.card().weights.sha256
     workplace = RunDir(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
     with workplace.writing():
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
@@ -173,7 +183,7 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
         started = time.time()
         reporter.start(f"training {training.name}")
         try:
-            trained = recipe.run(_data_for(recipe, dataset), workshop)
+            trained = recipe.run(_data_for(recipe, dataset, target, chosen), workshop)
         finally:
             reporter.stop()
         seconds = time.time() - started
@@ -190,17 +200,38 @@ def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> 
     return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
 
 
-def _data_for(recipe: Recipe, dataset: IdentitySplit) -> Any:
-    """The whole split for the defender and the referee; public pixels and nothing else for the adversary."""
+def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> CardFile | None:
+    """The card of the classifier that a prior is made against; None for recipes that want none."""
+    if recipe.wants != "public+victim":
+        if training.target:
+            raise MibenchError(f"{training.kind} {training.architecture!r} is made against no target: drop --target")
+        return None
+    if not training.target:
+        raise MibenchError(
+            f"the {training.kind} {training.architecture!r} is made against one target: name it, such as --target vgg16"
+        )
+    found = find_card("target", training.target, training.dataset)
+    if found.card().dataset_digest not in (None, dataset.digest):
+        raise MibenchError(
+            f"target {found.name!r} was trained on another version of {dataset.name} (digest "
+            f"{found.card().dataset_digest}, this training has {dataset.digest}); drop the --set dataset.*"
+        )
+    return found
+
+
+def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
+    """The whole split for the defender and the referee; public pixels, and at most the victim, for the adversary."""
     if recipe.wants == "split":
         return dataset
+
+    def public(size: int) -> Tensor:
+        return dataset.public(size).pixels
+
     if recipe.wants == "public":
-
-        def public(size: int) -> Tensor:
-            return dataset.public(size).pixels
-
         return public
-    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.wants!r}; known: split, public")
+    if recipe.wants == "public+victim" and target is not None:
+        return PublicAndVictim(public, build_victim(target, Access.SCORES, device))
+    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.wants!r}; known: split, public, public+victim")
 
 
 def store_trained(
@@ -224,6 +255,7 @@ def store_trained(
         recipe={
             "command": training.command,
             **plain(settings["recipe"]),
+            **{key: settings[key] for key in ("target", "target_sha256") if key in settings},
             "seed": training.seed,
             "precision": training.precision,
             **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),

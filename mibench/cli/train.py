@@ -24,12 +24,14 @@ from .progress import duration
   mibench train target vgg16
   mibench train judge facenet112 --precision bfloat16
   mibench train prior stylegan2 --set train.images=200000
+  mibench train prior kedmi --target vgg16
   mibench train target vgg16 --tag smoothed --set train.label_smoothing=0.1
 """,
 )
 @click.argument("kind", metavar="KIND")
 @click.argument("architecture", metavar="ARCHITECTURE")
 @click.option("--dataset", default="synthfaces", show_default=True, metavar="NAME", help="What to train on.")
+@click.option("--target", metavar="NAME", help="The classifier that a prior is made against (KEDMI's).")
 @click.option("--tag", metavar="NAME", help="Makes ARCHITECTURE@DATASET+NAME: a second set of weights.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random number.")
 @set_option("train, dataset")
@@ -44,6 +46,7 @@ def train(
     kind: str,
     architecture: str,
     dataset: str,
+    target: str | None,
     tag: str | None,
     seed: int,
     assignments: tuple[str, ...],
@@ -71,6 +74,7 @@ def train(
             architecture=architecture,
             dataset=dataset,
             tag=tag,
+            target=target,
             seed=seed,
             precision=precision,
             settings=parse_assignments(assignments, TRAIN_SCOPES),
