@@ -72,6 +72,19 @@ class Plan:
         labels, size = self.spec.protocol.labels, self.attack.unit_size
         return [labels[start : start + size] for start in range(0, len(labels), size)]
 
+    def prior_queries(self) -> int | None:
+        """Images that the training of the prior showed the victim, as its card says; None when it does not say.
+
+        0 without a prior, and for one that is made for every target: no victim has a part in its training.
+        """
+        if self.prior is None:
+            return 0
+        card = self.prior.card()
+        counted = (card.measured or {}).get("queries_forward")
+        if isinstance(counted, int):
+            return counted
+        return None if getattr(registry.load("prior", card.architecture), "per_target", False) else 0
+
     def config_text(self) -> str:
         """What ``mibench run --config`` accepts to do the same again: names and every resolved setting."""
         import yaml

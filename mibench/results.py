@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+_COUNTED = ("queries_forward", "queries_backward", "seconds")
 _TRUTHS = ("selected", "hit1", "hit5")
 
 
@@ -188,6 +190,37 @@ class Run:
             return None
         return float(sum(value for value in values if value is not None))
 
+    @cached_property
+    def preparation(self) -> dict[str, Any]:
+        """Facts of ``state.safetensors``, as :attr:`Unit.facts` are of a unit; empty when it is not there."""
+        file = self.path / "state.safetensors"
+        return _read_facts(file) if file.is_file() else {}
+
+    def cost(self) -> dict[str, dict[str, float | None]]:
+        """What the run cost, in the same units for every attack.
+
+        Returns:
+            ``prepare`` (once, shared by all units) and ``attack`` (all units): ``queries_forward`` and
+            ``queries_backward`` (images shown to the victim, whole numbers), ``seconds`` (sum over units) and
+            ``peak_memory_bytes`` (highest of all units). ``identity``: the first three of both together, divided by
+            the identities under attack. ``prior``: ``queries_forward`` that the training of the prior took, 0 for one
+            that no victim had a part in. A number that was not recorded is None.
+        """
+        units = [_read_facts(file) for file in sorted((self.path / "units").glob("*.safetensors"))]
+        prepare, attack = _cost([self.preparation]), _cost(units)
+        protocol = self.specification.get("protocol")
+        identities = protocol.get("identities") if isinstance(protocol, dict) else None
+        each: dict[str, float | None] = {}
+        for fact in _COUNTED:
+            first, second = prepare[fact], attack[fact]
+            each[fact] = None if first is None or second is None or not identities else (first + second) / identities
+        return {
+            "prepare": prepare,
+            "attack": attack,
+            "identity": each,
+            "prior": {"queries_forward": self.record.get("prior_queries_forward")},
+        }
+
     def image(self, unit: int, index: int) -> Tensor:
         """A stored reconstruction, uint8 ``(3, H, W)``, by the columns ``unit`` and ``index`` of ``samples``."""
         for stored in self.units:
@@ -254,21 +287,9 @@ def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _read_unit(file: Path) -> Unit:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = stored.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
-    facts: dict[str, Any] = {}
-    for text in metadata.values():
-        content = json.loads(text)
-        facts.update(content if isinstance(content, dict) else {})
-    sidecar = file.with_suffix(".json")
-    if sidecar.is_file():
-        facts.update(_read_object(sidecar))
+    with _opened(file) as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    facts = _read_facts(file)
     try:
         return Unit(
             number=int(file.stem),
@@ -281,6 +302,38 @@ def _read_unit(file: Path) -> Unit:
         )
     except (KeyError, ValueError) as error:
         raise MibenchError(f"{file} is no unit of a run ({error}); delete it and run the same command again") from error
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            yield stored
+    except (SafetensorError, OSError) as error:
+        raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    """What stands beside stored tensors: their metadata (part of the result) and the sidecar (what they cost)."""
+    facts: dict[str, Any] = {}
+    with _opened(file) as stored:
+        for text in (stored.metadata() or {}).values():
+            content = json.loads(text)
+            facts.update(content if isinstance(content, dict) else {})
+    sidecar = file.with_suffix(".json")
+    return facts | (_read_object(sidecar) if sidecar.is_file() else {})
+
+
+def _cost(parts: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Sums of what is counted and the highest peak of memory; None where a part lacks the number."""
+    found: dict[str, float | None] = {}
+    for fact in (*_COUNTED, "peak_memory_bytes"):
+        values = [part[fact] for part in parts if isinstance(part.get(fact), int | float)]
+        whole = bool(parts) and len(values) == len(parts)
+        found[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
+    return found
 
 
 def _require(file: Path) -> None:

@@ -200,6 +200,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         pid=os.getpid(),
         started=record.get("started", _now()),
         units=len(plan.units()),
+        prior_queries_forward=plan.prior_queries(),
     )
     atomic_write(folder.path / "config.yaml", plan.config_text().encode())
 
