@@ -4,8 +4,18 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {
         "dmmia": "mibench.attacks.dmmia:DMMIA",
         "floor": "mibench.attacks.floor:Floor",
+        "gmi": "mibench.attacks.gmi:GMI",
+        "kedmi": "mibench.attacks.kedmi:KEDMI",
     },
-    "prior": {"stylegan2": "mibench.attacks.priors.stylegan2:StyleGAN2Prior"},
-    "recipe": {"prior:stylegan2": "mibench.attacks.priors.training:TrainStyleGAN2"},
+    "prior": {
+        "stylegan2": "mibench.attacks.priors.stylegan2:StyleGAN2Prior",
+        "gmi": "mibench.attacks.priors.dcgan:GMIPrior",
+        "kedmi": "mibench.attacks.priors.dcgan:KEDMIPrior",
+    },
+    "recipe": {
+        "prior:stylegan2": "mibench.attacks.priors.training:TrainStyleGAN2",
+        "prior:gmi": "mibench.attacks.priors.dcgan_training:TrainGMI",
+        "prior:kedmi": "mibench.attacks.priors.dcgan_training:TrainKEDMI",
+    },
     "cards": {"priors": "mibench.attacks.priors.cards"},
 }

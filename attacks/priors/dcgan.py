@@ -1,0 +1,133 @@
+"""The DCGAN priors of GMI and KEDMI: one generator, two ways to say how real an image looks.
+
+Shapes: N images 3 x 64 x 64, Z latent dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mibench.api import ImageSpec, MibenchError
+
+from .dcgan_networks import SIZE, Critic, Generator, MinibatchDiscriminator
+
+
+class DCGANPrior:
+    """A frozen DCGAN (see :class:`mibench.api.Prior`). Gradients reach latents and images, never weights."""
+
+    options: ClassVar[tuple[str, ...]] = ()  # nothing that `--set prior.NAME=VALUE` may add to a card
+    latent_dim: int
+
+    def __init__(self, generator: Generator, discriminator: nn.Module, *, z_dim: int, image: ImageSpec, name: str):
+        if (image.size, image.channels) != (SIZE, 3):
+            raise MibenchError(
+                f"prior {name!r} makes images 3x{SIZE}x{SIZE}, its card says {image.channels}x{image.size}x{image.size};"
+                " correct the card"
+            )
+        self.generator = generator.eval().requires_grad_(False)
+        self.discriminator = discriminator.eval().requires_grad_(False)
+        self.latent_dim = z_dim
+        self.image = image
+        self.name = name
+
+    def to(self, device: torch.device | str) -> DCGANPrior:
+        """Move to a device, in place; returns itself."""
+        self.generator.to(device)
+        self.discriminator.to(device)
+        return self
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Latents ``(n, Z)``, standard normal, on the CPU."""
+        return torch.randn(n, self.latent_dim, generator=generator)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images ``(N, 3, 64, 64)`` in [0, 1] from latents ``(N, Z)``."""
+        images: Tensor = self.generator(latents)
+        return images
+
+    def realism(self, images: Tensor) -> Tensor:
+        """Higher is more realistic, ``(N,)``."""
+        raise NotImplementedError
+
+
+class GMIPrior(DCGANPrior):
+    """The generator and the Wasserstein critic of GMI (Zhang et al., arXiv 1911.07135), trained on public images."""
+
+    @classmethod
+    def build(
+        cls, arguments: Mapping[str, Any], weights: Mapping[str, Tensor], image: ImageSpec, *, name: str
+    ) -> GMIPrior:
+        """From a card's arguments (z_dim, width) and weights, ``G.*`` and ``D.*``.
+
+        Raises:
+            MibenchError: unknown arguments, or weights that do not fit exactly.
+        """
+        given = _known(arguments, {"z_dim": 100, "width": 1.0, "critic_width": None}, name)
+        generator = Generator(z_dim=given["z_dim"], width=given["width"])
+        critic = Critic(width=given["critic_width"] or given["width"])
+        _load({"G": generator, "D": critic}, weights, name)
+        return cls(generator, critic, z_dim=given["z_dim"], image=image, name=name)
+
+    def realism(self, images: Tensor) -> Tensor:
+        """The critic's score ``(N,)``; its zero means nothing."""
+        score: Tensor = self.discriminator(images)
+        return score
+
+
+class KEDMIPrior(DCGANPrior):
+    """KEDMI's inversion-specific GAN (Chen et al., arXiv 2010.04092): its discriminator learnt one target's classes."""
+
+    per_target: ClassVar[bool] = True  # a run against another target needs another one
+
+    @classmethod
+    def build(
+        cls, arguments: Mapping[str, Any], weights: Mapping[str, Tensor], image: ImageSpec, *, name: str
+    ) -> KEDMIPrior:
+        """From a card's arguments (z_dim, width, kernels, dimensions, num_classes) and weights, ``G.*`` and ``D.*``.
+
+        Raises:
+            MibenchError: unknown arguments, or weights that do not fit exactly.
+        """
+        defaults = {"z_dim": 100, "width": 1.0, "kernels": 64, "dimensions": 50, "num_classes": 1000}
+        given = _known(arguments, defaults, name)
+        generator = Generator(z_dim=given["z_dim"], width=given["width"])
+        discriminator = MinibatchDiscriminator(
+            **{key: given[key] for key in ("num_classes", "width", "kernels", "dimensions")}
+        )
+        _load({"G": generator, "D": discriminator}, weights, name)
+        return cls(generator, discriminator, z_dim=given["z_dim"], image=image, name=name)
+
+    def realism(self, images: Tensor) -> Tensor:
+        """The logit of "real", ``logsumexp`` over the target's classes ``(N,)``.
+
+        Minibatch discrimination compares the images of the batch: the same image scores otherwise in another batch.
+        """
+        logits: Tensor = self.discriminator(images).logits
+        return logits.logsumexp(dim=1)
+
+
+def _known(arguments: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
+    unknown = sorted(set(arguments) - set(defaults))
+    if unknown:
+        raise MibenchError(f"prior {name!r}: unknown argument {unknown[0]!r}; known are {', '.join(defaults)}")
+    return {**defaults, **arguments}
+
+
+def _load(networks: Mapping[str, nn.Module], weights: Mapping[str, Tensor], name: str) -> None:
+    """Load every tensor into its place, or name the first that does not fit."""
+    wanted = {f"{p}.{key}": tensor for p, network in networks.items() for key, tensor in network.state_dict().items()}
+    cure = "the arguments on the card and the weights file do not belong together"
+    for key in sorted(set(wanted) ^ set(weights)):
+        state = "missing" if key in wanted else "unexpected"
+        raise MibenchError(f"prior {name!r}: weight {key} is {state}; {cure}")
+    for key, tensor in weights.items():
+        if tensor.shape != wanted[key].shape:
+            shapes = f"expected {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}"
+            raise MibenchError(f"prior {name!r}: weight {key}: {shapes}; {cure}")
+    for prefix, network in networks.items():
+        own = f"{prefix}."
+        network.load_state_dict({k.removeprefix(own): t for k, t in weights.items() if k.startswith(own)})
