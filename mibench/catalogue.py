@@ -13,4 +13,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "protocol": {
         "mibench": "mibench.presets",
     },
+    "suite": {
+        "mibench": "mibench.suites",
+    },
 }

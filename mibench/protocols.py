@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from importlib import resources
 
 from mibench import config, registry
 from mibench.config import Layer, Setting
@@ -13,23 +12,8 @@ from mibench.spec import EvalProtocol
 
 
 def protocol_files() -> dict[str, tuple[str, str]]:
-    """Name -> (source for messages, YAML text) of every protocol on offer.
-
-    Raises:
-        MibenchError: two distributions offer one name.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    for entry in registry.catalogue()["protocol"].values():
-        for file in sorted(resources.files(entry.address).iterdir(), key=lambda f: f.name):
-            name = file.name.removesuffix(".yaml")
-            if name == file.name:
-                continue
-            if name in found:
-                raise MibenchError(
-                    f"the protocol {name!r} is offered twice, by {found[name][0]} and {entry.distribution}"
-                )
-            found[name] = (f"{entry.distribution}: protocol {file.name}", file.read_text(encoding="utf-8"))
-    return dict(sorted(found.items()))
+    """Name -> (source for messages, YAML text) of every protocol on offer."""
+    return registry.yaml_files("protocol")
 
 
 def load_protocol(name: str, layers: Sequence[Layer] = ()) -> tuple[EvalProtocol, dict[str, Setting]]:

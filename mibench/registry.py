@@ -6,8 +6,9 @@ A distribution plugs in with one entry point in the group ``mibench``::
     mine = "my_package:CATALOGUE"
 
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
-module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, recipe, dataset, metric and report
-hold objects (``"module:attribute"``); cards and protocol hold packages of YAML files (``"package"``).
+module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, recipe, dataset, metric, report
+and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of YAML files
+(``"package"``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -32,9 +34,11 @@ KINDS = (
     "regressor",
     "metric",
     "report",
+    "comparison",
     "recipe",
     "cards",
     "protocol",
+    "suite",
 )
 
 
@@ -44,7 +48,7 @@ class Entry:
 
     kind: str
     name: str
-    address: str  # "module:attribute", or a package for cards and protocol
+    address: str  # "module:attribute", or a package for cards, protocol and suite
     distribution: str
 
     @property
@@ -135,6 +139,26 @@ def entry(kind: str, name: str) -> Entry:
 def load(kind: str, name: str) -> Any:
     """Import what a name stands for."""
     return entry(kind, name).load()
+
+
+def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
+    """Name -> (source for messages, YAML text) of every file in the packages of a kind.
+
+    Raises:
+        MibenchError: two distributions offer one name.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for package in catalogue()[kind].values():
+        for file in sorted(resources.files(package.address).iterdir(), key=lambda f: f.name):
+            name = file.name.removesuffix(".yaml")
+            if name == file.name:
+                continue
+            if name in found:
+                raise MibenchError(
+                    f"the {kind} {name!r} is offered twice, by {found[name][0]} and {package.distribution}"
+                )
+            found[name] = (f"{package.distribution}: {kind} {file.name}", file.read_text(encoding="utf-8"))
+    return dict(sorted(found.items()))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -149,11 +149,10 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
         code = provenance.code_hashes(plan.entries())
         if not allow_changed_code:
             refuse_changed_code(folder, code)
-        reading = _reading_code(floor)
-        record = folder.record()
-        if record.get("status") == "complete" and record.get("reading") == reading and _outputs_intact(folder, record):
+        if (found := completed(plan, folder, floor)) is not None:
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
-            return _finished(plan, folder, floor, reused=True)
+            return found
+        record, reading = folder.record(), _reading_code(floor)
         _begin(plan, folder, machine, code)
         started = time.time()
         try:
@@ -174,6 +173,14 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
             error=None,
         )
         return _finished(plan, folder, floor, reused=False)
+
+
+def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
+    """The run where it is complete, its files intact and read by today's code, else None. Nothing is written."""
+    record = folder.record()
+    if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
+        return None
+    return _finished(plan, folder, floor, reused=True) if _outputs_intact(folder, record) else None
 
 
 def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ PLURALS = {
     "targets": "target",
     "datasets": "dataset",
     "protocols": "protocol",
+    "suites": "suite",
     "priors": "prior",
     "judges": "judge",
     "regressors": "regressor",
@@ -41,7 +42,7 @@ PLURALS = {
 @click.argument("kind", required=False, metavar="[KIND]")
 @json_option
 def list_command(*, kind: str | None, as_json: bool) -> None:
-    """List what is installed: attacks, targets, datasets, protocols, priors, judges, metrics, reports, weights."""
+    """List what is installed: attacks, targets, datasets, protocols, suites, priors, judges, metrics, reports, weights."""
     from mibench.errors import MibenchError
 
     if kind is not None:
@@ -69,7 +70,11 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
 
 def rows(kind: str) -> list[dict[str, Any]]:
     """Name, owner and a detail of every entry of a kind."""
-    special: dict[str, Callable[[], list[dict[str, Any]]]] = {"weights": _weights, "protocol": _protocols}
+    special: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "weights": _weights,
+        "protocol": lambda: _described("protocol"),
+        "suite": lambda: _described("suite"),
+    }
     if kind in special:
         return special[kind]()
     found = []
@@ -97,12 +102,11 @@ def _weights() -> list[dict[str, Any]]:
     ]
 
 
-def _protocols() -> list[dict[str, Any]]:
-    from mibench.protocols import protocol_files
-
+def _described(kind: str) -> list[dict[str, Any]]:
+    """YAML files of a kind with their one-line description."""
     found = []
-    for name, (source, text) in protocol_files().items():
+    for name, (source, text) in registry.yaml_files(kind).items():
         content = config.parse_yaml(text, source) or {}
-        description = " ".join(str(content.get("description", "")).split())
-        found.append({"name": name, "version": content.get("version", 1), "detail": description})
+        row = {"name": name, "detail": " ".join(str(content.get("description", "")).split())}
+        found.append(row | ({"version": content.get("version", 1)} if kind == "protocol" else {}))
     return found
