@@ -278,6 +278,27 @@ def differences(run: Run, other: Run, columns: Sequence[str]) -> list[Estimate]:
     return found
 
 
+def pooled(name: str, values: pd.Series[float], **fields: Any) -> Estimate:
+    """Mean over identities of ``values`` (indexed by identity) with its interval; ``fields`` as ``estimate.ratio``."""
+    from mibench.metrics.estimate import ratio
+
+    return ratio(name, values.tolist(), [1.0] * len(values), **fields)
+
+
+def compared(name: str, first: pd.Series[float], second: pd.Series[float]) -> Estimate:
+    """``first - second`` over the same identities in the same order: ``estimate.compared``."""
+    from mibench.metrics import estimate
+
+    return estimate.compared(name, first.tolist(), second.tolist())
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment of a family of p values, in the order given."""
+    from mibench.metrics.estimate import holm
+
+    return holm(p_values)
+
+
 def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:
     """One run or several as a tuple of at least one."""
     found = (runs,) if isinstance(runs, Run) else tuple(runs)

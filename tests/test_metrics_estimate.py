@@ -123,3 +123,63 @@ def test_holm():
     assert estimate.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert estimate.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert estimate.holm([]) == []
+
+
+def test_sign_flips_are_fishers_exact_test_where_all_patterns_are_few():
+    # Fisher 1935, section 21 (Darwin's maize, eighths of an inch): 863 of 2^15 patterns one-sided, 1726 two-sided
+    darwin = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert estimate.sign_flip_p_value(darwin) == pytest.approx(1726 / 2**15, abs=1e-12)
+    drawn = estimate.sign_flip_p_value(darwin, draws=16_000)
+    assert drawn != estimate.sign_flip_p_value(darwin)
+    assert drawn == pytest.approx(1726 / 2**15, abs=0.006)
+    assert estimate.sign_flip_p_value([-value for value in darwin]) == estimate.sign_flip_p_value(darwin)
+    assert estimate.sign_flip_p_value([0.0, 0.0, 0.0]) == 1
+    assert estimate.sign_flip_p_value([0.1] * 6) == 2 / 2**6
+    with pytest.raises(ValueError, match="finite"):
+        estimate.sign_flip_p_value([])
+
+
+def test_sign_flips_keep_their_level_where_the_bootstrap_does_not():
+    generator = np.random.default_rng(3)
+    rows = generator.normal(size=(1500, 10))
+    flips = np.mean([estimate.sign_flip_p_value(row) <= 0.01 for row in rows])
+    bootstrap = np.mean([estimate.paired_difference("x", row, np.zeros(10)).params["p_value"] <= 0.01 for row in rows])
+    assert flips <= 0.018
+    assert bootstrap > 0.025
+
+
+@pytest.mark.parametrize("n", [8, 25])
+def test_the_detectable_difference_is_found_four_times_in_five(n):
+    """Draws from a normal population whose mean is what the population's own spread makes detectable."""
+    generator = np.random.default_rng(n)
+    shape = generator.normal(size=n)
+    shape = (shape - shape.mean()) / shape.std(ddof=1)  # its standard deviation is exactly 1
+    shift = estimate.detectable_difference(shape)
+    found = [estimate.sign_flip_p_value(shift + generator.normal(size=n), draws=2000) <= 0.05 for _ in range(1500)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.035)
+
+
+def test_the_detectable_difference_scales_and_says_when_it_is_unknown():
+    values = np.random.default_rng(5).normal(size=40)
+    found = estimate.detectable_difference(values)
+    assert estimate.detectable_difference(-3 * values + 7) == pytest.approx(3 * found)  # the mean plays no part
+    assert estimate.detectable_difference(np.tile(values, 4)) == pytest.approx(found / 2, rel=0.05)
+    assert estimate.detectable_difference(values, power=0.9) > found
+    assert estimate.detectable_difference(values, level=0.01) > found
+    # large n: the normal quantiles 1.960 + 0.842
+    many = np.random.default_rng(6).normal(size=5000)
+    assert estimate.detectable_difference(many) == pytest.approx(2.8016 * many.std() / 5000**0.5, rel=2e-3)
+    for unknown in ([1.0], [0.5, 0.5, 0.5], [0.0, float("nan")], []):
+        assert estimate.detectable_difference(unknown) is None
+
+
+def test_compared_holds_both_tests():
+    generator = np.random.default_rng(9)
+    first, second = generator.normal(size=20), generator.normal(size=20)
+    found = estimate.compared("x", first, second)
+    plain = estimate.paired_difference("x", first, second)
+    assert (found.value, found.low, found.high) == (plain.value, plain.low, plain.high)
+    assert found.params["p_bootstrap"] == plain.params["p_value"]
+    assert found.params["p_value"] == estimate.sign_flip_p_value(first - second)
+    assert found.params["detectable"] == estimate.detectable_difference(first - second)
+    assert "p_value" not in estimate.compared("x", [1.0], [0.0]).params
