@@ -94,9 +94,9 @@ def test_a_recipe_is_a_frozen_configuration(name: str) -> None:
     kind = registry.load("recipe", name)
     assert issubclass(kind, Recipe)
     assert kind.kind == name.partition(":")[0]
-    assert kind.wants in ("split", "public")
+    assert kind.wants in ("split", "public", "public+victim")
     if kind.kind == "prior":
-        assert kind.wants == "public", "a prior is trained on public images and nothing else"
+        assert kind.wants != "split", "a prior is trained on public images, never on the private split"
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().anything = 1
 
@@ -125,7 +125,7 @@ def test_every_shipped_card_is_whole() -> None:
         assert file_sha256(file.weights_path) == card.weights.sha256
         load_weights(file)
         total += card.weights.bytes
-    assert total < 25e6, "all shipped weights together stay under 25 MB"
+    assert total < 40e6, "all shipped weights together stay under 40 MB"
     folders = {file.weights_folder for file in shipped}
     orphans = {p.name for folder in folders for p in Path(folder).glob("*.safetensors")}
     assert orphans == {file.card().weights.file for file in shipped}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from collections.abc import Callable
@@ -90,3 +91,166 @@ def test_outputs_are_those_of_the_reference(name: str) -> None:
         )
         assert output.mean().item() == pytest.approx(expected["mean"], abs=1e-4)
         assert output.std().item() == pytest.approx(expected["std"], abs=1e-4)
+
+
+def logits(name: str) -> Tensor:
+    return torch.tensor(VECTORS["functions"][name])
+
+
+def test_losses_of_the_inversion_specific_gan_are_those_of_the_reference() -> None:
+    given, target = logits("logits"), logits("t_logits")
+    wanted = VECTORS["functions"]
+    assert neg_log_real(given).mean().item() == pytest.approx(wanted["kedmi_prior_softplus_lse_minus_lse"], rel=1e-5)
+    labels = target.softmax(dim=1)
+    assert soft_cross_entropy(given, labels).mean().item() == pytest.approx(
+        wanted["kedmi_soft_xent(input=logits,target=t_logits)"], rel=1e-5
+    )
+    assert entropy(given).sum().item() == pytest.approx(wanted["kedmi_entropy_sum"], rel=1e-5)
+
+
+def test_minibatch_discrimination_is_the_sum_over_the_others() -> None:
+    network = MinibatchDiscriminator(num_classes=5, width=0.1, kernels=3, dimensions=2).mbd1
+    f = torch.randn(4, network.T.shape[0], dtype=torch.float64).float() / 30
+    m = torch.einsum("nf,fkd->nkd", f, network.T)
+    by_hand = torch.zeros(4, 3)
+    for n in range(4):
+        for other in range(4):
+            if other != n:
+                by_hand[n] += torch.exp(-(m[n] - m[other]).abs().sum(dim=1))
+    torch.testing.assert_close(network(f), by_hand, rtol=1e-4, atol=1e-5)
+
+
+TINY: dict[str, Any] = {"width": 0.07, "z_dim": 6, "batch_size": 8, "steps": 7, "critic_steps": 2, "log_steps": 3}
+RECIPES: dict[str, TrainDCGAN] = {
+    "gmi": TrainGMI(**TINY, storage="float32", checkpoint_seconds=0),
+    "kedmi": TrainKEDMI(**TINY, storage="float32", checkpoint_seconds=0, kernels=4, dimensions=3, average=0.9),
+}
+
+
+class Stopped(Exception):
+    """The power went off."""
+
+
+class Memory:
+    """A checkpoint in memory, which stops the training at one of its savings."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.state: dict[str, Any] | None = None
+        self.saves = 0
+        self.stop_after = stop_after
+
+    def load(self) -> dict[str, Any] | None:
+        return copy.deepcopy(self.state)
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.state = copy.deepcopy(state)
+        self.saves += 1
+        if self.saves == self.stop_after:
+            raise Stopped
+
+
+class TinyClassifier(nn.Module):
+    """Four classes by mean colour."""
+
+    def forward(self, images: Tensor) -> ClassifierOutput:
+        features = images.mean(dim=(2, 3))
+        return ClassifierOutput(features, torch.cat([features, features.mean(dim=1, keepdim=True)], dim=1) * 9)
+
+
+def pictures(size: int) -> Tensor:
+    draws = torch.Generator().manual_seed(0)
+    colours = torch.randint(0, 256, (30, 3, 1, 1), generator=draws, dtype=torch.uint8)
+    return colours.expand(-1, -1, size, size).contiguous()
+
+
+def train(name: str, memory: Memory | None = None, recipe: TrainDCGAN | None = None, seed: int = 0) -> Trained:
+    victim = Victim(TinyClassifier(), image=ImageSpec(size=64), num_classes=4, access=Access.SCORES)
+    data = pictures if name == "gmi" else PublicAndVictim(pictures, victim)
+    workshop = Workshop(device=torch.device("cpu"), checkpoint=memory or Memory(), seed=seed)
+    return (recipe or RECIPES[name]).run(data, workshop)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_stopped_training_ends_as_an_uninterrupted_one(name: str) -> None:
+    whole, memory = train(name), Memory(stop_after=3)
+    with pytest.raises(Stopped):
+        train(name, memory)
+    memory.stop_after = None
+    resumed = train(name, memory)
+    assert whole.weights.keys() == resumed.weights.keys()
+    for key, tensor in whole.weights.items():
+        assert torch.equal(tensor, resumed.weights[key]), key
+    assert whole.measured == resumed.measured
+    other = train(name, seed=1)
+    assert not torch.equal(whole.weights["G.l2_5.3.weight"], other.weights["G.l2_5.3.weight"])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gmi", GMIPrior), ("kedmi", KEDMIPrior)])
+def test_what_was_trained_loads_as_a_frozen_prior(name: str, kind: type[GMIPrior]) -> None:
+    trained = train(name)
+    prior = kind.build(dict(trained.arguments), trained.weights, trained.image, name=f"{name}@test")
+    latents = prior.sample(3, torch.Generator().manual_seed(0)).requires_grad_()
+    images = prior.decode(latents)
+    assert images.shape == (3, 3, 64, 64)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    score = prior.realism(images)
+    assert score.shape == (3,)
+    (gradient,) = torch.autograd.grad(score.sum(), latents)
+    assert gradient.abs().sum() > 0
+    frozen = [*prior.generator.parameters(), *prior.discriminator.parameters()]
+    assert not any(parameter.requires_grad for parameter in frozen)
+    torch.testing.assert_close(prior.decode(latents[:1]), images[:1], msg="an image does not depend on its batch")
+    incomplete = {key: tensor for key, tensor in trained.weights.items() if key != "G.l1.0.weight"}
+    with pytest.raises(MibenchError, match=r"weight G\.l1\.0\.weight is missing"):
+        kind.build(dict(trained.arguments), incomplete, trained.image, name="x")
+    with pytest.raises(MibenchError, match="unknown argument 'depth'"):
+        kind.build({**trained.arguments, "depth": 3}, trained.weights, trained.image, name="x")
+    with pytest.raises(MibenchError, match="expected"):
+        kind.build({**trained.arguments, "z_dim": 7}, trained.weights, trained.image, name="x")
+
+
+def test_kedmi_shows_every_public_image_to_the_target_once_and_learns_its_labels() -> None:
+    recipe = TrainKEDMI(**(TINY | {"steps": 60, "learning_rate": 2e-3, "width": 0.15}), kernels=4, dimensions=3)
+    victim = Victim(TinyClassifier(), image=ImageSpec(size=64), num_classes=4, access=Access.SCORES)
+    memory = Memory()
+    trained = recipe.run(
+        PublicAndVictim(pictures, victim), Workshop(device=torch.device("cpu"), checkpoint=memory, seed=0)
+    )
+    assert victim.queries.forward == 30 == trained.measured["queries_forward"]
+    assert victim.queries.backward == 0
+    prior = KEDMIPrior.build(dict(trained.arguments), float32(trained.weights), trained.image, name="x")
+    images = pictures(64).float() / 255
+    learnt = prior.discriminator(images).logits.argmax(dim=1)
+    assert (learnt == victim.labels(images)).float().mean() > 0.6, "the discriminator knows the target's classes"
+
+
+def test_the_critic_tells_real_from_generated_and_the_penalty_pulls_its_slope_towards_one() -> None:
+    recipe = TrainGMI(**(TINY | {"steps": 80, "critic_steps": 1000, "learning_rate": 2e-3, "width": 0.15}))
+    trained = train("gmi", recipe=recipe)
+    prior = GMIPrior.build(dict(trained.arguments), float32(trained.weights), trained.image, name="x")
+    real = pictures(64).float() / 255
+    fake = prior.decode(prior.sample(30, torch.Generator().manual_seed(1)))
+    assert prior.realism(real).mean() > prior.realism(fake).mean()
+    between = ((real + fake) / 2).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(prior.realism(between).sum(), between)
+    assert 0.5 < slope.flatten(1).norm(dim=1).mean() < 1.5
+
+
+def float32(weights: Any) -> dict[str, Tensor]:
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 31}, "30 public images are fewer than train.batch_size=31"),
+        ({"average": 1.0}, "average must lie in"),
+        ({"storage": "int8"}, "storage='int8' is unknown"),
+        ({"width": 0.0}, "width must be positive"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MibenchError, match=message):
+        train("gmi", recipe=TrainGMI(**(TINY | changes)))
