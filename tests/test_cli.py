@@ -23,7 +23,7 @@ FLAGS = {
     "show": {"KIND", "NAME", "--json"},
     "score": {"PATH", "--device", "--json"},
     "train": {
-        "KIND", "ARCHITECTURE", "--dataset", "--tag", "--seed", "--set", "--output", "--device", "--precision",
+        "KIND", "ARCHITECTURE", "--dataset", "--target", "--tag", "--seed", "--set", "--output", "--device", "--precision",
         "--json",
     },
     "doctor": {"--full", "--json"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,74 @@ def test_a_prior_sees_public_pixels_only(toy: Path) -> None:
     _, card = training.train(toy_training("prior", "toygan"), device="cpu")
     assert card.kind == "prior"
     recipe, dataset = training.resolve_training(toy_training("prior", "toygan"))
-    handed = training._data_for(recipe, dataset)
+    handed = training._data_for(recipe, dataset, None, torch.device("cpu"))
     assert handed(8).shape == (24, 3, 8, 8)
     assert not hasattr(handed, "private")
+
+
+def test_a_prior_made_against_a_target_is_named_after_it_and_may_only_query_it(toy: Path) -> None:
+    path, card = training.train(toy_training("prior", "toyaimed", target="toynet"), device="cpu")
+    assert path.name == "toyaimed_toyfaces_toynet.yaml"
+    assert card.name == "toyaimed@toyfaces+toynet"
+    target = cards.find("target", "toynet", "toyfaces")
+    assert card.recipe["target"] == target.name
+    assert card.recipe["target_sha256"] == target.card().weights.sha256
+    assert "--target toynet" in card.recipe["command"]
+    assert card.measured == {"queries_forward": 24}
+    recipe, dataset = training.resolve_training(toy_training("prior", "toyaimed", target="toynet"))
+    handed = training._data_for(recipe, dataset, target, torch.device("cpu"))
+    assert not hasattr(handed, "private")
+    with pytest.raises(MibenchError, match="grants SCORES"):
+        handed.victim.logits(torch.rand(1, 3, 8, 8))
+
+
+def test_a_run_takes_the_prior_of_its_target(toy: Path) -> None:
+    from mibench.plan import Request, make_plan
+
+    request = Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy", prior="toyaimed")
+    with pytest.raises(MibenchError, match=r"mibench train prior toyaimed --target toynet --dataset toyfaces"):
+        make_plan(request)
+    training.train(toy_training("prior", "toyaimed", target="toynet"), device="cpu")
+    plan = make_plan(request)
+    assert plan.spec.prior is not None
+    assert plan.spec.prior.card == "toyaimed@toyfaces+toynet"
+    # the same architecture with other weights (fp16, trained again) is another target
+    training.train(toy_training(tag="again"), device="cpu")
+    with pytest.raises(MibenchError, match=r"no trained weights for the prior 'toyaimed@toyfaces\+toynet-again'"):
+        make_plan(dataclasses.replace(request, target="toynet+again"))
+    with pytest.raises(MibenchError, match=r"trained against other weights than 'toynet@toyfaces\+again'"):
+        make_plan(dataclasses.replace(request, target="toynet+again", prior="toyaimed+toynet"))
+
+
+def test_an_attack_brings_its_own_prior(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mibench import registry
+    from mibench.plan import Request, make_plan
+    from mibench.runner import floor_plan
+
+    training.train(toy_training("prior", "toyaimed", target="toynet"), device="cpu")
+    monkeypatch.setattr(registry.load("attack", "toyattack"), "prior", "toyaimed")
+    request = Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy")
+    plan = make_plan(request)
+    assert plan.spec.prior is not None
+    assert plan.spec.prior.architecture == "toyaimed"
+    floor = floor_plan(request, plan)
+    assert floor.spec.prior == plan.spec.prior, "the floor draws from the prior of its attack"
+    asked = make_plan(dataclasses.replace(request, prior="toygan"))
+    assert asked.spec.prior is not None
+    assert asked.spec.prior.architecture == "toygan"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"architecture": "toyaimed"}, "is made against one target: name it, such as --target"),
+        ({"architecture": "toygan", "target": "toynet"}, "is made against no target: drop --target"),
+        ({"architecture": "toyaimed", "target": "toynot"}, "toynet"),
+    ],
+)
+def test_a_target_that_is_missing_or_not_wanted_is_refused(toy: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(MibenchError, match=message):
+        training.train(toy_training("prior", **fields), device="cpu")
 
 
 def test_data_with_shared_identities_is_refused(toy: Path) -> None:

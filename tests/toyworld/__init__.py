@@ -11,12 +11,16 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "floor": "toyworld.attacks:ToyFloor",
         "badattack": "toyworld.attacks:BadAttack",
     },
-    "prior": {"toygan": "toyworld.networks:ToyPrior"},
+    "prior": {"toygan": "toyworld.networks:ToyPrior", "toyaimed": "toyworld.networks:ToyAimedPrior"},
     "target": {"toynet": "toyworld.networks:ToyClassifier"},
     "judge": {"toyjudge": "toyworld.networks:ToyClassifier"},
     "regressor": {"toyregressor": "toyworld.networks:ToyRegressor"},
     "dataset": {"toyfaces": "toyworld.data:ToyFaces"},
-    "recipe": {"target": "toyworld.training:TrainToy", "prior:toygan": "toyworld.training:TrainToyPrior"},
+    "recipe": {
+        "target": "toyworld.training:TrainToy",
+        "prior:toygan": "toyworld.training:TrainToyPrior",
+        "prior:toyaimed": "toyworld.training:TrainToyAimed",
+    },
     "report": {"toyreport": "toyworld.reports:write_report"},
     "protocol": {"toy": "toyworld.protocols"},
 }

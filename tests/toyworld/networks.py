@@ -64,6 +64,12 @@ class ToyPrior:
         return -images.std(dim=(1, 2, 3))
 
 
+class ToyAimedPrior(ToyPrior):
+    """The same, made against one target."""
+
+    per_target = True
+
+
 def classifier_weights(data: ToyFaces) -> dict[str, Tensor]:
     """A classifier whose logits are minus the squared distances to the class means, up to a constant per image."""
     images = data.private("train", 8)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, Recipe, Trained, Workshop
+from mibench.api import ImageSpec, MibenchError, PublicAndVictim, Recipe, Trained, Workshop
 
 from .data import ToyFaces
 from .networks import classifier_weights
@@ -57,4 +57,23 @@ class TrainToyPrior(Recipe):
             raise MibenchError("expected uint8 pixels")
         return Trained(
             architecture="toygan", arguments={}, image=ImageSpec(size=8), weights={"scale": pixels.float().std() / 64}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainToyAimed(Recipe):
+    """Asks the target about public images, as a prior that is made against it does."""
+
+    kind: ClassVar[str] = "prior"
+    wants: ClassVar[str] = "public+victim"
+
+    def run(self, data: PublicAndVictim, workshop: Workshop) -> Trained:
+        images = data.public(8).float() / 255
+        scores = data.victim.scores(images)
+        return Trained(
+            architecture="toyaimed",
+            arguments={},
+            image=ImageSpec(size=8),
+            weights={"scale": 4 * scores.sum() / len(scores)},
+            measured={"queries_forward": data.victim.queries.forward},
         )
