@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 import torch
-from search_dmmia import number
+from search import number
 from torch import Tensor, nn
 
 from mibench.api import Workshop

@@ -35,7 +35,16 @@ def cells(variants: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> li
     return [Cell(name, settings, seed) for seed, (name, settings) in itertools.product(seeds, variants.items())]
 
 
-def run_cell(cell: Cell, *, target: str, protocol: str, out: Path, shared: Mapping[str, Any]) -> dict[str, Any]:
+def run_cell(
+    cell: Cell,
+    *,
+    attack: str = "dmmia",
+    prior: str | None = None,
+    target: str,
+    protocol: str,
+    out: Path,
+    shared: Mapping[str, Any],
+) -> dict[str, Any]:
     """Run one cell (or find it finished) and read its numbers.
 
     Returns:
@@ -44,7 +53,13 @@ def run_cell(cell: Cell, *, target: str, protocol: str, out: Path, shared: Mappi
     """
     started = time.perf_counter()
     run = mibench.run(
-        attack="dmmia", target=target, protocol=protocol, seed=cell.seed, settings={**shared, **cell.settings}, out=out
+        attack=attack,
+        target=target,
+        protocol=protocol,
+        prior=prior,
+        seed=cell.seed,
+        settings={**shared, **cell.settings},
+        out=out,
     )
     seconds = time.perf_counter() - started
     opened = open_run(run.path)
@@ -62,14 +77,22 @@ def run_cell(cell: Cell, *, target: str, protocol: str, out: Path, shared: Mappi
 
 
 def run_grid(
-    grid: Sequence[Cell], *, target: str, protocol: str, out: Path, shared: Mapping[str, Any], table: Path
+    grid: Sequence[Cell],
+    *,
+    attack: str = "dmmia",
+    prior: str | None = None,
+    target: str,
+    protocol: str,
+    out: Path,
+    shared: Mapping[str, Any],
+    table: Path,
 ) -> list[dict[str, Any]]:
     """Run all cells, writing the table after each."""
     import pandas
 
     rows: list[dict[str, Any]] = []
     for number, cell in enumerate(grid, start=1):
-        row = run_cell(cell, target=target, protocol=protocol, out=out, shared=shared)
+        row = run_cell(cell, attack=attack, prior=prior, target=target, protocol=protocol, out=out, shared=shared)
         rows.append(row)
         table.parent.mkdir(parents=True, exist_ok=True)
         pandas.DataFrame(rows).to_csv(table, index=False)
