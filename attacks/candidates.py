@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import Context, MibenchError, Prior
+from mibench.api import Context, MibenchError, Prior, State
 from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
@@ -32,6 +32,19 @@ def pieces(count: int, context: Context) -> Iterator[slice]:
     """Slices of at most the context's micro-batch that cover ``range(count)``."""
     for start in range(0, count, context.micro_batch):
         yield slice(start, min(count, start + context.micro_batch))
+
+
+def blocks(identities: int, each: int, context: Context) -> Iterator[tuple[slice, slice]]:
+    """Samples ``(identities, each)`` of a step in blocks of at most the micro-batch: whole identities where they fit,
+    in order. A block is a slice of identities and a slice of the samples of each."""
+    limit = context.micro_batch
+    if limit >= each:
+        for start in range(0, identities, limit // each):
+            yield slice(start, min(identities, start + limit // each)), slice(None)
+    else:
+        for k in range(identities):
+            for start in range(0, each, limit):
+                yield slice(k, k + 1), slice(start, start + limit)
 
 
 @torch.no_grad()
@@ -56,6 +69,18 @@ def pool_confidence(context: Context, latents: Tensor, decode_psi: float | None,
     return out
 
 
+def choose(state: State, labels: Tensor, count: int) -> Tensor:
+    """The ``count`` latents of the pool that the victim is most confident about, best first: ``(U, count, Z)``.
+
+    Args:
+        state: ``latents`` ``(N, Z)`` and ``confidence`` ``(N, C)`` of the pool.
+        labels: classes ``(U,)``.
+        count: at most ``N``.
+    """
+    best = state["confidence"][:, labels].topk(count, dim=0).indices.T
+    return state["latents"][best]
+
+
 def needed(prior: Prior | None) -> Any:
     """The prior, of whatever kind: a mapping network and a synthesis network belong to some only."""
     if prior is None:
@@ -72,6 +97,16 @@ def render(prior: Prior | None, latents: Tensor, psi: float | None) -> Tensor:
     else:
         images = source.synthesis(source.truncate(source.mapping(latents), psi))
     return images
+
+
+@torch.no_grad()
+def develop(context: Context, w: Tensor, psi: float) -> Tensor:
+    """Finished images ``(N, 3, H, W)``, float32 on the CPU, of styles ``(N, W)`` before truncation."""
+    prior = needed(context.prior)
+    parts = [
+        context.fit(prior.synthesis(prior.truncate(w[part], psi))).float().cpu() for part in pieces(w.shape[0], context)
+    ]
+    return torch.cat(parts)
 
 
 @torch.no_grad()

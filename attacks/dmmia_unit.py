@@ -15,7 +15,8 @@ from mibench.api import Context, Reconstruction, State
 from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
-from .candidates import pieces, robust_confidence
+from .candidates import blocks, choose, develop, pieces, robust_confidence
+from .curves import by_epoch, stray_note
 from .losses import IDENTITY_LOSSES
 from .memory import MemoryBank
 from .prototypes import Reading, draw_prototypes, imr_loss
@@ -44,8 +45,7 @@ class UnitRun:
         self.reading = Reading(attack.normalise_prototypes, attack.likelihood, attack.objective)
         self.labels = labels.to(context.device)
         self.names = [int(label) for label in labels]
-        best = state["confidence"][:, labels].topk(attack.candidates, dim=0).indices.T
-        latents = state["latents"][best].to(context.device)  # (U, K, Z)
+        latents = choose(state, labels, attack.candidates).to(context.device)  # (U, K, Z)
         self.variable: Variable
         if attack.optimise == "mapping":
             self.variable = MappingWeights(
@@ -97,7 +97,7 @@ class UnitRun:
         leaf = w.detach().requires_grad_()
         shown: list[tuple[Tensor, Tensor]] = []
         terms: dict[str, list[Tensor]] = {}
-        for identities, block in self._blocks(*rows.shape):
+        for identities, block in blocks(*rows.shape, self.context):
             features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
             loss, parts = self._losses(features, logits, identities)
             (loss / rows.shape[1]).backward()
@@ -187,19 +187,8 @@ class UnitRun:
     def _look(self, rows: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Representation and logits of candidates as they are now, without gradients."""
         w = self.variable.w(rows)
-        seen = [self._forward(w[i, b].flatten(0, 1), crops[i, b]) for i, b in self._blocks(*rows.shape)]
+        seen = [self._forward(w[i, b].flatten(0, 1), crops[i, b]) for i, b in blocks(*rows.shape, self.context)]
         return torch.cat([f for f, _ in seen]), torch.cat([o for _, o in seen])
-
-    def _blocks(self, identities: int, each: int) -> Iterator[tuple[slice, slice]]:
-        """The step's samples in blocks of at most the micro-batch: whole identities where they fit, in order."""
-        limit = self.context.micro_batch
-        if limit >= each:
-            for start in range(0, identities, limit // each):
-                yield slice(start, min(identities, start + limit // each)), slice(None)
-        else:
-            for k in range(identities):
-                for start in range(0, each, limit):
-                    yield slice(k, k + 1), slice(start, start + limit)
 
     def _build_prototypes(self, dim: int) -> tuple[Tensor | None, torch.optim.SGD | None]:
         attack = self.attack
@@ -270,23 +259,14 @@ class UnitRun:
         """Every candidate with the final phi, ranked by the victim under random views."""
         attack, context = self.attack, self.context
         w = self.variable.finished()  # (U, K, W)
-        flat = w.flatten(0, 1)
-        images = torch.cat(
-            [
-                context.fit(self.prior.synthesis(self.prior.truncate(flat[part], attack.truncation))).float().cpu()
-                for part in pieces(flat.shape[0], context)
-            ]
-        )
+        flat = w.detach().flatten(0, 1)
+        images = develop(context, flat, attack.truncation)
         grouped = images.view(*w.shape[:2], *images.shape[1:])
         confidence = robust_confidence(
             context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms
         )
         curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in self.curves.items()}
-        context.log(
-            event="dmmia",
-            identities=self.names,
-            **{name: [round(x, 5) for x in _per_epoch(curve, attack.epochs)] for name, curve in curves.items()},
-        )
+        context.log(event="dmmia", identities=self.names, **by_epoch(curves, attack.epochs))
         return Reconstruction(
             images=images,
             labels=self.labels.cpu().repeat_interleave(w.shape[1]),
@@ -295,12 +275,6 @@ class UnitRun:
             curves=curves,
             notes=tuple(_warnings(attack, curves)),
         )
-
-
-def _per_epoch(curve: Tensor, epochs: int) -> list[float]:
-    """Means over identities and over the steps of each epoch, from a curve ``(U, steps)``."""
-    means: list[float] = curve.view(curve.shape[0], epochs, -1).mean(dim=(0, 2)).tolist()
-    return means
 
 
 def _warnings(attack: DMMIA, curves: dict[str, Tensor]) -> Iterator[str]:
@@ -314,9 +288,4 @@ def _warnings(attack: DMMIA, curves: dict[str, Tensor]) -> Iterator[str]:
                 f"L_imr fell below {SATURATED} at step {int(low[0]) + 1} of {imr.shape[1]}: it is saturated and "
                 "carries no gradient; lower prototype_rate or raise temperature"
             )
-    drift = curves["drift"][:, -1].mean()
-    if float(drift) > 1.5:
-        yield (
-            f"w drifted by {float(drift):.2f} standard deviations: candidates may have left the images the prior "
-            "knows; lower learning_rate"
-        )
+    yield from stray_note(curves["drift"])
