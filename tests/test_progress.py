@@ -29,6 +29,19 @@ def test_plain_lines_come_every_few_seconds_only(
     assert len(lines) == 6
 
 
+def test_resumed_work_counts_its_own_time_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    reporter = progress.PlainReporter()
+    reporter.start("training")
+    reporter.update(40, 100)
+    now = 10.0
+    reporter.update(50, 100)
+    assert capsys.readouterr().err == "training: 50%, 0:50 left\n"
+
+
 def test_work_that_is_quickly_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = progress.PlainReporter()
     reporter.start("drawing")

@@ -33,7 +33,8 @@ class PlainReporter(Reporter):
 
     def __init__(self) -> None:
         self._title = ""
-        self._started = self._last = 0.0
+        self._last = 0.0
+        self._begun: tuple[float, float] | None = None  # when the first share was heard, and the share
 
     def say(self, text: str) -> None:
         """Print the sentence."""
@@ -42,18 +43,24 @@ class PlainReporter(Reporter):
     def start(self, text: str) -> None:
         """Begin a stretch; the first line comes only when it takes longer than a few seconds."""
         self._title = text
-        self._started = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._begun = None
 
     def update(self, done: float, total: float, text: str = "") -> None:
         """Print a line when the last one is old enough."""
         now = time.monotonic()
-        if now - self._last < PLAIN_INTERVAL or total <= 0 or done <= 0:
+        if total <= 0:
+            return
+        share = min(done / total, 1.0)
+        if self._begun is None:
+            self._begun = now, share  # resumed work begins in the middle: what was done before took none of this time
+        if now - self._last < PLAIN_INTERVAL or done <= 0:
             return
         self._last = now
-        share = min(done / total, 1.0)
-        left = (now - self._started) * (1 - share) / share
+        moved, passed = share - self._begun[1], now - self._begun[0]
+        left = f", {duration(passed * (1 - share) / moved)} left" if moved > 0 else ""
         detail = f", {text}" if text else ""
-        click.echo(f"{self._title}: {share:.0%}{detail}, {duration(left)} left", err=True)
+        click.echo(f"{self._title}: {share:.0%}{detail}{left}", err=True)
 
 
 class TerminalReporter(Reporter):
