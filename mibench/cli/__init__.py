@@ -9,12 +9,14 @@ import rich_click as click
 from mibench import __version__
 from mibench.errors import MibenchError
 
+from .compare import compare
 from .data import data
 from .doctor import doctor
 from .list import list_command
 from .run import run
 from .score import score
 from .show import show
+from .sweep import sweep
 from .train import train
 
 BAD_INPUT = 2
@@ -44,11 +46,12 @@ def cli() -> None:
     Start with `mibench run`: it attacks a small classifier of procedural faces, needs no download and takes about two
     minutes on two CPU cores.
 
-    Exit codes: 0 fine, 1 a demanded metric has no value, 2 a mistake in the input, 130 stopped by Ctrl-C.
+    Exit codes: 0 fine, 1 a demanded metric has no value or a cell of a sweep failed, 2 a mistake in the input,
+    130 stopped by Ctrl-C.
     """
 
 
-for _command in (run, list_command, show, score, train, doctor, data):
+for _command in (run, sweep, list_command, show, score, train, doctor, data, compare):
     cli.add_command(_command)
 
 

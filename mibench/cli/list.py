@@ -42,7 +42,7 @@ PLURALS = {
 @click.argument("kind", required=False, metavar="[KIND]")
 @json_option
 def list_command(*, kind: str | None, as_json: bool) -> None:
-    """List what is installed: attacks, targets, datasets, protocols, suites, priors, judges, metrics, reports, weights."""
+    """List what is installed: attacks, targets, datasets, protocols, suites, priors, judges, metrics, reports ..."""
     from mibench.errors import MibenchError
 
     if kind is not None:

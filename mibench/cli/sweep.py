@@ -1,0 +1,210 @@
+"""``mibench sweep``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from .examples import CommandWithExamples
+from .options import device_option, json_option, output_option
+from .progress import duration
+
+if TYPE_CHECKING:
+    from mibench.sweep.conduct import Forecast, Sweep
+    from mibench.sweep.cost import Cost
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""Examples:
+
+\b
+  mibench sweep smoke --dry-run        what would run, and what it would cost
+  mibench sweep claims --jobs 2        two cells at a time, half the CPU cores each
+  mibench sweep mine.yaml --output x   a matrix of your own
+""",
+)
+@click.argument("suite", metavar="SUITE")
+@click.option("--dry-run", is_flag=True, help="List cells, how far each is and what is left; start nothing.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Cells side by side; they share the CPU cores. On a CPU, N with one core each are faster than one with N.  "
+    "[default: one on a CPU, one for each GPU]",
+)
+@output_option(None, "Folder of run directories and tables.  [default: runs/NAME-OF-SUITE]")
+@device_option
+@click.option("--allow-changed-code", is_flag=True, help="Continue runs although the code that began them has changed.")
+@json_option
+@click.pass_context
+def sweep(
+    ctx: click.Context,
+    *,
+    suite: str,
+    dry_run: bool,
+    jobs: int | None,
+    output: Path | None,
+    device: str,
+    allow_changed_code: bool,
+    as_json: bool,
+) -> None:
+    """Run a matrix of attacks, targets and seeds; one table out.
+
+    SUITE is a YAML file or the name of a shipped suite (`mibench list suites`). Each cell is a `mibench run` in a
+    process of its own: one that fails is shown as failed and does not stop the others. The same command continues a
+    sweep that was stopped and tries failed cells again. Exits with 1 when a cell failed or could not start.
+    """
+    from mibench.sweep.conduct import forecast
+    from mibench.sweep.conduct import sweep as run_sweep
+    from mibench.sweep.suite import load_suite
+
+    from .progress import reporter
+
+    loaded = load_suite(suite)
+    out = output or Path("runs") / loaded.name
+    if dry_run:
+        plan = forecast(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
+        click.echo(json.dumps(forecast_plain(plan), indent=2) if as_json else "\n".join(forecast_lines(plan)))
+        return
+    done = run_sweep(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter())
+    if as_json:
+        click.echo(json.dumps(sweep_plain(done), indent=2))
+    else:
+        click.echo("\n".join(sweep_lines(done)))
+    for outcome in done.failed:
+        click.echo(f"error: {outcome.standing.cell.title}: {outcome.status}: {outcome.reason}", err=True)
+    if done.failed:
+        ctx.exit(1)
+
+
+def sweep_plain(done: Sweep) -> dict[str, Any]:
+    """A finished sweep as JSON."""
+    from mibench.sweep.tables import rows
+
+    return {
+        "suite": done.suite.name,
+        "path": str(done.path),
+        "cells": rows(done.outcomes, done.path),
+        "failed": len(done.failed),
+        "files": [str(path) for path in done.files],
+        "notes": list(done.notes),
+    }
+
+
+def sweep_lines(done: Sweep) -> list[str]:
+    """The table and where it lies."""
+    from mibench.sweep.tables import markdown, rows
+
+    complete = len(done.outcomes) - len(done.failed)
+    lines = [markdown(rows(done.outcomes, done.path)), ""]
+    lines += [f"{complete} of {len(done.outcomes)} cells complete; everything is in {done.path}"]
+    lines += [f"  {path}" for path in done.files]
+    return [*lines, *done.notes]
+
+
+def forecast_plain(plan: Forecast) -> dict[str, Any]:
+    """A forecast as JSON."""
+    outlook = plan.outlook
+    cells = [
+        {
+            **standing.cell.key,
+            "state": standing.state,
+            "reason": standing.reason,
+            "failed_last_time": reason,
+            "units": standing.units,
+            "units_stored": standing.units - len(standing.missing),
+            "folder": standing.folder,
+            **cost_plain(cost),
+        }
+        for standing, reason, cost in zip(plan.standings, plan.last_time, outlook.cells, strict=True)
+    ]
+    return {
+        "suite": plan.suite.name,
+        "path": str(plan.path),
+        "jobs": plan.jobs,
+        "threads": plan.threads,
+        "cells": cells,
+        "floors": {name: cost_plain(cost) for name, cost in outlook.floors.items()},
+        "total": {
+            "queries_forward": outlook.queries.forward if outlook.queries else None,
+            "queries_backward": outlook.queries.backward if outlook.queries else None,
+            "seconds": _rounded(outlook.seconds),
+            "seconds_side_by_side": _rounded(outlook.seconds_side_by_side),
+        },
+    }
+
+
+def cost_plain(cost: Cost) -> dict[str, Any]:
+    """What is left of a cell as JSON."""
+    return {
+        "queries_forward": cost.queries.forward if cost.queries else None,
+        "queries_backward": cost.queries.backward if cost.queries else None,
+        "seconds": _rounded(cost.seconds),
+        "basis": cost.basis,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def forecast_lines(plan: Forecast) -> list[str]:
+    """Cells, floors and totals for people."""
+    outlook = plan.outlook
+    reasons: list[str] = []  # each once, below the table: they are long, and cells share them
+
+    def note(reason: str) -> str:
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"({reasons.index(reason) + 1})"
+
+    table = [("cell", "state", "queries left", "time left")]
+    for standing, failure, cost in zip(plan.standings, plan.last_time, outlook.cells, strict=True):
+        if standing.state == "cannot start":
+            state = f"cannot start {note(standing.reason)}"
+        else:
+            state = standing.text + (f", failed last time {note(failure)}" if failure else "")
+        idle = standing.state in ("complete", "cannot start")
+        table.append((standing.cell.title, state, *(("", "") if idle else _cost(cost))))
+    table += [(f"{name}, made on the way", "to do", *_cost(cost)) for name, cost in outlook.floors.items()]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))] if reasons else []
+    count = {state: sum(s.state == state for s in plan.standings) for state in ("complete", "cannot start")}
+    left = len(plan.standings) - sum(count.values())
+    lines += [
+        "",
+        f"{len(plan.standings)} cells: {count['complete']} complete, {left} to run, "
+        f"{count['cannot start']} cannot start",
+        f"to show the victims: {_queries(outlook.queries)}",
+    ]
+    if left:
+        lines.append(f"time, roughly: {_time(outlook.seconds)} one after another" + _together(plan))
+        lines.append(f"({_basis(plan)}; starting, judging and drawing add some seconds to each cell)")
+    return lines
+
+
+def _together(plan: Forecast) -> str:
+    return f", {_time(plan.outlook.seconds_side_by_side)} with {plan.jobs} jobs" if plan.jobs > 1 else ""
+
+
+def _basis(plan: Forecast) -> str:
+    found = {cost.basis for cost in (*plan.outlook.cells, *plan.outlook.floors.values())} - {""}
+    threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''} each"
+    return f"{threads}, from " + " and ".join(sorted(found)) if found else threads
+
+
+def _cost(cost: Cost) -> tuple[str, str]:
+    return _queries(cost.queries), _time(cost.seconds)
+
+
+def _queries(queries: Any) -> str:
+    return "unknown" if queries is None else f"{queries.forward:,} forwards, {queries.backward:,} backwards"
+
+
+def _time(seconds: float | None) -> str:
+    return "unknown" if seconds is None else duration(seconds)

@@ -1,0 +1,131 @@
+"""The table of a sweep: a row per cell, failed ones too; and the comparison of the complete ones, pooled over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mibench import registry
+from mibench.errors import MibenchError
+from mibench.results import open_run
+from mibench.store import atomic_write
+
+from .suite import Suite
+
+if TYPE_CHECKING:
+    from .conduct import Outcome
+
+COLUMNS = (
+    "attack", "label", "target", "seed", "prior", "preset", "status", "reason",
+    "acc1", "acc1_low", "acc1_high", "acc5", "acc5_low", "acc5_high",
+    "knn_distance", "knn_distance_low", "knn_distance_high",
+    "true_identity_error", "true_identity_error_low", "true_identity_error_high",
+    "queries_forward", "queries_backward", "seconds", "folder",
+)  # fmt: skip
+METRICS = ("acc1", "acc5", "knn_distance", "true_identity_error")
+SHOWN = ("acc@1", "acc@5", "KNN distance", "true identity error")
+COMPARISON = "comparison"
+
+
+def rows(outcomes: Sequence[Outcome], out: Path) -> list[dict[str, Any]]:
+    """A mapping of :data:`COLUMNS` for each cell; None where there is no value.
+
+    ``queries_*`` and ``seconds`` are those of preparation and units together, without judging and drawing.
+    """
+    return [_row(outcome, out) for outcome in outcomes]
+
+
+def _row(outcome: Outcome, out: Path) -> dict[str, Any]:
+    standing, request = outcome.standing, outcome.standing.cell.request
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {"attack": request.attack, "label": standing.cell.label, "target": request.target, "seed": request.seed}
+    row |= {"prior": request.prior, "preset": request.preset, "status": outcome.status, "reason": outcome.reason}
+    if standing.plan is not None:
+        spec = standing.plan.spec
+        row |= {"prior": spec.prior.card if spec.prior is not None else None, "preset": spec.preset}
+        row["folder"] = standing.folder if (out / spec.run_name).is_dir() else None
+    if outcome.run is None:
+        return row
+    for name in METRICS:
+        metric = outcome.run.metrics.get(name, {})
+        row |= {name: metric.get("value"), f"{name}_low": metric.get("low"), f"{name}_high": metric.get("high")}
+    cost = open_run(outcome.run.path).cost()
+    for name in ("queries_forward", "queries_backward", "seconds"):
+        parts = [cost[stage][name] for stage in ("prepare", "attack")]
+        known = [part for part in parts if part is not None]
+        row[name] = sum(known) if len(known) == len(parts) else None
+    row["seconds"] = None if row["seconds"] is None else round(row["seconds"], 1)
+    return row
+
+
+def interval(metric: Mapping[str, Any] | None) -> str:
+    """``0.78 [0.62, 0.90]``."""
+    if metric is None or metric.get("value") is None:
+        return "none"
+    text = f"{metric['value']:.4g}"
+    if metric.get("low") is not None and metric.get("high") is not None:
+        text += f" [{metric['low']:.4g}, {metric['high']:.4g}]"
+    return text
+
+
+def markdown(found: Sequence[Mapping[str, Any]]) -> str:
+    """The table for people, aligned so that it reads as plain text too."""
+    head = ["attack", "target", "seed", *SHOWN, "queries", "seconds", "status"]
+    lines = [head, *([_escaped(text) for text in _shown(row)] for row in found)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths[-1] = len(head[-1])  # reasons are long
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _shown(row: Mapping[str, Any]) -> list[str]:
+    metrics = [
+        interval({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
+        if row[name] is not None
+        else ""
+        for name in METRICS
+    ]
+    forward, backward = row["queries_forward"], row["queries_backward"]
+    queries = "" if forward is None or backward is None else f"{forward:,.0f} + {backward:,.0f}"
+    seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
+    status = f"{row['status']}: {row['reason']}" if row["reason"] else str(row["status"])
+    return [str(row["label"]), str(row["target"]), str(row["seed"]), *metrics, queries, seconds, status]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def write(suite: Suite, out: Path, found: Sequence[Mapping[str, Any]]) -> tuple[list[Path], list[str]]:
+    """Write the tables.
+
+    Returns:
+        The files, and sentences about what could not be made.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    atomic_write(out / "sweep.csv", text.getvalue().encode())
+    about = f"{suite.description}\n\n" if suite.description else ""
+    note = "95 % intervals over identities. Queries: images shown to the victim, forwards + backwards."
+    atomic_write(out / "sweep.md", f"# {suite.name}\n\n{about}{markdown(found)}\n\n{note}\n".encode())
+    files, notes = _compare([out / row["folder"] for row in found if row["status"] == "complete"], out / COMPARISON)
+    return [out / "sweep.csv", out / "sweep.md", *files], notes
+
+
+def _compare(runs: Sequence[Path], folder: Path) -> tuple[list[Path], list[str]]:
+    """Have every registered comparison drawn of the complete cells."""
+    files: list[Path] = []
+    notes = []
+    for name in registry.names("comparison") if len(runs) > 1 else ():
+        try:
+            files += registry.load("comparison", name)(list(runs), output=folder)
+        except MibenchError as error:
+            notes.append(f"no comparison {name!r}: {error}")
+    return files, notes

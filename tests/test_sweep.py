@@ -1,0 +1,326 @@
+"""Sweeps: a matrix from a file, cells in processes of their own, one table out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from nursery import start
+from test_resume import results
+
+from mibench.cli import cli
+from mibench.errors import MibenchError
+from mibench.sweep.suite import Suite, load_suite, parse_suite
+
+HERE = Path(__file__).parent
+PLUG = f"""
+import sys
+from importlib.metadata import EntryPoint
+sys.path.insert(0, {str(HERE)!r})
+from mibench import registry
+POINTS = tuple(EntryPoint(name, value, registry.GROUP) for name, value in (
+    ("harness", "mibench.catalogue:CATALOGUE"), ("toy", "toyworld:CATALOGUE")))
+registry.entry_points = lambda *, group: POINTS if group == registry.GROUP else ()
+"""
+TOY = "protocol: toy\ndataset: toyfaces\ntargets: [toynet]\n"
+QUICK = TOY + "attacks: [floor, {attack: toyattack, settings: {attack: {steps: 3}}}]\nseeds: [0, 1]\n"
+MIXED = (
+    TOY
+    + "attacks: [{attack: badattack, settings: {attack: {fault: bug}}}, {attack: toyattack, prior: nothing}, floor]\n"
+)
+LONG = TOY + "attacks: [{attack: toyattack, settings: {attack: {steps: STEPS, unit_size: 1}}}]\n"
+
+
+@pytest.fixture
+def workers(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy world, in worker processes too: Python runs ``sitecustomize`` whenever it starts."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(PLUG)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return toy
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def suite_of(**content: Any) -> Suite:
+    return parse_suite({"attacks": ["a", "b"], "targets": ["x", "y"], "seeds": [0, 1], **content}, "mine.yaml", "mine")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def runs(out: Path) -> dict[str, dict[str, bytes]]:
+    return {path.parent.name: results(path.parent) for path in sorted(out.glob("*/run.json"))}
+
+
+def stamps(out: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in out.glob("*/**/*") if path.is_file()}
+
+
+def test_a_matrix_is_every_combination_in_the_order_of_the_file() -> None:
+    cells = suite_of().cells
+    found = [(c.request.attack, c.request.target, c.request.seed) for c in cells]
+    assert found == [(a, t, s) for a in "ab" for t in "xy" for s in (0, 1)]
+
+
+def test_what_an_attack_says_wins_over_what_the_suite_says() -> None:
+    detailed = {"attack": "a", "label": "A", "preset": "p", "prior": "g", "settings": {"attack": {"steps": 2}}}
+    common = {"attack": {"steps": 1, "rate": 3}, "protocol": {"identities": 4}}
+    first, second = suite_of(attacks=[detailed, "b"], targets=["x"], seeds=[0], settings=common, protocol="toy").cells
+    assert (first.label, first.request.preset, first.request.prior) == ("A", "p", "g")
+    assert first.request.settings == {"attack": {"steps": 2, "rate": 3}, "protocol": {"identities": 4}}
+    assert (second.label, second.request.preset, second.request.settings) == ("b", None, common)
+    assert first.request.protocol == second.request.protocol == "toy"
+
+
+def test_excludes_are_partial_and_know_names_labels_and_lists() -> None:
+    def left(*exclude: dict[str, Any]) -> list[tuple[Any, ...]]:
+        cells = suite_of(attacks=["a", {"attack": "a", "label": "second"}], exclude=list(exclude)).cells
+        return [(c.label, c.request.target, c.request.seed) for c in cells]
+
+    assert len(left()) == 8
+    assert left({"attack": "a", "target": "x"}, {"seed": 1}) == [("a", "y", 0), ("second", "y", 0)]
+    assert left({"label": "a"}, {"attack": "second", "target": ["x", "y"], "seed": 0}) == [
+        ("second", "x", 1),
+        ("second", "y", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"atacks": []}, "mine.yaml: unknown key 'atacks'; did you mean 'attacks'?"),
+        ({"attacks": [{"attack": "a", "presett": "p"}]}, "attacks[0]: unknown key 'presett'; did you mean 'preset'?"),
+        ({"attacks": [{"preset": "p"}]}, "attacks[0]: it needs the key 'attack'"),
+        ({"attacks": ["a", "a"]}, "attacks: 'a' stands twice; give each a label of its own"),
+        ({"attacks": []}, "attacks: expected a list of at least one attack"),
+        ({"targets": "x"}, "targets: expected a list of at least one target, got 'x'"),
+        ({"seeds": [True]}, "seeds[0]: a seed is a whole number from 0, got True"),
+        ({"seeds": [-1]}, "seeds[0]: a seed is a whole number from 0, got -1"),
+        ({"settings": {"atack": {}}}, "settings: unknown key 'atack'; did you mean 'attack'?"),
+        ({"settings": {"attack": 3}}, "settings.attack: expected a mapping"),
+        ({"exclude": [{"atack": "a"}]}, "exclude[0]: unknown key 'atack'; did you mean 'attack'?"),
+        ({"exclude": [{"attack": "aa"}]}, "exclude[0]: unknown attack 'aa'"),
+        ({"exclude": [{"attack": ["a", {}]}]}, "exclude[0]: attack: expected a name or a list of names"),
+        ({"exclude": [{}]}, "exclude[0]: an empty entry would exclude everything"),
+        ({"exclude": [{"seed": [0, 1]}]}, "nothing is left to run"),
+        ({"name": "../up"}, "name: it becomes a folder"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MibenchError) as caught:
+        suite_of(**change)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_shipped_suites_are_known_by_name() -> None:
+    smoke, claims = load_suite("smoke"), load_suite("claims")
+    assert len(claims.cells) > len(smoke.cells) > 1
+    assert {cell.request.attack for cell in smoke.cells} >= {"floor", "dmmia"}
+    with pytest.raises(MibenchError, match=r"unknown suite 'smok'; did you mean 'smoke'\?"):
+        load_suite("smok")
+    listed = call("list", "suites")
+    assert "smoke" in listed.stdout
+    assert "claims" in listed.stdout
+
+
+def test_a_dry_run_tells_everything_and_leaves_nothing(toy: Path, tmp_path: Path) -> None:
+    suite, out = write(tmp_path, MIXED + "seeds: [0, 1]\n"), tmp_path / "out"
+    before = sorted(tmp_path.rglob("*"))
+    done = call("sweep", suite, "--dry-run", "--output", out, "--device", "cpu", "--jobs", 2)
+    assert done.exit_code == 0, done.output
+    assert "6 cells: 0 complete, 4 to run, 2 cannot start" in done.stdout
+    assert done.stdout.count("unknown prior 'nothing'") == 1, "one reason, stated once for both cells"
+    found = json.loads(call("sweep", suite, "--dry-run", "--output", out, "--device", "cpu", "--json").stdout)
+    assert [cell["state"] for cell in found["cells"]] == ["to do"] * 2 + ["cannot start"] * 2 + ["to do"] * 2
+    floor = found["cells"][4]
+    assert (floor["queries_forward"], floor["queries_backward"]) == (6 * 3, 0)  # six identities, three draws each
+    assert floor["seconds"] > 0
+    assert found["total"]["queries_forward"] is None, "badattack cannot say"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_counts_what_attacks_plan(toy: Path, tmp_path: Path) -> None:
+    suite = write(tmp_path, TOY + "attacks: [{attack: toyattack, settings: {attack: {steps: 3}}}]\nseeds: [0, 1]\n")
+    arguments = ("sweep", suite, "--dry-run", "--output", tmp_path / "out", "--device", "cpu", "--json")
+    found = json.loads(call(*arguments, "--jobs", 2).stdout)
+    assert [cell["queries_forward"] for cell in found["cells"]] == [6 * 3 * 4] * 2
+    assert [cell["queries_backward"] for cell in found["cells"]] == [6 * 3 * 3] * 2
+    assert [floor["queries_forward"] for floor in found["floors"].values()] == [6 * 3] * 2
+    assert found["total"]["queries_forward"] == 2 * (6 * 3 * 4 + 6 * 3)
+    assert 0 < found["total"]["seconds_side_by_side"] < found["total"]["seconds"]
+
+
+def test_a_sweep_runs_resumes_and_knows_what_is_complete(workers: Path, tmp_path: Path) -> None:
+    suite, out = write(tmp_path, QUICK), tmp_path / "out"
+    arguments = ("sweep", suite, "--output", out, "--device", "cpu")
+    done = call(*arguments, "--jobs", 2, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [cell["status"] for cell in found["cells"]] == ["complete"] * 4
+    rows = table(out)
+    assert [(row["label"], row["seed"]) for row in rows] == [(a, s) for a in ("floor", "toyattack") for s in "01"]
+    for row in rows:
+        metrics = json.loads((out / row["folder"] / "metrics.json").read_text())
+        assert float(row["acc1"]) == metrics["acc1"]["value"]
+        assert float(row["acc1_low"]) == metrics["acc1"]["low"]
+        assert row["prior"] == "toygan@toyfaces"
+    assert int(rows[2]["queries_forward"]) == 6 * 3 * 4
+    assert int(rows[2]["queries_backward"]) == 6 * 3 * 3
+    assert "| toyattack" in (out / "sweep.md").read_text()
+    state = json.loads((out / "sweep.json").read_text())
+    assert [cell["status"] for cell in state["cells"]] == ["complete"] * 4
+    assert all(cell["seconds"] > 0 for cell in state["cells"])
+    events = [json.loads(line)["event"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert events.count("started") == events.count("complete") == 4
+    assert done.stderr.count("acc1") == 4, "a line per finished cell"
+
+    stamped, text = stamps(out), (out / "sweep.csv").read_bytes()
+    again = call(*arguments)
+    assert again.exit_code == 0, again.output
+    assert "4 of 4 cells complete" in again.stdout
+    assert stamps(out) == stamped, "complete cells are not touched"
+    assert (out / "sweep.csv").read_bytes() == text
+    dry = json.loads(call(*arguments, "--dry-run", "--json").stdout)
+    assert [cell["state"] for cell in dry["cells"]] == ["complete"] * 4
+    assert dry["total"]["seconds"] == 0
+
+    alone = tmp_path / "alone"
+    assert call("sweep", suite, "--output", alone, "--device", "cpu", "--jobs", 1).exit_code == 0
+    assert runs(alone) == runs(out), "workers side by side give the same bytes"
+
+    unit = next(out.glob("toyattack-*/units/001.safetensors"))
+    unit.write_bytes(b"")
+    (unit.parent.parent / "metrics.json").unlink()
+    dry = json.loads(call(*arguments, "--dry-run", "--json").stdout)
+    parts = [cell for cell in dry["cells"] if cell["state"] == "part done"]
+    assert [(part["units_stored"], part["units"]) for part in parts] == [(2, 3)]
+    assert parts[0]["queries_forward"] == 2 * 3 * 4, "one unit of two identities is left"
+    assert parts[0]["basis"] == "finished runs"
+    assert call(*arguments).exit_code == 0
+    assert runs(out) == runs(alone)
+
+
+def test_a_failed_cell_does_not_stop_the_others(workers: Path, tmp_path: Path) -> None:
+    suite, out = write(tmp_path, MIXED), tmp_path / "out"
+    done = call("sweep", suite, "--output", out, "--device", "cpu")
+    assert done.exit_code == 1, done.output
+    bad, unstartable, floor = table(out)
+    assert (bad["status"], unstartable["status"], floor["status"]) == ("failed", "cannot start", "complete")
+    assert bad["reason"] == "ValueError: a bug in the attack (traceback in workers.log)"
+    assert "unknown prior 'nothing'" in unstartable["reason"]
+    assert "Traceback" in (out / "workers.log").read_text()
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "error: badattack against toynet, seed 0: failed: ValueError: a bug in the attack" in errors[0]
+    assert "1 of 3 cells complete" in done.stdout
+    assert "failed: ValueError" in (out / "sweep.md").read_text()
+    dry = json.loads(call("sweep", suite, "--output", out, "--device", "cpu", "--dry-run", "--json").stdout)
+    assert dry["cells"][0]["failed_last_time"] == bad["reason"]
+    assert dry["cells"][2]["state"] == "complete"
+
+
+def test_a_folder_belongs_to_one_suite_and_one_sweep(workers: Path, tmp_path: Path) -> None:
+    import filelock
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sweep.json").write_text('{"suite": "other", "cells": []}')
+    done = call("sweep", write(tmp_path, QUICK), "--output", out, "--device", "cpu")
+    assert done.exit_code == 2
+    assert "holds the sweep 'other', this one is 'mine'; choose another --output" in done.stderr
+    with filelock.FileLock(out / ".sweep.lock"):
+        done = call("sweep", write(tmp_path, QUICK), "--output", out, "--device", "cpu")
+    assert done.exit_code == 2
+    assert "another sweep is at work" in done.stderr
+
+
+@pytest.fixture
+def long(workers: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]]:
+    """A sweep whose only cell takes for ever, started in a process of its own; it has stored its preparation."""
+    suite, out = write(tmp_path, LONG.replace("STEPS", "100000000")), tmp_path / "out"
+    process = start("sweep", suite, "--output", out, "--device", "cpu", home=workers)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("toyattack-*/state.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield process, suite, out
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def pid_of(out: Path) -> int:
+    return int(json.loads(next(out.glob("toyattack-*/run.json")).read_text())["pid"])
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+
+@posix
+def test_a_killed_worker_is_one_failed_cell(long: tuple[subprocess.Popen[str], Path, Path]) -> None:
+    process, suite, out = long
+    os.kill(pid_of(out), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "error: toyattack against toynet, seed 0: failed: the worker process was killed by SIGKILL" in errors
+    assert table(out)[0]["status"] == "failed"
+    suite.write_text(LONG.replace("STEPS", "3"))  # the cell is another one now, and it ends
+    done = call("sweep", suite, "--output", out, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert table(out)[0]["status"] == "complete"
+
+
+@posix
+def test_ctrl_c_stops_the_workers(long: tuple[subprocess.Popen[str], Path, Path]) -> None:
+    process, _, out = long
+    worker = pid_of(out)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "everything finished is kept, continue with the same command" in errors
+    assert "Traceback" not in errors
+    assert gone(worker)
+
+
+@posix
+def test_a_worker_ends_with_its_parent(long: tuple[subprocess.Popen[str], Path, Path]) -> None:
+    process, _, out = long
+    worker = pid_of(out)
+    process.kill()
+    assert gone(worker)
