@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mibench.api import Access, Attack, Context, MibenchError, Reconstruction, State
+from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
 from .candidates import pieces, pool, pool_confidence
@@ -31,6 +31,7 @@ class DMMIA(Attack):
     name: ClassVar[str] = "dmmia"
     access: ClassVar[Access] = Access.GRADIENTS
     needs_mapping: ClassVar[bool] = True
+    budget_setting: ClassVar[str] = "epochs"
 
     unit_size: int = 10  # ours: identities attacked in lock-step, sharing one memory
     pool_size: int = 5000  # released configuration, CelebA with FFHQ
@@ -102,6 +103,23 @@ class DMMIA(Attack):
             raise MibenchError(f"dmmia: temperature must be positive, got {self.temperature}")
         if not 0 <= self.momentum <= 1:
             raise MibenchError(f"dmmia: momentum must lie in [0, 1], got {self.momentum}")
+
+    def planned_preparation(self) -> Queries:
+        """Every image of the pool and its mirror image; once more for their features, where the memory starts warm."""
+        warm = self.memory_start == "warm" and bool(self.lambda_idr)
+        return Queries(forward=(3 if warm else 2) * self.pool_size)
+
+    def planned_queries(self, identities: int) -> Queries:
+        """Steps with gradients, what is looked at beside them, new pools, and the views of the final ranking."""
+        probes = identities if self.order == "sequential" else 1  # an image for each UnitRun tells the dimension
+        second = self.prototype_features == "after" and self.lambda_imr * self.prototype_gradient_scale
+        looks = int(bool(self.memory_first and self.lambda_idr)) + int(bool(second))
+        pools = (self.epochs - 1) // self.resample_every if self.resample_every else 0
+        each = self.candidates * (self.epochs * (1 + looks) + max(self.selection_transforms, 1))
+        return Queries(
+            forward=probes + identities * (each + 2 * pools * self.pool_size),
+            backward=identities * self.candidates * self.epochs,
+        )
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """The pool of latents and the victim's confidence in every class; with ``memory_start=warm`` their features."""

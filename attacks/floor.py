@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mibench.api import Access, Attack, Context, Reconstruction, State
+from mibench.api import Access, Attack, Context, Queries, Reconstruction, State
 from mibench.rng import Streams
 
 from .candidates import pieces, pool, pool_confidence, render, robust_confidence
@@ -26,6 +26,14 @@ class Floor(Attack):
     candidates: int = 200  # PPA: best of the pool for each identity
     truncation: float = 0.5  # PPA: truncation psi of the candidate search
     selection_transforms: int = 100  # PPA, section 3.4: random views of the final selection
+
+    def planned_preparation(self) -> Queries:
+        """Every image of the pool and its mirror image."""
+        return Queries(forward=2 * self.pool_size)
+
+    def planned_queries(self, identities: int) -> Queries:
+        """The views of the final ranking."""
+        return Queries(forward=identities * min(self.candidates, self.pool_size) * max(self.selection_transforms, 1))
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """The pool of latents and the victim's confidence in every class for each."""

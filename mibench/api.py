@@ -60,6 +60,28 @@ class Queries:
     backward: int = 0
 
 
+@dataclass(frozen=True)
+class QueryLimit:
+    """The most images that one stage of an attack may show its victim: what it planned, under a query budget."""
+
+    attack: str
+    stage: str  # "its preparation", "unit 3"
+    forward: int
+    backward: int
+
+    def check(self, asked: Queries) -> None:
+        """Refuse what was not planned."""
+        for way, planned, wanted in (
+            ("forwards", self.forward, asked.forward),
+            ("backwards", self.backward, asked.backward),
+        ):
+            if wanted > planned:
+                raise MibenchError(
+                    f"attack {self.attack!r} planned to show the victim {planned} images {way} in {self.stage} and "
+                    f"asked for {wanted}; correct its plan, or run it without: --set protocol.query_budget=null"
+                )
+
+
 class Victim:
     """A trained classifier behind an access level: frozen, in eval mode, counting the images it is shown.
 
@@ -80,6 +102,7 @@ class Victim:
         self.access = access
         self.name = name
         self.queries = Queries()
+        self.limit: QueryLimit | None = None
         self._mean = torch.tensor(image.mean).view(1, -1, 1, 1)
         self._std = torch.tensor(image.std).view(1, -1, 1, 1)
         self._normalises = any(m != 0.0 for m in image.mean) or any(s != 1.0 for s in image.std)
@@ -112,17 +135,20 @@ class Victim:
         if tuple(images.shape[1:]) != expected:
             raise MibenchError(f"victim {self.name!r} takes images of shape {expected}, got {tuple(images.shape[1:])}")
         count = images.shape[0]
-        self.queries.forward += count
+        self._count(forward=count)
         if images.requires_grad and torch.is_grad_enabled():
             images = images.view_as(images)  # a node of our own, so that the hook counts and nothing else changes
-            images.register_hook(lambda gradient: self._count_backward(count))
+            images.register_hook(lambda gradient: self._count(backward=count))
         if self._normalises:
             images = (images - self._mean.to(images)) / self._std.to(images)
         features, logits = self._network(images)
         return ClassifierOutput(features, logits)
 
-    def _count_backward(self, count: int) -> None:
-        self.queries.backward += count
+    def _count(self, forward: int = 0, backward: int = 0) -> None:
+        if self.limit is not None:
+            self.limit.check(Queries(self.queries.forward + forward, self.queries.backward + backward))
+        self.queries.forward += forward
+        self.queries.backward += backward
 
 
 @runtime_checkable

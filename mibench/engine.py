@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mibench import assets
 from mibench.allocator import keep_freed_memory
-from mibench.api import Attack, Context, Prior, Queries, Reconstruction, State, Victim
+from mibench.api import Attack, Context, Prior, Queries, QueryLimit, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
 from mibench.devices import deterministic, out_of_memory, peak_memory
 from mibench.errors import MibenchError
@@ -121,9 +121,14 @@ class _Attacking:
             self.machine.reporter.say(f"out of memory; going on with {self.machine.micro_batch} images at a time")
             self.folder.log(event="out_of_memory", micro_batch=self.machine.micro_batch)
 
-    def timed(self, work: Callable[[int], Any]) -> tuple[Any, dict[str, int], dict[str, Any]]:
-        """Result, queries (they belong to the result) and cost (it does not)."""
+    def timed(
+        self, work: Callable[[int], Any], stage: str, planned: Queries | None
+    ) -> tuple[Any, dict[str, int], dict[str, Any]]:
+        """Result, queries (they belong to the result) and cost (it does not). A budget allows what was planned."""
         self.victim.queries = Queries()
+        self.victim.limit = None
+        if self.plan.spec.protocol.query_budget is not None and planned is not None:
+            self.victim.limit = QueryLimit(self.attack.name, stage, planned.forward, planned.backward)
         if self.machine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.machine.device)
         start = time.perf_counter()
@@ -143,7 +148,11 @@ class _Attacking:
     def prepared(self, streams: Streams) -> State:
         """The attack's shared state: stored once, read back ever after (so both ways the same bytes are used)."""
         if not self.folder.intact("state"):
-            state, queries, cost = self.timed(lambda batch: self.attack.prepare(self.context(batch), streams))
+            state, queries, cost = self.timed(
+                lambda batch: self.attack.prepare(self.context(batch), streams),
+                "its preparation",
+                self.attack.planned_preparation(),
+            )
             self.folder.save("state", state, {"attack": self.attack.name, **queries}, **cost)
             self.done += 1
         tensors, _ = self.folder.load("state")
@@ -153,7 +162,9 @@ class _Attacking:
         """Attack one unit and store it."""
         labels = torch.tensor(identities, dtype=torch.int64, device=self.machine.device)
         reconstruction, queries, cost = self.timed(
-            lambda batch: self.attack.reconstruct(self.context(batch, unit=index), state, labels, streams)
+            lambda batch: self.attack.reconstruct(self.context(batch, unit=index), state, labels, streams),
+            f"unit {index}",
+            self.attack.planned_queries(len(identities)),
         )
         check_reconstruction(reconstruction, identities, self.victim.image.size, self.plan)
         tensors = {

@@ -10,6 +10,7 @@ from typing import Any
 
 from mibench import cards, config, registry
 from mibench.api import Access, Attack
+from mibench.budget import within_budget
 from mibench.config import Layer, Setting
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -69,8 +70,7 @@ class Plan:
 
     def units(self) -> list[tuple[int, ...]]:
         """The identities of each unit, in order: ``unit_size`` at a time, the last one may be smaller."""
-        labels, size = self.spec.protocol.labels, self.attack.unit_size
-        return [labels[start : start + size] for start in range(0, len(labels), size)]
+        return self.spec.protocol.units(self.attack.unit_size)
 
     def prior_queries(self) -> int | None:
         """Images that the training of the prior showed the victim, as its card says; None when it does not say.
@@ -157,6 +157,8 @@ def make_plan(request: Request) -> Plan:
     protocol, protocol_origins = load_protocol(str(chosen["protocol"]), layers("protocol"))
     attack, attack_origins, preset = _attack(chosen, protocol, layers("attack"))
     _check_access(attack, protocol)
+    said = ("--set", str(request.config))
+    attack, attack_origins = within_budget(attack, attack_origins, protocol, said)
     problems: list[MibenchError] = []
     dataset_kind = registry.load("dataset", str(chosen["dataset"]))
     own = Layer(f"protocol {protocol.name}", protocol.dataset)
@@ -227,7 +229,7 @@ def make_plan(request: Request) -> Plan:
         regressor=files.get("regressor"),
         origins=origins,
         chosen={**chosen, "preset": preset},
-        said=("--set", str(request.config)),
+        said=said,
     )
 
 

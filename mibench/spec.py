@@ -30,6 +30,8 @@ class EvalProtocol:
         first_identity: the first of them; classes ``first_identity .. first_identity + identities - 1``.
         samples: reconstructions per identity that count, the adversary's best by its own confidence.
         access: the most that the adversary may ask of the victim.
+        query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
+            included; every attack gets as many (see :mod:`mibench.budget`). None: as many as each attack's preset asks.
         prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
         metrics: groups of metrics to compute; empty means the default ones.
         required: estimates that must have a value; a run in which one of them is null exits with 1.
@@ -45,6 +47,7 @@ class EvalProtocol:
     first_identity: int = 0
     samples: int
     access: Literal["labels", "scores", "gradients"] = "gradients"
+    query_budget: int | None = None
     prior: str = "stylegan2"
     judge: str = "facenet112"
     regressor: str | None = "identity"
@@ -64,11 +67,17 @@ class EvalProtocol:
         ):
             if getattr(self, name) < least:
                 raise MibenchError(f"protocol.{name} must be at least {least}, got {getattr(self, name)}")
+        if self.query_budget is not None and self.query_budget < 1:
+            raise MibenchError(f"protocol.query_budget must be at least 1, or null for none, got {self.query_budget}")
 
     @property
     def labels(self) -> tuple[int, ...]:
         """The classes under attack, ascending."""
         return tuple(range(self.first_identity, self.first_identity + self.identities))
+
+    def units(self, size: int) -> list[tuple[int, ...]]:
+        """The classes in order, ``size`` at a time; the last unit may be smaller."""
+        return [self.labels[start : start + size] for start in range(0, len(self.labels), size)]
 
     @property
     def title(self) -> str:
@@ -80,6 +89,8 @@ class EvalProtocol:
         fields = dataclasses.asdict(self)
         for name in ("description", "attack_presets", "dataset"):
             del fields[name]
+        if self.query_budget is None:
+            del fields["query_budget"]  # protocols are older than budgets: runs without one keep their names
         return fields
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mibench.api import Access, Attack, Context, Reconstruction, State
+from mibench.api import Access, Attack, Context, Queries, Reconstruction, State
 from mibench.rng import Streams
 
 
@@ -27,11 +27,16 @@ class ToyAttack(Attack):
 
     name: ClassVar[str] = "toyattack"
     access: ClassVar[Access] = Access.GRADIENTS
+    budget_setting: ClassVar[str] = "steps"
 
     unit_size: int = 2
     steps: int = 20
     learning_rate: float = 0.5
     samples: int = 3
+
+    def planned_queries(self, identities: int) -> Queries:
+        images = identities * self.samples
+        return Queries(images * (self.steps + 1), images * self.steps)
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """A point to pull towards: the mean public brightness."""
@@ -69,6 +74,9 @@ class ToyFloor(Attack):
 
     samples: int = 3
 
+    def planned_queries(self, identities: int) -> Queries:
+        return Queries(identities * self.samples)
+
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         assert context.prior is not None
         latents, wanted = starts(context, labels, self.samples, streams)
@@ -87,6 +95,9 @@ class BadAttack(Attack):
 
     fault: str = "access"
     most: int = 4  # images that fit into memory, for the fault "memory"
+
+    def planned_queries(self, identities: int) -> Queries | None:
+        return Queries(2 * identities) if self.fault in ("memory", "greed") else None
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         assert context.prior is not None
@@ -108,6 +119,9 @@ class BadAttack(Attack):
                 context.victim.labels(part)
             if context.micro_batch > self.most:
                 raise torch.OutOfMemoryError("pretended")
+        elif self.fault == "greed":
+            context.victim.labels(images)
+            context.victim.labels(images[:1])
         elif self.fault == "bug":
             raise ValueError("a bug in the attack")
         return Reconstruction(images, wanted, confidence)
