@@ -41,6 +41,14 @@ def logit(logits: Tensor, labels: Tensor) -> Tensor:
     return -logits.gather(1, labels[:, None]).squeeze(1)
 
 
+def negative_log_realness(scores: Tensor) -> Tensor:
+    """``-log D = softplus(s) - s`` ``(N,)`` of a discriminator's logits of "real" ``(N,)`` (KEDMI's prior loss).
+
+    KEDMI's logit is the logsumexp of the discriminator's class logits. Written as ``softplus(-s)``: no cancellation.
+    """
+    return nn.functional.softplus(-scores)
+
+
 IDENTITY_LOSSES: dict[str, IdentityLoss] = {
     "cross_entropy": cross_entropy,
     "poincare": poincare,
