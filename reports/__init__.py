@@ -10,6 +10,10 @@ A report is a callable ``report(run, folder=None, *, floor=None, private=None, h
 * ``hide_faces``: show faces only as coarse mosaics; None hides them unless the data set is synthetic.
 
 It returns the files it wrote. The same run gives the same bytes.
+
+A comparison is a callable ``compare(runs, *, reference=None, metrics=(), mix=False)`` that ``mibench compare`` prints:
+what it returns has ``render(kind, *, width) -> str`` (``text``, ``csv``, ``markdown``, ``latex``), ``as_plain()`` (JSON
+types) and ``write(folder) -> list[Path]``.
 """
 
 CATALOGUE: dict[str, dict[str, str]] = {
@@ -17,4 +21,5 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "tables": "mibench.reports.tables:write_tables",
         "figures": "mibench.reports.figures:write_figures",
     },
+    "comparison": {"table": "mibench.reports.compare:compare"},
 }

@@ -1,0 +1,70 @@
+"""``mibench compare``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from .examples import CommandWithExamples
+from .options import json_option, output_option
+
+FORMATS = ("text", "csv", "markdown", "latex")
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""Examples:
+
+\b
+  mibench compare runs/                            every finished run below the folder
+  mibench compare runs/ --reference dmmia          DMMIA against each of the others
+  mibench compare runs/ --reference floor          what each attack adds to its prior
+  mibench compare runs/A runs/B --metric acc1      one metric, so a smaller family of tests
+  mibench compare runs/ --output comparison        CSV, Markdown, LaTeX and a figure
+""",
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--reference", metavar="ROW", help="Test every row against this one only; floor: against its own floor.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Test this metric; may be repeated.")
+@click.option("--mix", is_flag=True, help="Show runs of different protocols, data or judges, without tests across.")
+@output_option(None, "Folder for comparison.* and differences.*: CSV, Markdown, LaTeX, PNG and SVG.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="What is printed; csv: rows only.",
+)
+@json_option
+def compare(
+    *,
+    runs: tuple[Path, ...],
+    reference: str | None,
+    metrics: tuple[str, ...],
+    mix: bool,
+    output: Path | None,
+    kind: str,
+    as_json: bool,
+) -> None:
+    """Put finished runs side by side: intervals, paired tests over identities, costs.
+
+    RUN is a run directory or a folder of them. Runs that differ only in the seed are one row. Floors that lie beside
+    the runs are shown as well.
+    """
+    from mibench import registry
+
+    found: Any = registry.load("comparison", "table")(runs, reference=reference, metrics=metrics, mix=mix)
+    files: list[Path] = found.write(output) if output is not None else []
+    if as_json:
+        click.echo(json.dumps(found.as_plain() | {"files": [str(file) for file in files]}, indent=2))
+        return
+    width = max(80, shutil.get_terminal_size((110, 24)).columns)
+    click.echo(found.render(kind, width=width), nl=False)
+    if kind == "text":
+        for file in files:
+            click.echo(f"written: {file}")

@@ -1,0 +1,290 @@
+"""Attacks side by side: rows with intervals, paired tests over identities, the smallest difference that shows.
+
+Seeds are pooled first: an identity's value is its mean over the seeds, and identities are what is resampled and tested.
+Held fixed by every interval and test: the weights of target, judge and prior. See ``docs/comparing.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mibench.api import Estimate, MibenchError
+from mibench.results import Run, pooled
+
+from .pairing import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, suggest, untested
+from .pooling import (
+    COLUMN_OF,
+    PER_IDENTITY,
+    Pool,
+    circumstances,
+    differing,
+    open_runs,
+    pool_runs,
+    prior_of,
+    refuse_mixture,
+)
+
+SHOWN = (*PER_IDENTITY, "coverage", "div_feat_ratio", "frechet_judge")
+TESTED = tuple(COLUMN_OF)
+SHARES = frozenset({"acc1", "acc5", "true_identity_top1"})
+_COSTS = ("queries_forward", "queries_backward", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An attack on a target, seeds pooled.
+
+    Attributes:
+        target, label: block and name of the row.
+        attack, prior, protocol, dataset: what the runs were made with.
+        floor: whether it is the prior alone.
+        runs, seeds: paths and seeds of the runs, in the same order.
+        identities: how many.
+        estimates: metric -> estimate; the interval is over identities.
+        by_seed: metric -> value of each run.
+        cost: ``prepare_*`` and ``attack_*`` queries and seconds per identity, ``peak_memory_bytes``, and
+            ``prior_queries_forward`` of the prior's training in all; means over seeds (memory: the highest). None is
+            not recorded.
+        devices: what computed them.
+    """
+
+    target: str
+    label: str
+    attack: str
+    prior: str
+    protocol: str
+    dataset: str
+    floor: bool
+    runs: tuple[str, ...]
+    seeds: tuple[int | None, ...]
+    identities: int
+    estimates: Mapping[str, Estimate]
+    by_seed: Mapping[str, tuple[float | None, ...]]
+    cost: Mapping[str, float | None]
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows by target (attacks, then floors) and the differences between them.
+
+    Attributes:
+        tested: metrics that were tested.
+        family: how many tests Holm's adjustment covers.
+        reference: the row that the others were tested against; None for every pair.
+        mixed: names of circumstances that differ between the rows (only after ``mix=True``).
+        notes: sentences that a reader needs, warnings first.
+        left_out: sentences on runs that were not used.
+    """
+
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    tested: tuple[str, ...]
+    family: int
+    reference: str | None
+    mixed: tuple[str, ...]
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Blocks in order."""
+        return tuple(dict.fromkeys(row.target for row in self.rows))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics that some row has a value for, in the order they are shown."""
+        return tuple(
+            name
+            for name in SHOWN
+            if any(name in row.estimates and row.estimates[name].value is not None for row in self.rows)
+        )
+
+    def stands_out(self, row: Row, metric: str) -> bool:
+        """Whether a row was found stronger than every other row of its target that has a value."""
+        others = {
+            other.label
+            for other in self.rows
+            if other.target == row.target and other.label != row.label and _value(other, metric) is not None
+        }
+        beaten = {
+            found.second if found.first == row.label else found.first
+            for found in self.differences
+            if found.target == row.target and found.metric == metric and found.stronger == row.label
+        }
+        return bool(others) and others <= beaten
+
+    def render(self, kind: str = "text", *, width: int = 110) -> str:
+        """The comparison as ``text`` (tables cut at ``width`` letters), ``markdown``, ``csv`` (rows) or ``latex``."""
+        from . import comparison_tables
+
+        return comparison_tables.render(self, kind, width=width)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything as JSON types."""
+        from . import comparison_tables
+
+        return comparison_tables.as_plain(self)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``comparison`` and ``differences`` as CSV, Markdown and LaTeX, and the figure as PNG and SVG."""
+        from . import comparison_tables
+
+        return comparison_tables.write_all(self, folder)
+
+
+def compare(
+    runs: Run | Path | str | Sequence[Run | Path | str],
+    *,
+    reference: str | None = None,
+    metrics: Sequence[str] = (),
+    mix: bool = False,
+) -> Comparison:
+    """Compare finished runs.
+
+    Args:
+        runs: runs, their folders, or folders of runs; floors that lie beside them come along.
+        reference: label or attack that every row is tested against; ``floor`` is each row's own floor. By default
+            every pair is tested on targets with at most ``PAIRED_ROWS`` rows, else every row against the first one.
+        metrics: which to test, out of ``TESTED`` and ``true_identity_top1``; ``TESTED`` by default.
+        mix: show runs of different protocols, data sets, judges or identities beside each other, without tests
+            between them, instead of refusing.
+
+    Raises:
+        MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
+    """
+    tested = tuple(dict.fromkeys(metrics)) or TESTED
+    for name in tested:
+        if name not in PER_IDENTITY:
+            raise MibenchError(
+                f"{name!r} cannot be tested over identities{suggest(name, PER_IDENTITY)} "
+                f"(known: {', '.join(PER_IDENTITY)})"
+            )
+    found, left_out = open_runs([runs] if isinstance(runs, Run | Path | str) else list(runs))
+    facts = [circumstances(run) for run in found]
+    if not mix:
+        refuse_mixture(found, facts)
+    pools = pool_runs(found, facts)
+    differences: list[Difference] = []
+    notes: list[str] = []
+    for target in dict.fromkeys(pool.target for pool in pools):
+        block = [pool for pool in pools if pool.target == target]
+        tests = pairs(block, reference)
+        if not tests:
+            notes.append(untested(target, block, reference))
+        differences += [difference(*pair, metric) for metric in tested for pair in tests]
+    check_reference(reference, pools)
+    differences, family = adjust(differences)
+    return Comparison(
+        rows=tuple(_row(pool) for pool in pools),
+        differences=tuple(differences),
+        tested=tested,
+        family=family,
+        reference=reference,
+        mixed=tuple(differing(facts)),
+        notes=tuple(notes + _remarks(pools, family, reference)),
+        left_out=left_out,
+    )
+
+
+def _row(pool: Pool) -> Row:
+    first = pool.runs[0]
+    costs = [_cost(run, len(pool.identities)) for run in pool.runs]
+    environments = [run.record.get("environment") or {} for run in pool.runs]
+    devices = {f"{each.get('device', '?')} ({each.get('device_name', '?')})" for each in environments if each}
+    return Row(
+        target=pool.target,
+        label=pool.label,
+        attack=first.attack,
+        prior=prior_of(first),
+        protocol=first.protocol,
+        dataset=first.dataset,
+        floor=pool.floor,
+        runs=tuple(str(run.path) for run in pool.runs),
+        seeds=tuple(run.seed for run in pool.runs),
+        identities=len(pool.identities),
+        estimates={name: _pooled_estimate(pool, name) for name in SHOWN if name in first.metrics},
+        by_seed={
+            name: tuple(run.metrics[name].value if name in run.metrics else None for run in pool.runs)
+            for name in SHOWN
+            if name in first.metrics
+        },
+        cost={name: _pooled_cost(name, [each[name] for each in costs]) for name in costs[0]},
+        devices=tuple(sorted(devices)),
+    )
+
+
+def _pooled_estimate(pool: Pool, name: str) -> Estimate:
+    """A single run's own estimate; over seeds the mean, with an interval where identities have values."""
+    found = [run.metrics.get(name) for run in pool.runs]
+    first = pool.runs[0].metrics[name]
+    if len(found) == 1:
+        return first
+    values = [estimate.value for estimate in found if estimate is not None and estimate.value is not None]
+    if len(values) < len(found):
+        reason = next((e.reason for e in found if e is not None and e.reason), "a run lacks it")
+        return replace(first, value=None, low=None, high=None, reason=reason)
+    fields = {"higher_is_better": first.higher_is_better, "version": first.version, "extractor": first.extractor}
+    each = pool.values(name) if name in PER_IDENTITY else None
+    if each is not None:
+        return pooled(name, each, proportion=name in SHARES, params={"seeds": len(found)}, **fields)
+    why = "none: it has no value for each identity, so seeds have no interval in common"
+    return replace(
+        first, value=sum(values) / len(values), low=None, high=None, params={"seeds": len(found), "interval": why}
+    )
+
+
+def _cost(run: Run, identities: int) -> dict[str, float | None]:
+    found = run.cost()
+    cost: dict[str, float | None] = {}
+    for part in ("prepare", "attack"):
+        for name in _COSTS:
+            whole = found[part].get(name)
+            cost[f"{part}_{name}"] = None if whole is None else whole / identities
+    peaks = [peak for part in ("prepare", "attack") if (peak := found[part].get("peak_memory_bytes")) is not None]
+    cost["peak_memory_bytes"] = max(peaks) if peaks else None
+    cost["prior_queries_forward"] = found["prior"].get("queries_forward")
+    return cost
+
+
+def _pooled_cost(name: str, values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return max(known) if name == "peak_memory_bytes" else sum(known) / len(known)
+
+
+def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[str]:
+    """What a reader would otherwise have to find out."""
+    notes = []
+    fewest = min(len(pool.identities) for pool in pools)
+    least = 2.0 ** (1 - fewest) if fewest < 60 else 0.0
+    if family and family * least > LEVEL:
+        notes.append(
+            f"with {fewest} identities no p value is below {least:.2g}, so among {family} tests none can reach "
+            f"{LEVEL:g}: attack more identities, or test fewer pairs or metrics"
+        )
+    seeds = {len(pool.runs) for pool in pools}
+    if len(seeds) > 1:
+        notes.append(f"rows have different numbers of seeds ({min(seeds)} to {max(seeds)})")
+    devices = {str((run.record.get("environment") or {}).get("device_name", "")) for pool in pools for run in pool.runs}
+    if len(devices) > 1:
+        notes.append(f"seconds and memory come from different machines: {', '.join(sorted(map(str, devices)))}")
+    crowded = [target for target in dict.fromkeys(p.target for p in pools) if _size(pools, target) > PAIRED_ROWS]
+    if crowded and reference is None:
+        notes.append(
+            f"more than {PAIRED_ROWS} rows: on {', '.join(crowded)} each is tested against the first one only; "
+            "choose another with --reference"
+        )
+    return notes
+
+
+def _size(pools: Iterable[Pool], target: str) -> int:
+    return sum(pool.target == target for pool in pools)
+
+
+def _value(row: Row, metric: str) -> float | None:
+    return row.estimates[metric].value if metric in row.estimates else None

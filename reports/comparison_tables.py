@@ -1,0 +1,294 @@
+"""A comparison as tables: the same table objects become CSV, Markdown, LaTeX and what a terminal shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mibench.api import Estimate, MibenchError
+
+from .cells import Cell, Column, Kind, Table, csv_text, markdown_text, number_text
+from .compare import Comparison, Row
+from .labels import ABSENT, measure
+from .pairing import Difference
+from .tables import write
+
+KINDS = ("text", "markdown", "csv", "latex")
+COSTS = {
+    "prepare_queries_forward": "forward, prepare",
+    "prepare_queries_backward": "backward, prepare",
+    "attack_queries_forward": "forward, attack",
+    "attack_queries_backward": "backward, attack",
+    "prepare_seconds": "s, prepare",
+    "attack_seconds": "s, attack",
+    "peak_memory_bytes": "peak memory (MB)",
+    "prior_queries_forward": "forward, prior's training (once)",
+}
+
+
+def rows_table(comparison: Comparison) -> Table:
+    """Every row with everything known about it."""
+    names = comparison.metrics
+    columns = [
+        Column(name="target", title="target"),
+        Column(name="row", title=""),
+        *(Column(name=name, title=None) for name in ("attack", "protocol", "dataset", "floor")),
+        Column(name="prior", title="prior"),
+        Column(name="n_identities", title="identities", kind="count"),
+        Column(name="n_seeds", title="seeds", kind="count"),
+        *(Column(name=name, title=None) for name in ("seeds", "runs", "devices")),
+    ]
+    for name in names:
+        how = measure(name)
+        better = next(
+            (e.higher_is_better for row in comparison.rows if (e := row.estimates.get(name)) is not None), None
+        )
+        kind: Kind = "share" if how.percent else "number"
+        columns.append(Column(name=name, title=how.title, kind=kind, better=better, interval=True))
+        columns += [Column(name=f"{name}_seed_{end}", title=None, kind=kind) for end in ("low", "high", "sd")]
+        columns.append(Column(name=f"{name}_reason", title=None))
+    columns.append(Column(name="acc1_seeds", title="acc@1 over seeds (%)"))
+    for name, title in COSTS.items():
+        kind = "megabytes" if name == "peak_memory_bytes" else "number" if "seconds" in name else "count"
+        columns.append(Column(name=name, title=title, kind=kind))
+    rows = tuple(_row_cells(comparison, row, names) for row in comparison.rows)
+    return Table(name="comparison", title="Comparison", columns=tuple(columns), rows=rows)
+
+
+def differences_table(comparison: Comparison) -> Table:
+    """Every pair and metric."""
+    columns = (
+        Column(name="target", title="target"),
+        Column(name="first", title="first"),
+        Column(name="second", title="second"),
+        Column(name="metric", title="metric"),
+        Column(name="difference", title="first − second", kind="number", interval=True),
+        Column(name="p_value", title="p", kind="p"),
+        Column(name="p_holm", title="p (Holm)", kind="p"),
+        Column(name="detectable", title="detectable", kind="number"),
+        Column(name="stronger", title="stronger"),
+        Column(name="p_bootstrap", title=None, kind="p"),
+        Column(name="n_identities", title=None, kind="count"),
+        Column(name="family", title=None, kind="count"),
+        Column(name="reason", title="not tested because"),
+    )
+    rows = tuple(_difference_cells(comparison, each) for each in comparison.differences)
+    return Table(name="differences", title="Differences", columns=columns, rows=rows, lead=3)
+
+
+def overall_table(comparison: Comparison) -> Table | None:
+    """acc@1: attacks down, targets across; None with one target."""
+    if len(comparison.targets) < 2 or "acc1" not in comparison.metrics:
+        return None
+    labels = list(dict.fromkeys(row.label for row in sorted(comparison.rows, key=lambda row: row.floor)))
+    by_place = {(row.label, row.target): row for row in comparison.rows}
+    columns = [Column(name="row", title="")]
+    columns += [
+        Column(name=target, title=target, kind="share", better=True, interval=True) for target in comparison.targets
+    ]
+    rows = []
+    for label in labels:
+        cells = [Cell(value=label)]
+        for target in comparison.targets:
+            row = by_place.get((label, target))
+            cells.append(Cell(value=None) if row is None else _estimate_cell(comparison, row, "acc1"))
+        rows.append(tuple(cells))
+    return Table(name="overall", title="acc@1 by target", columns=tuple(columns), rows=tuple(rows))
+
+
+def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]:
+    """What is printed: tables of rows (overall, then for each target results and cost) and tables of differences."""
+    whole, tests = rows_table(comparison), differences_table(comparison)
+    overall = overall_table(comparison)
+    found = [] if overall is None else [overall]
+    pairs = []
+    several = any(len(row.seeds) > 1 for row in comparison.rows)
+    results = ["row", *comparison.metrics, "n_identities", "n_seeds", *(["acc1_seeds"] if several else [])]
+    priors = len({row.prior for row in comparison.rows}) > 1
+    costs = ["row", *(["prior"] if priors else []), *_costs_that_matter(comparison)]
+    for place, target in enumerate(comparison.targets):
+
+        def here(cells: dict[str, Cell], target: str = target) -> bool:
+            return cells["target"].value == target
+
+        found.append(whole.part(f"results-{place}", f"Target {target}", results, here))
+        if any(row.cost[name] is not None for row in comparison.rows for name in COSTS):
+            found.append(whole.part(f"cost-{place}", f"Cost per identity, target {target}", costs, here))
+        wanted = [column.name for column in tests.columns if column.name != "target" and column.title is not None]
+        part = tests.part(f"differences-{place}", f"Differences, target {target}", wanted, here)
+        if part.rows:
+            pairs.append(part)
+    return found, pairs
+
+
+def notes_for_rows(comparison: Comparison) -> list[str]:
+    """Sentences below the tables of rows, warnings first."""
+    first = comparison.rows[0]
+    notes = []
+    if comparison.mixed:
+        notes.append(
+            f"WARNING: these rows do not share their {', '.join(comparison.mixed[:3])}"
+            f"{' and more' if len(comparison.mixed) > 3 else ''}: their numbers do not compare, and no test was made "
+            "across."
+        )
+    else:
+        notes.append(f"Data set {first.dataset}, protocol {first.protocol}.")
+    notes.append("Brackets: 95 % interval over identities. Arrows: which way the attack does better.")
+    if any(len(row.seeds) > 1 for row in comparison.rows):
+        apart = [measure(name).title for name in comparison.metrics if _without_interval(comparison, name)]
+        without = f" {', '.join(apart)}: mean of the seeds, which have no interval in common." if apart else ""
+        notes.append(
+            "Seeds are pooled: an identity's value is its mean over the seeds; “over seeds” is the lowest and the "
+            f"highest seed.{without}"
+        )
+    notes.append("Bold: found stronger than every other row of its target (Holm, 5 %); without bold, none was.")
+    notes += [f"{note[:1].upper()}{note[1:]}." for note in comparison.notes]
+    notes += _absent(comparison)
+    notes += [f"Left out: {note}." for note in comparison.left_out]
+    return notes
+
+
+def notes_for_differences(comparison: Comparison) -> list[str]:
+    """Sentences below the tables of differences."""
+    if not comparison.family:
+        return ["Nothing was tested."]
+    return [
+        "Paired over identities, 95 % interval. p: two-sided sign-flip test; Holm over all "
+        f"{comparison.family} tests shown.",
+        "Detectable: the true difference that one such test at 5 %, not adjusted, would find in 80 % of cases.",
+        "No entry under “stronger” means not told apart, which is not the same as equal.",
+    ]
+
+
+def render(comparison: Comparison, kind: str, *, width: int = 110) -> str:
+    """The comparison as text, Markdown, CSV (rows only) or LaTeX."""
+    if kind not in KINDS:
+        raise MibenchError(f"unknown format {kind!r} (known: {', '.join(KINDS)})")
+    if kind == "csv":
+        return csv_text(rows_table(comparison))
+    rows, differences = tables_for_people(comparison)
+    if kind == "latex":
+        from .latex import document
+
+        return (
+            document(rows, notes_for_rows(comparison)) + "\n" + document(differences, notes_for_differences(comparison))
+        )
+    limit = width if kind == "text" else None
+    parts = [markdown_text(rows, notes_for_rows(comparison), limit)]
+    if differences:
+        parts.append(markdown_text(differences, notes_for_differences(comparison), limit))
+    return "\n".join(parts)
+
+
+def write_all(comparison: Comparison, folder: Path) -> list[Path]:
+    """CSV, Markdown and LaTeX of rows and of differences, and the figure."""
+    from .canvas import save
+    from .comparison_plot import comparison_plot
+    from .latex import document
+
+    rows, differences = tables_for_people(comparison)
+    files = []
+    for table, parts, notes in (
+        (rows_table(comparison), rows, notes_for_rows(comparison)),
+        (differences_table(comparison), differences, notes_for_differences(comparison)),
+    ):
+        files.append(write(folder / f"{table.name}.csv", csv_text(table)))
+        files.append(write(folder / f"{table.name}.md", markdown_text(parts, notes).lstrip("\n")))
+        files.append(write(folder / f"{table.name}.tex", document(parts, notes)))
+    return files + save(comparison_plot(comparison), folder, "comparison")
+
+
+def as_plain(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON types; numbers that are not finite are null."""
+    found = dataclasses.asdict(comparison)
+    plain: dict[str, Any] = _plain(found)
+    return plain
+
+
+def _row_cells(comparison: Comparison, row: Row, names: Sequence[str]) -> tuple[Cell, ...]:
+    cells = [
+        *(Cell(value=text) for text in (row.target, row.label, row.attack, row.protocol, row.dataset)),
+        Cell(value="true" if row.floor else "false"),
+        Cell(value=row.prior),
+        Cell(value=row.identities),
+        Cell(value=len(row.seeds)),
+        Cell(value=" ".join(str(seed) for seed in row.seeds)),
+        Cell(value=" ".join(row.runs)),
+        Cell(value="; ".join(row.devices)),
+    ]
+    for name in names:
+        cells.append(_estimate_cell(comparison, row, name))
+        cells += [Cell(value=value) for value in _spread(row, name)]
+        estimate = row.estimates.get(name)
+        cells.append(Cell(value=(estimate.reason if estimate is not None else "it was not computed") or ""))
+    low, high, _ = _spread(row, "acc1")
+    seeds = "" if low is None or high is None else f"{number_text('share', low)} to {number_text('share', high)}"
+    return (*cells, Cell(value=seeds), *(Cell(value=row.cost[name]) for name in COSTS))
+
+
+def _spread(row: Row, name: str) -> tuple[float | None, float | None, float | None]:
+    """Lowest and highest seed and their standard deviation; None for a single seed."""
+    values = [value for value in row.by_seed.get(name, ()) if value is not None]
+    if len(values) < 2 or len(values) < len(row.seeds):
+        return None, None, None
+    centre = sum(values) / len(values)
+    return min(values), max(values), math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
+
+
+def _estimate_cell(comparison: Comparison, row: Row, name: str) -> Cell:
+    estimate = row.estimates.get(name)
+    if estimate is None or estimate.value is None:
+        return Cell(value=None)
+    return Cell(value=estimate.value, low=estimate.low, high=estimate.high, stands_out=comparison.stands_out(row, name))
+
+
+def _difference_cells(comparison: Comparison, each: Difference) -> tuple[Cell, ...]:
+    estimate: Estimate = each.estimate
+    kind: Kind = "points" if measure(each.metric).percent else "number"
+    return (
+        *(Cell(value=text) for text in (each.target, each.first, each.second, measure(each.metric).title)),
+        Cell(value=estimate.value, low=estimate.low, high=estimate.high, kind=kind),
+        Cell(value=each.p_value),
+        Cell(value=each.p_holm),
+        Cell(value=each.detectable, kind=kind),
+        Cell(value=each.stronger or ""),
+        Cell(value=estimate.params.get("p_bootstrap")),
+        Cell(value=estimate.n),
+        Cell(value=comparison.family),
+        Cell(value=estimate.reason or ""),
+    )
+
+
+def _costs_that_matter(comparison: Comparison) -> list[str]:
+    """All costs, but the queries of the prior's training only where some prior asked the victim."""
+    asked = any(row.cost["prior_queries_forward"] for row in comparison.rows)
+    return [name for name in COSTS if asked or name != "prior_queries_forward"]
+
+
+def _absent(comparison: Comparison) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        for name, estimate in row.estimates.items():
+            if estimate.value is None:
+                titles = reasons.setdefault(estimate.reason or "no reason was given", [])
+                titles += [measure(name).title] if measure(name).title not in titles else []
+    return [f"{ABSENT} {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
+
+
+def _without_interval(comparison: Comparison, name: str) -> bool:
+    """Whether a row of several seeds has a value and no interval."""
+    found = [row.estimates[name] for row in comparison.rows if len(row.seeds) > 1 and name in row.estimates]
+    return any(estimate.value is not None and estimate.low is None for estimate in found)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

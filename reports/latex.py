@@ -1,0 +1,92 @@
+"""Tables of a comparison as LaTeX with booktabs, ready to be included in a paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .cells import Cell, Column, Table, heading, shown
+from .labels import ABSENT
+
+_WIDE = 5  # columns of numbers from which a table spans both columns of a page
+_SYMBOLS = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"\textbar{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "−": r"$-$",
+    "÷": r"$\div$",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "–": "--",
+    "“": "``",
+    "”": "''",
+    "\n": " ",
+}
+_NEGATIVE = re.compile(r"(?<![\w.])-(?=\d)")
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX shows it literally: every special character escaped, arrows and signs as mathematics."""
+    return "".join(_SYMBOLS.get(letter, letter) for letter in text)
+
+
+def document(tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """``table`` environments below each other, to be included with ``\\input``; the notes are part of each caption."""
+    head = "% Needs \\usepackage{booktabs}; letters such as é want UTF-8 input, the default of today's LaTeX.\n"
+    return head + "\n".join(environment(table, notes) for table in tables)
+
+
+def environment(table: Table, notes: Sequence[str]) -> str:
+    """One table: text on the left, numbers on the right, intervals in small brackets."""
+    wide = len(table.columns) - table.lead >= _WIDE
+    name = "table*" if wide else "table"
+    numeric = [place for place, column in enumerate(table.columns) if column.kind != "text"]
+    layout = "".join("r" if place in numeric else "l" for place in range(len(table.columns)))
+    caption = " ".join([f"{table.title}.", *notes])
+    lines = [
+        f"\\begin{{{name}}}[t]",
+        "\\centering",
+        f"\\caption{{{escape(caption)}}}",
+        f"\\label{{tab:{table.name}}}",
+        "\\scriptsize" if wide else "\\footnotesize",
+        "\\setlength{\\tabcolsep}{4pt}",
+        f"\\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
+        "\\toprule",
+        " & ".join(escape(heading(column)) for column in table.columns) + r" \\",
+        "\\midrule",
+        *(
+            "{}" + " & ".join(_cell(column, cell) for column, cell in zip(table.columns, row, strict=True)) + r" \\"
+            for row in table.rows
+        ),  # {} in front: a label that begins with a bracket would be read as an argument of the \\ before it
+        "\\bottomrule",
+        "\\end{tabular}",
+        f"\\end{{{name}}}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(column: Column, cell: Cell) -> str:
+    text, aside = shown(column, cell)
+    if text == ABSENT:
+        return "--"
+    main = _numeric(text) if not isinstance(cell.value, str) else escape(text)
+    main = f"\\textbf{{{main}}}" if cell.stands_out else main
+    return main + (f" {{\\tiny {_numeric(aside)}}}" if aside else "")
+
+
+def _numeric(text: str) -> str:
+    """A number with a minus sign in place of the hyphen."""
+    return _NEGATIVE.sub("$-$", escape(text))

@@ -1,0 +1,117 @@
+"""Which rows of a comparison are tested against which, and the tests."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from mibench.api import Estimate, MibenchError
+from mibench.results import adjusted, compared
+
+from .pooling import FLOOR, Pool, differing
+
+PAIRED_ROWS = 6  # up to here every row is tested against every other one
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """``first - second`` in one metric on one target, paired over identities.
+
+    Attributes:
+        estimate: mean difference with a 95 % interval (paired bootstrap); null with the reason when it was not tested.
+        p_value: two-sided, of the sign-flip test.
+        p_holm: adjusted for every test of the comparison.
+        detectable: the smallest true difference that one such test at 5 % finds in 80 % of cases.
+        stronger: the row whose attack does better, where ``p_holm`` is at most 0.05; else None.
+    """
+
+    target: str
+    first: str
+    second: str
+    metric: str
+    estimate: Estimate
+    p_value: float | None = None
+    p_holm: float | None = None
+    detectable: float | None = None
+    stronger: str | None = None
+
+
+def pairs(block: Sequence[Pool], reference: str | None) -> list[tuple[Pool, Pool]]:
+    """Which rows of a target are tested against which."""
+    if reference is None:
+        if len(block) <= PAIRED_ROWS:
+            return [(first, second) for place, first in enumerate(block) for second in block[place + 1 :]]
+        return [(pool, block[0]) for pool in block[1:]]
+    if reference == FLOOR:
+        return [(pool, floor) for pool in block if not pool.floor and (floor := _own_floor(pool, block)) is not None]
+    matching = [pool for pool in block if reference in (pool.label, pool.runs[0].attack)]
+    exact = [pool for pool in matching if pool.label == reference]
+    if len(exact or matching) > 1:
+        raise MibenchError(
+            f"the reference {reference!r} means several rows: {', '.join(pool.label for pool in matching)}; name one"
+        )
+    return [(pool, other) for other in exact or matching for pool in block if pool is not other]
+
+
+def _own_floor(pool: Pool, block: Sequence[Pool]) -> Pool | None:
+    names = {run.path.resolve().parent / str(run.record.get("floor")) for run in pool.runs}
+    return next((other for other in block if other.floor and names & {run.path.resolve() for run in other.runs}), None)
+
+
+def check_reference(reference: str | None, pools: Sequence[Pool]) -> None:
+    known = list(dict.fromkeys(name for pool in pools for name in (pool.label, pool.runs[0].attack)))
+    if reference is not None and reference not in known:
+        raise MibenchError(
+            f"no row is called {reference!r}{suggest(reference, known)} (rows: "
+            f"{', '.join(dict.fromkeys(pool.label for pool in pools))})"
+        )
+
+
+def difference(first: Pool, second: Pool, metric: str) -> Difference:
+    found = Difference(
+        target=first.target,
+        first=first.label,
+        second=second.label,
+        metric=metric,
+        estimate=Estimate(name=metric, value=None, reason="a run has no value for each identity"),
+    )
+    # two floors of different data have other identities as well: the first name is the one that explains the others
+    apart = differing([first.circumstances, second.circumstances])
+    if apart:
+        sides = " and ".join(pool.circumstances.get(apart[0], "none") for pool in (first, second))
+        return replace(found, estimate=Estimate(name=metric, value=None, reason=f"{apart[0]} differs: {sides}"))
+    one, other = first.values(metric), second.values(metric)
+    if one is None or other is None:
+        return found
+    better = first.runs[0].metrics[metric].higher_is_better if metric in first.runs[0].metrics else None
+    estimate = replace(compared(metric, one, other), higher_is_better=better)
+    p_value, detectable = estimate.params.get("p_value"), estimate.params.get("detectable")
+    return replace(found, estimate=estimate, p_value=p_value, detectable=detectable)
+
+
+def adjust(differences: Sequence[Difference]) -> tuple[list[Difference], int]:
+    """Holm's adjustment over everything that was tested, and how much that is."""
+    found = list(differences)
+    places = [place for place, each in enumerate(found) if each.p_value is not None]
+    family = adjusted([p for each in found if (p := each.p_value) is not None])
+    for place, p_holm in zip(places, family, strict=True):
+        each = found[place]
+        better, value = each.estimate.higher_is_better, each.estimate.value
+        stronger = None
+        if p_holm <= LEVEL and better is not None and value:
+            stronger = each.first if (value > 0) == better else each.second
+        found[place] = replace(each, p_holm=p_holm, stronger=stronger)
+    return found, len(places)
+
+
+def untested(target: str, block: Sequence[Pool], reference: str | None) -> str:
+    if len(block) == 1:
+        return f"{target} has one row only: there is nothing to test it against"
+    return f"{target}: no row has {reference!r} to be tested against"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

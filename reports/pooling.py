@@ -1,0 +1,346 @@
+"""From runs on disk to rows of a comparison: what may be compared, what is one row, what the rows are called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mibench.api import MibenchError
+from mibench.results import Run, open_run, per_identity
+
+from .tables import FLOOR_LABEL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLOOR = "floor"
+COLUMN_OF = {
+    "acc1": "hit1",
+    "acc5": "hit5",
+    "knn_distance": "knn_distance",
+    "feature_distance": "feature_distance",
+    "true_identity_error": "true_identity_error",
+}  # metrics that are means over identities -> their column of samples.csv
+PER_IDENTITY = (*COLUMN_OF, "true_identity_top1")
+MOST_SETTINGS = 3  # settings that differ are named in a label up to this many
+_NO_MATTER = frozenset({"name", "version", "description", "attack_presets", "dataset", "prior", "metrics", "required"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Runs that differ in nothing but their seed: one row.
+
+    Attributes:
+        label: what the row is called; unique within its target.
+        target: the block it belongs to.
+        runs: by seed.
+        circumstances: what must agree for a test between rows, see :func:`circumstances`.
+    """
+
+    label: str
+    target: str
+    runs: tuple[Run, ...]
+    circumstances: Mapping[str, str]
+
+    @property
+    def floor(self) -> bool:
+        """Whether it is the prior alone."""
+        return self.runs[0].attack == FLOOR
+
+    @cached_property
+    def identities(self) -> tuple[int, ...]:
+        """Labels of the attacked classes, ascending."""
+        return identities_of(self.runs[0])
+
+    def values(self, metric: str) -> pd.Series[float] | None:
+        """Value of each identity, mean over seeds; None where a run does not know it."""
+        found = [per_identity_metric(run, metric) for run in self.runs]
+        if any(values is None for values in found):
+            return None
+        return sum(values for values in found if values is not None) / len(found)  # type: ignore[return-value]
+
+
+def per_identity_metric(run: Run, metric: str) -> pd.Series[float] | None:
+    """Mean of a metric over the selected samples of each identity; None where the run does not know it."""
+    column = COLUMN_OF.get(metric, "true_identity_rank")
+    if column not in run.samples:
+        return None
+    values = per_identity(run, column)
+    if bool(values.isna().any()):
+        return None
+    if metric != "true_identity_top1":
+        return values
+    chosen = run.samples[run.samples["selected"]]
+    found: pd.Series[float] = (chosen[column] == 1).groupby(chosen["identity"]).mean().astype(float).sort_index()
+    return found
+
+
+def open_runs(given: Sequence[Run | Path | str]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+    """Runs, and folders of runs, as finished runs with the floors that lie beside them.
+
+    Returns:
+        The runs in the order given, those of a folder by name, floors after them, each once; and a sentence for every
+        run that was left out.
+
+    Raises:
+        MibenchError: a run that was named is not there or not finished, or there is none at all; a line for each.
+    """
+    found: dict[Path, Run] = {}
+    notes: list[str] = []
+    problems: list[str] = []
+    for each in given:
+        path = each.path if isinstance(each, Run) else Path(each)
+        if isinstance(each, Run) or (path / "run.json").is_file():
+            run = each if isinstance(each, Run) else open_run(path)
+            if reason := unfinished(run):
+                problems.append(f"{path} {reason}")
+            found.setdefault(path.resolve(), run)
+            continue
+        inside = sorted(file.parent for file in path.rglob("run.json"))
+        if not inside:
+            problems.append(f"{path} is neither a run directory nor a folder of them; start a run with mibench run")
+        for folder in inside:
+            run = open_run(folder)
+            if reason := unfinished(run):
+                notes.append(f"{folder} {reason}")
+            else:
+                found.setdefault(folder.resolve(), run)
+    if problems:
+        raise MibenchError("\n".join(problems))
+    if not found:
+        raise MibenchError("\n".join(["there is no finished run to compare; give at least one run directory", *notes]))
+    for run in list(found.values()):
+        name = run.record.get("floor")
+        if not isinstance(name, str):
+            continue
+        beside = run.path.resolve().parent / name
+        if beside in found:
+            continue
+        if not (beside / "run.json").is_file():
+            notes.append(f"the floor of {run.path}, {name}, does not lie beside it")
+        elif reason := unfinished(floor := open_run(run.path.parent / name)):
+            notes.append(f"{floor.path}, the floor of {run.path}, {reason}")
+        else:
+            found[beside] = floor
+    return tuple(found.values()), tuple(dict.fromkeys(notes))
+
+
+def unfinished(run: Run) -> str | None:
+    """Why a run has no numbers to compare yet, and what to do; None when it has."""
+    try:
+        status, error = run.status, run.record.get("error")
+    except MibenchError as broken:
+        return f"cannot be read: {broken}"
+    if status == "failed":
+        cause = f" ({str(error).splitlines()[0]})" if error else ""
+        return f"failed{cause}; remove the cause and give the same command again"
+    if status != "complete":
+        return f"is not finished (status {status}); continue it with the same command"
+    for name in ("samples.csv", "metrics.json"):
+        if not (run.path / name).is_file():
+            return f"is not scored: it has no {name}; score it with mibench score {run.path}"
+    return None
+
+
+def identities_of(run: Run) -> tuple[int, ...]:
+    """Labels of the attacked classes, ascending."""
+    return tuple(sorted(int(identity) for identity in run.samples["identity"].unique()))
+
+
+def circumstances(run: Run) -> dict[str, str]:
+    """What must agree for numbers of two runs to be compared: name -> value in words, most important first."""
+    spec = run.specification
+    labels = identities_of(run)
+    found = {"data set": _with_hash(run.dataset, spec.get("dataset_digest")), "protocol": run.protocol}
+    protocol = spec.get("protocol")
+    for name, value in sorted(protocol.items() if isinstance(protocol, dict) else ()):
+        if name not in _NO_MATTER:
+            found[f"protocol.{name}"] = json.dumps(value)
+    for kind in ("judge", "regressor"):
+        weights = spec.get(kind)
+        found[kind] = _with_hash(weights.get("card"), weights.get("sha256")) if isinstance(weights, dict) else "none"
+    found["identities"] = f"{len(labels)} from {labels[0]} to {labels[-1]} ({_short(list(labels))})"
+    for name in PER_IDENTITY:
+        estimate = run.metrics.get(name)
+        if estimate is not None and estimate.value is not None:
+            found[f"definition of {name}"] = f"version {estimate.version}, {estimate.extractor or 'no network'}"
+    return found
+
+
+def differing(all_of_them: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names whose values are not the same everywhere. A metric that only some runs have differs in nothing."""
+    names: dict[str, set[str]] = {}
+    for each in all_of_them:
+        for name, value in each.items():
+            names.setdefault(name, set()).add(value)
+    return [name for name, values in names.items() if len(values) > 1]
+
+
+def refuse_mixture(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> None:
+    """Raise in one line when the runs were not made under the same circumstances."""
+    names = differing(facts)
+    if not names:
+        return
+    holders: dict[str, list[str]] = {}
+    for run, each in zip(runs, facts, strict=True):
+        holders.setdefault(each.get(names[0], "none"), []).append(str(run.path))
+
+    def listed(paths: list[str]) -> str:
+        return ", ".join(paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")
+
+    sides = "; ".join(f"{value}: {listed(paths)}" for value, paths in holders.items())
+    also = f" (also: {', '.join(names[1:4])}{', ...' if len(names) > 4 else ''})" if len(names) > 1 else ""
+    raise MibenchError(
+        f"the runs differ in {names[0]}: {sides}{also}; compare runs made under the same protocol, or show them side "
+        "by side without tests between them with --mix"
+    )
+
+
+def pool_runs(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> list[Pool]:
+    """Runs pooled over seeds; targets in order of appearance, within each the attacks, then the floors.
+
+    Raises:
+        MibenchError: the same attack with the same seed twice in one folder.
+    """
+    groups: dict[str, list[int]] = {}
+    apart = differing(facts)
+    for place, run in enumerate(runs):
+        spec = run.specification
+        made_with = [run.attack, spec.get("attack_settings"), _weights(run, "prior"), spec.get("precision")]
+        under = [facts[place].get(name) for name in apart]
+        groups.setdefault(json.dumps([_target(run), made_with, under], sort_keys=True), []).append(place)
+    parts = [part for group in groups.values() for part in _one_seed_each(group, runs)]
+    labels = _labels([[runs[place] for place in part] for part in parts])
+    blocks = _block_names(runs)
+    pools = []
+    for part, label in zip(parts, labels, strict=True):
+        members = sorted((runs[place] for place in part), key=lambda run: (run.seed is None, run.seed))
+        block = blocks[json.dumps(_target(members[0]))]
+        pools.append(Pool(label=label, target=block, runs=tuple(members), circumstances=facts[part[0]]))
+    order = list(dict.fromkeys(blocks.values()))
+    return sorted(pools, key=lambda pool: (order.index(pool.target), pool.floor))
+
+
+def prior_of(run: Run) -> str:
+    """The prior as people call it: architecture, and tag unless the tag is only the target it was made against."""
+    weights = run.specification.get("prior")
+    if not isinstance(weights, dict):
+        return "none"
+    name, _, tag = str(weights.get("card", weights.get("architecture", "unknown"))).partition("+")
+    architecture, target = name.partition("@")[0], run.target
+    own = target.partition("@")[0] + (f"-{target.partition('+')[2]}" if "+" in target else "")
+    return architecture + (f"+{tag}" if tag and tag != own else "")
+
+
+def _one_seed_each(group: Sequence[int], runs: Sequence[Run]) -> list[list[int]]:
+    """A group as it is when its seeds differ, else split by the folder that the runs lie in."""
+
+    def twice(places: Sequence[int]) -> list[int]:
+        seeds = [runs[place].seed for place in places]
+        return [place for place, seed in zip(places, seeds, strict=True) if seeds.count(seed) > 1]
+
+    if not twice(group):
+        return [list(group)]
+    folders: dict[Path, list[int]] = {}
+    for place in group:
+        folders.setdefault(runs[place].path.resolve().parent, []).append(place)
+    for places in folders.values():
+        if same := twice(places):
+            first, second = (runs[place].path for place in same[:2])
+            raise MibenchError(f"{first} and {second} are the same attack with the same seed; leave one of them out")
+    return list(folders.values())
+
+
+def _labels(parts: Sequence[Sequence[Run]]) -> list[str]:
+    """Names of rows: the attack, and only what tells it from other rows of that attack."""
+    labels = [run[0].attack for run in parts]
+    for attack in dict.fromkeys(labels):
+        places = [place for place, part in enumerate(parts) if part[0].attack == attack]
+        heads = [parts[place][0] for place in places]
+        said: list[list[str]] = [[] for _ in places]
+        for texts in (
+            [f"prior {prior_of(run)}" for run in heads],
+            _settings(heads),
+            [str(run.specification.get("precision", "")) for run in heads],
+            [run.protocol for run in heads],
+            [run.dataset for run in heads],
+        ):
+            if len(set(texts)) > 1:
+                for each, text in zip(said, texts, strict=True):
+                    each.append(text)
+        bare = FLOOR_LABEL if attack == FLOOR else attack
+        for place, each in zip(places, said, strict=True):
+            labels[place] = f"{attack} ({', '.join(text for text in each if text)})" if any(each) else bare
+    return _made_unique(labels, parts)
+
+
+def _made_unique(labels: list[str], parts: Sequence[Sequence[Run]]) -> list[str]:
+    """Labels that are still shared by two rows of one target get the name of a folder."""
+    by: tuple[Callable[[Run], str], ...] = (
+        lambda run: run.path.resolve().parent.name,
+        lambda run: run.path.resolve().name,
+        lambda run: str(run.path.resolve()),
+    )
+    for name in by:
+        keys = [(label, json.dumps(_target(part[0]))) for label, part in zip(labels, parts, strict=True)]
+        shared = {place for place, key in enumerate(keys) if keys.count(key) > 1}
+        candidates = [
+            f"{label} · {name(part[0])}" if place in shared else label
+            for place, (label, part) in enumerate(zip(labels, parts, strict=True))
+        ]
+        told_apart = len({(candidates[place], keys[place][1]) for place in shared}) == len(shared)
+        if told_apart:
+            return candidates
+    return labels
+
+
+def _settings(heads: Sequence[Run]) -> list[str]:
+    """The settings that differ, where they are few; else the preset, where it tells them apart; else a hash."""
+    settings = [dict(run.specification.get("attack_settings") or {}) for run in heads]
+    names = sorted({name for each in settings for name in each})
+    apart = [name for name in names if len({json.dumps(each.get(name)) for each in settings}) > 1]
+    if len(apart) <= MOST_SETTINGS:
+        return [
+            ", ".join(f"{name}={each[name]}" if name in each else f"without {name}" for name in apart)
+            for each in settings
+        ]
+    presets = [str(run.specification.get("preset")) for run in heads]
+    hashes = [_short(each) for each in settings]
+    if len(set(presets)) == len(set(zip(presets, hashes, strict=True))):
+        return [f"preset {preset}" for preset in presets]
+    return [f"settings {digest}" for digest in hashes]
+
+
+def _block_names(runs: Sequence[Run]) -> dict[str, str]:
+    """Key of a target -> its card's name, with the hash of the weights where two targets share a name."""
+    keys = {json.dumps(_target(run)): run for run in runs}
+    names = [run.target for run in keys.values()]
+    return {
+        key: run.target if names.count(run.target) == 1 else f"{run.target} ({_short(_target(run))})"
+        for key, run in keys.items()
+    }
+
+
+def _target(run: Run) -> Any:
+    return _weights(run, "target")
+
+
+def _weights(run: Run, kind: str) -> Any:
+    """What a set of weights is: by hash where there is one, else by name."""
+    found = run.specification.get(kind)
+    if isinstance(found, dict):
+        return [found.get("sha256") or found.get("card"), found.get("card"), found.get("arguments")]
+    return found
+
+
+def _with_hash(name: Any, digest: Any) -> str:
+    return f"{name} ({str(digest)[:8]})" if digest else str(name)
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
