@@ -77,6 +77,13 @@ def context(run: Run) -> str:
     return f"target {run.target}, data set {run.dataset}, protocol {run.protocol}{seed}"
 
 
+def query_budget(run: Run) -> int | None:
+    """Images per identity that the run's protocol allows an attack to show its victim; None: as many as it likes."""
+    protocol = run.specification.get("protocol")
+    found = protocol.get("query_budget") if isinstance(protocol, dict) else None
+    return found if isinstance(found, int) else None
+
+
 def hides_faces(run: Run, asked: bool | None) -> bool:
     """Whether faces are shown as mosaics: as asked, else unless the data set is synthetic."""
     return run.dataset not in SYNTHETIC if asked is None else asked
@@ -98,6 +105,13 @@ def number(value: float | None, *, percent: bool = False) -> str:
     if size >= 0.001 or size == 0:
         return f"{value:.3f}"
     return f"{value:.1e}"
+
+
+def count(value: float | None) -> str:
+    """A count with commas; one digit after the point where it is a mean and no whole number."""
+    if value is None:
+        return ABSENT
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
 def interval(estimate: Estimate | None, *, percent: bool = False, sign: str = " %") -> str:

@@ -1,10 +1,12 @@
-"""Tables of runs as CSV (full precision) and Markdown (for people). Seconds are left out: they are no result, and
-without them an interrupted run draws the same bytes as an uninterrupted one.
+"""Tables of runs as CSV (full precision) and Markdown (for people). Queries belong to a result and have a table;
+seconds and memory belong to a machine and are left out: without them an interrupted run draws the same bytes as an
+uninterrupted one (``Run.cost`` and ``mibench show run`` have them).
 
 =================== =====================================================================
 ``summary``         a row per run, the floor and the controls; headline metrics
 ``metrics``         every metric of every run and of the floor, with n, extractor, reason
 ``identities``      a row per run and identity
+``costs``           a row per run and the floor; images shown to the victim
 ``against_floor``   paired differences from the floor, with p values (when there is one)
 =================== =====================================================================
 """
@@ -19,7 +21,19 @@ from pathlib import Path
 from mibench.api import Estimate, MibenchError
 from mibench.results import LabelledImages, Run, as_runs, differences
 
-from .labels import ABSENT, CONTROLS, MEASURES, arrow, context, interval, measure, number, run_labels
+from .labels import (
+    ABSENT,
+    CONTROLS,
+    MEASURES,
+    arrow,
+    context,
+    count,
+    interval,
+    measure,
+    number,
+    query_budget,
+    run_labels,
+)
 
 FLOOR_LABEL = "floor (no attack)"
 TESTED = ("hit1", "hit5", "knn_distance", "feature_distance", "true_identity_error")
@@ -53,6 +67,7 @@ def write_tables(
     if floor is not None and floor.path not in {each.path for each in runs}:
         rows.append((FLOOR_LABEL, floor))
     tables = {"summary": summary(rows), "metrics": metrics(rows), "identities": identities(rows)}
+    tables["costs"] = costs(rows)
     if floor is not None and len(rows) > len(runs):
         tables["against_floor"] = against_floor(rows[:-1], floor)
     files = []
@@ -150,6 +165,33 @@ def identities(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
                 ]
             )
     return table, as_markdown("Identities", [f"{_capital(context(rows[0][1]))}. Means over selected samples."], body)
+
+
+def costs(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
+    """Images shown to the victim, forwards and backwards, by stage and per identity; CSV and Markdown."""
+    counts = ("queries_forward", "queries_backward")
+    columns = [(stage, fact) for stage in ("prepare", "attack", "identity") for fact in counts]
+    columns.append(("prior", "queries_forward"))
+    titles = ["prepare, forward", "prepare, backward", "attack, forward", "attack, backward"]
+    titles += ["per identity, forward", "per identity, backward", "training of the prior"]
+    table: list[Row] = [["run", "context", "query_budget", *(f"{stage}_{fact}" for stage, fact in columns)]]
+    body: list[Row] = [["run", *titles]]
+    for label, run in rows:
+        cost = run.cost()
+        values = [cost[stage][fact] for stage, fact in columns]
+        budget = query_budget(run)
+        exact = ["" if value is None else repr(value) for value in (budget, *values)]
+        table.append([label, context(run), *exact])
+        body.append([label, *(count(value) for value in values)])
+    notes = [
+        f"{_capital(context(rows[0][1]))}. Images shown to the attacked model; backward: those for which a gradient "
+        "came back. What is prepared is shared by all identities, and per identity means both together.",
+    ]
+    if (budget := query_budget(rows[0][1])) is not None:
+        notes.append(f"The protocol allows {count(budget)} images per identity, forward plus backward.")
+    if any(run.cost()["prior"]["queries_forward"] for _, run in rows):
+        notes.append("What the training of a prior showed the attacked model is no part of the attack's queries.")
+    return table, as_markdown("Costs", notes, body)
 
 
 def against_floor(rows: Sequence[tuple[str, Run]], floor: Run) -> tuple[list[Row], str]:

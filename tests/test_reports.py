@@ -245,7 +245,9 @@ def test_tables_carry_the_numbers_of_the_run(world, tmp_path):
     run, floor = world
     files = write_tables(run, tmp_path, floor=floor)
     assert {file.name for file in files} == {
-        f"{name}.{ending}" for name in ("summary", "metrics", "identities", "against_floor") for ending in ("csv", "md")
+        f"{name}.{ending}"
+        for name in ("summary", "metrics", "identities", "costs", "against_floor")
+        for ending in ("csv", "md")
     }
     rows = read(tmp_path / "summary.csv")
     assert [row["row"] for row in rows] == [
@@ -336,7 +338,7 @@ def test_the_same_run_gives_the_same_bytes(world, drawn, tmp_path):
     again = write_figures(open_run(run.path), tmp_path / "figures", floor=floor, private=private_images(6))
     first = [*drawn, *write_tables(run, tmp_path / "a", floor=floor)]
     second = [*again, *write_tables(open_run(run.path), tmp_path / "b", floor=floor)]
-    assert len(first) == 16
+    assert len(first) == 18
     for one, other in zip(first, second, strict=True):
         assert one.name == other.name
         assert one.read_bytes() == other.read_bytes(), one.name
@@ -378,7 +380,7 @@ def test_figures_survive_what_is_missing(world, tmp_path):
     one = make_run(tmp_path / "one", "floor", 0.3, identities=2, samples=1, curves=False)
     assert one.metrics["coverage"].value is None
     assert len(write_figures(one, tmp_path / "figures", floor=one)) == 8
-    assert len(write_tables(one, tmp_path / "tables")) == 6
+    assert len(write_tables(one, tmp_path / "tables")) == 8
 
 
 def test_many_identities_stay_within_the_page(tmp_path):

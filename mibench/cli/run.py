@@ -15,6 +15,7 @@ from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
 
 if TYPE_CHECKING:
+    from mibench.results import Run as StoredRun
     from mibench.runner import Run
 
 SHOWN = (
@@ -115,17 +116,22 @@ def finish(ctx: click.Context, found: Run, as_json: bool) -> None:
 
 def as_plain(found: Run) -> dict[str, Any]:
     """A run as JSON."""
+    from mibench.results import open_run
+
     return {
         "path": str(found.path),
         "reused": found.reused,
         "metrics": dict(found.metrics),
+        "cost": open_run(found.path).cost(),
         "missing": dict(found.missing),
         "floor": None if found.floor is None else as_plain(found.floor),
     }
 
 
 def summary(found: Run) -> list[str]:
-    """The run beside its floor, one metric a line, with 95 % intervals."""
+    """The run beside its floor, one metric a line, with 95 % intervals, and what the run cost."""
+    from mibench.results import open_run
+
     names = [(name, title) for name, title in SHOWN if name in found.metrics]
     width = max((len(title) for _, title in names), default=0)
     lines = [f"{'':{width}}  {'this run':24}" + ("  the prior alone (floor)" if found.floor else "")]
@@ -134,11 +140,40 @@ def summary(found: Run) -> list[str]:
         if found.floor is not None and name in found.floor.metrics:
             row += f"  {cell(found.floor.metrics[name])}"
         lines.append(row.rstrip())
+    lines += ["", cost_line(open_run(found.path))]
     lines += ["", f"95 % intervals over identities; everything is in {found.path}"]
     for folder, what in (("tables", "tables"), ("figures", "figures")):
         if (found.path / folder).is_dir():
             lines.append(f"  {what}: {found.path / folder}")
     return lines
+
+
+def cost_line(run: StoredRun) -> str:
+    """What the run cost: queries (part of the result), seconds and memory (of this machine)."""
+    cost = run.cost()
+    prepare, attack, each = cost["prepare"], cost["attack"], cost["identity"]
+
+    def both(stage: Mapping[str, float | None]) -> str:
+        return f"{number(stage['queries_forward'])}+{number(stage['queries_backward'])}"
+
+    seconds = [s for s in (prepare["seconds"], attack["seconds"]) if s is not None]
+    peaks = [p for p in (prepare["peak_memory_bytes"], attack["peak_memory_bytes"]) if p is not None]
+    line = (
+        f"queries per identity: {number(each['queries_forward'])} forward, {number(each['queries_backward'])} backward "
+        f"(prepare {both(prepare)}, attack {both(attack)})"
+    )
+    if seconds and peaks:
+        line += f"; {sum(seconds):.1f} s, {max(peaks) / 1e9:.2f} GB"
+    if spent := cost["prior"]["queries_forward"]:
+        line += f"; {number(spent)} for the training of the prior"
+    return line
+
+
+def number(value: float | None) -> str:
+    """``1,000``, ``1,700.1``, or ``?`` for what was not recorded."""
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
 def cell(metric: Mapping[str, Any]) -> str:

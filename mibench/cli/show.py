@@ -116,6 +116,7 @@ def _card(name: str) -> dict[str, Any]:
 
 
 def _run(name: str) -> dict[str, Any]:
+    from mibench.results import open_run
     from mibench.store import RunDir, read_json
 
     folder = RunDir(Path(name))
@@ -123,5 +124,6 @@ def _run(name: str) -> dict[str, Any]:
         raise MibenchError(f"{name} is not a run directory: it has no run.json")
     content = folder.record()
     metrics = folder.path / "metrics.json"
+    content["cost"] = open_run(folder.path).cost()
     content["metrics"] = read_json(metrics) if metrics.is_file() else None
     return content
