@@ -22,6 +22,7 @@ from mibench.api import Access, Attack, Context, ImageSpec, MibenchError, Querie
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.ppa import PPA
 from mibench.budget import planned_total, within_budget
 from mibench.config import Layer, Setting
 from mibench.plan import Plan, Request, make_plan
@@ -40,6 +41,11 @@ def tiny_dmmia() -> tuple[Attack, Context]:
     return TINY, context()
 
 
+def tiny_ppa() -> tuple[Attack, Context]:
+    small = {"pool_size": 16, "candidates": 4, "epochs": 3, "batch_size": 3, "selection_transforms": 2}
+    return PPA(**small), context()  # type: ignore[arg-type]
+
+
 def tiny_gmi() -> tuple[Attack, Context]:
     return GMI(restarts=4, best_of=2, iterations=3, selection_transforms=2), test_gmi.context()
 
@@ -54,6 +60,7 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "floor": tiny_floor,
     "gmi": tiny_gmi,
     "kedmi": tiny_kedmi,
+    "ppa": tiny_ppa,
 }
 
 
@@ -303,6 +310,19 @@ def test_equal_gives_everybody_what_dmmia_recommended_asks_at_standard() -> None
     plan = make_plan(Request(protocol="equal"))
     assert plan.attack == recommended
     assert plan.origins["attack.epochs"] == Setting(30, "budget of protocol equal v1")
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("attack") if name != "floor"])
+def test_every_shipped_attack_uses_up_the_budget_of_equal(name: str) -> None:
+    equal, _ = load_protocol("equal")
+    kind = registry.load("attack", name)
+    presets = config.attack_presets(name)
+    start, origins = config.resolve(kind, [presets.presets[equal.attack_presets[name]]], scope="attack")
+    found, _ = within_budget(start, origins, equal, ("--set",))
+    total = planned_total(found, equal)
+    assert total is not None
+    used = (total.forward + total.backward) / equal.identities
+    assert 0.9 * equal.query_budget < used <= equal.query_budget  # type: ignore[operator]
 
 
 # -- runs -----------------------------------------------------------------------------------------------------------
