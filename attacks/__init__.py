@@ -6,6 +6,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "floor": "mibench.attacks.floor:Floor",
         "gmi": "mibench.attacks.gmi:GMI",
         "kedmi": "mibench.attacks.kedmi:KEDMI",
+        "ppa": "mibench.attacks.ppa:PPA",
     },
     "prior": {
         "stylegan2": "mibench.attacks.priors.stylegan2:StyleGAN2Prior",

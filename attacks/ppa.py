@@ -1,0 +1,191 @@
+"""PPA: Plug & Play Attacks (Struppek et al., ICML 2022, arXiv 2201.12179).
+
+The attack takes any StyleGAN2 and any victim as they are. From a pool of latents the best candidates of each identity
+are chosen; their styles w are optimised by Adam on the Poincare loss of randomly cropped images; what comes out is
+ranked by the victim's mean confidence under stronger random views. A candidate has its own loss, its own crops and its
+own moments of Adam, so nothing here depends on how candidates are put into batches.
+
+Legend: U identities of a unit, K candidates of each, B of them in a step, W dimension of w.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
+from mibench.rng import Streams
+
+from .augment import apply_crops, draw_crops
+from .candidates import blocks, choose, develop, needed, pool, pool_confidence, robust_confidence
+from .curves import by_epoch, stray_note
+from .losses import IDENTITY_LOSSES, identity_loss
+from .variables import DirectVectors, gather_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPA(Attack):
+    """Plug & Play Attack. The defaults are the released configuration for CelebA with FFHQ."""
+
+    name: ClassVar[str] = "ppa"
+    access: ClassVar[Access] = Access.GRADIENTS
+    needs_mapping: ClassVar[bool] = True
+    budget_setting: ClassVar[str | None] = "epochs"
+
+    unit_size: int = 10  # ours: identities in one batch; no identity depends on another
+    pool_size: int = 5000  # released configuration; paper, section 3.2: sampling before the attack
+    candidates: int = 200  # released configuration
+    epochs: int = 70  # released configuration: steps of every candidate
+    batch_size: int = 25  # released configuration: candidates of one identity in a step
+    truncation: float = 0.5  # released configuration: psi of the candidates (single w: all layers alike)
+    crop_scale: tuple[float, float] = (0.9, 1.0)  # released configuration: area of a square crop in each step
+    shared_crop: bool = False  # paper: a crop for each image; True: one for a batch (released, torchvision on a batch)
+    learning_rate: float = 0.005  # released configuration, on the truncated w
+    betas: tuple[float, float] = (0.1, 0.1)  # released configuration
+    milestones: tuple[int, ...] = ()  # epochs after which the rate falls; default_attacking.yaml: 30, 40
+    decay: float = 0.1  # default_attacking.yaml: by this factor
+    loss: str = "poincare"  # paper, section 3.3
+    discriminator_weight: float = 0.0  # released code: weight of softplus(-D(image)), 0 in every configuration
+    selection_transforms: int = 100  # released configuration; paper, section 3.4: random views of the final selection
+
+    def __post_init__(self) -> None:
+        identity_loss(self.loss)
+        for name in ("unit_size", "pool_size", "candidates", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise MibenchError(f"ppa: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "truncation", "decay"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise MibenchError(f"ppa: {name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("discriminator_weight", "selection_transforms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise MibenchError(f"ppa: {name} must be finite and not negative, got {getattr(self, name)}")
+        if self.candidates > self.pool_size:
+            raise MibenchError(
+                f"ppa: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"
+            )
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise MibenchError(f"ppa: crop_scale must be two areas in (0, 1], the smaller first, got {self.crop_scale}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise MibenchError(f"ppa: betas must lie in [0, 1), got {self.betas}")
+        if any(milestone < 1 for milestone in self.milestones):
+            raise MibenchError(f"ppa: milestones are numbers of epochs, at least 1, got {self.milestones}")
+
+    def planned_preparation(self) -> Queries:
+        """Every image of the pool and its mirror image."""
+        return Queries(forward=2 * self.pool_size)
+
+    def planned_queries(self, identities: int) -> Queries:
+        """Every candidate forwards and backwards in every epoch, then its views in the final selection."""
+        optimised = identities * self.candidates * self.epochs
+        ranked = identities * self.candidates * max(self.selection_transforms, 1)
+        return Queries(forward=optimised + ranked, backward=optimised)
+
+    def prepare(self, context: Context, streams: Streams) -> State:
+        """The pool of latents and the victim's confidence in every class for each."""
+        prior = needed(context.prior)
+        if self.discriminator_weight:
+            prior.realism(prior.synthesis(prior.w_avg[None]))  # a prior that cannot judge says so before the search
+        latents = pool(prior, self.pool_size, streams)
+        confidence = pool_confidence(context, latents, self.truncation, text="search candidates")
+        return {"latents": latents, "confidence": confidence}
+
+    def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
+        """Optimise the candidates of every identity, then render and rank them."""
+        prior, own = needed(context.prior), labels.to(context.device)
+        latents = choose(state, labels, self.candidates).to(context.device)  # (U, K, Z)
+        # the variable is w before truncation, the released one is w after it: psi times as far for the same step
+        styles = DirectVectors(prior, latents, self.learning_rate / self.truncation, self.betas)
+        history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
+        done, steps = 0, self.epochs * -(-self.candidates // self.batch_size)
+        for epoch in range(self.epochs):
+            styles.learning_rate = self._rate(epoch) / self.truncation
+            order = self._order(labels, epoch, streams)
+            crops = self._crops(labels, order, epoch, streams).to(context.device)
+            order = order.to(context.device)
+            for start in range(0, self.candidates, self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                rows = order[:, batch]  # (U, B)
+                w = styles.w(rows)  # (U, B, W)
+                history["drift"].append(styles.drift(w, rows))
+                history["loss"].append(self._backward(context, w, own, crops[:, batch]))
+                styles.step(rows)
+                done += 1
+                context.progress(done, steps, f"epoch {epoch + 1}/{self.epochs}")
+        curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in history.items()}
+        context.log(event=self.name, identities=labels.tolist(), **by_epoch(curves, self.epochs))
+        finished = styles.finished().detach().flatten(0, 1)
+        images = develop(context, finished, self.truncation)
+        grouped = images.view(len(labels), self.candidates, *images.shape[1:])
+        confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
+        return Reconstruction(
+            images=images,
+            labels=labels.repeat_interleave(self.candidates),
+            confidence=confidence.flatten(),
+            latents=finished.float().cpu(),
+            curves=curves,
+            notes=tuple(stray_note(curves["drift"])),
+        )
+
+    def _backward(self, context: Context, w: Tensor, labels: Tensor, crops: Tensor) -> Tensor:
+        """Leave the gradient of every candidate's own loss at ``w`` ``(U, B, W)``; mean losses ``(U,)``.
+
+        Losses of an identity are summed and divided by its batch, as in DMMIA: the released code takes the mean, and
+        Adam's step, which has no scale, feels a division through its epsilon only.
+        """
+        losses = []
+        for identities, block in blocks(*w.shape[:2], context):
+            part = w[identities, block]
+            targets = labels[identities].repeat_interleave(part.shape[1])
+            loss = self._losses(context, part.flatten(0, 1), targets, crops[identities, block].flatten(0, 1))
+            (loss.sum() / w.shape[1]).backward()
+            losses.append(loss.detach())
+        return torch.cat(losses).view(w.shape[:2]).mean(dim=1)
+
+    def _losses(self, context: Context, w: Tensor, labels: Tensor, crops: Tensor) -> Tensor:
+        """The loss ``(N,)`` of each style ``(N, W)``: of the victim's logits for its cropped image, and its realism."""
+        prior = needed(context.prior)
+        images = prior.synthesis(prior.truncate(w, self.truncation))
+        logits = context.victim.logits(apply_crops(context.fit(images), crops))
+        losses = IDENTITY_LOSSES[self.loss](logits.float(), labels)
+        if self.discriminator_weight:
+            losses = losses + self.discriminator_weight * nn.functional.softplus(-prior.realism(images).float())
+        return losses
+
+    def _rate(self, epoch: int) -> float:
+        """Adam's rate in an epoch (from 0)."""
+        return self.learning_rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
+
+    def _order(self, labels: Tensor, epoch: int, streams: Streams) -> Tensor:
+        """Candidates of each identity ``(U, K)`` in the order of their batches: DMMIA's, so that the two compare."""
+        drawn = [
+            torch.randperm(self.candidates, generator=streams.generator("identity", int(label), "order", epoch))
+            for label in labels
+        ]
+        return torch.stack(drawn)
+
+    def _crops(self, labels: Tensor, order: Tensor, epoch: int, streams: Streams) -> Tensor:
+        """Crops ``(U, K, 4)`` in that order: a candidate's own, or one for all of a batch."""
+        count, size = self.candidates, self.batch_size
+        if not self.shared_crop:
+            own = [
+                draw_crops(count, streams.generator("identity", int(label), "crops", epoch), scale=self.crop_scale)
+                for label in labels
+            ]
+            return gather_rows(torch.stack(own), order)
+        batches = range(-(-count // size))
+        shared = [
+            torch.cat(
+                [
+                    draw_crops(
+                        1, streams.generator("identity", int(label), "crops", epoch, batch), scale=self.crop_scale
+                    )
+                    for batch in batches
+                ]
+            ).repeat_interleave(size, dim=0)[:count]
+            for label in labels
+        ]
+        return torch.stack(shared)
