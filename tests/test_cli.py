@@ -19,6 +19,7 @@ FLAGS = {
         "--attack", "--target", "--dataset", "--protocol", "--prior", "--preset", "--seed", "--set", "--config",
         "--output", "--device", "--precision", "--allow-changed-code", "--json",
     },
+    "sweep": {"SUITE", "--dry-run", "--jobs", "--output", "--device", "--allow-changed-code", "--json"},
     "list": {"KIND", "--json"},
     "show": {"KIND", "NAME", "--json"},
     "score": {"PATH", "--device", "--json"},
@@ -26,6 +27,7 @@ FLAGS = {
         "KIND", "ARCHITECTURE", "--dataset", "--target", "--tag", "--seed", "--set", "--output", "--device", "--precision",
         "--json",
     },
+    "compare": {"RUNS", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
     "doctor": {"--full", "--json"},
     "data preview": {"DATASET", "--people", "--images", "--size", "--set", "--output"},
 }  # fmt: skip

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from test_resume import results
 
 from mibench.cli import cli
 from mibench.errors import MibenchError
+from mibench.runner import run
 from mibench.sweep.suite import Suite, load_suite, parse_suite
 
 HERE = Path(__file__).parent
@@ -39,6 +39,9 @@ MIXED = (
     + "attacks: [{attack: badattack, settings: {attack: {fault: bug}}}, {attack: toyattack, prior: nothing}, floor]\n"
 )
 LONG = TOY + "attacks: [{attack: toyattack, settings: {attack: {steps: STEPS, unit_size: 1}}}]\n"
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
 @pytest.fixture
@@ -207,9 +210,10 @@ def test_a_sweep_runs_resumes_and_knows_what_is_complete(workers: Path, tmp_path
     assert [cell["state"] for cell in dry["cells"]] == ["complete"] * 4
     assert dry["total"]["seconds"] == 0
 
-    alone = tmp_path / "alone"
-    assert call("sweep", suite, "--output", alone, "--device", "cpu", "--jobs", 1).exit_code == 0
-    assert runs(alone) == runs(out), "workers side by side give the same bytes"
+    alone = tmp_path / "alone"  # the same runs without a sweep
+    for seed in (0, 1):
+        run("toyattack", "toynet", "toyfaces", "toy", seed=seed, settings={"attack.steps": 3}, out=alone, device="cpu")
+    assert runs(alone) == runs(out), "workers side by side give the bytes of mibench run"
 
     unit = next(out.glob("toyattack-*/units/001.safetensors"))
     unit.write_bytes(b"")
@@ -258,23 +262,17 @@ def test_a_folder_belongs_to_one_suite_and_one_sweep(workers: Path, tmp_path: Pa
     assert "another sweep is at work" in done.stderr
 
 
-@pytest.fixture
-def long(workers: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, Path]]:
-    """A sweep whose only cell takes for ever, started in a process of its own; it has stored its preparation."""
-    suite, out = write(tmp_path, LONG.replace("STEPS", "100000000")), tmp_path / "out"
-    process = start("sweep", suite, "--output", out, "--device", "cpu", home=workers)
+def sweeping(suite: Path, out: Path, home: Path) -> subprocess.Popen[str]:
+    return start("sweep", suite, "--output", out, "--device", "cpu", home=home)
+
+
+def wait_for(process: subprocess.Popen[str], out: Path, file: str) -> int:
+    """Wait until a run of the sweep has stored a file; gives the worker's process number."""
     deadline = time.monotonic() + 120
-    while not list(out.glob("toyattack-*/state.json")):
+    while not list(out.glob(f"toyattack-*/{file}")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    yield process, suite, out
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
-
-
-def pid_of(out: Path) -> int:
+        time.sleep(0.02)
     return int(json.loads(next(out.glob("toyattack-*/run.json")).read_text())["pid"])
 
 
@@ -289,38 +287,41 @@ def gone(pid: int) -> bool:
     return False
 
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-
-
 @posix
-def test_a_killed_worker_is_one_failed_cell(long: tuple[subprocess.Popen[str], Path, Path]) -> None:
-    process, suite, out = long
-    os.kill(pid_of(out), signal.SIGKILL)
+def test_a_killed_worker_is_one_failed_cell_and_the_next_call_completes_it(workers: Path, tmp_path: Path) -> None:
+    suite, out = write(tmp_path, LONG.replace("STEPS", "1500")), tmp_path / "out"
+    process = sweeping(suite, out, workers)
+    os.kill(wait_for(process, out, "units/000.json"), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert "error: toyattack against toynet, seed 0: failed: the worker process was killed by SIGKILL" in errors
     assert table(out)[0]["status"] == "failed"
-    suite.write_text(LONG.replace("STEPS", "3"))  # the cell is another one now, and it ends
+
     done = call("sweep", suite, "--output", out, "--device", "cpu")
     assert done.exit_code == 0, done.output
     assert table(out)[0]["status"] == "complete"
+    settings = {"attack.steps": 1500, "attack.unit_size": 1}
+    run("toyattack", "toynet", "toyfaces", "toy", settings=settings, out=tmp_path / "whole", device="cpu")
+    assert runs(out) == runs(tmp_path / "whole")
 
 
 @posix
-def test_ctrl_c_stops_the_workers(long: tuple[subprocess.Popen[str], Path, Path]) -> None:
-    process, _, out = long
-    worker = pid_of(out)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "everything finished is kept, continue with the same command" in errors
-    assert "Traceback" not in errors
-    assert gone(worker)
-
-
-@posix
-def test_a_worker_ends_with_its_parent(long: tuple[subprocess.Popen[str], Path, Path]) -> None:
-    process, _, out = long
-    worker = pid_of(out)
-    process.kill()
-    assert gone(worker)
+def test_workers_end_with_ctrl_c_and_with_their_parent(workers: Path, tmp_path: Path) -> None:
+    suite = write(tmp_path, LONG.replace("STEPS", "100000000"))
+    outs = [tmp_path / "interrupted", tmp_path / "orphaned"]
+    interrupted, orphaned = (sweeping(suite, out, workers) for out in outs)
+    try:
+        pids = [
+            wait_for(process, out, "state.json") for process, out in zip((interrupted, orphaned), outs, strict=True)
+        ]
+        interrupted.send_signal(signal.SIGINT)
+        orphaned.kill()
+        _, errors = interrupted.communicate(timeout=60)
+        assert interrupted.returncode == 130, errors
+        assert "everything finished is kept, continue with the same command" in errors
+        assert "Traceback" not in errors
+        assert all(gone(pid) for pid in pids)
+    finally:
+        for process in (interrupted, orphaned):
+            process.kill()
+            process.communicate()

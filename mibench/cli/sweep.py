@@ -90,8 +90,8 @@ def sweep_plain(done: Sweep) -> dict[str, Any]:
         "path": str(done.path),
         "cells": rows(done.outcomes, done.path),
         "failed": len(done.failed),
-        "files": [str(path) for path in done.files],
-        "notes": list(done.notes),
+        "files": [str(path) for path in done.written.files],
+        "notes": list(done.written.notes),
     }
 
 
@@ -101,9 +101,11 @@ def sweep_lines(done: Sweep) -> list[str]:
 
     complete = len(done.outcomes) - len(done.failed)
     lines = [markdown(rows(done.outcomes, done.path)), ""]
+    for text in done.written.compared:
+        lines += [text, ""]
     lines += [f"{complete} of {len(done.outcomes)} cells complete; everything is in {done.path}"]
-    lines += [f"  {path}" for path in done.files]
-    return [*lines, *done.notes]
+    lines += [f"  {path}" for path in done.written.files if path.suffix in (".csv", ".md")]
+    return [*lines, *done.written.notes]
 
 
 def forecast_plain(plan: Forecast) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def cost_plain(cost: Cost) -> dict[str, Any]:
 
 
 def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)
+    return None if seconds is None else round(seconds, 4)
 
 
 def forecast_lines(plan: Forecast) -> list[str]:

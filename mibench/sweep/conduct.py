@@ -4,6 +4,7 @@ Files of the output folder, beside the run directories::
 
     sweep.json          each cell: status, reason, run directory, seconds; replaced whenever a cell ends
     sweep.csv sweep.md  the table, failed cells included
+    comparison/         the complete cells side by side, seeds pooled, as `mibench compare` does it
     log.jsonl           one record a line, with the time; what workers print is in workers.log
 """
 
@@ -60,15 +61,13 @@ class Sweep:
     Attributes:
         path: the output folder.
         outcomes: one for each cell, in the order of the suite.
-        files: the tables.
-        notes: what could not be drawn, and why.
+        written: the tables.
     """
 
     suite: Suite
     path: Path
     outcomes: tuple[Outcome, ...]
-    files: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
+    written: tables.Written
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -150,8 +149,8 @@ def sweep(
         outcomes = [_before(one, before.get(_key(one)) or {}) for one in found]
         crew = Crew(out=out, devices=devices, threads=threads_each(len(devices)), allow_changed_code=allow_changed_code)
         _conduct(suite, crew, outcomes, reporter)
-        files, notes = tables.write(suite, out, tables.rows(outcomes, out))
-        return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), files=tuple(files), notes=tuple(notes))
+        written = tables.write(suite, out, tables.rows(outcomes, out))
+        return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
 
 
 def crew_devices(device: str, jobs: int | None) -> tuple[str, ...]:

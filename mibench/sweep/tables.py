@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mibench import registry
 from mibench.errors import MibenchError
 from mibench.results import open_run
-from mibench.store import atomic_write
+from mibench.store import atomic_write, write_error
 
 from .suite import Suite
 
@@ -28,6 +29,7 @@ COLUMNS = (
 METRICS = ("acc1", "acc5", "knn_distance", "true_identity_error")
 SHOWN = ("acc@1", "acc@5", "KNN distance", "true identity error")
 COMPARISON = "comparison"
+WIDTH = 110
 
 
 def rows(outcomes: Sequence[Outcome], out: Path) -> list[dict[str, Any]]:
@@ -101,12 +103,22 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def write(suite: Suite, out: Path, found: Sequence[Mapping[str, Any]]) -> tuple[list[Path], list[str]]:
-    """Write the tables.
+@dataclass(frozen=True)
+class Written:
+    """Tables on disk.
 
-    Returns:
-        The files, and sentences about what could not be made.
+    Attributes:
+        compared: the comparisons as text, to print.
+        notes: what could not be made, and why.
     """
+
+    files: tuple[Path, ...]
+    compared: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def write(suite: Suite, out: Path, found: Sequence[Mapping[str, Any]]) -> Written:
+    """Write ``sweep.csv`` and ``sweep.md``, and every registered comparison of the complete cells."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -115,17 +127,15 @@ def write(suite: Suite, out: Path, found: Sequence[Mapping[str, Any]]) -> tuple[
     about = f"{suite.description}\n\n" if suite.description else ""
     note = "95 % intervals over identities. Queries: images shown to the victim, forwards + backwards."
     atomic_write(out / "sweep.md", f"# {suite.name}\n\n{about}{markdown(found)}\n\n{note}\n".encode())
-    files, notes = _compare([out / row["folder"] for row in found if row["status"] == "complete"], out / COMPARISON)
-    return [out / "sweep.csv", out / "sweep.md", *files], notes
-
-
-def _compare(runs: Sequence[Path], folder: Path) -> tuple[list[Path], list[str]]:
-    """Have every registered comparison drawn of the complete cells."""
-    files: list[Path] = []
-    notes = []
-    for name in registry.names("comparison") if len(runs) > 1 else ():
+    complete = [out / row["folder"] for row in found if row["status"] == "complete"]
+    files, compared, notes = [out / "sweep.csv", out / "sweep.md"], [], []
+    for name in registry.names("comparison") if len(complete) > 1 else ():
         try:
-            files += registry.load("comparison", name)(list(runs), output=folder)
+            comparison = registry.load("comparison", name)(complete)
+            files += comparison.write(out / COMPARISON)
+            compared.append(comparison.render("text", width=WIDTH).rstrip())
         except MibenchError as error:
             notes.append(f"no comparison {name!r}: {error}")
-    return files, notes
+        except OSError as error:
+            raise write_error(out / COMPARISON, error) from error
+    return Written(tuple(files), tuple(compared), tuple(notes))
