@@ -118,8 +118,10 @@ def _too_much(attack: Attack, protocol: EvalProtocol, needed: int, when: str = "
     """What the attack needs, what it may have, and which settings would lower it."""
     each, setting = -(-needed // protocol.identities), attack.budget_setting
     value = f" with {setting}={getattr(attack, setting)}" if setting is not None and not when else when
-    cheaper = [f"attack.{name}" for name in _costly(attack, protocol, needed) if not (when and name == setting)]
-    cure = f"lower {' or '.join(cheaper)}, or " if cheaper else ""
+    cheaper = [f"attack.{name}" for name in _costly(attack, protocol, needed) if name != setting]
+    cures = [f"leave attack.{setting} to the budget"] if setting is not None and not when else []
+    cures += [f"lower {' or '.join(cheaper)}"] if cheaper else []
+    cure = "".join(f"{one}, or " for one in cures)
     return (
         f"attack {attack.name!r}{value} shows its victim {each} images per identity (forwards plus backwards, "
         f"preparation included), protocol {protocol.title!r} allows {protocol.query_budget}; {cure}"

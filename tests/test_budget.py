@@ -225,8 +225,8 @@ def test_what_a_person_says_is_refused_when_it_does_not_fit() -> None:
     with pytest.raises(
         MibenchError,
         match=r"attack 'paper' with steps=12 shows its victim 28 images per identity \(forwards plus backwards, "
-        r"preparation included\), protocol 'p v1' allows 24; lower attack\.steps or attack\.pool, "
-        r"or --set protocol\.query_budget=28$",
+        r"preparation included\), protocol 'p v1' allows 24; leave attack\.steps to the budget, or lower "
+        r"attack\.pool, or --set protocol\.query_budget=28$",
     ):
         resolved(24, steps=12)
 
@@ -362,7 +362,9 @@ def test_the_budget_replaces_a_preset_but_not_what_is_set(toy: Path, tmp_path: P
     plan = toy_plan(settings=budget, config=file)
     assert plan.spec.attack_settings["steps"] == 7
     assert plan.origins["attack.steps"].origin == str(file)
-    with pytest.raises(MibenchError, match=r"toyattack' with steps=90 shows its victim 543 .* allows 200; lower"):
+    with pytest.raises(
+        MibenchError, match=r"toyattack' with steps=90 shows its victim 543 .* allows 200; leave attack.steps to"
+    ):
         toy_plan(settings={**budget, "attack": {"steps": 90}})
 
 
