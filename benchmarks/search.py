@@ -53,6 +53,7 @@ def main(
         variants[item] = settings(*item.split())
     variants = variants or {"preset": {}}
     shared: dict[str, Any] = {"protocol.first_identity": first, "protocol.identities": identities}
+    shared["protocol.public_control"] = 0  # a search compares settings with each other, not with public people
     shared |= settings(*base) | ({} if budget else {"protocol.query_budget": None})
     name = f"{attack}+{prior}" if prior else attack
     run_grid(
