@@ -24,8 +24,8 @@ FLAGS = {
     "show": {"KIND", "NAME", "--json"},
     "score": {"PATH", "--device", "--json"},
     "train": {
-        "KIND", "ARCHITECTURE", "--dataset", "--target", "--tag", "--seed", "--set", "--output", "--device", "--precision",
-        "--json",
+        "KIND", "ARCHITECTURE", "--dataset", "--target", "--tag", "--seed", "--set", "--output", "--device",
+        "--precision", "--json",
     },
     "compare": {"RUNS", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
     "doctor": {"--full", "--json"},

@@ -212,7 +212,8 @@ def test_a_sweep_runs_resumes_and_knows_what_is_complete(workers: Path, tmp_path
 
     alone = tmp_path / "alone"  # the same runs without a sweep
     for seed in (0, 1):
-        run("toyattack", "toynet", "toyfaces", "toy", seed=seed, settings={"attack.steps": 3}, out=alone, device="cpu")
+        for attack, settings in (("floor", {}), ("toyattack", {"attack.steps": 3})):
+            run(attack, "toynet", "toyfaces", "toy", seed=seed, settings=settings, out=alone, device="cpu")
     assert runs(alone) == runs(out), "workers side by side give the bytes of mibench run"
 
     unit = next(out.glob("toyattack-*/units/001.safetensors"))
@@ -245,6 +246,41 @@ def test_a_failed_cell_does_not_stop_the_others(workers: Path, tmp_path: Path) -
     dry = json.loads(call("sweep", suite, "--output", out, "--device", "cpu", "--dry-run", "--json").stdout)
     assert dry["cells"][0]["failed_last_time"] == bad["reason"]
     assert dry["cells"][2]["state"] == "complete"
+
+
+def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from mibench.sweep import conduct
+
+    assert conduct.crew_devices("cpu", None) == ("cpu",)
+    assert conduct.crew_devices("cpu", 2) == ("cpu", "cpu")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert [conduct.threads_each(jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert conduct.crew_devices("auto", None) == ("cuda:0", "cuda:1")
+    assert conduct.crew_devices("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
+    assert conduct.crew_devices("cuda:1", None) == ("cuda:1",)
+
+
+def test_cells_never_wait_for_a_floor_that_another_one_makes(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from mibench.plan import Request
+    from mibench.store import RunDir
+    from mibench.sweep import workers as crew
+
+    first, second, third = (
+        crew.Job(index=index, request=Request(), makes=frozenset(names))
+        for index, names in enumerate([{"floor-a", "one"}, {"floor-a", "two"}, {"floor-b", "three"}])
+    )
+    running: Any = [SimpleNamespace(job=first)]
+    assert crew._next([second, third], running, tmp_path) is third
+    assert crew._next([second], running, tmp_path) is None
+    (tmp_path / "floor-a").mkdir()
+    RunDir(tmp_path / "floor-a").update_record(status="complete")
+    assert crew._next([second, third], running, tmp_path) is second
 
 
 def test_a_folder_belongs_to_one_suite_and_one_sweep(workers: Path, tmp_path: Path) -> None:
