@@ -25,25 +25,29 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A value with its interval; ``kind`` overrides the column's, ``stands_out`` is set in bold."""
+    """A value with its interval; ``kind`` overrides the column's, ``stands_out`` is set in bold, and people read
+    ``title`` in place of the value."""
 
     value: str | float | None
     low: float | None = None
     high: float | None = None
     kind: Kind | None = None
     stands_out: bool = False
+    title: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A titled table; every row has a cell for each column. ``name`` is that of its file or label; the first ``lead``
-    columns say what a row is, and are repeated where a wide table is cut."""
+    columns say what a row is, and are repeated where a wide table is cut. ``notes``: sentences of its own; None stands
+    for those of the whole comparison."""
 
     name: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     lead: int = 1
+    notes: tuple[str, ...] | None = None
 
     def part(self, name: str, title: str, columns: Sequence[str], keep: Callable[[dict[str, Cell]], bool]) -> Table:
         """Some rows, and some columns in the order asked for; columns without a single value are dropped."""
@@ -66,7 +70,7 @@ def shown(column: Column, cell: Cell) -> tuple[str, str]:
     if cell.value is None:
         return ABSENT, ""
     if isinstance(cell.value, str):
-        return cell.value, ""
+        return cell.title or cell.value, ""
     text = number_text(kind, cell.value)
     if cell.low is None or cell.high is None:
         return text, ""

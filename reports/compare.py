@@ -173,8 +173,7 @@ def compare(
     for target in dict.fromkeys(pool.target for pool in pools):
         block = [pool for pool in pools if pool.target == target]
         tests = pairs(block, reference)
-        if not tests:
-            notes.append(untested(target, block, reference))
+        notes += untested(target, block, reference, tests)
         differences += [difference(*pair, metric) for metric in tested for pair in tests]
     check_reference(reference, pools)
     differences, family = adjust(differences)

@@ -105,9 +105,9 @@ def _panel(
         axes.set_xlim(-0.03, 1.03)
         axes.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
     else:
-        axes.set_xlim(left=0)
-    arrow = "" if better is None else " →" if better else " ←"
-    axes.set_xlabel(f"{how.title}, stronger{arrow}" if arrow else how.title, fontsize=NORMAL, color=INK)
+        axes.margins(x=0.08)
+    stronger = "" if better is None else " (stronger →)" if better else " (← stronger)"
+    axes.set_xlabel(how.title + stronger, fontsize=NORMAL, color=INK)
 
 
 def _seeds(axes: Axes, row: Row, name: str, place: float, colour: str) -> None:

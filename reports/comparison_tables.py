@@ -16,6 +16,10 @@ from .labels import ABSENT, measure
 from .pairing import Difference
 from .tables import write
 
+_COST_NOTE = (
+    "Costs are divided among the identities: images shown to the victim forwards and backwards, seconds; “prepare” is "
+    "done once for all identities."
+)
 KINDS = ("text", "markdown", "csv", "latex")
 COSTS = {
     "prepare_queries_forward": "forward, prepare",
@@ -50,7 +54,7 @@ def rows_table(comparison: Comparison) -> Table:
         columns.append(Column(name=name, title=how.title, kind=kind, better=better, interval=True))
         columns += [Column(name=f"{name}_seed_{end}", title=None, kind=kind) for end in ("low", "high", "sd")]
         columns.append(Column(name=f"{name}_reason", title=None))
-    columns.append(Column(name="acc1_seeds", title="acc@1 over seeds (%)"))
+    columns.append(Column(name="acc1_seeds", title="over seeds (%)"))
     for name, title in COSTS.items():
         kind = "megabytes" if name == "peak_memory_bytes" else "number" if "seconds" in name else "count"
         columns.append(Column(name=name, title=title, kind=kind))
@@ -66,7 +70,7 @@ def differences_table(comparison: Comparison) -> Table:
         Column(name="second", title="second"),
         Column(name="metric", title="metric"),
         Column(name="difference", title="first − second", kind="number", interval=True),
-        Column(name="p_value", title="p", kind="p"),
+        Column(name="p_value", title=None, kind="p"),
         Column(name="p_holm", title="p (Holm)", kind="p"),
         Column(name="detectable", title="detectable", kind="number"),
         Column(name="stronger", title="stronger"),
@@ -106,7 +110,11 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
     found = [] if overall is None else [overall]
     pairs = []
     several = any(len(row.seeds) > 1 for row in comparison.rows)
-    results = ["row", *comparison.metrics, "n_identities", "n_seeds", *(["acc1_seeds"] if several else [])]
+    results = ["row", *comparison.metrics]
+    if several and "acc1" in results:
+        results.insert(results.index("acc1") + 1, "acc1_seeds")
+    if _counts(comparison) is None:
+        results += ["n_identities", "n_seeds"]
     priors = len({row.prior for row in comparison.rows}) > 1
     costs = ["row", *(["prior"] if priors else []), *_costs_that_matter(comparison)]
     for place, target in enumerate(comparison.targets):
@@ -116,7 +124,8 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
 
         found.append(whole.part(f"results-{place}", f"Target {target}", results, here))
         if any(row.cost[name] is not None for row in comparison.rows for name in COSTS):
-            found.append(whole.part(f"cost-{place}", f"Cost per identity, target {target}", costs, here))
+            cost = whole.part(f"cost-{place}", f"Cost per identity, target {target}", costs, here)
+            found.append(dataclasses.replace(cost, notes=(_context(comparison), _COST_NOTE)))
         wanted = [column.name for column in tests.columns if column.name != "target" and column.title is not None]
         part = tests.part(f"differences-{place}", f"Differences, target {target}", wanted, here)
         if part.rows:
@@ -126,16 +135,7 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
 
 def notes_for_rows(comparison: Comparison) -> list[str]:
     """Sentences below the tables of rows, warnings first."""
-    first = comparison.rows[0]
-    notes = []
-    if comparison.mixed:
-        notes.append(
-            f"WARNING: these rows do not share their {', '.join(comparison.mixed[:3])}"
-            f"{' and more' if len(comparison.mixed) > 3 else ''}: their numbers do not compare, and no test was made "
-            "across."
-        )
-    else:
-        notes.append(f"Data set {first.dataset}, protocol {first.protocol}.")
+    notes = [_context(comparison)]
     notes.append("Brackets: 95 % interval over identities. Arrows: which way the attack does better.")
     if any(len(row.seeds) > 1 for row in comparison.rows):
         apart = [measure(name).title for name in comparison.metrics if _without_interval(comparison, name)]
@@ -145,10 +145,15 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
             f"highest seed.{without}"
         )
     notes.append("Bold: found stronger than every other row of its target (Holm, 5 %); without bold, none was.")
+    if any(value is not None for row in comparison.rows for value in row.cost.values()):
+        notes.append(_COST_NOTE)
     notes += [f"{note[:1].upper()}{note[1:]}." for note in comparison.notes]
-    notes += _absent(comparison)
-    notes += [f"Left out: {note}." for note in comparison.left_out]
-    return notes
+    return notes + _absent(comparison)
+
+
+def left_out(comparison: Comparison) -> list[str]:
+    """Sentences on runs that were not used."""
+    return [f"Left out: {note}." for note in comparison.left_out]
 
 
 def notes_for_differences(comparison: Comparison) -> list[str]:
@@ -156,7 +161,7 @@ def notes_for_differences(comparison: Comparison) -> list[str]:
     if not comparison.family:
         return ["Nothing was tested."]
     return [
-        "Paired over identities, 95 % interval. p: two-sided sign-flip test; Holm over all "
+        "Paired over identities, 95 % interval. p: two-sided sign-flip test, adjusted by Holm for all "
         f"{comparison.family} tests shown.",
         "Detectable: the true difference that one such test at 5 %, not adjusted, would find in 80 % of cases.",
         "No entry under “stronger” means not told apart, which is not the same as equal.",
@@ -173,11 +178,10 @@ def render(comparison: Comparison, kind: str, *, width: int = 110) -> str:
     if kind == "latex":
         from .latex import document
 
-        return (
-            document(rows, notes_for_rows(comparison)) + "\n" + document(differences, notes_for_differences(comparison))
-        )
+        parts = [document(rows, notes_for_rows(comparison), left_out(comparison))]
+        return "\n".join([*parts, document(differences, notes_for_differences(comparison))])
     limit = width if kind == "text" else None
-    parts = [markdown_text(rows, notes_for_rows(comparison), limit)]
+    parts = [markdown_text(rows, notes_for_rows(comparison) + left_out(comparison), limit)]
     if differences:
         parts.append(markdown_text(differences, notes_for_differences(comparison), limit))
     return "\n".join(parts)
@@ -191,13 +195,13 @@ def write_all(comparison: Comparison, folder: Path) -> list[Path]:
 
     rows, differences = tables_for_people(comparison)
     files = []
-    for table, parts, notes in (
-        (rows_table(comparison), rows, notes_for_rows(comparison)),
-        (differences_table(comparison), differences, notes_for_differences(comparison)),
+    for table, parts, notes, aside in (
+        (rows_table(comparison), rows, notes_for_rows(comparison), left_out(comparison)),
+        (differences_table(comparison), differences, notes_for_differences(comparison), []),
     ):
         files.append(write(folder / f"{table.name}.csv", csv_text(table)))
-        files.append(write(folder / f"{table.name}.md", markdown_text(parts, notes).lstrip("\n")))
-        files.append(write(folder / f"{table.name}.tex", document(parts, notes)))
+        files.append(write(folder / f"{table.name}.md", markdown_text(parts, [*notes, *aside]).lstrip("\n")))
+        files.append(write(folder / f"{table.name}.tex", document(parts, notes, aside)))
     return files + save(comparison_plot(comparison), folder, "comparison")
 
 
@@ -229,6 +233,25 @@ def _row_cells(comparison: Comparison, row: Row, names: Sequence[str]) -> tuple[
     return (*cells, Cell(value=seeds), *(Cell(value=row.cost[name]) for name in COSTS))
 
 
+def _context(comparison: Comparison) -> str:
+    """What the numbers hold for, or the warning that they hold for different things."""
+    if comparison.mixed:
+        more = " and more" if len(comparison.mixed) > 3 else ""
+        return (
+            f"WARNING: these rows do not share their {', '.join(comparison.mixed[:3])}{more}: their numbers do not "
+            "compare, and no test was made across."
+        )
+    counts = _counts(comparison)
+    size = "" if counts is None else f", {counts[0]} identities, {counts[1]} seed{'s' if counts[1] > 1 else ''}"
+    return f"Data set {comparison.rows[0].dataset}, protocol {comparison.rows[0].protocol}{size}."
+
+
+def _counts(comparison: Comparison) -> tuple[int, int] | None:
+    """Identities and seeds of every row; None when rows differ."""
+    found = {(row.identities, len(row.seeds)) for row in comparison.rows}
+    return found.pop() if len(found) == 1 else None
+
+
 def _spread(row: Row, name: str) -> tuple[float | None, float | None, float | None]:
     """Lowest and highest seed and their standard deviation; None for a single seed."""
     values = [value for value in row.by_seed.get(name, ()) if value is not None]
@@ -249,7 +272,8 @@ def _difference_cells(comparison: Comparison, each: Difference) -> tuple[Cell, .
     estimate: Estimate = each.estimate
     kind: Kind = "points" if measure(each.metric).percent else "number"
     return (
-        *(Cell(value=text) for text in (each.target, each.first, each.second, measure(each.metric).title)),
+        *(Cell(value=text) for text in (each.target, each.first, each.second)),
+        Cell(value=each.metric, title=measure(each.metric).title),
         Cell(value=estimate.value, low=estimate.low, high=estimate.high, kind=kind),
         Cell(value=each.p_value),
         Cell(value=each.p_holm),

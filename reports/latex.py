@@ -9,6 +9,7 @@ from .cells import Cell, Column, Table, heading, shown
 from .labels import ABSENT
 
 _WIDE = 5  # columns of numbers from which a table spans both columns of a page
+_LONG_HEAD = 12  # letters of a heading that stay on one line
 _SYMBOLS = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -42,10 +43,17 @@ def escape(text: str) -> str:
     return "".join(_SYMBOLS.get(letter, letter) for letter in text)
 
 
-def document(tables: Sequence[Table], notes: Sequence[str]) -> str:
-    """``table`` environments below each other, to be included with ``\\input``; the notes are part of each caption."""
+def document(tables: Sequence[Table], notes: Sequence[str], comments: Sequence[str] = ()) -> str:
+    """``table`` environments below each other, to be included with ``\\input``.
+
+    Args:
+        tables: what to set.
+        notes: go into the caption of each table that has none of its own.
+        comments: go to the top of the file, not into print.
+    """
     head = "% Needs \\usepackage{booktabs}; letters such as é want UTF-8 input, the default of today's LaTeX.\n"
-    return head + "\n".join(environment(table, notes) for table in tables)
+    head += "".join(f"% {' '.join(comment.split())}\n" for comment in comments)
+    return head + "\n".join(environment(table, notes if table.notes is None else table.notes) for table in tables)
 
 
 def environment(table: Table, notes: Sequence[str]) -> str:
@@ -64,7 +72,7 @@ def environment(table: Table, notes: Sequence[str]) -> str:
         "\\setlength{\\tabcolsep}{4pt}",
         f"\\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
         "\\toprule",
-        " & ".join(escape(heading(column)) for column in table.columns) + r" \\",
+        " & ".join(_head(column) for column in table.columns) + r" \\",
         "\\midrule",
         *(
             "{}" + " & ".join(_cell(column, cell) for column, cell in zip(table.columns, row, strict=True)) + r" \\"
@@ -76,6 +84,17 @@ def environment(table: Table, notes: Sequence[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _head(column: Column) -> str:
+    """A heading; a long one is broken into two lines at the space nearest to its middle."""
+    words = heading(column)
+    spaces = [place for place, letter in enumerate(words) if letter == " "]
+    if len(words) <= _LONG_HEAD or not spaces:
+        return escape(words)
+    middle = min(spaces, key=lambda place: (abs(2 * place - len(words)), place))
+    side = "l" if column.kind == "text" else "r"
+    return f"\\shortstack[{side}]{{{escape(words[:middle])}\\\\{escape(words[middle + 1 :])}}}"
 
 
 def _cell(column: Column, cell: Cell) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mibench.api import Estimate, MibenchError
 from mibench.results import adjusted, compared
 
-from .pooling import FLOOR, Pool, differing
+from .pooling import FLOOR, Pool, differing, prior_of, value_of
 
 PAIRED_ROWS = 6  # up to here every row is tested against every other one
 LEVEL = 0.05
@@ -56,8 +56,12 @@ def pairs(block: Sequence[Pool], reference: str | None) -> list[tuple[Pool, Pool
 
 
 def _own_floor(pool: Pool, block: Sequence[Pool]) -> Pool | None:
+    """The floor that the runs name; where they name none, the only one with the same prior."""
     names = {run.path.resolve().parent / str(run.record.get("floor")) for run in pool.runs}
-    return next((other for other in block if other.floor and names & {run.path.resolve() for run in other.runs}), None)
+    floors = [other for other in block if other.floor]
+    named = [other for other in floors if names & {run.path.resolve() for run in other.runs}]
+    alike = [other for other in floors if prior_of(other.runs[0]) == prior_of(pool.runs[0])]
+    return named[0] if named else alike[0] if len(alike) == 1 else None
 
 
 def check_reference(reference: str | None, pools: Sequence[Pool]) -> None:
@@ -77,10 +81,9 @@ def difference(first: Pool, second: Pool, metric: str) -> Difference:
         metric=metric,
         estimate=Estimate(name=metric, value=None, reason="a run has no value for each identity"),
     )
-    # two floors of different data have other identities as well: the first name is the one that explains the others
     apart = differing([first.circumstances, second.circumstances])
     if apart:
-        sides = " and ".join(pool.circumstances.get(apart[0], "none") for pool in (first, second))
+        sides = " and ".join(value_of(pool.circumstances, apart[0]) for pool in (first, second))
         return replace(found, estimate=Estimate(name=metric, value=None, reason=f"{apart[0]} differs: {sides}"))
     one, other = first.values(metric), second.values(metric)
     if one is None or other is None:
@@ -106,10 +109,17 @@ def adjust(differences: Sequence[Difference]) -> tuple[list[Difference], int]:
     return found, len(places)
 
 
-def untested(target: str, block: Sequence[Pool], reference: str | None) -> str:
+def untested(
+    target: str, block: Sequence[Pool], reference: str | None, tests: Sequence[tuple[Pool, Pool]]
+) -> list[str]:
+    """Sentences on rows of a target that no test reaches."""
     if len(block) == 1:
-        return f"{target} has one row only: there is nothing to test it against"
-    return f"{target}: no row has {reference!r} to be tested against"
+        return [f"target {target} has one row only: there is nothing to test it against"]
+    if reference == FLOOR:
+        reached = {id(pool) for pair in tests for pool in pair}
+        alone = [pool.label for pool in block if not pool.floor and id(pool) not in reached]
+        return [f"target {target}: the floor of {', '.join(alone)} is not among the runs"] if alone else []
+    return [] if tests else [f"target {target}: there is no row {reference!r} to test against"]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -173,12 +173,21 @@ def circumstances(run: Run) -> dict[str, str]:
 
 
 def differing(all_of_them: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names whose values are not the same everywhere. A metric that only some runs have differs in nothing."""
-    names: dict[str, set[str]] = {}
-    for each in all_of_them:
-        for name, value in each.items():
-            names.setdefault(name, set()).add(value)
-    return [name for name, values in names.items() if len(values) > 1]
+    """Names whose values are not the same everywhere.
+
+    A setting that a protocol does not have is null there. A metric that only some runs have differs in nothing.
+    """
+    found = []
+    for name in dict.fromkeys(name for each in all_of_them for name in each):
+        values = {value_of(each, name) for each in all_of_them if name in each or not name.startswith("definition of")}
+        if len(values) > 1:
+            found.append(name)
+    return found
+
+
+def value_of(found: Mapping[str, str], name: str) -> str:
+    """A circumstance in words."""
+    return found.get(name, "null")
 
 
 def refuse_mixture(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> None:
@@ -188,7 +197,7 @@ def refuse_mixture(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> N
         return
     holders: dict[str, list[str]] = {}
     for run, each in zip(runs, facts, strict=True):
-        holders.setdefault(each.get(names[0], "none"), []).append(str(run.path))
+        holders.setdefault(value_of(each, names[0]), []).append(str(run.path))
 
     def listed(paths: list[str]) -> str:
         return ", ".join(paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")
@@ -212,7 +221,7 @@ def pool_runs(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> list[P
     for place, run in enumerate(runs):
         spec = run.specification
         made_with = [run.attack, spec.get("attack_settings"), _weights(run, "prior"), spec.get("precision")]
-        under = [facts[place].get(name) for name in apart]
+        under = [value_of(facts[place], name) for name in apart]
         groups.setdefault(json.dumps([_target(run), made_with, under], sort_keys=True), []).append(place)
     parts = [part for group in groups.values() for part in _one_seed_each(group, runs)]
     labels = _labels([[runs[place] for place in part] for part in parts])
