@@ -34,9 +34,10 @@ def pieces(count: int, context: Context) -> Iterator[slice]:
         yield slice(start, min(count, start + context.micro_batch))
 
 
-def blocks(identities: int, each: int, context: Context) -> Iterator[tuple[slice, slice]]:
-    """Samples ``(identities, each)`` of a step in blocks of at most the micro-batch: whole identities where they fit,
-    in order. A block is a slice of identities and a slice of the samples of each."""
+def blocks(shape: torch.Size, context: Context) -> Iterator[tuple[slice, slice]]:
+    """Samples ``(U, B)`` of a step in blocks of at most the micro-batch: whole identities where they fit, in order.
+    A block is a slice of identities and a slice of the samples of each."""
+    identities, each = shape
     limit = context.micro_batch
     if limit >= each:
         for start in range(0, identities, limit // each):

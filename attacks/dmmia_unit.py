@@ -97,7 +97,7 @@ class UnitRun:
         leaf = w.detach().requires_grad_()
         shown: list[tuple[Tensor, Tensor]] = []
         terms: dict[str, list[Tensor]] = {}
-        for identities, block in blocks(*rows.shape, self.context):
+        for identities, block in blocks(rows.shape, self.context):
             features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
             loss, parts = self._losses(features, logits, identities)
             (loss / rows.shape[1]).backward()
@@ -187,7 +187,7 @@ class UnitRun:
     def _look(self, rows: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Representation and logits of candidates as they are now, without gradients."""
         w = self.variable.w(rows)
-        seen = [self._forward(w[i, b].flatten(0, 1), crops[i, b]) for i, b in blocks(*rows.shape, self.context)]
+        seen = [self._forward(w[i, b].flatten(0, 1), crops[i, b]) for i, b in blocks(rows.shape, self.context)]
         return torch.cat([f for f, _ in seen]), torch.cat([o for _, o in seen])
 
     def _build_prototypes(self, dim: int) -> tuple[Tensor | None, torch.optim.SGD | None]:

@@ -137,7 +137,7 @@ class PPA(Attack):
         Adam's step, which has no scale, feels a division through its epsilon only.
         """
         losses = []
-        for identities, block in blocks(*w.shape[:2], context):
+        for identities, block in blocks(w.shape[:2], context):
             part = w[identities, block]
             targets = labels[identities].repeat_interleave(part.shape[1])
             loss = self._losses(context, part.flatten(0, 1), targets, crops[identities, block].flatten(0, 1))
