@@ -129,11 +129,11 @@ class Comparison:
 
         return comparison_tables.as_plain(self)
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path | str) -> list[Path]:
         """Write ``comparison`` and ``differences`` as CSV, Markdown and LaTeX, and the figure as PNG and SVG."""
         from . import comparison_tables
 
-        return comparison_tables.write_all(self, folder)
+        return comparison_tables.write_all(self, Path(folder))
 
 
 def compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = ("acc1", "knn_distance", "true_identity_error")
-MOST_LETTERS = 34  # of a label beside the axis
+MOST_LETTERS = 32  # in a line of a label beside the axis; a label has two lines at most
 
 
 def comparison_plot(comparison: Comparison) -> Figure:
@@ -23,7 +24,7 @@ def comparison_plot(comparison: Comparison) -> Figure:
     styles = _styles(comparison)
     places, heads = _places(comparison)
     height = 1.25 + 0.27 * (len(places) + 1.4 * len(heads)) + 0.55
-    longest = max(len(_short(row.label)) for row in comparison.rows)
+    longest = max(len(line) for row in comparison.rows for line in _broken(row.label).split("\n"))
     made = figure(min(14.0, 1.0 + 0.075 * longest + 3.1 * max(1, len(names))), height)
     panels = made.subplots(1, max(1, len(names)), sharey=True, squeeze=False)[0]
     lowest = max(places) + 0.7
@@ -35,7 +36,7 @@ def comparison_plot(comparison: Comparison) -> Figure:
     first = panels[0]
     first.set_ylim(lowest, -0.8)
     ticks = [*places, *heads.values()]
-    labels = [*(_short(row.label) for row in comparison.rows), *heads]
+    labels = [*(_broken(row.label) for row in comparison.rows), *heads]
     first.set_yticks(ticks, labels)
     for label in first.get_yticklabels()[len(places) :]:
         label.set_fontweight("bold")
@@ -84,7 +85,8 @@ def _panel(
     for row, place in zip(comparison.rows, places, strict=True):
         estimate = row.estimates.get(name)
         if estimate is None or estimate.value is None:
-            axes.text(0.02, place, "no value", transform=axes.get_yaxis_transform(), fontsize=SMALL, va="center")
+            across = axes.get_yaxis_transform()
+            axes.text(0.02, place, "no value", transform=across, fontsize=SMALL, color=GREY, va="center")
             continue
         better = estimate.higher_is_better
         colour, marker = styles[row.label]
@@ -116,5 +118,5 @@ def _seeds(axes: Axes, row: Row, name: str, place: float, colour: str) -> None:
         axes.vlines(values, place - 0.28, place + 0.28, color=colour, linewidth=1.1)
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= MOST_LETTERS else label[: MOST_LETTERS - 1] + "…"
+def _broken(label: str) -> str:
+    return "\n".join(textwrap.wrap(label, MOST_LETTERS, max_lines=2, placeholder=" …"))

@@ -144,7 +144,9 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
             "Seeds are pooled: an identity's value is its mean over the seeds; “over seeds” is the lowest and the "
             f"highest seed.{without}"
         )
-    notes.append("Bold: found stronger than every other row of its target (Holm, 5 %); without bold, none was.")
+    notes.append(
+        "Bold: found stronger than every other row of its target (Holm, 5 %); a column without bold has no such row."
+    )
     if any(value is not None for row in comparison.rows for value in row.cost.values()):
         notes.append(_COST_NOTE)
     notes += [f"{note[:1].upper()}{note[1:]}." for note in comparison.notes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -309,20 +310,27 @@ def _made_unique(labels: list[str], parts: Sequence[Sequence[Run]]) -> list[str]
 
 
 def _settings(heads: Sequence[Run]) -> list[str]:
-    """The settings that differ, where they are few; else the preset, where it tells them apart; else a hash."""
+    """What tells the settings of rows apart: the ones that differ, where they are few; else the preset, where it is
+    another one each time; else what is unlike most rows; else a hash."""
     settings = [dict(run.specification.get("attack_settings") or {}) for run in heads]
     names = sorted({name for each in settings for name in each})
     apart = [name for name in names if len({json.dumps(each.get(name)) for each in settings}) > 1]
     if len(apart) <= MOST_SETTINGS:
-        return [
-            ", ".join(f"{name}={each[name]}" if name in each else f"without {name}" for name in apart)
-            for each in settings
-        ]
+        return [_said(each, apart) for each in settings]
     presets = [str(run.specification.get("preset")) for run in heads]
     hashes = [_short(each) for each in settings]
     if len(set(presets)) == len(set(zip(presets, hashes, strict=True))):
         return [f"preset {preset}" for preset in presets]
-    return [f"settings {digest}" for digest in hashes]
+    usual = {name: Counter(json.dumps(each.get(name)) for each in settings).most_common(1)[0][0] for name in apart}
+    unusual = [[name for name in apart if json.dumps(each.get(name)) != usual[name]] for each in settings]
+    return [
+        f"settings {digest}" if len(names) > MOST_SETTINGS else _said(each, names)
+        for each, names, digest in zip(settings, unusual, hashes, strict=True)
+    ]
+
+
+def _said(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={settings[name]}" if name in settings else f"without {name}" for name in names)
 
 
 def _block_names(runs: Sequence[Run]) -> dict[str, str]:

@@ -205,6 +205,16 @@ def test_labels_say_only_what_differs(tmp_path):
     assert [row.label for row in compare(presets).rows] == ["ppa (preset paper)", "ppa (preset recommended)"]
 
 
+def test_many_rows_of_one_attack_say_what_is_unlike_the_others(tmp_path):
+    base = {"a": 1, "b": 1, "c": 1, "d": 1}
+    runs = [make(tmp_path / "base", "dmmia", 0.5, settings=base)]
+    runs += [make(tmp_path / name, "dmmia", 0.5, settings={**base, name: 0}) for name in base]
+    runs.append(make(tmp_path / "all", "dmmia", 0.5, settings=dict.fromkeys(base, 2)))
+    labels = [row.label for row in compare(runs, metrics=["acc1"]).rows]
+    assert labels[:5] == ["dmmia", "dmmia (a=0)", "dmmia (b=0)", "dmmia (c=0)", "dmmia (d=0)"]
+    assert re.fullmatch(r"dmmia \(settings [0-9a-f]{6}\)", labels[5])
+
+
 def test_a_prior_made_against_its_target_is_one_name_on_all_targets(tmp_path):
     for target in ("vgg16", "ir152"):
         prior = {"card": f"kedmi@synthfaces+{target}", "architecture": "kedmi", "sha256": target}
@@ -564,7 +574,7 @@ def test_the_figure_shows_every_row_once(compared):
     from mibench.reports.comparison_plot import comparison_plot
 
     figure = comparison_plot(compared)
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_yticklabels()]
     assert sorted(labels) == sorted([row.label for row in compared.rows] + list(compared.targets))
     assert len(figure.axes) == 3
     heights = sorted(tick for tick in figure.axes[0].get_yticks())
