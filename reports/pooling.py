@@ -225,7 +225,11 @@ def pool_runs(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> list[P
         under = [value_of(facts[place], name) for name in apart]
         groups.setdefault(json.dumps([_target(run), made_with, under], sort_keys=True), []).append(place)
     parts = [part for group in groups.values() for part in _one_seed_each(group, runs)]
-    labels = _labels([[runs[place] for place in part] for part in parts])
+    mixed = apart[:1] if apart and apart[0] not in ("protocol", "data set") else []
+    labels = _labels(
+        [[runs[place] for place in part] for part in parts],
+        [" ".join(f"{name}={value_of(facts[part[0]], name)}" for name in mixed) for part in parts],
+    )
     blocks = _block_names(runs)
     pools = []
     for part, label in zip(parts, labels, strict=True):
@@ -266,8 +270,9 @@ def _one_seed_each(group: Sequence[int], runs: Sequence[Run]) -> list[list[int]]
     return list(folders.values())
 
 
-def _labels(parts: Sequence[Sequence[Run]]) -> list[str]:
-    """Names of rows: the attack, and only what tells it from other rows of that attack."""
+def _labels(parts: Sequence[Sequence[Run]], mixed: Sequence[str]) -> list[str]:
+    """Names of rows: the attack, and only what tells it from other rows of that attack; ``mixed`` is the circumstance
+    that differs where neither protocol nor data set names it."""
     labels = [run[0].attack for run in parts]
     for attack in dict.fromkeys(labels):
         places = [place for place, part in enumerate(parts) if part[0].attack == attack]
@@ -279,6 +284,7 @@ def _labels(parts: Sequence[Sequence[Run]]) -> list[str]:
             [str(run.specification.get("precision", "")) for run in heads],
             [run.protocol for run in heads],
             [run.dataset for run in heads],
+            [mixed[place] for place in places],
         ):
             if len(set(texts)) > 1:
                 for each, text in zip(said, texts, strict=True):

@@ -417,6 +417,14 @@ def test_what_must_not_be_compared_is_refused_in_one_line(tmp_path, change, mess
         assert "WARNING: these rows do not share their" in mixed.render(kind)
 
 
+def test_mixed_rows_of_one_attack_say_what_differs(tmp_path):
+    runs = [make(tmp_path / "a", "dmmia", 0.5), make(tmp_path / "b", "dmmia", 0.5, protocol={"first_identity": 9})]
+    labels = [row.label for row in compare(runs, mix=True).rows]
+    assert labels == ["dmmia (protocol.first_identity=null)", "dmmia (protocol.first_identity=9)"]
+    newer = make(tmp_path / "c", "dmmia", 0.5, protocol={"version": 2})
+    assert [row.label for row in compare([runs[0], newer], mix=True).rows] == ["dmmia (toy v1)", "dmmia (toy v2)"]
+
+
 def test_metrics_of_another_definition_are_refused(tmp_path):
     runs = [make(tmp_path / "a", "dmmia", 0.5), make(tmp_path / "b", "ppa", 0.5)]
     edit(runs[1], "metrics.json", lambda content: content["knn_distance"].update(version="2"))
