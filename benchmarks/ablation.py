@@ -69,19 +69,19 @@ def main(target: str, protocol: str, identities: int | None, seeds: str, out: Pa
 
 def markdown(table: Any) -> str:
     """Value and interval of every variant, and the paired difference of acc@1 from the full method."""
-    from mibench.metrics.estimate import holm, mean, paired_difference
+    from mibench.metrics.estimate import compared, holm, mean
 
     averaged = table.groupby(["variant", "identity"])[list(METRICS)].mean().reset_index()
     seeds = table["seed"].nunique()
     order = ["floor", *VARIANTS]
     full = averaged[averaged.variant == "full"].set_index("identity")["hit1"]
-    compared = {}
+    tested = {}
     for variant in order:
         if variant in ("full", "floor") or variant not in set(averaged.variant):
             continue
         other = averaged[averaged.variant == variant].set_index("identity")["hit1"]
-        compared[variant] = paired_difference("acc1", other.to_numpy(), full.loc[other.index].to_numpy())
-    adjusted = dict(zip(compared, holm([c.params["p_value"] for c in compared.values()]), strict=True))
+        tested[variant] = compared("acc1", other.to_numpy(), full.loc[other.index].to_numpy())
+    adjusted = dict(zip(tested, holm([c.params["p_value"] for c in tested.values()]), strict=True))
     lines = [
         "| variant | " + " | ".join(METRICS.values()) + " | acc@1 minus full | p (Holm) |",
         "| --- |" + " --- |" * (len(METRICS) + 2),
@@ -94,8 +94,8 @@ def markdown(table: Any) -> str:
         for column in METRICS:
             estimate = mean(column, part[column].to_numpy(), part["identity"].to_numpy())
             entries.append(f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]")
-        if variant in compared:
-            d = compared[variant]
+        if variant in tested:
+            d = tested[variant]
             entries += [f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]", f"{adjusted[variant]:.2g}"]
         else:
             entries += ["", ""]

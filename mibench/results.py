@@ -251,11 +251,11 @@ def per_identity(run: Run, column: str) -> pd.Series[float]:
 
 
 def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None = None) -> Estimate:
-    """Mean difference ``run - other`` of a column over the identities of both, with a paired bootstrap and p value.
+    """Mean difference ``run - other`` of a column over the identities of both: bootstrap interval, sign-flip p value.
 
     Null with the reason when the runs do not share their protocol or their identities.
     """
-    from mibench.metrics.estimate import null, paired_difference
+    from mibench.metrics.estimate import null
 
     label = name or f"difference_{column}"
     if run.protocol != other.protocol:
@@ -263,7 +263,7 @@ def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None =
     first, second = per_identity(run, column), per_identity(other, column)
     if list(first.index) != list(second.index):
         return null(label, "the runs attack different identities")
-    return paired_difference(label, first.tolist(), second.tolist())
+    return compared(label, first, second)
 
 
 def differences(run: Run, other: Run, columns: Sequence[str]) -> list[Estimate]:
