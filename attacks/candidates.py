@@ -101,8 +101,9 @@ def render(prior: Prior | None, latents: Tensor, psi: float | None) -> Tensor:
 
 
 @torch.no_grad()
-def develop(context: Context, w: Tensor, psi: float) -> Tensor:
-    """Finished images ``(N, 3, H, W)``, float32 on the CPU, of styles ``(N, W)`` before truncation."""
+def develop(context: Context, w: Tensor, psi: float = 1.0) -> Tensor:
+    """Finished images ``(N, 3, H, W)``, float32 on the CPU, of styles ``(N, W)`` that are still to be truncated by
+    ``psi`` (1: they are what the synthesis network is given)."""
     prior = needed(context.prior)
     parts = [
         context.fit(prior.synthesis(prior.truncate(w[part], psi))).float().cpu() for part in pieces(w.shape[0], context)

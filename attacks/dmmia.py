@@ -95,6 +95,8 @@ class DMMIA(Attack):
                 "dmmia: scope=shared is one mapping network for a unit attacked in lock-step; it goes with "
                 "optimise=mapping and order=lockstep only"
             )
+        if self.optimise == "w" and not self.truncation:
+            raise MibenchError("dmmia: optimise=w steps truncated styles; truncation must be above 0, got 0")
         if self.candidates > self.pool_size:
             raise MibenchError(
                 f"dmmia: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"

@@ -49,10 +49,17 @@ class UnitRun:
         self.variable: Variable
         if attack.optimise == "mapping":
             self.variable = MappingWeights(
-                self.prior, latents, attack.learning_rate, attack.betas, shared=attack.scope == "shared"
+                self.prior,
+                latents,
+                attack.learning_rate,
+                attack.betas,
+                psi=attack.truncation,
+                shared=attack.scope == "shared",
             )
         else:
-            self.variable = DirectVectors(self.prior, latents, attack.learning_rate, attack.betas)
+            self.variable = DirectVectors(
+                self.prior, latents, attack.learning_rate, attack.betas, psi=attack.truncation
+            )
         with torch.no_grad():  # one image tells the dimension of the representation
             probe = self._forward(self.variable.start[:1, 0], None)[0]
         self.banks = banks or self._build_banks(probe.shape[1])
@@ -177,7 +184,7 @@ class UnitRun:
 
     def _forward(self, w: Tensor, crops: Tensor | None) -> tuple[Tensor, Tensor]:
         """Representation ``(N, D)`` and logits ``(N, C)`` of the images of ``w`` ``(N, W)``, cropped or whole."""
-        images = self.context.fit(self.prior.synthesis(self.prior.truncate(w, self.attack.truncation)))
+        images = self.context.fit(self.prior.synthesis(self.variable.styles(w)))
         if crops is not None:
             images = apply_crops(images, crops.flatten(0, 1))
         features, logits = self.context.victim.features_and_logits(images)
@@ -239,7 +246,7 @@ class UnitRun:
             with torch.no_grad():
                 for part in pieces(attack.pool_size, self.context):
                     w = self.variable.rate(latents[part], k)
-                    images = self.context.fit(self.prior.synthesis(self.prior.truncate(w, attack.truncation)))
+                    images = self.context.fit(self.prior.synthesis(self.variable.styles(w)))
                     both = self.context.victim.scores(images) + self.context.victim.scores(images.flip(3))
                     scores.append(both[:, y])
             chosen.append(latents[torch.cat(scores).topk(attack.candidates).indices])
@@ -260,7 +267,7 @@ class UnitRun:
         attack, context = self.attack, self.context
         w = self.variable.finished()  # (U, K, W)
         flat = w.detach().flatten(0, 1)
-        images = develop(context, flat, attack.truncation)
+        images = develop(context, self.variable.styles(flat))
         grouped = images.view(*w.shape[:2], *images.shape[1:])
         confidence = robust_confidence(
             context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms
@@ -271,7 +278,7 @@ class UnitRun:
             images=images,
             labels=self.labels.cpu().repeat_interleave(w.shape[1]),
             confidence=confidence.flatten(),
-            latents=flat.float().cpu(),
+            latents=self.variable.untruncated(flat).float().cpu(),
             curves=curves,
             notes=tuple(_warnings(attack, curves)),
         )

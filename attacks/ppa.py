@@ -97,12 +97,11 @@ class PPA(Attack):
         """Optimise the candidates of every identity, then render and rank them."""
         prior, own = needed(context.prior), labels.to(context.device)
         latents = choose(state, labels, self.candidates).to(context.device)  # (U, K, Z)
-        # the variable is w before truncation, the released one is w after it: psi times as far for the same step
-        styles = DirectVectors(prior, latents, self.learning_rate / self.truncation, self.betas)
+        styles = DirectVectors(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
         history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
         done, steps = 0, self.epochs * -(-self.candidates // self.batch_size)
         for epoch in range(self.epochs):
-            styles.learning_rate = self._rate(epoch) / self.truncation
+            styles.learning_rate = self._rate(epoch)
             order = self._order(labels, epoch, streams)
             crops = self._crops(labels, order, epoch, streams).to(context.device)
             order = order.to(context.device)
@@ -118,14 +117,14 @@ class PPA(Attack):
         curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in history.items()}
         context.log(event=self.name, identities=labels.tolist(), **by_epoch(curves, self.epochs))
         finished = styles.finished().detach().flatten(0, 1)
-        images = develop(context, finished, self.truncation)
+        images = develop(context, finished)
         grouped = images.view(len(labels), self.candidates, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
         return Reconstruction(
             images=images,
             labels=labels.repeat_interleave(self.candidates),
             confidence=confidence.flatten(),
-            latents=finished.float().cpu(),
+            latents=styles.untruncated(finished).float().cpu(),
             curves=curves,
             notes=tuple(stray_note(curves["drift"])),
         )
@@ -148,7 +147,7 @@ class PPA(Attack):
     def _losses(self, context: Context, w: Tensor, labels: Tensor, crops: Tensor) -> Tensor:
         """The loss ``(N,)`` of each style ``(N, W)``: of the victim's logits for its cropped image, and its realism."""
         prior = needed(context.prior)
-        images = prior.synthesis(prior.truncate(w, self.truncation))
+        images = prior.synthesis(w)
         logits = context.victim.logits(apply_crops(context.fit(images), crops))
         losses = IDENTITY_LOSSES[self.loss](logits.float(), labels)
         if self.discriminator_weight:

@@ -1,4 +1,4 @@
-"""What DMMIA optimises: the mapping network's weights (paper) or the vectors w themselves (released code, PPA).
+"""What DMMIA and PPA optimise: the mapping network's weights (DMMIA's paper) or styles themselves (released code, PPA).
 
 Legend: U identities of a unit, K candidates of each, B of them in a step, Z and W dimensions of latents and of w.
 """
@@ -20,10 +20,13 @@ class Variable(ABC):
         latents: ``(U, K, Z)``.
         learning_rate: of Adam.
         betas: of Adam.
+        psi: truncation at which candidates are rendered.
     """
 
-    def __init__(self, prior: Any, latents: Tensor, learning_rate: float, betas: tuple[float, float]) -> None:
-        self.prior = prior
+    def __init__(
+        self, prior: Any, latents: Tensor, learning_rate: float, betas: tuple[float, float], *, psi: float
+    ) -> None:
+        self.prior, self.psi = prior, psi
         self.learning_rate, self.betas = learning_rate, betas
         self.restart(latents)
 
@@ -36,7 +39,15 @@ class Variable(ABC):
 
     @abstractmethod
     def w(self, rows: Tensor) -> Tensor:
-        """Candidates ``rows`` ``(U, B)`` as ``(U, B, W)`` before truncation; the graph leads to what is optimised."""
+        """Candidates ``rows`` ``(U, B)`` as ``(U, B, W)``; the graph leads to what is optimised."""
+
+    @abstractmethod
+    def styles(self, w: Tensor) -> Tensor:
+        """What the synthesis network is given for ``w`` ``(..., W)`` as :meth:`w` returns it."""
+
+    @abstractmethod
+    def untruncated(self, w: Tensor) -> Tensor:
+        """The styles before truncation that ``w`` ``(..., W)`` stands for, as a result keeps them."""
 
     @abstractmethod
     def step(self, rows: Tensor) -> None:
@@ -44,17 +55,17 @@ class Variable(ABC):
 
     @abstractmethod
     def rate(self, latents: Tensor, identity: int) -> Tensor:
-        """New latents ``(N, Z)`` as identity number ``identity`` of the unit would map them now: ``(N, W)``."""
+        """New latents ``(N, Z)`` as identity number ``identity`` would map them now: ``(N, W)``, like :meth:`w`."""
 
     def drift(self, w: Tensor, rows: Tensor) -> Tensor:
-        """Mean ``|w - w_start|`` in units of the prior's standard deviation of w, per identity ``(U,)``."""
-        moved = (w.detach() - gather_rows(self.start, rows)).abs()
+        """Mean ``|w - w_start|`` before truncation, in standard deviations of the prior's w, per identity ``(U,)``."""
+        moved = (self.untruncated(w.detach()) - self.untruncated(gather_rows(self.start, rows))).abs()
         drift: Tensor = (moved / self.prior.w_std.to(w)).mean(dim=(1, 2))
         return drift
 
     @torch.no_grad()
     def finished(self) -> Tensor:
-        """All candidates ``(U, K, W)`` before truncation."""
+        """All candidates ``(U, K, W)``, like :meth:`w`."""
         rows = torch.arange(self.latents.shape[1], device=self.latents.device).expand(self.latents.shape[:2])
         return self.w(rows)
 
@@ -72,9 +83,10 @@ class MappingWeights(Variable):
         learning_rate: float,
         betas: tuple[float, float],
         *,
+        psi: float,
         shared: bool = False,
     ) -> None:
-        super().__init__(prior, latents, learning_rate, betas)
+        super().__init__(prior, latents, learning_rate, betas, psi=psi)
         copies = 1 if shared else latents.shape[0]
         self.parameters = [
             tuple(tensor.detach().expand(copies, *tensor.shape).clone().requires_grad_() for tensor in layer)
@@ -91,6 +103,13 @@ class MappingWeights(Variable):
             w: Tensor = self.prior.stacked_mapping(layers, z)
         return w
 
+    def styles(self, w: Tensor) -> Tensor:
+        styles: Tensor = self.prior.truncate(w, self.psi)
+        return styles
+
+    def untruncated(self, w: Tensor) -> Tensor:
+        return w
+
     def step(self, rows: Tensor) -> None:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -104,14 +123,13 @@ class MappingWeights(Variable):
 
 
 class DirectVectors(Variable):
-    """w itself, one vector per candidate. Adam's moments belong to a candidate, which is stepped once per epoch, so a
-    candidate's path does not depend on the others in its batch (given the same losses)."""
-
-    def __init__(self, prior: Any, latents: Tensor, learning_rate: float, betas: tuple[float, float]) -> None:
-        super().__init__(prior, latents, learning_rate, betas)
+    """Truncated styles, one vector per candidate: what PPA and the released code of DMMIA step. Adam's moments belong
+    to a candidate, which is stepped once per epoch, so a candidate's path does not depend on the others in its batch
+    (given the same losses). ``psi`` must be positive."""
 
     def restart(self, latents: Tensor) -> None:
         super().restart(latents)
+        self.start = self.prior.truncate(self.start, self.psi)
         self.vectors = self.start.clone()
         self.mean, self.square = torch.zeros_like(self.start), torch.zeros_like(self.start)
         self.steps = torch.zeros(self.start.shape[:2], device=self.start.device)
@@ -120,8 +138,16 @@ class DirectVectors(Variable):
         self._leaf = gather_rows(self.vectors, rows).requires_grad_()
         return self._leaf
 
+    def styles(self, w: Tensor) -> Tensor:
+        return w
+
+    def untruncated(self, w: Tensor) -> Tensor:
+        before: Tensor = self.prior.truncate(w, 1 / self.psi)
+        return before
+
     def rate(self, latents: Tensor, identity: int) -> Tensor:
-        w: Tensor = self.prior.mapping(latents)  # nothing learnt carries over to new latents
+        # nothing learnt carries over to new latents
+        w: Tensor = self.prior.truncate(self.prior.mapping(latents), self.psi)
         return w
 
     @torch.no_grad()

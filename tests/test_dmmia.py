@@ -284,6 +284,7 @@ def test_it_needs_gradients() -> None:
         ({"epochs": 0}, "epochs"),
         ({"prototype_rate": -1.0}, "prototype_rate"),
         ({"scope": "shared", "optimise": "w"}, "lock-step"),
+        ({"optimise": "w", "truncation": 0.0}, "truncation"),
         ({"scope": "shared", "order": "sequential"}, "lock-step"),
     ],
 )
