@@ -114,7 +114,7 @@ class UnitRun:
         w.backward(leaf.grad)
         self.variable.step(rows)
         features = torch.cat([f for f, _ in shown])
-        self._step_prototypes(rows, crops)
+        self._step_prototypes(features, rows, crops)
         if attack.lambda_idr and not attack.memory_first:
             self._remember(features, torch.cat([o for _, o in shown]))
         for name, values in terms.items():
@@ -130,7 +130,7 @@ class UnitRun:
         total = terms["L_ce"].sum()
         if self.prototypes is not None:
             grouped = features.view(own.shape[0], each, -1)
-            stack = self.prototypes[identities]
+            stack = self.prototypes.detach()[identities]
             terms["L_imr"] = imr_loss(grouped, stack, attack.positives, attack.temperature, self.reading).flatten()
             total = total + self._imr_weight * terms["L_imr"].sum()
         if attack.lambda_idr:
@@ -148,19 +148,19 @@ class UnitRun:
             total = total + attack.prototype_gradient_scale * attack.lambda_idr * idr.sum()
         return total, terms
 
-    def _step_prototypes(self, rows: Tensor, crops: Tensor) -> None:
-        """W step: SGD on L_imr with the features held fixed."""
+    def _step_prototypes(self, features: Tensor, rows: Tensor, crops: Tensor) -> None:
+        """W step: SGD on L_imr with the features ``(U B, D)`` of the phi step, or new ones, held fixed.
+
+        A gradient of its own over the whole step, not a by-product of the blocks: lambda_1 has no part in it, and the
+        sum over samples is not grouped by the micro-batch.
+        """
         if self.prototypes is None or self.prototype_optimiser is None:
             return
         if self.attack.prototype_features == "after":
             features, _ = self._look(rows, crops)
-            self.prototypes.grad = None
-            stack = features.view(*rows.shape, -1)
-            loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.reading)
-            (loss.sum() / rows.shape[1]).backward()
-        elif self.prototypes.grad is not None:
-            # the backward pass of L left lambda_1 dL_imr/dW here: L_ce and L_idr do not depend on W
-            self.prototypes.grad.div_(self._imr_weight)
+        stack = features.view(*rows.shape, -1)
+        loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.reading)
+        (loss.sum() / rows.shape[1]).backward()
         self.prototype_optimiser.step()
         self.prototype_optimiser.zero_grad(set_to_none=True)
 
