@@ -48,6 +48,19 @@ def blocks(shape: torch.Size, context: Context) -> Iterator[tuple[slice, slice]]
                 yield slice(k, k + 1), slice(start, start + limit)
 
 
+def in_place(rows: Tensor, shape: torch.Size, identities: slice, block: slice) -> Tensor:
+    """Rows ``(N, X)`` of a block of :func:`blocks` at their place in the whole step ``(U, B, X)``, ones elsewhere.
+
+    Products and vectorised functions round by the size of their argument and the place in it. What is computed of the
+    whole step has one size and one place for a sample, in blocks of any size.
+    """
+    if rows.shape[0] == shape.numel():
+        return rows.view(*shape, -1)
+    step = rows.new_ones(*shape, rows.shape[1])
+    step[identities, block] = rows.view(step[identities, block].shape)
+    return step
+
+
 @torch.no_grad()
 def pool_confidence(context: Context, latents: Tensor, decode_psi: float | None, *, text: str) -> Tensor:
     """Confidence of the victim in every class for every latent, averaged over the image and its mirror image.

@@ -15,7 +15,7 @@ from mibench.api import Context, Reconstruction, State
 from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
-from .candidates import blocks, choose, develop, pieces, robust_confidence
+from .candidates import blocks, choose, develop, in_place, pieces, robust_confidence
 from .curves import by_epoch, stray_note
 from .losses import IDENTITY_LOSSES
 from .memory import MemoryBank
@@ -106,7 +106,10 @@ class UnitRun:
         terms: dict[str, list[Tensor]] = {}
         for identities, block in blocks(rows.shape, self.context):
             features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
-            loss, parts = self._losses(features, logits, identities)
+            place = (rows.shape, identities, block)
+            parts = self._losses(in_place(features, *place), in_place(logits, *place))
+            parts = {name: value.view(rows.shape)[identities, block].flatten() for name, value in parts.items()}
+            loss = torch.stack([self._weights[name] * value.sum() for name, value in parts.items()]).sum()
             (loss / rows.shape[1]).backward()
             shown.append((features.detach(), logits.detach()))
             for name, value in parts.items():
@@ -120,33 +123,26 @@ class UnitRun:
         for name, values in terms.items():
             self._record(name, torch.cat(values).view(rows.shape).mean(dim=1))
 
-    def _losses(self, features: Tensor, logits: Tensor, identities: slice) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective of a block, summed over samples, and its terms: L = L_ce + lambda_1 L_imr + lambda_2 L_idr."""
-        attack = self.attack
-        own = self.labels[identities]
-        each = features.shape[0] // own.shape[0]
-        labels = own.repeat_interleave(each)
-        terms = {"L_ce": IDENTITY_LOSSES[attack.loss](logits.float(), labels)}
-        total = terms["L_ce"].sum()
+    def _losses(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """The terms of L = L_ce + lambda_1 L_imr + lambda_2 L_idr for every sample of the step, ``(U B,)`` each, from
+        representations ``(U, B, D)`` and logits ``(U, B, C)``."""
+        attack, each = self.attack, features.shape[1]
+        labels = self.labels.repeat_interleave(each)
+        terms = {"L_ce": IDENTITY_LOSSES[attack.loss](logits.float().flatten(0, 1), labels)}
         if self.prototypes is not None:
-            grouped = features.view(own.shape[0], each, -1)
-            stack = self.prototypes.detach()[identities]
-            terms["L_imr"] = imr_loss(grouped, stack, attack.positives, attack.temperature, self.reading).flatten()
-            total = total + self._imr_weight * terms["L_imr"].sum()
+            stack = self.prototypes.detach()
+            terms["L_imr"] = imr_loss(features, stack, attack.positives, attack.temperature, self.reading).flatten()
         if attack.lambda_idr:
-            if attack.memory_scope == "unit":
-                idr = self.banks[0].loss(features, labels, attack.temperature, self.reading)
-            else:
-                banks = self.banks[identities]
-                idr = torch.cat(
-                    [
-                        bank.loss(f, y, attack.temperature, self.reading)
-                        for bank, f, y in zip(banks, features.split(each), labels.split(each), strict=True)
-                    ]
-                )
-            terms["L_idr"] = idr
-            total = total + attack.prototype_gradient_scale * attack.lambda_idr * idr.sum()
-        return total, terms
+            parts = zip(
+                features.flatten(0, 1).tensor_split(len(self.banks)), labels.tensor_split(len(self.banks)), strict=True
+            )
+            terms["L_idr"] = torch.cat(
+                [
+                    bank.loss(h, y, attack.temperature, self.reading)
+                    for bank, (h, y) in zip(self.banks, parts, strict=True)
+                ]
+            )
+        return terms
 
     def _step_prototypes(self, features: Tensor, rows: Tensor, crops: Tensor) -> None:
         """W step: SGD on L_imr with the features ``(U B, D)`` of the phi step, or new ones, held fixed.
@@ -167,6 +163,11 @@ class UnitRun:
     @property
     def _imr_weight(self) -> float:
         return self.attack.prototype_gradient_scale * self.attack.lambda_imr
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        idr = self.attack.prototype_gradient_scale * self.attack.lambda_idr
+        return {"L_ce": 1.0, "L_imr": self._imr_weight, "L_idr": idr}
 
     def _remember(self, features: Tensor, logits: Tensor) -> None:
         """M step: store the step's features under the predicted class (or, as released, under the target)."""

@@ -21,7 +21,7 @@ from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstr
 from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
-from .candidates import blocks, choose, develop, needed, pool, pool_confidence, robust_confidence
+from .candidates import blocks, choose, develop, in_place, needed, pool, pool_confidence, robust_confidence
 from .curves import by_epoch, stray_note
 from .losses import IDENTITY_LOSSES, identity_loss
 from .variables import DirectVectors, gather_rows
@@ -136,23 +136,24 @@ class PPA(Attack):
         Adam's step, which has no scale, feels a division through its epsilon only.
         """
         losses = []
+        targets = labels.repeat_interleave(w.shape[1])
         for identities, block in blocks(w.shape[:2], context):
-            part = w[identities, block]
-            targets = labels[identities].repeat_interleave(part.shape[1])
-            loss = self._losses(context, part.flatten(0, 1), targets, crops[identities, block].flatten(0, 1))
+            logits, realism = self._shown(context, w[identities, block].flatten(0, 1), crops[identities, block])
+            place = (w.shape[:2], identities, block)
+            step = IDENTITY_LOSSES[self.loss](in_place(logits.float(), *place).flatten(0, 1), targets)
+            if realism is not None:
+                step = step + self.discriminator_weight * nn.functional.softplus(-in_place(realism, *place).flatten())
+            loss = step.view(w.shape[:2])[identities, block]
             (loss.sum() / w.shape[1]).backward()
-            losses.append(loss.detach())
+            losses.append(loss.detach().flatten())
         return torch.cat(losses).view(w.shape[:2]).mean(dim=1)
 
-    def _losses(self, context: Context, w: Tensor, labels: Tensor, crops: Tensor) -> Tensor:
-        """The loss ``(N,)`` of each style ``(N, W)``: of the victim's logits for its cropped image, and its realism."""
+    def _shown(self, context: Context, w: Tensor, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The victim's logits ``(N, C)`` for the cropped image of each style ``(N, W)``; its realism ``(N, 1)``."""
         prior = needed(context.prior)
         images = prior.synthesis(w)
-        logits = context.victim.logits(apply_crops(context.fit(images), crops))
-        losses = IDENTITY_LOSSES[self.loss](logits.float(), labels)
-        if self.discriminator_weight:
-            losses = losses + self.discriminator_weight * nn.functional.softplus(-prior.realism(images).float())
-        return losses
+        logits = context.victim.logits(apply_crops(context.fit(images), crops.flatten(0, 1)))
+        return logits, prior.realism(images).float()[:, None] if self.discriminator_weight else None
 
     def _rate(self, epoch: int) -> float:
         """Adam's rate in an epoch (from 0)."""
