@@ -154,17 +154,14 @@ class DMMIA(Attack):
     def _pool_memory(self, context: Context, latents: Tensor) -> dict[str, Tensor]:
         """Mean feature of the pool's images by predicted class: a memory to start from."""
         prior: Any = context.prior
-        sums: Tensor | None = None
-        counts = torch.zeros(context.victim.num_classes, device=context.device)
+        seen: list[tuple[Tensor, Tensor]] = []
         for part in pieces(latents.shape[0], context):
             w = prior.truncate(prior.mapping(latents[part].to(context.device)), self.truncation)
             features, logits = context.victim.features_and_logits(context.fit(prior.synthesis(w)))
-            member = nn.functional.one_hot(logits.argmax(1), context.victim.num_classes).float()
-            total = member.T @ self.representation(features, logits)
-            sums = total if sums is None else sums + total
-            counts += member.sum(0)
-        if sums is None:
-            raise MibenchError("dmmia: the pool is empty; raise pool_size")
+            seen.append((self.representation(features, logits), logits.argmax(1)))
+        # one product over the pool: a sum by pieces would depend on the micro-batch
+        member = nn.functional.one_hot(torch.cat([y for _, y in seen]), context.victim.num_classes).float()
+        sums, counts = member.T @ torch.cat([h for h, _ in seen]), member.sum(0)
         return {"memory": (sums / counts.clamp(min=1)[:, None]).cpu(), "memory_seen": (counts > 0).cpu()}
 
     def representation(self, features: Tensor, logits: Tensor) -> Tensor:

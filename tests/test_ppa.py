@@ -59,7 +59,7 @@ def unbatched(**kwargs: Any) -> Context:
     """
     where = context(**kwargs)
     prior: Any = where.prior
-    prior.synthesis = one_by_one(prior.synthesis)
+    prior.mapping, prior.synthesis = one_by_one(prior.mapping), one_by_one(prior.synthesis)
     where.victim._network.forward = one_by_one(where.victim._network.forward)
     return where
 
@@ -160,14 +160,14 @@ def test_it_is_the_loop_of_the_paper() -> None:
         replace(TINY, shared_crop=True, batch_size=3),
         replace(DMMIA_TINY, candidates=20, batch_size=10),
         replace(DMMIA_TINY, optimise="w", learning_rate=0.05, objective="ratio", truncation=0.5),
-        replace(DMMIA_TINY, memory_scope="identity", loss="poincare", prototype_features="after"),
+        replace(DMMIA_TINY, memory_scope="identity", loss="poincare", prototype_features="after", memory_start="warm"),
     ],
     ids=["ppa", "ppa-shared-crop", "dmmia", "dmmia-w", "dmmia-own-memory"],
 )
 @pytest.mark.parametrize("micro_batch", [1, 7])
 def test_the_micro_batch_only_splits_work(configuration: PPA | DMMIA, micro_batch: int) -> None:
     """To the bit where the networks round alike (see ``unbatched``): losses, prototypes and memory are the loop's."""
-    configuration = replace(configuration, epochs=2)
+    configuration = replace(configuration, epochs=2, pool_size=24, selection_transforms=1)
     split = attack(configuration, unbatched(micro_batch=micro_batch))
     assert same_bits(split, attack(configuration, unbatched(micro_batch=64)))
 
