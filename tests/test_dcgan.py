@@ -1,4 +1,4 @@
-"""The networks, losses and trainings of the GMI and KEDMI priors against key lists, reference outputs and properties."""
+"""Networks, losses and trainings of the GMI and KEDMI priors: key lists, reference outputs, properties."""
 
 from __future__ import annotations
 

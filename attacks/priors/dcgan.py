@@ -24,10 +24,8 @@ class DCGANPrior:
 
     def __init__(self, generator: Generator, discriminator: nn.Module, *, z_dim: int, image: ImageSpec, name: str):
         if (image.size, image.channels) != (SIZE, 3):
-            raise MibenchError(
-                f"prior {name!r} makes images 3x{SIZE}x{SIZE}, its card says {image.channels}x{image.size}x{image.size};"
-                " correct the card"
-            )
+            said = f"{image.channels}x{image.size}x{image.size}"
+            raise MibenchError(f"prior {name!r} makes images 3x{SIZE}x{SIZE}, its card says {said}; correct the card")
         self.generator = generator.eval().requires_grad_(False)
         self.discriminator = discriminator.eval().requires_grad_(False)
         self.latent_dim = z_dim
