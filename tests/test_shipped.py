@@ -45,6 +45,17 @@ def test_the_other_targets_run_too(home: Path, tmp_path: Path, target: str) -> N
     check(mibench.run(target=target, protocol="smoke", out=tmp_path))
 
 
+@pytest.mark.slow
+def test_every_attack_runs_from_shipped_weights_and_is_compared(home: Path, tmp_path: Path) -> None:
+    from mibench.sweep.conduct import sweep
+    from mibench.sweep.suite import load_suite
+
+    done = sweep(load_suite("smoke"), tmp_path, jobs=2, device="cpu")
+    assert not done.failed
+    for name in ("sweep.csv", "comparison/comparison.csv", "comparison/comparison.tex"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("target", ["vgg16", "ir152", "facenet64"])
 def test_the_main_job_runs_on_a_gpu(home: Path, tmp_path: Path, target: str) -> None:
