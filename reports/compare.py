@@ -269,6 +269,8 @@ def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[
     seeds = {len(pool.runs) for pool in pools}
     if len(seeds) > 1:
         notes.append(f"rows have different numbers of seeds ({min(seeds)} to {max(seeds)})")
+    elif len({tuple(sorted(str(run.seed) for run in pool.runs)) for pool in pools}) > 1:
+        notes.append("rows have different seeds")
     devices = {str((run.record.get("environment") or {}).get("device_name", "")) for pool in pools for run in pool.runs}
     if len(devices) > 1:
         notes.append(f"seconds and memory come from different machines: {', '.join(sorted(map(str, devices)))}")

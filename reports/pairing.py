@@ -48,11 +48,22 @@ def pairs(block: Sequence[Pool], reference: str | None) -> list[tuple[Pool, Pool
         return [(pool, floor) for pool in block if not pool.floor and (floor := _own_floor(pool, block)) is not None]
     matching = [pool for pool in block if reference in (pool.label, pool.runs[0].attack)]
     exact = [pool for pool in matching if pool.label == reference]
-    if len(exact or matching) > 1:
+    unchanged = [pool for pool in matching if not _changed_by_hand(pool)]
+    chosen = exact or (unchanged if len(unchanged) == 1 else matching)
+    if len(chosen) > 1:
         raise MibenchError(
             f"the reference {reference!r} means several rows: {', '.join(pool.label for pool in matching)}; name one"
         )
-    return [(pool, other) for other in exact or matching for pool in block if pool is not other]
+    return [(pool, other) for other in chosen for pool in block if pool is not other]
+
+
+def _changed_by_hand(pool: Pool) -> bool:
+    """Whether a person set something of its attack or prior: a variant, beside the row that is as its preset says."""
+    settings = pool.runs[0].record.get("settings")
+    return isinstance(settings, dict) and any(
+        name.startswith(("attack.", "prior.")) and isinstance(setting, dict) and setting.get("origin") == "--set"
+        for name, setting in settings.items()
+    )
 
 
 def _own_floor(pool: Pool, block: Sequence[Pool]) -> Pool | None:

@@ -280,6 +280,7 @@ def _labels(parts: Sequence[Sequence[Run]], mixed: Sequence[str]) -> list[str]:
         said: list[list[str]] = [[] for _ in places]
         for texts in (
             [f"prior {prior_of(run)}" for run in heads],
+            _prior_settings(heads),
             _settings(heads),
             [str(run.specification.get("precision", "")) for run in heads],
             [run.protocol for run in heads],
@@ -333,6 +334,21 @@ def _settings(heads: Sequence[Run]) -> list[str]:
         f"settings {digest}" if len(names) > MOST_SETTINGS else _said(each, names)
         for each, names, digest in zip(settings, unusual, hashes, strict=True)
     ]
+
+
+def _prior_settings(heads: Sequence[Run]) -> list[str]:
+    """What tells rows with the same prior apart: its settings that are not alike, where a row has one."""
+
+    def arguments(run: Run) -> dict[str, Any]:
+        weights = run.specification.get("prior")
+        return dict(weights.get("arguments") or {}) if isinstance(weights, dict) else {}
+
+    found = []
+    for run in heads:
+        alike = [arguments(other) for other in heads if prior_of(other) == prior_of(run)]
+        apart = [name for name in sorted(arguments(run)) if len({json.dumps(each.get(name)) for each in alike}) > 1]
+        found.append(_said(arguments(run), apart))
+    return found
 
 
 def _said(settings: Mapping[str, Any], names: Sequence[str]) -> str:

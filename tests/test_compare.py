@@ -338,6 +338,41 @@ def test_a_reference_makes_the_family_smaller(suite):
     assert "'coverage' cannot be tested" in refusal(suite, metrics=["coverage"])
 
 
+def test_an_attack_s_name_as_reference_means_the_row_that_nobody_changed(tmp_path):
+    for number, changed in enumerate((True, False, True)):
+        run = make(tmp_path / f"dmmia-{number}", "dmmia", 0.7, settings={"lambda_idr": number})
+        origin = "--set" if changed else "preset recommended"
+        record = json.loads((run / "run.json").read_text())
+        record["settings"] = {"attack.lambda_idr": {"value": number, "origin": origin}}
+        (run / "run.json").write_text(json.dumps(record))
+    found = compare(tmp_path, reference="dmmia", metrics=["acc1"])
+    assert {each.second for each in found.differences} == {"dmmia (lambda_idr=1)"}
+    assert {each.first for each in found.differences} == {"dmmia (lambda_idr=0)", "dmmia (lambda_idr=2)"}
+    assert compare(tmp_path, reference="dmmia (lambda_idr=2)", metrics=["acc1"]).family == 2
+
+
+def test_floors_of_one_prior_are_told_apart_by_its_settings(tmp_path):
+    weights = {"card": "stylegan2@synthfaces", "architecture": "stylegan2", "sha256": "s", "arguments": {"z_dim": 8}}
+    changed = weights | {"arguments": {"z_dim": 8, "truncation": 1.0}}
+    for name, each in (("plain", weights), ("changed", changed)):
+        prior = make(tmp_path / name, "floor", 0.1)
+        record = json.loads((prior / "run.json").read_text())
+        record["spec"]["prior"] = each
+        (prior / "run.json").write_text(json.dumps(record))
+    make(tmp_path / "gmi", "floor", 0.1, prior="gmi")
+    assert {row.label for row in compare(tmp_path).rows} == {
+        "floor (prior stylegan2)",
+        "floor (prior stylegan2, truncation=1.0)",
+        "floor (prior gmi)",
+    }
+
+
+def test_other_seeds_in_another_row_are_said(tmp_path):
+    runs = [make(tmp_path / f"{attack}-{seed}", attack, 0.5, seed=seed) for attack, seed in (("ppa", 0), ("dmmia", 1))]
+    assert "rows have different seeds" in compare(runs).notes
+    assert not [note for note in compare([runs[0], make(tmp_path / "same", "dmmia", 0.6)]).notes if "seed" in note]
+
+
 def test_each_row_is_tested_against_its_own_floor(tmp_path):
     make(tmp_path / "floor-s", "floor", 0.1)
     make(tmp_path / "floor-g", "floor", 0.05, prior="gmi")
