@@ -130,6 +130,8 @@ def test_excludes_are_partial_and_know_names_labels_and_lists() -> None:
         ({"exclude": [{}]}, "exclude[0]: an empty entry would exclude everything"),
         ({"exclude": [{"seed": [0, 1]}]}, "nothing is left to run"),
         ({"name": "../up"}, "name: it becomes a folder"),
+        ({"compare": {"referenc": "a"}}, "compare: unknown key 'referenc'; did you mean 'reference'?"),
+        ({"compare": {"metrics": "acc1"}}, "compare.metrics: expected a list of metrics, got 'acc1'"),
     ],
 )
 def test_a_mistake_in_a_suite_is_one_line(change: dict[str, Any], message: str) -> None:
@@ -137,6 +139,12 @@ def test_a_mistake_in_a_suite_is_one_line(change: dict[str, Any], message: str) 
         suite_of(**change)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_the_comparison_tests_is_said_in_the_suite() -> None:
+    assert suite_of().reference is None
+    asked = suite_of(compare={"reference": "a", "metrics": ["acc1"]})
+    assert (asked.reference, asked.metrics) == ("a", ("acc1",))
 
 
 def test_shipped_suites_are_known_by_name() -> None:

@@ -11,6 +11,7 @@ A file names lists along :data:`AXES` and values that hold everywhere::
     seeds: [0, 1, 2]
     settings: {protocol: {identities: 20}} # of every cell; those of an attack win
     exclude: [{attack: no memory, target: ir152}]
+    compare: {reference: dmmia, metrics: [acc1]} # what the comparison at the end tests; chosen before looking
 
 Whether a cell can start (its attack is known, its weights are there) is not asked here: one that cannot is a row of the
 table, not a mistake of the file.
@@ -53,7 +54,7 @@ AXES = (
     Axis("targets", "target"),
     Axis("seeds", "seed", kind=int, default=(0,)),
 )
-KEYS = ("name", "description", *COMMON, *(axis.key for axis in AXES), "settings", "exclude")
+KEYS = ("name", "description", *COMMON, *(axis.key for axis in AXES), "settings", "exclude", "compare")
 MATCHED = (*(axis.field for axis in AXES), "label", "preset", "prior")
 
 
@@ -86,12 +87,18 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A matrix, expanded: its cells in the order of the file, the first axis changing slowest."""
+    """A matrix, expanded: its cells in the order of the file, the first axis changing slowest.
+
+    Attributes:
+        reference, metrics: what the comparison of the complete cells tests, as ``mibench compare`` takes it.
+    """
 
     name: str
     description: str
     protocol: str | None
     cells: tuple[Cell, ...]
+    reference: str | None = None
+    metrics: tuple[str, ...] = ()
 
 
 def load_suite(wanted: str) -> Suite:
@@ -130,7 +137,14 @@ def parse_suite(content: Any, source: str, name: str) -> Suite:
     kept = _without(cells, found.get("exclude"), f"{source}: exclude")
     if not kept:
         raise MibenchError(f"{source}: nothing is left to run: every cell is excluded")
+    asked = _mapping(found.get("compare"), f"{source}: compare")
+    _known(asked, ("reference", "metrics"), f"{source}: compare")
+    metrics = asked.get("metrics") or []
+    if not isinstance(metrics, list):
+        raise MibenchError(f"{source}: compare.metrics: expected a list of metrics, got {metrics!r}")
     return Suite(
+        reference=_text(asked["reference"], f"{source}: compare.reference") if asked.get("reference") else None,
+        metrics=tuple(_text(name, f"{source}: compare.metrics") for name in metrics),
         name=title,
         description=" ".join(str(found.get("description", "")).split()),
         protocol=common.get("protocol"),

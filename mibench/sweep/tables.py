@@ -131,7 +131,8 @@ def write(suite: Suite, out: Path, found: Sequence[Mapping[str, Any]]) -> Writte
     files, compared, notes = [out / "sweep.csv", out / "sweep.md"], [], []
     for name in registry.names("comparison") if len(complete) > 1 else ():
         try:
-            comparison = registry.load("comparison", name)(complete)
+            compare = registry.load("comparison", name)
+            comparison = compare(complete, reference=suite.reference, metrics=suite.metrics)
             files += comparison.write(out / COMPARISON)
             compared.append(comparison.render("text", width=WIDTH).rstrip())
         except MibenchError as error:
