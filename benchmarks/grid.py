@@ -91,11 +91,14 @@ def run_grid(
     import pandas
 
     rows: list[dict[str, Any]] = []
+    # a table grows: what earlier calls measured stays
+    before = pandas.read_csv(table).to_dict("records") if table.is_file() else []
     for number, cell in enumerate(grid, start=1):
         row = run_cell(cell, attack=attack, prior=prior, target=target, protocol=protocol, out=out, shared=shared)
         rows.append(row)
         table.parent.mkdir(parents=True, exist_ok=True)
-        pandas.DataFrame(rows).to_csv(table, index=False)
+        merged = pandas.DataFrame([*(r for r in before if r["run"] not in {each["run"] for each in rows}), *rows])
+        merged.to_csv(table, index=False)
         drift = row.get("final_drift", float("nan"))
         click.echo(
             f"{number}/{len(grid)} {target} {cell.name} seed {cell.seed}: acc1 {row['acc1']:.3f} "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -63,12 +65,26 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure :func:`peak_memory` anew, where the system can (CUDA, Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a container may forbid it: the peak is then that of the whole process
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM (proc_pid_clear_refs(5))
+
+
 def peak_memory(device: torch.device) -> int:
-    """Highest memory use so far in bytes: of the GPU's tensors, or of this process."""
+    """Highest memory use in bytes since :func:`reset_peak_memory`: of the GPU's tensors, or of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
         return 0
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,7 +18,7 @@ from mibench import assets
 from mibench.allocator import keep_freed_memory
 from mibench.api import Attack, Context, Prior, Queries, QueryLimit, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
-from mibench.devices import deterministic, out_of_memory, peak_memory
+from mibench.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory
 from mibench.errors import MibenchError
 from mibench.plan import Plan
 from mibench.progress import Reporter
@@ -129,8 +129,7 @@ class _Attacking:
         self.victim.limit = None
         if self.plan.spec.protocol.query_budget is not None and planned is not None:
             self.victim.limit = QueryLimit(self.attack.name, stage, planned.forward, planned.backward)
-        if self.machine.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.machine.device)
+        reset_peak_memory(self.machine.device)
         start = time.perf_counter()
         result = self.within_memory(work)
         if self.machine.device.type == "cuda":

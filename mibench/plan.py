@@ -185,7 +185,7 @@ def make_plan(request: Request) -> Plan:
         _check_data(kind, card, dataset)
     _check_identities(protocol, loaded["target"].classes, dataset)
     if "prior" in loaded:
-        _check_prior(loaded["prior"], loaded["target"])
+        _check_prior(attack, loaded["prior"], loaded["target"])
     weights = {
         kind: Weights(card=c.name, architecture=c.architecture, sha256=c.weights.sha256, arguments=c.arguments)
         for kind, c in loaded.items()
@@ -260,8 +260,14 @@ def _prior_name(chosen: Mapping[str, Any], attack: Attack, protocol: EvalProtoco
     return f"{name}+{cards.target_tag(str(chosen['target']))}" if made_for_one and "+" not in name else name
 
 
-def _check_prior(prior: Any, target: Any) -> None:
-    """A prior made against one target knows that target's classes: refuse it against other weights."""
+def _check_prior(attack: Attack, prior: Any, target: Any) -> None:
+    """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
+    kind = registry.load("prior", prior.architecture)
+    if attack.needs_mapping and not (hasattr(kind, "mapping") and hasattr(kind, "synthesis")):
+        raise MibenchError(
+            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: "
+            "run with --prior stylegan2"
+        )
     made_against = (prior.recipe or {}).get("target_sha256")
     if made_against not in (None, target.weights.sha256):
         raise MibenchError(

@@ -123,12 +123,12 @@ def run_request(request: Request, out: Path, machine: Machine, *, allow_changed_
 
 
 def floor_plan(request: Request, plan: Plan) -> Plan:
-    """The floor under the same protocol, data, weights and seed."""
+    """The floor under the same protocol, data, weights (the attack's own prior) and seed."""
     settings = {scope: values for scope, values in request.settings.items() if scope != "attack"}
     known = set(config.setting_names(registry.load("attack", FLOOR))) - set(config.setting_names(Attack))
 
     def shared(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that the floor has too (pool, candidates, truncation): it searches and ranks as the attack does."""
+        """Settings that the floor has too (pool, candidates, truncation): it searches as an attack that has them."""
         return {"attack": kept} if (kept := {k: v for k, v in values.items() if k in known}) else {}
 
     prior = plan.spec.prior.card if plan.spec.prior is not None else None

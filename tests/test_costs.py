@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 import mibench
 from mibench.cli import cli
 from mibench.cli.run import cost_line
+from mibench.devices import peak_memory, reset_peak_memory
 from mibench.reports.tables import write_tables
 from mibench.results import Run, open_run
 
@@ -185,3 +188,18 @@ def test_the_command_line_says_what_a_run_cost(toy: Path, tmp_path: Path) -> Non
     (folder,) = tmp_path.glob("toyattack-*")
     shown = json.loads(CliRunner().invoke(cli, ["show", "run", str(folder), "--json"]).stdout)["cost"]
     assert cost == shown == open_run(folder).cost()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process begin its peak anew")
+def test_a_peak_of_memory_belongs_to_its_stage() -> None:
+    cpu = torch.device("cpu")
+    reset_peak_memory(cpu)
+    before = peak_memory(cpu)
+    held = torch.ones(60_000_000)  # 240 MB
+    during = peak_memory(cpu)
+    del held
+    reset_peak_memory(cpu)
+    if peak_memory(cpu) == during:
+        pytest.skip("this system does not let a process begin its peak anew")
+    assert during - before > 200e6
+    assert peak_memory(cpu) < during - 200e6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import zlib
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from mibench.api import Access, ClassifierOutput, ImageSpec, MibenchError, PublicAndVictim, Trained, Victim, Workshop
 from mibench.attacks.priors.dcgan import GMIPrior, KEDMIPrior
-from mibench.attacks.priors.dcgan_networks import Critic, Generator, MinibatchDiscriminator
+from mibench.attacks.priors.dcgan_networks import Critic, Discriminated, Generator, MinibatchDiscriminator
 from mibench.attacks.priors.dcgan_training import (
     TrainDCGAN,
     TrainGMI,
     TrainKEDMI,
+    _InversionSpecific,
+    _Wasserstein,
     entropy,
     neg_log_real,
     soft_cross_entropy,
@@ -237,6 +240,75 @@ def test_the_critic_tells_real_from_generated_and_the_penalty_pulls_its_slope_to
     assert 0.5 < slope.flatten(1).norm(dim=1).mean() < 1.5
 
 
+class Spied:
+    """What a game asks of a training: a network that is a formula, numbers of a step, no half precision."""
+
+    def __init__(self, discriminator: Callable[[Tensor], Any]) -> None:
+        self.discriminator = discriminator
+
+    def stream(self, *names: str) -> torch.Generator:
+        return torch.Generator().manual_seed(5)
+
+    def autocast(self) -> Any:
+        return contextlib.nullcontext()
+
+
+def test_the_wasserstein_terms_are_the_formula() -> None:
+    def critic(x: Tensor) -> Tensor:
+        return 3 * x.flatten(1).square().sum(dim=1)  # its slope at x is 6 x
+
+    draws = torch.Generator().manual_seed(0)
+    real, fake = (torch.rand(4, 3, 2, 2, generator=draws) for _ in range(2))
+    terms = _Wasserstein(10.0).discriminator_loss(Spied(critic), [real], [], fake)  # type: ignore[arg-type]
+    mix = torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(5))
+    slopes = (6 * (real + mix * (fake - real))).flatten(1).norm(dim=1)
+    torch.testing.assert_close(terms["loss_critic"], critic(fake).mean() - critic(real).mean())
+    torch.testing.assert_close(terms["loss_penalty"], 10 * (slopes - 1).square().mean())
+    of_generator = _Wasserstein(10.0).generator_loss(Spied(critic), [real], fake)  # type: ignore[arg-type]
+    torch.testing.assert_close(of_generator["loss_generator"], -critic(fake).mean())
+
+
+def test_the_terms_of_the_inversion_specific_gan_are_the_formula() -> None:
+    def discriminator(x: Tensor) -> Discriminated:
+        flat = x.flatten(1)
+        return Discriminated(2 * flat, flat[:, :5] - 1)
+
+    draws = torch.Generator().manual_seed(0)
+    x, u1, u2, fake = (torch.rand(4, 3, 2, 2, generator=draws) for _ in range(4))
+    labels = torch.rand(9, 5, generator=draws).softmax(dim=1).half()
+    game, spied = _InversionSpecific(labels, 1e-4), Spied(discriminator)
+    rows = [torch.tensor([8, 0, 3, 3])] * 3
+    terms = game.discriminator_loss(spied, [x, u1, u2], rows, fake)  # type: ignore[arg-type]
+
+    def z(images: Tensor) -> Tensor:  # Z of the paper: the sum of exponentials
+        return discriminator(images).logits.exp().sum(dim=1)
+
+    wanted = labels[rows[0]].float()
+    by_hand = -(wanted * discriminator(x).logits.softmax(dim=1).log()).sum() / 4
+    torch.testing.assert_close(terms["loss_labels"], by_hand)
+    torch.testing.assert_close(terms["loss_real"], -0.5 * (z(u1) / (z(u1) + 1)).log().mean())
+    torch.testing.assert_close(terms["loss_fake"], -0.5 * (1 - z(fake) / (z(fake) + 1)).log().mean())
+    of_generator = game.generator_loss(spied, [x, u1, u2], fake)  # type: ignore[arg-type]
+    difference = 2 * (fake.flatten(1).mean(dim=0) - u2.flatten(1).mean(dim=0))
+    torch.testing.assert_close(of_generator["loss_features"], difference.abs().mean())
+    p = discriminator(fake).logits.softmax(dim=1)
+    torch.testing.assert_close(of_generator["loss_entropy"], 1e-4 * -(p * p.log()).sum())
+
+
+@pytest.mark.parametrize("critic_steps", [1, 3])
+def test_the_generator_waits_for_the_discriminator(critic_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = _Wasserstein.generator_loss
+
+    def counted(self: _Wasserstein, training: Any, real: list[Tensor], fake: Tensor) -> dict[str, Tensor]:
+        calls.append(training.step)
+        return original(self, training, real, fake)
+
+    monkeypatch.setattr(_Wasserstein, "generator_loss", counted)
+    train("gmi", recipe=TrainGMI(**(TINY | {"critic_steps": critic_steps, "steps": 6})))
+    assert calls == [step for step in range(6) if (step + 1) % critic_steps == 0]
+
+
 def float32(weights: Any) -> dict[str, Tensor]:
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
 
@@ -246,9 +318,12 @@ def float32(weights: Any) -> dict[str, Tensor]:
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"batch_size": 31}, "30 public images are fewer than train.batch_size=31"),
-        ({"average": 1.0}, "average must lie in"),
+        ({"average": 1.0}, "average and train.betas must lie in"),
         ({"storage": "int8"}, "storage='int8' is unknown"),
         ({"width": 0.0}, "width must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
+        ({"betas": (0.5, 1.0)}, "average and train.betas must lie in"),
+        ({"penalty": -1.0}, "penalty must be finite and not negative"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:

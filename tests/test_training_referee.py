@@ -122,6 +122,17 @@ def test_an_attack_brings_its_own_prior(toy: Path, monkeypatch: pytest.MonkeyPat
     assert asked.spec.prior.architecture == "toygan"
 
 
+def test_an_attack_on_styles_is_refused_a_prior_without_them_before_anything_is_computed(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mibench import registry
+    from mibench.plan import Request, make_plan
+
+    monkeypatch.setattr(registry.load("attack", "toyattack"), "needs_mapping", True)
+    with pytest.raises(MibenchError, match=r"needs a prior with a mapping network, 'toygan@toyfaces' has none"):
+        make_plan(Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy"))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

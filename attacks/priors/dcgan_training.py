@@ -7,6 +7,7 @@ Every draw comes from a stream named by step or epoch, so a resumed training equ
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,10 +52,11 @@ class TrainDCGAN(Recipe):
         for name in ("steps", "critic_steps", "batch_size", "z_dim", "log_steps"):
             if getattr(self, name) < 1:
                 raise MibenchError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.average < 1:
-            raise MibenchError(f"train.average must lie in [0, 1), got {self.average}")
-        if self.width <= 0:
-            raise MibenchError(f"train.width must be positive, got {self.width}")
+        if not all(0 <= share < 1 for share in (self.average, *self.betas)):
+            raise MibenchError(f"train.average and train.betas must lie in [0, 1), got {self.average} and {self.betas}")
+        for name in ("width", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise MibenchError(f"train.{name} must be positive and finite, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,8 @@ class TrainGMI(TrainDCGAN):
     def run(self, data: Callable[[int], Tensor], workshop: Workshop) -> Trained:
         """Train on ``data(64)``, uint8 ``(N, 3, 64, 64)``."""
         self.check()
+        if not 0 <= self.penalty < math.inf:
+            raise MibenchError(f"train.penalty must be finite and not negative, got {self.penalty}")
         critic = _seeded(workshop, "discriminator", lambda: Critic(width=self.width))
         training = _Training(self, _pictures(data(SIZE), self), critic, _Wasserstein(self.penalty), workshop)
         training.finish()
@@ -93,6 +97,11 @@ class TrainKEDMI(TrainDCGAN):
     def run(self, data: PublicAndVictim, workshop: Workshop) -> Trained:
         """Train on ``data.public(64)`` and the victim's scores of them."""
         self.check()
+        if not 0 <= self.entropy_weight < math.inf or min(self.kernels, self.dimensions) < 1:
+            raise MibenchError(
+                "train.entropy_weight must be finite and not negative, train.kernels and train.dimensions at least 1, "
+                f"got {self.entropy_weight}, {self.kernels} and {self.dimensions}"
+            )
         classes = data.victim.num_classes
         network = _seeded(
             workshop,
