@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import zlib
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 from mibench.api import Access, ClassifierOutput, ImageSpec, MibenchError, PublicAndVictim, Trained, Victim, Workshop
@@ -128,28 +128,6 @@ RECIPES: dict[str, TrainDCGAN] = {
     "gmi": TrainGMI(**TINY, storage="float32", checkpoint_seconds=0),
     "kedmi": TrainKEDMI(**TINY, storage="float32", checkpoint_seconds=0, kernels=4, dimensions=3, average=0.9),
 }
-
-
-class Stopped(Exception):
-    """The power went off."""
-
-
-class Memory:
-    """A checkpoint in memory, which stops the training at one of its savings."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.state: dict[str, Any] | None = None
-        self.saves = 0
-        self.stop_after = stop_after
-
-    def load(self) -> dict[str, Any] | None:
-        return copy.deepcopy(self.state)
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.state = copy.deepcopy(state)
-        self.saves += 1
-        if self.saves == self.stop_after:
-            raise Stopped
 
 
 class TinyClassifier(nn.Module):

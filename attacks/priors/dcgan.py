@@ -5,6 +5,7 @@ Shapes: N images 3 x 64 x 64, Z latent dimension.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from mibench.api import ImageSpec, MibenchError
 
 from .dcgan_networks import SIZE, Critic, Generator, MinibatchDiscriminator
+from .loading import check_arguments, load_parts
 
 
-class DCGANPrior:
+class DCGANPrior(ABC):
     """A frozen DCGAN (see :class:`mibench.api.Prior`). Gradients reach latents and images, never weights."""
 
     options: ClassVar[tuple[str, ...]] = ()  # nothing that `--set prior.NAME=VALUE` may add to a card
@@ -47,9 +49,9 @@ class DCGANPrior:
         images: Tensor = self.generator(latents)
         return images
 
+    @abstractmethod
     def realism(self, images: Tensor) -> Tensor:
         """Higher is more realistic, ``(N,)``."""
-        raise NotImplementedError
 
 
 class GMIPrior(DCGANPrior):
@@ -64,10 +66,11 @@ class GMIPrior(DCGANPrior):
         Raises:
             MibenchError: unknown arguments, or weights that do not fit exactly.
         """
-        given = _known(arguments, {"z_dim": 100, "width": 1.0, "critic_width": None}, name)
-        generator = Generator(z_dim=given["z_dim"], width=given["width"])
-        critic = Critic(width=given["critic_width"] or given["width"])
-        _load({"G": generator, "D": critic}, weights, name)
+        defaults = {"z_dim": 100, "width": 1.0}
+        check_arguments(arguments, defaults, name)
+        given = {**defaults, **arguments}
+        generator, critic = Generator(**given), Critic(width=given["width"])
+        load_parts({"G": generator, "D": critic}, weights, name)
         return cls(generator, critic, z_dim=given["z_dim"], image=image, name=name)
 
     def realism(self, images: Tensor) -> Tensor:
@@ -91,12 +94,13 @@ class KEDMIPrior(DCGANPrior):
             MibenchError: unknown arguments, or weights that do not fit exactly.
         """
         defaults = {"z_dim": 100, "width": 1.0, "kernels": 64, "dimensions": 50, "num_classes": 1000}
-        given = _known(arguments, defaults, name)
+        check_arguments(arguments, defaults, name)
+        given = {**defaults, **arguments}
         generator = Generator(z_dim=given["z_dim"], width=given["width"])
         discriminator = MinibatchDiscriminator(
             **{key: given[key] for key in ("num_classes", "width", "kernels", "dimensions")}
         )
-        _load({"G": generator, "D": discriminator}, weights, name)
+        load_parts({"G": generator, "D": discriminator}, weights, name)
         return cls(generator, discriminator, z_dim=given["z_dim"], image=image, name=name)
 
     def realism(self, images: Tensor) -> Tensor:
@@ -106,26 +110,3 @@ class KEDMIPrior(DCGANPrior):
         """
         logits: Tensor = self.discriminator(images).logits
         return logits.logsumexp(dim=1)
-
-
-def _known(arguments: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    unknown = sorted(set(arguments) - set(defaults))
-    if unknown:
-        raise MibenchError(f"prior {name!r}: unknown argument {unknown[0]!r}; known are {', '.join(defaults)}")
-    return {**defaults, **arguments}
-
-
-def _load(networks: Mapping[str, nn.Module], weights: Mapping[str, Tensor], name: str) -> None:
-    """Load every tensor into its place, or name the first that does not fit."""
-    wanted = {f"{p}.{key}": tensor for p, network in networks.items() for key, tensor in network.state_dict().items()}
-    cure = "the arguments on the card and the weights file do not belong together"
-    for key in sorted(set(wanted) ^ set(weights)):
-        state = "missing" if key in wanted else "unexpected"
-        raise MibenchError(f"prior {name!r}: weight {key} is {state}; {cure}")
-    for key, tensor in weights.items():
-        if tensor.shape != wanted[key].shape:
-            shapes = f"expected {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}"
-            raise MibenchError(f"prior {name!r}: weight {key}: {shapes}; {cure}")
-    for prefix, network in networks.items():
-        own = f"{prefix}."
-        network.load_state_dict({k.removeprefix(own): t for k, t in weights.items() if k.startswith(own)})

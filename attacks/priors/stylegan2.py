@@ -11,12 +11,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mibench.api import ImageSpec, MibenchError
 from mibench.rng import stream
 
+from .loading import check_arguments, load_parts
 from .stylegan2_discriminator import Discriminator
 from .stylegan2_generator import Generator, normalise
 from .stylegan2_layers import GAIN, SLOPE, NoiseMode
@@ -119,10 +120,7 @@ class StyleGAN2Prior:
         Raises:
             MibenchError: unknown arguments, or weights that do not fit them exactly.
         """
-        known = StyleGAN2Arguments.__dataclass_fields__
-        unknown = sorted(set(arguments) - set(known))
-        if unknown:
-            raise MibenchError(f"prior {name!r}: unknown argument {unknown[0]!r}; known are {', '.join(known)}")
+        check_arguments(arguments, StyleGAN2Arguments.__dataclass_fields__, name)
         settings = StyleGAN2Arguments(**arguments)
         stray = sorted(key for key in weights if not key.startswith(("G.", "D.")))
         if stray:
@@ -130,11 +128,8 @@ class StyleGAN2Prior:
                 f"prior {name!r}: weight {stray[0]!r} is neither of G. nor of D.; use a file of this kind"
             )
         generator = settings.generator()
-        _load(generator, weights, "G.", name)
-        discriminator = None
-        if any(key.startswith("D.") for key in weights):
-            discriminator = settings.discriminator()
-            _load(discriminator, weights, "D.", name)
+        discriminator = settings.discriminator() if any(key.startswith("D.") for key in weights) else None
+        load_parts({"G": generator, **({} if discriminator is None else {"D": discriminator})}, weights, name)
         if settings.noise not in ("const", "none"):
             raise MibenchError(f"prior {name!r}: noise={settings.noise!r} is not one of const, none")
         return cls(
@@ -257,18 +252,3 @@ class StyleGAN2Prior:
 
     def _mapping_layers(self) -> list[Any]:
         return list(self.generator.mapping.layers())
-
-
-def _load(network: nn.Module, weights: Mapping[str, Tensor], prefix: str, name: str) -> None:
-    """Load ``weights`` under ``prefix`` strictly; names the first key or shape that does not fit."""
-    given = {key.removeprefix(prefix): tensor.float() for key, tensor in weights.items() if key.startswith(prefix)}
-    wanted = network.state_dict()
-    cure = "the arguments on the card and the weights file do not belong together"
-    for key in sorted(set(wanted) ^ set(given)):
-        state = "missing" if key in wanted else "unexpected"
-        raise MibenchError(f"prior {name!r}: weight {prefix}{key} is {state}; {cure}")
-    for key, tensor in given.items():
-        if tensor.shape != wanted[key].shape:
-            shapes = f"expected {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}"
-            raise MibenchError(f"prior {name!r}: weight {prefix}{key}: {shapes}; {cure}")
-    network.load_state_dict(given)
