@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -274,7 +274,10 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress."""
+    """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress.
+
+    ``initial`` holds the tensors of the backbone card that a recipe's setting ``init`` names; None: fresh weights.
+    """
 
     device: torch.device
     checkpoint: Checkpoint
@@ -282,6 +285,7 @@ class Workshop:
     precision: str = "float32"
     log: Callable[..., None] = lambda **record: None
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
+    initial: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,12 +310,54 @@ class Recipe(ABC):
     ``"public+victim"`` is a :class:`PublicAndVictim`, for a prior that is made against one target.
     """
 
-    kind: ClassVar[str]  # target | judge | regressor | prior
+    kind: ClassVar[str]  # target | judge | regressor | prior | backbone
     wants: ClassVar[str] = "split"
 
     @abstractmethod
     def run(self, data: Any, workshop: Workshop) -> Trained:
         """Train to the end, from the checkpoint when there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsContents:
+    """What a foreign weights file holds, read by the referee without running anything from it.
+
+    Attributes:
+        file: the file's name, for messages; released names carry facts (``IR152_91.16.tar``).
+        sha256: of the whole file.
+        container: how it was packed, for the record: "safetensors", "bare", "state_dict", "model_state_dict", "model",
+            "stylegan2-ada".
+        tensors: key -> tensor on the CPU, wrapper prefixes (``module.``, ``model.``, ``_orig_mod.``) taken off.
+        stripped: the prefixes that were taken off, outermost first.
+        extras: what else the file says, plain values only (epoch, config, initial arguments of a generator).
+    """
+
+    file: str
+    sha256: str
+    container: str
+    tensors: Mapping[str, Tensor]
+    stripped: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Importer(Protocol):
+    """Turns foreign weights into ours; catalogues name importers ``kind:architecture``, or ``kind`` for all of a kind.
+
+    A party knows the formats its own networks were released in: key remapping and arguments belong to it. The referee
+    reads files, checks hashes, loads the result strictly, measures, and stores it.
+    """
+
+    def __call__(self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+        """What the card and the safetensors file will hold.
+
+        Args:
+            architecture: the registered name that was asked for.
+            files: one or more (a generator and its critic come in two), in the order given.
+            settings: ``--set import.NAME=VALUE``; unknown ones are refused here.
+
+        Raises:
+            MibenchError: the tensors are not those of this architecture; names keys and the likely cause.
+        """
 
 
 @dataclass(frozen=True)
@@ -364,7 +410,7 @@ class Card:
     """
 
     name: str
-    kind: str  # target | judge | regressor | prior
+    kind: str  # target | judge | regressor | prior | backbone
     architecture: str
     dataset: str
     image: ImageSpec
@@ -376,4 +422,5 @@ class Card:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     reported: Mapping[str, Any] | None = None
     measured: Mapping[str, Any] | None = None
+    access: Literal["labels", "scores", "gradients"] = "gradients"  # the most that this network can give
     notes: str | None = None

@@ -26,7 +26,7 @@ from mibench.store import atomic_write
 if TYPE_CHECKING:
     from mibench.api import Card
 
-CARD_KINDS = ("target", "judge", "regressor", "prior")
+CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def card_text(card: Card) -> str:
     content = {}
     for field in dataclasses.fields(card):
         value = getattr(card, field.name)
-        if value is None or value == {}:
+        if value is None or value == {} or (field.name == "access" and value == field.default):
             continue
         content[field.name] = _ordered(value) if dataclasses.is_dataclass(value) else plain(value)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

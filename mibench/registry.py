@@ -6,9 +6,9 @@ A distribution plugs in with one entry point in the group ``mibench``::
     mine = "my_package:CATALOGUE"
 
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
-module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, recipe, dataset, metric, report
-and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of YAML files
-(``"package"``).
+module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, backbone, recipe, importer, dataset,
+metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of YAML
+files (``"package"``).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ KINDS = (
     "prior",
     "judge",
     "regressor",
+    "backbone",
+    "importer",
     "metric",
     "report",
     "comparison",
