@@ -16,7 +16,7 @@ from mibench import registry
 from mibench.api import Access, Card, Prior, Victim
 from mibench.cards import CardFile
 from mibench.errors import MibenchError
-from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor
+from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 
 
 def load_weights(file: CardFile) -> dict[str, Tensor]:
@@ -114,11 +114,19 @@ def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.devi
     return moved
 
 
-def build_judge(file: CardFile, device: torch.device, cache: Path | None) -> JudgeExtractor:
+def build_judge(
+    file: CardFile, device: torch.device, cache: Path | None, resize: Resize = "low2high"
+) -> JudgeExtractor:
     """A judge, or the attacked model as the referee looks at it: stored images in, features and logits out."""
     network, card = build_network(file)
     return JudgeExtractor(
-        network, card.image, name=card.name, device=device, weights_sha256=card.weights.sha256, cache=cache
+        network,
+        card.image,
+        name=card.name,
+        resize=resize,
+        device=device,
+        weights_sha256=card.weights.sha256,
+        cache=cache,
     )
 
 

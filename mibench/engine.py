@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -166,6 +166,7 @@ class _Attacking:
             self.attack.planned_queries(len(identities)),
         )
         check_reconstruction(reconstruction, identities, self.victim.image.size, self.plan)
+        reconstruction = surest(reconstruction, self.plan.spec.protocol.stored)
         tensors = {
             "images": to_uint8(reconstruction.images.detach().float()),
             "labels": reconstruction.labels.to(torch.int64),
@@ -227,6 +228,26 @@ def check_reconstruction(found: Reconstruction, identities: tuple[int, ...], siz
             f"at least {need} (protocol {plan.spec.protocol.name}: the attack's own setting must give as many)",
             have,
         )
+
+
+def surest(found: Reconstruction, count: int | None) -> Reconstruction:
+    """The ``count`` reconstructions of each identity that the adversary is surest of, in the order they came in.
+
+    Equal confidences: the earlier one. None keeps all.
+    """
+    if count is None:
+        return found
+    ranked = found.confidence.detach().cpu().argsort(descending=True, stable=True)
+    labels = found.labels.cpu()[ranked]
+    kept = torch.cat([ranked[labels == label][:count] for label in labels.unique()]).sort().values
+    latents = found.latents[kept.to(found.latents.device)] if len(found.latents) == len(labels) else found.latents
+    return replace(
+        found,
+        images=found.images[kept.to(found.images.device)],
+        labels=found.labels[kept.to(found.labels.device)],
+        confidence=found.confidence[kept.to(found.confidence.device)],
+        latents=latents,
+    )
 
 
 def stored_units(plan: Plan, folder: RunDir) -> Iterator[int]:

@@ -36,7 +36,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
         try:
             reconstructions = load_units(plan, folder)
             size = int(reconstructions.images.shape[-1])
-            judge = assets.build_judge(plan.judge, device, cache)
+            judge = assets.build_judge(plan.judge, device, cache, protocol.judge_resize)
             inception, reason = _inception(device, cache)
             scores = score(
                 reconstructions,

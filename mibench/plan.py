@@ -45,7 +45,7 @@ DEFAULTS = {
     "attack": "dmmia",
     "target": "vgg16",
     "dataset": "synthfaces",
-    "protocol": "demo",
+    "protocol": None,  # the data set's own
     "prior": None,
     "preset": None,
     "seed": 0,
@@ -154,13 +154,16 @@ def make_plan(request: Request) -> Plan:
         found = [Layer(str(request.config), file_settings.get(scope, {}))] if request.config else []
         return [*found, Layer("--set", request.settings.get(scope, {}))]
 
+    dataset_kind = registry.load("dataset", str(chosen["dataset"]))
+    asked = chosen["protocol"]
+    chosen["protocol"] = asked or dataset_kind.protocol
     protocol, protocol_origins = load_protocol(str(chosen["protocol"]), layers("protocol"))
+    if not asked:
+        protocol_origins["name"] = Setting(protocol.name, f"default of data set {chosen['dataset']}")
     attack, attack_origins, preset = _attack(chosen, protocol, layers("attack"))
     _check_access(attack, protocol)
     said = ("--set", str(request.config))
-    attack, attack_origins = within_budget(attack, attack_origins, protocol, said)
     problems: list[MibenchError] = []
-    dataset_kind = registry.load("dataset", str(chosen["dataset"]))
     own = Layer(f"protocol {protocol.name}", protocol.dataset)
     dataset: IdentitySplit | None = None
     dataset_origins: dict[str, Setting] = {}
@@ -183,7 +186,13 @@ def make_plan(request: Request) -> Plan:
     loaded = {kind: file.card() for kind, file in files.items()}
     for kind, card in loaded.items():
         _check_data(kind, card, dataset)
+    everybody = protocol.identities is None and protocol_origins["identities"].origin not in said
+    protocol = protocol.resolved(dataset.num_classes)
+    if everybody:
+        all_of_them = Setting(protocol.identities, f"all of {dataset.name} that {protocol.title} allows")
+        protocol_origins["identities"] = all_of_them
     _check_identities(protocol, loaded["target"].classes, dataset)
+    attack, attack_origins = within_budget(attack, attack_origins, protocol, said)
     if "prior" in loaded:
         _check_prior(attack, loaded["prior"], loaded["target"])
     weights = {
@@ -239,10 +248,11 @@ def _attack(
     name = str(chosen["attack"])
     kind = registry.load("attack", name)
     presets = config.attack_presets(name)
+    of_protocol = protocol.attack_presets.get(name)
     preset = presets.choose(
         name,
-        chosen["preset"],
-        protocol.attack_presets.get(name),
+        chosen["preset"] or (of_protocol if chosen["dataset"] in protocol.made_for else None),
+        of_protocol,
         dataset=str(chosen["dataset"]),
         protocol=str(chosen["protocol"]),
     )

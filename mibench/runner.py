@@ -188,7 +188,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
     done = len(list(stored_units(plan, folder)))
     preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
     machine.reporter.say(
-        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.identities} identities, "
+        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
     if record and done:

@@ -18,6 +18,7 @@ from mibench.errors import MibenchError
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+YOUNGER_FIELDS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,54 +27,79 @@ class EvalProtocol:
 
     Attributes:
         name, version: what a table quotes; a change of any other field needs a new version.
-        identities: how many classes are attacked.
+        identities: how many classes are attacked; None: all that the data set has (:meth:`resolved` puts the number).
         first_identity: the first of them; classes ``first_identity .. first_identity + identities - 1``.
+        at_most: the most that "all" may mean; None: no limit. A number in ``identities`` is not limited by it.
         samples: reconstructions per identity that count, the adversary's best by its own confidence.
+        stored: reconstructions per identity that a run stores, again the adversary's best; None: all that it gets.
         access: the most that the adversary may ask of the victim.
         query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
             included; every attack gets as many (see :mod:`mibench.budget`). None: as many as each attack's preset asks.
         prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
+        judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
+            ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
         metrics: groups of metrics to compute; empty means the default ones.
         required: estimates that must have a value; a run in which one of them is null exits with 1.
         public_control: how many public images the control "nearest public image" chooses from; 0 leaves it out.
         attack_presets: attack -> the preset that is used when none is asked for.
+        made_for: data sets that ``attack_presets`` were chosen for: there they go before a preset file's own choice by
+            data set.
         dataset: data-set settings that belong to the protocol.
     """
 
     name: str
     version: int = 1
     description: str = ""
-    identities: int
+    identities: int | None = None
     first_identity: int = 0
+    at_most: int | None = None
     samples: int
+    stored: int | None = None
     access: Literal["labels", "scores", "gradients"] = "gradients"
     query_budget: int | None = None
     prior: str = "stylegan2"
     judge: str = "facenet112"
+    judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
     regressor: str | None = "identity"
     metrics: tuple[str, ...] = ()
     required: tuple[str, ...] = ("acc1", "acc5", "knn_distance")
     public_control: int = 1000
     attack_presets: Mapping[str, str] = field(default_factory=dict)
+    made_for: tuple[str, ...] = ()
     dataset: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("identities", 1),
-            ("first_identity", 0),
-            ("samples", 1),
-            ("public_control", 0),
-            ("version", 1),
+        for name, least, nothing in (
+            ("identities", 1, ", or null for all"),
+            ("first_identity", 0, ""),
+            ("at_most", 1, ", or null for no limit"),
+            ("samples", 1, ""),
+            ("stored", self.samples, " (protocol.samples), or null for all"),
+            ("query_budget", 1, ", or null for none"),
+            ("public_control", 0, ""),
+            ("version", 1, ""),
         ):
-            if getattr(self, name) < least:
-                raise MibenchError(f"protocol.{name} must be at least {least}, got {getattr(self, name)}")
-        if self.query_budget is not None and self.query_budget < 1:
-            raise MibenchError(f"protocol.query_budget must be at least 1, or null for none, got {self.query_budget}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise MibenchError(f"protocol.{name} must be at least {least}{nothing}, got {value}")
+
+    def resolved(self, classes: int) -> EvalProtocol:
+        """The same protocol with the number of identities in place of "all"."""
+        there = max(classes - self.first_identity, 1)
+        count = self.identities or min(there, self.at_most or there)
+        return dataclasses.replace(self, identities=count, at_most=None)
+
+    @property
+    def attacked(self) -> int:
+        """How many classes are attacked."""
+        if self.identities is None:
+            raise MibenchError(f"protocol {self.name!r} attacks all classes, and nobody has said how many there are")
+        return self.identities
 
     @property
     def labels(self) -> tuple[int, ...]:
         """The classes under attack, ascending."""
-        return tuple(range(self.first_identity, self.first_identity + self.identities))
+        return tuple(range(self.first_identity, self.first_identity + self.attacked))
 
     def units(self, size: int) -> list[tuple[int, ...]]:
         """The classes in order, ``size`` at a time; the last unit may be smaller."""
@@ -85,12 +111,16 @@ class EvalProtocol:
         return f"{self.name} v{self.version}"
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide numbers: all but the description and the preset names (their values are hashed)."""
+        """The fields that decide numbers: all but the description and the preset names (their values are hashed).
+
+        A field that came later counts only where it says something new, so that runs made before it keep their names.
+        """
         fields = dataclasses.asdict(self)
-        for name in ("description", "attack_presets", "dataset"):
+        for name in ("description", "attack_presets", "made_for", "dataset"):
             del fields[name]
-        if self.query_budget is None:
-            del fields["query_budget"]  # protocols are older than budgets: runs without one keep their names
+        for name, before in YOUNGER_FIELDS.items():
+            if fields[name] == before:
+                del fields[name]
         return fields
 
 

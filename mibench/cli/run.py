@@ -34,6 +34,7 @@ SHOWN = (
 \b
   mibench run                                     DMMIA against VGG16
   mibench run --target ir152 --protocol standard  more people, to quote
+  mibench run --target ir152 --dataset celeba     CelebA, by the protocol of its papers
   mibench run --set attack.lambda_imr=0           one setting changed
   mibench run --config runs/NAME/config.yaml      the same run again
 """,
@@ -41,7 +42,7 @@ SHOWN = (
 @click.option("--attack", metavar="NAME", help="The attack.  [default: dmmia]")
 @click.option("--target", metavar="NAME", help="The classifier under attack.  [default: vgg16]")
 @click.option("--dataset", metavar="NAME", help="Private and public people.  [default: synthfaces]")
-@click.option("--protocol", metavar="NAME", help="Who is attacked and how it is judged.  [default: demo]")
+@click.option("--protocol", metavar="NAME", help="Who is attacked and how it is judged.  [default: the data set's]")
 @click.option("--prior", metavar="NAME", help="The generative prior.  [default: the protocol's]")
 @click.option("--preset", metavar="NAME", help="The attack's settings to start from.  [default: the protocol's]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random number.  [default: 0]")
@@ -73,8 +74,8 @@ def run(
 ) -> None:
     """Attack a classifier, judge the reconstructions, draw tables and figures.
 
-    Alone it means `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`. The same command means the
-    same folder: a run that was stopped continues, a finished one is shown again.
+    Alone it means `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`; another data set has another
+    protocol. The same command means the same folder: a run that was stopped continues, a finished one is shown again.
     """
     from mibench.config import parse_assignments
     from mibench.plan import SCOPES

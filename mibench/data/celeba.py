@@ -55,6 +55,7 @@ class CelebA(IdentitySplit):
     """
 
     name: ClassVar[str] = "celeba"
+    protocol: ClassVar[str] = "celeba"
 
     root: str = ""  # folder; empty: $MIBENCH_DATA/celeba
     lists: Literal["pinned", "given"] = "pinned"  # given: lists of your own; numbers compare with nobody's

@@ -38,9 +38,13 @@ class Images:
 
 
 class IdentitySplit(ABC):
-    """Private identities (the classes of a target) and public ones (all that an adversary may learn from)."""
+    """Private identities (the classes of a target) and public ones (all that an adversary may learn from).
+
+    ``protocol`` names the evaluation protocol of a run on this data set that asks for none.
+    """
 
     name: ClassVar[str]
+    protocol: ClassVar[str] = "audit"  # any images with identities
     num_classes: int
 
     @property

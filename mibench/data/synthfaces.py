@@ -64,6 +64,7 @@ class SynthFaces(IdentitySplit, GroundTruth):
     """
 
     name: ClassVar[str] = "synthfaces"
+    protocol: ClassVar[str] = "demo"
     identity_dim: ClassVar[int] = len(IDENTITY)
 
     seed: int = 0
