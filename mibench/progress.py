@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 
 class Reporter:
     """Receives messages and progress. Every method may be called at any time; none may raise."""
@@ -17,3 +21,25 @@ class Reporter:
 
     def stop(self) -> None:
         """The stretch has ended."""
+
+    @contextmanager
+    def aside(self, text: str) -> Iterator[Reporter]:
+        """Work inside a stretch, such as decoding images during a training: the stretch goes on afterwards.
+
+        Yields:
+            A reporter whose :meth:`update` is about that work.
+        """
+        yield Reporter()
+
+
+_CURRENT: ContextVar[Reporter | None] = ContextVar("mibench_reporter", default=None)
+
+
+def current_reporter() -> Reporter:
+    """The reporter of the command that runs, for work too deep for anyone to hand it one; silent when there is none."""
+    return _CURRENT.get() or Reporter()
+
+
+def set_current_reporter(reporter: Reporter) -> None:
+    """Make ``reporter`` hear of work that was handed none."""
+    _CURRENT.set(reporter)

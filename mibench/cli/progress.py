@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from mibench.progress import Reporter
+from mibench.progress import Reporter, set_current_reporter
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -17,8 +19,10 @@ PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 
 
 def reporter() -> Reporter:
-    """The reporter that suits stderr."""
-    return TerminalReporter() if sys.stderr.isatty() else PlainReporter()
+    """The reporter that suits stderr; it also hears of work that is handed none."""
+    chosen = TerminalReporter() if sys.stderr.isatty() else PlainReporter()
+    set_current_reporter(chosen)
+    return chosen
 
 
 def duration(seconds: float) -> str:
@@ -61,6 +65,13 @@ class PlainReporter(Reporter):
         left = f", {duration(passed * (1 - share) / moved)} left" if moved > 0 else ""
         detail = f", {text}" if text else ""
         click.echo(f"{self._title}: {share:.0%}{detail}{left}", err=True)
+
+    @contextmanager
+    def aside(self, text: str) -> Iterator[Reporter]:
+        """Lines of its own, as rare as the others."""
+        inner = PlainReporter()
+        inner.start(text)
+        yield inner
 
 
 class TerminalReporter(Reporter):
@@ -111,3 +122,33 @@ class TerminalReporter(Reporter):
         if self._task is not None:
             self._bar.stop()
             self._task = None
+
+    @contextmanager
+    def aside(self, text: str) -> Iterator[Reporter]:
+        """A bar of its own: below the one of the stretch, or alone."""
+        alone = self._task is None
+        if alone:
+            self._bar = self._make_bar()
+            self._bar.start()
+        inner = _InnerBar(self._bar, self._bar.add_task(text, total=None))
+        try:
+            yield inner
+        finally:
+            inner.stop()
+            if alone:
+                self._bar.stop()
+
+
+class _InnerBar(Reporter):
+    """One bar among those of a :class:`TerminalReporter`."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        self._bar.update(self._task, visible=False)

@@ -1,0 +1,196 @@
+"""Data sets that lie on a disk: rows of listed pictures, from which a split follows without opening any."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from mibench.data import decoding
+from mibench.data.decoding import Framing, Picture
+from mibench.data.split import IdentitySplit, Images, Part
+from mibench.errors import MibenchError
+from mibench.home import data_root
+
+if TYPE_CHECKING:
+    from mibench.data.verification import Finding
+
+Role = Literal["train", "test", "public"]
+ROLES: tuple[Role, ...] = ("train", "test", "public")
+Missing = Literal["refuse", "skip"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One listed picture.
+
+    Attributes:
+        name: POSIX path below the root, as listed: what splits hash and digests cover.
+        label: class index; -1 for public pictures.
+        identity: key of the person, unique over private and public, with the data set in front (``celeba-2880``).
+    """
+
+    name: str
+    label: int
+    identity: str
+
+
+class FileSplit(IdentitySplit):
+    """A split whose pictures are files. Subclasses are frozen dataclasses with a ``root`` and say what is listed.
+
+    A subclass defines :meth:`rows` and :attr:`framing`; :meth:`picture`, :meth:`details`, :attr:`public_source` and
+    :meth:`inspect` where the defaults do not fit.
+    """
+
+    root: str  # folder; empty: $MIBENCH_DATA/<name>
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return folder_of(self.name, self.root)
+
+    @abstractmethod
+    def rows(self, role: Role) -> Sequence[Row]:
+        """What is listed for a role, in the order of the list. Called often: cache it."""
+
+    @property
+    @abstractmethod
+    def framing(self) -> Framing:
+        """How the files become square images."""
+
+    def picture(self, row: Row) -> Picture:
+        """The file of a row."""
+        return Picture(self.folder / row.name)
+
+    def details(self) -> dict[str, Any]:
+        """What decides the images besides rows and framing (hashes of lists, formats, options): goes into the digest.
+
+        Nothing of where the files lie: two copies of a data set have one digest.
+        """
+        return {}
+
+    @property
+    def public_source(self) -> IdentitySplit | None:
+        """Another data set that gives the public images; None: they are the rows of role ``public``."""
+        return None
+
+    @classmethod
+    def inspect(cls, folder: Path) -> Iterator[Finding]:
+        """What ``mibench data verify`` can say of a folder before a split is made of it: parts missing or misplaced."""
+        from mibench.data.verification import expect_folder
+
+        del cls
+        yield from expect_folder(folder.parent, folder.name, "the data set's folder")
+
+    def remarks(self) -> Iterator[Finding]:
+        """What ``mibench data verify`` should add about a split that could be made: which lists, which formats."""
+        yield from ()
+
+    @cached_property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """Private identities; 0 for a set that is public only."""
+        return 1 + max((row.label for part in ("train", "test") for row in self.rows(part)), default=-1)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, labels and identities of all rows, framing and details; 16 digits. No pixel is read."""
+        head = {"data set": self.name, "framing": asdict(self.framing), "details": self.details()}
+        source = self.public_source
+        if source is not None:
+            head["public"] = [source.name, source.digest]
+        digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+        for role in ROLES:
+            for row in self.rows(role):
+                digest.update(f"{role}\0{row.name}\0{row.label}\0{row.identity}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
+
+    def private(self, part: Part, size: int, labels: Sequence[int] | None = None) -> Images:
+        """Private images, ordered by class, then as listed."""
+        rows = self._by_class[part]
+        if not rows:
+            raise MibenchError(f"{self.name} has no private {part} images: nobody can be attacked there")
+        if labels is None:
+            return self._load(rows, size, None)
+        wanted = set(labels)
+        if unknown := wanted - {row.label for row in rows}:
+            raise MibenchError(f"{self.name} has no class {min(unknown)} among its {part} images")
+        return self._load(rows, size, [place for place, row in enumerate(rows) if row.label in wanted])
+
+    def public(self, size: int, count: int | None = None) -> Images:
+        """Public images, in the order of their list."""
+        if self.public_source is not None:
+            return self.public_source.public(size, count)
+        rows = self.rows("public")
+        if count is not None and count > len(rows):
+            raise MibenchError(f"{self.name} has {len(rows)} public images, {count} were asked for")
+        return self._load(rows, size, None if count is None else list(range(count)))
+
+    def people(self, side: Literal["private", "public"]) -> frozenset[str]:
+        """Identities of one side, by the lists; no image is opened."""
+        if side == "public" and self.public_source is not None:
+            return self.public_source.people("public")
+        roles: tuple[Role, ...] = ("public",) if side == "public" else ("train", "test")
+        return frozenset(row.identity for role in roles for row in self.rows(role))
+
+    @cached_property
+    def _by_class(self) -> dict[str, list[Row]]:
+        roles: tuple[Role, ...] = ("train", "test")
+        return {role: sorted(self.rows(role), key=lambda row: row.label) for role in roles}  # a stable sort
+
+    def _load(self, rows: Sequence[Row], size: int, wanted: list[int] | None) -> Images:
+        """Images of some rows of a whole list: parts of one list share one cache."""
+        chosen = rows if wanted is None else [rows[place] for place in wanted]
+        pixels = decoding.load([self.picture(row) for row in rows], size, self.framing, wanted)
+        labels = torch.from_numpy(np.array([row.label for row in chosen], dtype=np.int64))
+        return Images(pixels, labels, tuple(row.identity for row in chosen))
+
+
+def folder_of(name: str, root: str) -> Path:
+    """``root``, or the data set's place below ``$MIBENCH_DATA``."""
+    return Path(root).expanduser() if root else data_root(name)
+
+
+def held_out(name: str, share: float, salt: str) -> bool:
+    """Whether a file belongs to the held-out part, by its name alone: a missing file moves no other.
+
+    Args:
+        name: the file's name as listed (:attr:`Row.name`).
+        share: of the files, in [0, 1].
+        salt: names the split, so that two splits of one data set are independent.
+    """
+    digest = hashlib.sha256(f"{salt}\0{name}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2.0**64
+
+
+def check_contiguous(rows: Iterable[Row], where: str) -> None:
+    """Raise unless the labels are 0, 1, ..., C-1 with none left out: a class without images cannot be learnt."""
+    found = {row.label for row in rows}
+    if gaps := sorted(set(range(max(found, default=-1) + 1)) - found):
+        raise MibenchError(
+            f"{where}: labels go up to {max(found)} but {len(gaps)} have no image (first: {gaps[0]}); number the "
+            "classes 0, 1, 2 ... without gaps"
+        )
+
+
+def without_missing(rows: Sequence[Row], exists: Iterable[bool], missing: Missing, where: str) -> list[Row]:
+    """The rows whose files exist.
+
+    Raises:
+        MibenchError: some do not, and ``missing`` is ``refuse``; the line counts them and names the first.
+    """
+    there = list(exists)
+    absent = [row for row, found in zip(rows, there, strict=True) if not found]
+    if absent and missing == "refuse":
+        raise MibenchError(
+            f"{where} lacks {len(absent)} of the {len(rows)} listed images (first: {absent[0].name}); unpack the whole "
+            "archive, or --set dataset.missing=skip to go without them (recorded; the others keep their place)"
+        )
+    return [row for row, found in zip(rows, there, strict=True) if found]
