@@ -1,0 +1,109 @@
+"""From any file to :class:`~mibench.api.WeightsContents`, without running anything from it."""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mibench.api import WeightsContents
+from mibench.errors import MibenchError
+from mibench.store import file_sha256
+
+from .containers import Unpacked, strip, unpack
+from .formats import AGAIN, Format, recognise
+from .inert import Findings, follow
+from .torch_files import SAVE_AGAIN, read_torch, refuse
+from .wording import shown, size
+
+STYLEGAN = b"torch_utils.persistence"  # the module that StyleGAN2-ADA's pickles name
+STYLEGAN_TENSORFLOW = b"dnnlib.tflib"
+LOOKED_AT = 1 << 22  # bytes of a pickle searched for these
+
+
+def read_weights(path: Path, *, sha256: str | None = None) -> WeightsContents:
+    """Read a file of weights: safetensors, ``torch.save`` old or new, or a pickle of StyleGAN2-ADA.
+
+    Args:
+        path: the file.
+        sha256: what it must hash to; checked before anything else is read.
+
+    Raises:
+        MibenchError: not weights, damaged, hostile, or another file than the hash says; one line with the cure.
+    """
+    if path.is_dir():
+        raise MibenchError(f"{path} is a folder; name the file of weights in it")
+    kind = recognise(path)
+    found = file_sha256(path)
+    if sha256 is not None:
+        check_sha256(path, found, sha256)
+    if kind is Format.PICKLE:
+        return _read_pickle(path)
+    unpacked = _read_safetensors(path) if kind is Format.SAFETENSORS else unpack(read_torch(path, kind), str(path))
+    return WeightsContents(
+        file=path.name,
+        sha256=found,
+        container=unpacked.container,
+        tensors=unpacked.tensors,
+        stripped=unpacked.stripped,
+        extras=unpacked.extras,
+    )
+
+
+def check_sha256(path: Path, found: str, wanted: str) -> None:
+    """Refuse another file than the one asked for."""
+    wanted = wanted.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise MibenchError(f"--sha256 takes 64 hexadecimal digits, got {shown(wanted)!r}")
+    if found != wanted:
+        raise MibenchError(f"{path} is another file: its sha256 is {found}, expected {wanted}; {AGAIN}")
+
+
+def _read_safetensors(path: Path) -> Unpacked:
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+    if header + 8 > total:
+        raise MibenchError(
+            f"{path} is cut off or damaged: its header claims {size(header)}, the file has {size(total)}; {AGAIN}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            metadata: dict[str, Any] = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise MibenchError(f"{path} is not a whole safetensors file ({shown(error)}); {AGAIN}") from error
+    if not tensors:
+        raise MibenchError(f"{path} holds no weights; name the file of the network")
+    tensors, stripped = strip(tensors)
+    return Unpacked(container="safetensors", tensors=tensors, stripped=stripped, extras=metadata)
+
+
+def _read_pickle(path: Path) -> WeightsContents:
+    """A pickle that torch did not write: StyleGAN2-ADA's is read, anything else refused by what it asks for."""
+    findings = Findings()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        stylegan = content.find(STYLEGAN, 0, LOOKED_AT) >= 0
+        tensorflow = content.find(STYLEGAN_TENSORFLOW, 0, LOOKED_AT) >= 0
+        if not stylegan:
+            follow(content, findings)
+        head = content[:12]
+    if stylegan:
+        reader = importlib.import_module("mibench.importing.stylegan_pickle")
+        contents: WeightsContents = reader.read_stylegan_pickle(path)
+        return contents
+    if tensorflow:
+        raise MibenchError(
+            f"{path} is a StyleGAN of TensorFlow; take the PyTorch release of it (stylegan2-ada-pytorch)"
+        )
+    if not findings.foreign and findings.failure is not None and head[:1] != b"\x80":
+        raise MibenchError(f"{path} is no file of weights (it begins with {head!r}); name the one torch.save wrote")
+    refuse(path, findings)
+    if findings.failure is not None:
+        raise MibenchError(f"{path} is a cut off or damaged pickle ({shown(findings.failure)}); {AGAIN}")
+    raise MibenchError(f"{path} is a plain pickle without weights of torch; {SAVE_AGAIN}")

@@ -1,0 +1,30 @@
+"""Text from foreign files in our messages: one line, no control characters, no novel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+LONGEST = 100  # characters of one foreign name
+
+
+def shown(text: object) -> str:
+    """A name out of a file as printable ASCII on one line, cut where it is absurdly long."""
+    plain = str(text)[: 4 * LONGEST].encode("unicode_escape").decode("ascii")
+    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
+
+
+def listed(names: Iterable[object], most: int = 3) -> str:
+    """``a, b, c ...``: the first few names."""
+    found: Collection[object] = list(names)
+    return ", ".join(shown(name) for name in list(found)[:most]) + (" ..." if len(found) > most else "")
+
+
+def size(count: float) -> str:
+    """``12 bytes``, ``3.4 kB``, ``1.2 GB``."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.3g} TB"
