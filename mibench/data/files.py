@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,11 +83,16 @@ class FileSplit(IdentitySplit):
         return None
 
     @classmethod
-    def inspect(cls, folder: Path) -> Iterator[Finding]:
-        """What ``mibench data verify`` can say of a folder before a split is made of it: parts missing or misplaced."""
+    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+        """What can be said of a folder before a split is made of it: parts that are there, missing or misplaced.
+
+        Args:
+            folder: where the data set should lie.
+            settings: the settings that were given, unchecked; what is wanted may depend on them.
+        """
         from mibench.data.verification import expect_folder
 
-        del cls
+        del cls, settings
         yield from expect_folder(folder.parent, folder.name, "the data set's folder")
 
     def remarks(self) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ people compared, and with ``full`` every picture is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,6 +101,18 @@ def _absent(root: Path, name: str, holds: str, is_one: Any) -> Finding:
     return Finding("wrong", what, f"put it at {root / name}")
 
 
+def require(name: str, folder: Path, findings: Iterable[Finding]) -> None:
+    """Raise when something is wrong: one line for all of it. For the making of a split, before any work."""
+    wrong = [finding for finding in findings if finding.level == "wrong"]
+    if wrong:
+        cures = dict.fromkeys(finding.cure for finding in wrong if finding.cure)
+        raise MibenchError(
+            f"{name} is not complete at {folder}: {'; '.join(finding.what for finding in wrong)}. Cure: "
+            f"{'; '.join(cures)}; or name another folder with --set dataset.root=FOLDER or MIBENCH_DATA "
+            f"(mibench data verify {name} says more)"
+        )
+
+
 def verify(
     kind: type[IdentitySplit], settings: Mapping[str, Any], *, full: bool = False, reporter: Reporter | None = None
 ) -> list[Finding]:
@@ -117,7 +129,7 @@ def verify(
 
     findings: list[Finding] = []
     if issubclass(kind, FileSplit):
-        findings += kind.inspect(folder_of(kind.name, str(settings.get("root", ""))))
+        findings += kind.inspect(folder_of(kind.name, str(settings.get("root", ""))), settings)
         if any(finding.level == "wrong" for finding in findings):
             return findings
     try:
