@@ -15,7 +15,7 @@ import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 BROKEN = (
     pickle.UnpicklingError,
@@ -51,6 +51,7 @@ ITEM_BYTES = {
 STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 SYSTEM = sys.stdlib_module_names | {"__builtin__", "exceptions", "commands"}  # Python 2 had those
 NUMBER_DTYPE = re.compile(r"[fiub]\d{1,2}$")
+DEEPEST = 50  # tuples in tuples: hashing one that is nested a hundred thousand times overflows the interpreter's stack
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,12 @@ class _Whole:
 class InertUnpickler(pickle._Unpickler):
     """Reads one pickle off a file; :attr:`findings` fills meanwhile."""
 
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # opcode -> method
+
     def __init__(self, file: Any, findings: Findings) -> None:
         super().__init__(_Whole(file), encoding="latin1")  # never fails on text that Python 2 wrote
         self.findings = findings
+        self._depths: dict[int, tuple[int, object]] = {}  # id of a tuple -> its depth; kept alive, so ids stay unique
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for ``module.name``; nothing is imported."""
@@ -224,6 +228,37 @@ class _StorageType:
     item_bytes: int
 
 
+def _shallow(load: Callable[[Any], None]) -> Callable[[InertUnpickler], None]:
+    def checked(reader: InertUnpickler) -> None:
+        load(reader)
+        made = reader.stack[-1]
+        depth = 1 + max((reader._depths[id(item)][0] for item in made if id(item) in reader._depths), default=0)
+        if depth > DEEPEST:
+            raise pickle.UnpicklingError("it nests tuples without end")
+        reader._depths[id(made)] = depth, made
+
+    return checked
+
+
+def _build(reader: InertUnpickler) -> None:
+    """A state is for instances that expect one: given to a function or a class it would change our own code."""
+    held = reader.stack[-2]
+    if not isinstance(held, dict) and not hasattr(type(held), "__setstate__"):
+        raise pickle.UnpicklingError(f"it sets the state of a {type(held).__name__}")
+    pickle._Unpickler.load_build(reader)
+
+
+def _no_buffer(reader: InertUnpickler) -> NoReturn:
+    """A bytearray is allocated, and filled with zeros, before anything says that the file is shorter."""
+    raise pickle.UnpicklingError("it holds a bytearray")
+
+
+for _opcode in (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE):
+    InertUnpickler.dispatch[_opcode[0]] = _shallow(pickle._Unpickler.dispatch[_opcode[0]])
+InertUnpickler.dispatch[pickle.BUILD[0]] = _build
+InertUnpickler.dispatch[pickle.BYTEARRAY8[0]] = _no_buffer
+
+
 def _first(data: Any, *rest: Any) -> Any:
     return data
 
@@ -239,6 +274,8 @@ def _nothing(*arguments: Any) -> None:
 
 
 def _shape(items: Any = ()) -> tuple[Any, ...]:
+    if not all(type(item) is int for item in items):
+        raise pickle.UnpicklingError("a shape that is not of whole numbers")
     return tuple(items)
 
 
