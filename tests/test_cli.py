@@ -29,6 +29,8 @@ FLAGS = {
     },
     "compare": {"RUNS", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
     "doctor": {"--full", "--json"},
+    "fetch": {"NAMES", "--list", "--to", "--sha256", "--offline", "--json"},
+    "data fixture": {"NAME", "--output", "--people", "--images", "--size", "--seed", "--json"},
     "data preview": {"DATASET", "--people", "--images", "--size", "--set", "--output"},
 }  # fmt: skip
 TOY = ["--attack", "toyattack", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy", "--device", "cpu"]

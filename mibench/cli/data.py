@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from .data_fixture import fixture
 from .examples import CommandWithExamples
 from .options import output_option, set_option
 
@@ -13,6 +14,9 @@ from .options import output_option, set_option
 @click.group()
 def data() -> None:
     """Look at data sets."""
+
+
+data.add_command(fixture)
 
 
 @data.command(
