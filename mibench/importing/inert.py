@@ -52,6 +52,7 @@ STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 SYSTEM = sys.stdlib_module_names | {"__builtin__", "exceptions", "commands"}  # Python 2 had those
 NUMBER_DTYPE = re.compile(r"[fiub]\d{1,2}$")
 DEEPEST = 50  # tuples in tuples: hashing one that is nested a hundred thousand times overflows the interpreter's stack
+MOST_STEPS = 5_000_000  # instructions of a pickle; large networks take a hundred thousand, every one may cost 200 bytes
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ class InertUnpickler(pickle._Unpickler):
     def __init__(self, file: Any, findings: Findings) -> None:
         super().__init__(_Whole(file), encoding="latin1")  # never fails on text that Python 2 wrote
         self.findings = findings
+        self.dispatch = _Metered(self.dispatch)  # type: ignore[misc]
         self._depths: dict[int, tuple[int, object]] = {}  # id of a tuple -> its depth; kept alive, so ids stay unique
 
     def find_class(self, module: str, name: str) -> Any:
@@ -228,8 +230,20 @@ class _StorageType:
     item_bytes: int
 
 
-def _shallow(load: Callable[[Any], None]) -> Callable[[InertUnpickler], None]:
-    def checked(reader: InertUnpickler) -> None:
+class _Metered(dict[int, Callable[[Any], None]]):
+    """Opcode -> method, for a limited number of look-ups."""
+
+    left = MOST_STEPS
+
+    def __getitem__(self, opcode: int) -> Callable[[Any], None]:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError(f"it has more than {MOST_STEPS:,} instructions")
+        return super().__getitem__(opcode)
+
+
+def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def checked(reader: Any) -> None:
         load(reader)
         made = reader.stack[-1]
         depth = 1 + max((reader._depths[id(item)][0] for item in made if id(item) in reader._depths), default=0)
@@ -240,15 +254,15 @@ def _shallow(load: Callable[[Any], None]) -> Callable[[InertUnpickler], None]:
     return checked
 
 
-def _build(reader: InertUnpickler) -> None:
+def _build(reader: Any) -> None:
     """A state is for instances that expect one: given to a function or a class it would change our own code."""
     held = reader.stack[-2]
     if not isinstance(held, dict) and not hasattr(type(held), "__setstate__"):
         raise pickle.UnpicklingError(f"it sets the state of a {type(held).__name__}")
-    pickle._Unpickler.load_build(reader)
+    pickle._Unpickler.dispatch[pickle.BUILD[0]](reader)
 
 
-def _no_buffer(reader: InertUnpickler) -> NoReturn:
+def _no_buffer(reader: Any) -> NoReturn:
     """A bytearray is allocated, and filled with zeros, before anything says that the file is shorter."""
     raise pickle.UnpicklingError("it holds a bytearray")
 
