@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import MibenchError, Recipe, Trained, Workshop
+from mibench.api import ImageSpec, MibenchError, Recipe, Trained, Workshop
 from mibench.rng import Streams, derive
 
-from .augment import check_augmentation, training_batch
+from .augment import AUGMENTATIONS, check_augmentation, training_batch
 from .ir import Backbone
 from .optimisation import build_optimiser, learning_rate_at, optimiser_state, restore_optimiser
 
@@ -30,7 +30,7 @@ SELECTIONS = ("last", "best_on_test")
 STORAGES = {"float32": torch.float32, "float16": torch.float16}
 
 Weights = dict[str, Tensor]
-Loss = Callable[[Any, Tensor], Mapping[str, Tensor]]
+Loss = Callable[[Any, Tensor, int], Mapping[str, Tensor]]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -44,15 +44,16 @@ class SupervisedRecipe(Recipe):
     """
 
     cost_only: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})  # settings that change no result
+    augmentations: ClassVar[tuple[str, ...]] = AUGMENTATIONS
 
     architecture: str
     width: float = 1.0
     size: int = 64
     dropout: float | None = None  # None: the architecture's own, 0.5 (IR networks)
     epochs: int = 50
-    optimiser: str = "sgd"  # sgd | adamw
+    optimiser: str = "sgd"  # sgd | adamw | adam
     learning_rate: float = 0.01
-    momentum: float = 0.9  # adamw: its first beta
+    momentum: float = 0.9  # adamw, adam: the first beta
     weight_decay: float = 1e-4
     schedule: str = "none"  # none | cosine
     warmup_epochs: float = 0.5  # cosine only; ours: large rates need it
@@ -66,8 +67,8 @@ class SupervisedRecipe(Recipe):
 
     def check(self) -> None:
         """Raise where a setting makes no sense."""
-        check_augmentation(self.augment)
-        learning_rate_at(0, 1, peak=0.0, schedule=self.schedule, warmup=0)
+        check_augmentation(self.augment, self.augmentations)
+        self.rate(0, 1)
         for name, value, known in (("select", self.select, SELECTIONS), ("storage", self.storage, STORAGES)):
             if value not in known:
                 raise MibenchError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
@@ -76,6 +77,29 @@ class SupervisedRecipe(Recipe):
                 raise MibenchError(f"{name} must be {least} or more, got {getattr(self, name)}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise MibenchError(f"learning_rate must be a positive number, got {self.learning_rate}")
+
+    @property
+    def image(self) -> ImageSpec:
+        """The images that the network takes: their size, and how they are normalised before it."""
+        return ImageSpec(size=self.size)
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that build the architecture, besides the number of its outputs."""
+        return {"width": self.width, "size": self.size}
+
+    def rate(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of a step, counted from 0 over the whole training."""
+        return learning_rate_at(
+            step,
+            steps_per_epoch * self.epochs,
+            peak=self.learning_rate,
+            schedule=self.schedule,
+            warmup=round(self.warmup_epochs * steps_per_epoch),
+        )
+
+    def batch(self, store: Tensor, indices: Tensor, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Augmented images ``(B, 3, S, S)`` in [0, 1] on the device, of a store ``(N, S, S, 3)``."""
+        return training_batch(store, indices, generator, flip=self.flip, augmentation=self.augment, device=device)
 
     @abstractmethod
     def run(self, data: Any, workshop: Workshop) -> Trained:
@@ -106,11 +130,12 @@ def fit(
 
     Args:
         network: moved to the device here.
-        store: uint8 ``(N, S, S, 3)`` on the device.
+        store: uint8 ``(N, S, S, 3)``, on the device or (too large for it) where it was.
         goals: ``(N, ...)`` on the device.
         streams: randomness of this training.
         data_digest: what a checkpoint must have been trained on to be continued.
-        loss: network output and goals of a batch to named scalars, ``loss`` (to minimise, a mean) among them.
+        loss: network output, goals of a batch and the epoch (from 0) to named scalars, ``loss`` (to minimise, a mean)
+            among them.
         evaluate: the network to named numbers; the first one decides ``select="best_on_test"`` (higher is better).
     """
     return _Training(network, store, goals, recipe, workshop, streams, data_digest).to_the_end(loss, evaluate)
@@ -145,7 +170,7 @@ class _Training:
         )
         self.fingerprint = self._fingerprint(data_digest)
         self.step = 0
-        self.totals = torch.empty(0, device=store.device)  # sums over the steps of the running epoch
+        self.totals = torch.empty(0, device=workshop.device)  # sums over the steps of the running epoch
         self.best: dict[str, Any] = {}
 
     def to_the_end(self, loss: Loss, evaluate: Evaluate) -> Fitted:
@@ -168,7 +193,7 @@ class _Training:
         while self.step < first + self.steps_per_epoch:
             within = self.step - first
             indices = order[within * self.batch_size : (within + 1) * self.batch_size]
-            values = self._take_step(indices, loss)
+            values = self._take_step(indices, epoch, loss)
             names = tuple(values)
             batch = torch.stack([value.detach().float() for value in values.values()])
             self.totals = self.totals + batch if within else batch
@@ -182,27 +207,16 @@ class _Training:
                 saved = time.monotonic()
         self._finish_epoch(epoch, names, evaluate)
 
-    def _take_step(self, indices: Tensor, loss: Loss) -> Mapping[str, Tensor]:
-        recipe = self.recipe
+    def _take_step(self, indices: Tensor, epoch: int, loss: Loss) -> Mapping[str, Tensor]:
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate_at(
-                self.step,
-                self.total,
-                peak=recipe.learning_rate,
-                schedule=recipe.schedule,
-                warmup=round(recipe.warmup_epochs * self.steps_per_epoch),
-            )
-        images = training_batch(
-            self.store,
-            indices,
-            self.streams.generator("augment", self.step),
-            flip=recipe.flip,
-            augmentation=recipe.augment,
-        ).contiguous(memory_format=self.layout)
+            group["lr"] = self.recipe.rate(self.step, self.steps_per_epoch)
+        generator = self.streams.generator("augment", self.step)
+        images = self.recipe.batch(self.store, indices, generator, self.workshop.device)
+        images = images.contiguous(memory_format=self.layout)
         torch.manual_seed(derive(self.streams.seed, *self.streams.names, "dropout", self.step))
         with autocast(self.workshop):
             output = self.network(images)
-        values = loss(output, self.goals[indices.to(self.goals.device)])
+        values = loss(output, self.goals[indices.to(self.goals.device)], epoch)
         values["loss"].backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -259,7 +273,7 @@ class _Training:
         self.network.load_state_dict(state["network"])
         restore_optimiser(self.optimiser, state["optimiser"])
         self.step = int(state["step"])
-        self.totals = state["totals"].to(self.store.device)
+        self.totals = state["totals"].to(self.workshop.device)
         self.best = state.get("best", {})
 
     def _fingerprint(self, data_digest: str) -> str:

@@ -12,27 +12,30 @@ from mibench.api import Workshop
 from .augment import plain_batch
 from .loop import autocast
 
-BATCH = 256
+BATCH = 256  # images of up to LARGE pixels; fewer of larger ones, in proportion to their area
+LARGE = 128
 LEAST_VARIANCE = 1e-6
 
 
 def outputs(network: nn.Module, store: Tensor, workshop: Workshop | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Logits (or predictions) of all images, batch by batch, as float32, in eval mode; float32 without a workshop."""
     network.eval()
+    device = next(network.parameters()).device
+    batch = max(1, BATCH * LARGE**2 // max(LARGE, store.shape[1]) ** 2)
     with torch.inference_mode():
-        for start in range(0, len(store), BATCH):
-            part = slice(start, min(start + BATCH, len(store)))
+        for start in range(0, len(store), batch):
+            part = slice(start, min(start + batch, len(store)))
             if workshop is None:
-                output = network(plain_batch(store, part))
+                output = network(plain_batch(store, part, device))
             else:
                 with autocast(workshop):
-                    output = network(plain_batch(store, part))
+                    output = network(plain_batch(store, part, device))
             yield part, (output if isinstance(output, Tensor) else output[-1]).float()
 
 
 def accuracy(network: nn.Module, store: Tensor, labels: Tensor, workshop: Workshop | None = None) -> float:
     """Share of images ``(N, S, S, 3)`` whose largest logit is their label. All images, none dropped."""
-    correct = torch.zeros((), dtype=torch.int64, device=store.device)
+    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for part, logits in outputs(network, store, workshop):
         correct += (logits.argmax(dim=1) == labels[part]).sum()
     return int(correct) / len(store)

@@ -10,21 +10,20 @@ from torch import Tensor, nn
 
 from mibench.api import MibenchError
 
-OPTIMISERS = ("sgd", "adamw")
+OPTIMISERS = ("sgd", "adamw", "adam")
 SCHEDULES = ("none", "cosine")
 
 
 def build_optimiser(
     network: nn.Module, name: str, *, learning_rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """``sgd`` or ``adamw`` over the network's trainable parameters, as one fused kernel per step."""
+    """``sgd``, ``adamw`` or ``adam`` over the network's trainable parameters, as one fused kernel per step."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True)
-    if name == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=learning_rate, betas=(momentum, 0.999), weight_decay=weight_decay, fused=True
-        )
+    if name in ("adamw", "adam"):
+        kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+        return kind(parameters, lr=learning_rate, betas=(momentum, 0.999), weight_decay=weight_decay, fused=True)
     raise MibenchError(f"unknown optimiser {name!r}; choose one of {', '.join(OPTIMISERS)}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, Trained, Workshop
+from mibench.api import MibenchError, Trained, Workshop
 from mibench.data.split import GroundTruth, IdentitySplit
 from mibench.rng import Streams
 
@@ -72,7 +72,7 @@ class TrainRegressor(SupervisedRecipe):
         network, arguments = build(self, streams, identity_dim=data.identity_dim)
         weight = coordinate_weights(train_vectors)
 
-        def loss(output: Tensor, goals: Tensor) -> Mapping[str, Tensor]:
+        def loss(output: Tensor, goals: Tensor, epoch: int) -> Mapping[str, Tensor]:
             return {"loss": ((output.float() - goals).square() * weight).mean(dim=0).sum()}
 
         def evaluate(net: torch.nn.Module) -> Mapping[str, float]:
@@ -96,7 +96,7 @@ class TrainRegressor(SupervisedRecipe):
         return Trained(
             architecture=self.architecture,
             arguments=arguments,
-            image=ImageSpec(size=self.size),
+            image=self.image,
             weights=weights,
             measured={
                 **regression_report(predicted, vectors[held], names, data.foreign_identity_vectors(FOREIGN)),

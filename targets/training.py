@@ -39,12 +39,7 @@ class TrainClassifier(SupervisedRecipe):
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
         streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
         network, arguments = build(self, streams, num_classes=data.num_classes)
-
-        def loss(output: Any, labels: Tensor) -> Mapping[str, Tensor]:
-            logits = output.logits.float()
-            entropy = nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-            return {"loss": entropy, "accuracy": (logits.argmax(dim=1) == labels).float().mean()}
-
+        normalise_inside(network, self.image)
         fitted = fit(
             network,
             train_store,
@@ -53,14 +48,14 @@ class TrainClassifier(SupervisedRecipe):
             workshop=workshop,
             streams=streams,
             data_digest=data.digest,
-            loss=loss,
+            loss=self.loss,
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, workshop)},
         )
         weights = stored_weights(network, self.storage)
         return Trained(
             architecture=self.architecture,
             arguments=arguments,
-            image=ImageSpec(size=self.size),
+            image=self.image,
             weights=weights,
             classes=data.num_classes,
             measured={
@@ -73,6 +68,12 @@ class TrainClassifier(SupervisedRecipe):
                 "storage": self.storage,
             },
         )
+
+    def loss(self, output: Any, labels: Tensor, epoch: int) -> Mapping[str, Tensor]:
+        """Mean cross entropy of a batch, and the accuracy on it."""
+        logits = output.logits.float()
+        entropy = nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return {"loss": entropy, "accuracy": (logits.argmax(dim=1) == labels).float().mean()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple
         raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}; {hint}")
     module, _, attribute = known[recipe.architecture].partition(":")
     architecture = getattr(importlib.import_module(module), attribute)
-    arguments = {**arguments, "width": recipe.width, "size": recipe.size}
+    arguments = {**arguments, **recipe.arguments()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(streams.seed, *streams.names, "initial weights"))
         network: nn.Module = architecture(**arguments)
@@ -119,6 +120,22 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple
         for layer in layers:
             layer.p = recipe.dropout
     return network, arguments
+
+
+def normalise_inside(network: nn.Module, image: ImageSpec) -> None:
+    """Have a network take images in [0, 1] and normalise them itself, as the referee's wrappers do for a trained one.
+
+    A hook, so that the state keeps its keys: what is trained and what is attacked see the same numbers.
+    """
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (image.mean, image.std))
+    if bool((mean == 0).all() & (std == 1).all()):
+        return
+
+    def normalised(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        images, *rest = arguments
+        return ((images - mean.to(images)) / std.to(images), *rest)
+
+    network.register_forward_pre_hook(normalised)
 
 
 def _check_images(images: Images, size: int, num_classes: int) -> None:

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_another_training_is_refused():
         ({"architecture": "vgg16", "size": 32, "dropout": 0.1}, "vgg16 has no dropout"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"schedule": "step"}, "unknown schedule 'step'; choose one of none, cosine"),
-        ({"optimiser": "adam"}, "unknown optimiser 'adam'; choose one of sgd, adamw"),
+        ({"optimiser": "lion"}, "unknown optimiser 'lion'; choose one of sgd, adamw, adam"),
         ({"augment": "heavy"}, "unknown augmentation 'heavy'"),
         ({"select": "best"}, "unknown select 'best'; choose one of last, best_on_test"),
         ({"storage": "int8"}, "unknown storage 'int8'; choose one of float32, float16"),
