@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from mibench.errors import MibenchError as MibenchError  # part of the contract; defined where torch is not needed
+from mibench.errors import Misfit as Misfit
+from mibench.errors import MisfitError as MisfitError
 from mibench.rng import Streams
 
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Access, Card, Prior, Victim
-from mibench.cards import CardFile
-from mibench.errors import MibenchError
+from mibench.api import Access, AccessError, Card, Prior, Victim
+from mibench.cards import CardFile, write_card
+from mibench.errors import MibenchError, Misfit, MisfitError
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
+from mibench.store import METADATA_KEY, atomic_write
 
 
 def load_weights(file: CardFile) -> dict[str, Tensor]:
@@ -49,33 +50,53 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: st
     """Load every tensor into its place or none at all.
 
     Raises:
-        MibenchError: missing, unexpected or misshapen tensors, with the likely cause.
+        MisfitError: missing, unexpected or misshapen tensors, with the likely cause.
     """
-    wanted = network.state_dict()
-    missing = sorted(set(wanted) - set(weights))
-    unexpected = sorted(set(weights) - set(wanted))
-    misshapen = sorted(k for k in set(wanted) & set(weights) if wanted[k].shape != weights[k].shape)
-    if not (missing or unexpected or misshapen):
+    misfit = Misfit.between(
+        {key: tensor.shape for key, tensor in network.state_dict().items()},
+        {key: tensor.shape for key, tensor in weights.items()},
+    )
+    if not misfit:
         network.load_state_dict(dict(weights), strict=True)
         return
-    parts = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected))
-        if keys
-    ]
-    if misshapen:
-        key = misshapen[0]
-        parts.append(
-            f"{len(misshapen)} of another shape ({key}: expected {tuple(wanted[key].shape)}, "
-            f"got {tuple(weights[key].shape)})"
-        )
-    if unexpected and all(key.startswith("module.") for key in unexpected):
+    if misfit.unexpected and all(key.startswith("module.") for key in misfit.unexpected):
         cause = "the weights were saved from DataParallel: strip the prefix 'module.'"
-    elif misshapen and not missing and not unexpected:
+    elif not misfit.missing and not misfit.unexpected:
         cause = "the card's arguments or classes (width, num_classes) are not those of the training"
     else:
         cause = "the card names another architecture than the one that was trained"
-    raise MibenchError(f"weights of {name!r} do not fit {architecture}: {'; '.join(parts)}. Likely cause: {cause}")
+    raise MisfitError(
+        f"weights of {name!r} do not fit {architecture}: {misfit.summary()}. Likely cause: {cause}", misfit
+    )
+
+
+def packed(name: str, weights: Mapping[str, Tensor]) -> bytes:
+    """The safetensors file of a network's weights: contiguous tensors of their own, the card's name as metadata."""
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for key, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        shared = own.data_ptr() in places or own.untyped_storage().nbytes() > own.numel() * own.element_size()
+        apart[key] = own.clone() if shared else own  # safetensors refuses tensors that share memory
+        places.add(apart[key].data_ptr())
+    return save(apart, metadata={METADATA_KEY: name})
+
+
+def shelve(card: Card, content: bytes, folder: Path) -> Path:
+    """Write ``weights/<file>``, then the card that vouches for it; returns the card's path.
+
+    Raises:
+        MibenchError: a folder that cannot be written; weights without their card are taken away again.
+    """
+    place = folder / "weights" / card.weights.file
+    fresh = not place.exists()
+    atomic_write(place, content)
+    try:
+        return write_card(card, folder / "cards")
+    except MibenchError:
+        if fresh:
+            place.unlink(missing_ok=True)
+        raise
 
 
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:
@@ -93,11 +114,26 @@ def build_network(file: CardFile) -> tuple[nn.Module, Card]:
     return network.eval().requires_grad_(False), card
 
 
+def most_access(card: Card) -> Access:
+    """The most that a target can give: what its card says, and no more than its kind of network can."""
+    kind = getattr(registry.load(card.kind, card.architecture), "access", "gradients")
+    return min(Access[card.access.upper()], Access[kind.upper()])
+
+
 def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim:
-    """The target of a run behind an access level."""
+    """The target of a run behind an access level.
+
+    Raises:
+        AccessError: its network cannot give as much (an ONNX file has no gradients).
+    """
     network, card = build_network(file)
     if card.classes is None:
         raise MibenchError(f"{file.path}: a target needs the field 'classes'")
+    if access > most_access(card):
+        raise AccessError(
+            f"target {card.name!r} can give no more than {most_access(card).name.lower()}, "
+            f"{access.name.lower()} was asked for"
+        )
     return Victim(network.to(device), image=card.image, num_classes=card.classes, access=access, name=card.name)
 
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from mibench import config, registry
 from mibench.allocator import keep_freed_memory
 from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsFile, Workshop
-from mibench.assets import build_victim
-from mibench.cards import CARD_KINDS, CardFile, stem_of, target_tag, write_card
+from mibench.assets import build_victim, packed, shelve
+from mibench.cards import CARD_KINDS, CardFile, stem_of, target_tag
 from mibench.cards import find as find_card
 from mibench.config import Layer
 from mibench.data.split import IdentitySplit
@@ -30,7 +29,7 @@ from mibench.errors import MibenchError
 from mibench.home import home
 from mibench.progress import Reporter
 from mibench.spec import PRECISIONS, hash_of, plain
-from mibench.store import METADATA_KEY, RunDir, atomic_write
+from mibench.store import RunDir, atomic_write
 
 TRAIN_SCOPES = ("train", "dataset")
 
@@ -112,6 +111,8 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
     if kind not in CARD_KINDS:
         raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
     registry.entry(kind, architecture)  # an unknown architecture is refused here, with a suggestion
+    if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
+        raise MibenchError(f"{architecture!r} is a model that somebody brings: mibench audit takes it in, nothing trains it")
     known = registry.names("recipe")
     for name in (f"{kind}:{architecture}", kind):
         if name in known:
@@ -240,8 +241,7 @@ def store_trained(
     """Write ``weights/<stem>.safetensors``, then the card that vouches for it."""
     folder = training.output or home()
     stem = stem_of(training.name)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.weights.items()}
-    content = save(weights, metadata={METADATA_KEY: training.name})
+    content = packed(training.name, trained.weights)
     card = Card(
         name=training.name,
         kind=training.kind,
@@ -263,5 +263,4 @@ def store_trained(
         measured=trained.measured or None,
         notes=trained.notes,
     )
-    atomic_write(folder / "weights" / card.weights.file, content)
-    return write_card(card, folder / "cards"), card
+    return shelve(card, content, folder), card

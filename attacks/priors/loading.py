@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mibench.api import MibenchError
+from mibench.api import MibenchError, Misfit, MisfitError
 
 
 def check_arguments(arguments: Mapping[str, Any], known: Iterable[str], name: str) -> None:
@@ -24,18 +24,20 @@ def load_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], na
     Weights of any floating type are accepted; the networks keep theirs.
 
     Raises:
-        MibenchError: names the first key or shape that does not fit.
+        MisfitError: names the first key or shape that does not fit, and has them all.
     """
     wanted = {
         f"{part}.{key}": tensor for part, network in parts.items() for key, tensor in network.state_dict().items()
     }
     cure = "the arguments on the card and the weights file do not belong together"
-    for key in sorted(set(wanted) ^ set(weights)):
+    misfit = Misfit.between(
+        {key: tensor.shape for key, tensor in wanted.items()}, {key: tensor.shape for key, tensor in weights.items()}
+    )
+    if misfit.missing or misfit.unexpected:
+        key = min([*misfit.missing, *misfit.unexpected])
         state = "missing" if key in wanted else "unexpected"
-        raise MibenchError(f"prior {name!r}: weight {key} is {state}; {cure}")
-    for key, tensor in weights.items():
-        if tensor.shape != wanted[key].shape:
-            shapes = f"expected {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}"
-            raise MibenchError(f"prior {name!r}: weight {key}: {shapes}; {cure}")
+        raise MisfitError(f"prior {name!r}: weight {key} is {state}; {cure}", misfit)
+    for key, (expected, got) in misfit.misshapen.items():
+        raise MisfitError(f"prior {name!r}: weight {key}: expected {expected}, got {got}; {cure}", misfit)
     for part, network in parts.items():
         network.load_state_dict({key: weights[f"{part}.{key}"] for key in network.state_dict()})
