@@ -174,6 +174,11 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             raise MibenchError(f"{wanted!r} is a {other}, it can never be chosen as the {kind} (known: {options})")
         raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
     have = [c.name for c in cards.values() if c.kind == kind]
+    if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
+        raise MibenchError(
+            f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
+            f"{registry.suggest(name, have)}"
+        )
     of_target = kind == "prior" and getattr(registry.load("prior", architecture), "per_target", False)
     against = f" --target {tag or name.partition('+')[2] or 'NAME'}" if of_target else ""
     raise MibenchError(

@@ -25,6 +25,7 @@ class Request:
     """What a person asks for. None means: not said, so the configuration file or the default decides.
 
     Attributes:
+        judge: another set of weights than the protocol's judge on this data set (one trained on somebody's own data).
         settings: scope (attack, dataset, prior, protocol) -> values, as ``--set`` gives them.
         config: a file with the same fields, weaker than what is said here.
     """
@@ -34,6 +35,7 @@ class Request:
     dataset: str | None = None
     protocol: str | None = None
     prior: str | None = None
+    judge: str | None = None
     preset: str | None = None
     seed: int | None = None
     precision: str | None = None
@@ -47,6 +49,7 @@ DEFAULTS = {
     "dataset": "synthfaces",
     "protocol": None,  # the data set's own
     "prior": None,
+    "judge": None,  # the protocol's
     "preset": None,
     "seed": 0,
     "precision": "float32",
@@ -173,7 +176,8 @@ def make_plan(request: Request) -> Plan:
     except MibenchError as error:
         problems.append(error)
     prior = _prior_name(chosen, attack, protocol)
-    wanted = {"target": chosen["target"], "judge": protocol.judge, "prior": prior, "regressor": protocol.regressor}
+    judge = chosen["judge"] or protocol.judge
+    wanted = {"target": chosen["target"], "judge": judge, "prior": prior, "regressor": protocol.regressor}
     for kind, name in wanted.items():
         if name is None or (kind == "regressor" and not _knows_truth(dataset)):
             continue
@@ -191,6 +195,7 @@ def make_plan(request: Request) -> Plan:
     if everybody:
         all_of_them = Setting(protocol.identities, f"all of {dataset.name} that {protocol.title} allows")
         protocol_origins["identities"] = all_of_them
+    _check_card_access(attack, loaded["target"])
     _check_identities(protocol, loaded["target"].classes, dataset)
     attack, attack_origins = within_budget(attack, attack_origins, protocol, said)
     if "prior" in loaded:
@@ -300,8 +305,27 @@ def _check_access(attack: Attack, protocol: EvalProtocol) -> None:
     if attack.access > granted:
         raise AccessError(
             f"attack {attack.name!r} needs {attack.access.name.lower()}, protocol {protocol.name!r} grants "
-            f"{protocol.access}; choose an attack that needs less or --set protocol.access={attack.access.name.lower()}"
+            f"{protocol.access}; choose {_attacks_within(granted)} or --set "
+            f"protocol.access={attack.access.name.lower()}"
         )
+
+
+def _check_card_access(attack: Attack, target: Any) -> None:
+    from mibench.api import AccessError
+    from mibench.assets import most_access
+
+    granted = most_access(target)
+    if attack.access > granted:
+        raise AccessError(
+            f"attack {attack.name!r} needs {attack.access.name.lower()}, target {target.name!r} can give no more than "
+            f"{granted.name.lower()}; choose {_attacks_within(granted)}"
+        )
+
+
+def _attacks_within(granted: Access) -> str:
+    """``an attack that needs less (floor)``."""
+    names = [name for name in registry.names("attack") if registry.load("attack", name).access <= granted]
+    return f"an attack that needs less ({', '.join(names) or 'none is installed'})"
 
 
 def _check_data(kind: str, card: Any, dataset: IdentitySplit) -> None:

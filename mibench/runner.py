@@ -138,7 +138,7 @@ def floor_plan(request: Request, plan: Plan) -> Plan:
         return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, prior=prior, settings=settings))
     from_file = plan.settings_said()
     from_file |= shared(from_file.pop("attack")) or {}
-    names = {key: plan.chosen[key] for key in ("target", "dataset", "protocol", "seed", "precision")}
+    names = {key: plan.chosen[key] for key in ("target", "dataset", "protocol", "judge", "seed", "precision")}
     return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
 
 

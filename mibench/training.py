@@ -112,7 +112,7 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
         raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
     registry.entry(kind, architecture)  # an unknown architecture is refused here, with a suggestion
     if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
-        raise MibenchError(f"{architecture!r} is a model that somebody brings: mibench audit takes it in, nothing trains it")
+        raise MibenchError(f"{architecture!r} is a model that somebody brings: mibench audit takes it in")
     known = registry.names("recipe")
     for name in (f"{kind}:{architecture}", kind):
         if name in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # `import toyworld`; there is no tests/__init__.py on purpose
 
 import torch
+from toyworld import build
 from toyworld.build import entry_points, write_world
 
 from mibench import registry
@@ -48,3 +50,11 @@ def toy(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     registry.catalogue.cache_clear()
     yield home
     registry.catalogue.cache_clear()
+
+
+@pytest.fixture
+def own_models(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy world, in which models in code, ONNX and TorchScript can be targets as well. Yields the home."""
+    monkeypatch.setattr(build, "POINTS", (*build.POINTS, EntryPoint("own", "toyworld:OWN", registry.GROUP)))
+    registry.catalogue.cache_clear()
+    return toy

@@ -16,7 +16,12 @@ from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 
 ATTACKS, RECIPES = registry.names("attack"), registry.names("recipe")
-CLASSIFIERS = [(kind, name) for kind in ("target", "judge") for name in registry.names(kind)]
+CLASSIFIERS = [
+    (kind, name)
+    for kind in ("target", "judge")
+    for name in registry.names(kind)
+    if not getattr(registry.load(kind, name), "brought", False)  # somebody's own model has the classes that it has
+]
 EVERYTHING = [
     (kind, name)
     for kind in ("attack", "prior", "target", "judge", "regressor", "recipe", "dataset", "metric", "report")

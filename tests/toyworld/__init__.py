@@ -24,3 +24,17 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "report": {"toyreport": "toyworld.reports:write_report"},
     "protocol": {"toy": "toyworld.protocols"},
 }
+
+# Own models are real ones in every world; a test that wants them here adds this catalogue (`own_models` in conftest).
+OWN: dict[str, dict[str, str]] = {
+    "target": {
+        "module": "mibench.targets.own.module:ModuleNetwork",
+        "onnx": "mibench.targets.own.onnx:OnnxNetwork",
+        "torchscript": "mibench.targets.own.torchscript:TorchScriptNetwork",
+    },
+    "importer": {
+        "target:module": "mibench.targets.own.importing:import_module",
+        "target:onnx": "mibench.targets.own.importing:import_onnx",
+        "target:torchscript": "mibench.targets.own.importing:import_torchscript",
+    },
+}

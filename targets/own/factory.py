@@ -1,0 +1,138 @@
+"""The code of somebody's own model: found by ``package.module:build``, and noticed when it changes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mibench.api import MibenchError
+
+
+def see_working_directory() -> None:
+    """Let the working directory be searched for modules, as ``python -m`` does (not under ``python -P``)."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path and not sys.flags.safe_path:
+        sys.path.insert(0, here)
+
+
+def find_factory(address: str) -> Callable[..., Any]:
+    """What ``package.module:name`` stands for; ``name`` may have dots.
+
+    Raises:
+        MibenchError: no colon, no such module or name, a module that fails on import, or nothing that can be called.
+    """
+    module, colon, name = address.partition(":")
+    if not colon or not module or not name:
+        raise MibenchError(f"--model {address}: expected package.module:build, or a file .onnx or .pt")
+    see_working_directory()
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise MibenchError(
+                f"--model {address}: no module {error.name!r} in {Path.cwd()} or among what is installed; start from "
+                "the folder that it lies in, or set PYTHONPATH"
+            ) from error
+        raise MibenchError(f"--model {address}: it needs module {error.name!r}, which is not installed") from error
+    except Exception as error:  # a person's own code may raise anything; the line says what it was
+        raise MibenchError(f"--model {address}: {module} fails on import: {worded(error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            offered = [n for n, value in vars(found).items() if callable(value) and not n.startswith("_")]
+            raise MibenchError(
+                f"--model {address}: {module} has no {part!r} (it has: {', '.join(sorted(offered)[:8]) or 'nothing'})"
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise MibenchError(f"--model {address}: expected a function or class, got {type(found).__name__}")
+    factory: Callable[..., Any] = found
+    return factory
+
+
+def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Call the factory.
+
+    Raises:
+        MibenchError: it cannot be found, does not take the arguments, raises, or returns no ``nn.Module``.
+    """
+    factory = find_factory(address)
+    try:
+        made = factory(**arguments)
+    except TypeError as error:
+        raise MibenchError(
+            f"--model {address}: it cannot be called so ({worded(error)}); its arguments come from "
+            "--set model.NAME=VALUE"
+        ) from error
+    except Exception as error:  # as above
+        raise MibenchError(f"--model {address}: it raises {worded(error)}") from error
+    if not isinstance(made, nn.Module):
+        raise MibenchError(f"--model {address}: expected a torch.nn.Module from it, got {type(made).__name__}")
+    return made
+
+
+def worded(error: BaseException) -> str:
+    """``ValueError: what it says``, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else ""  # torch's errors end in what happened, after the trace of a script
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def code_of(address: str) -> str:
+    """SHA-256 over the factory's file and every file beside or below it that it imports, directly or not.
+
+    "Beside" is the folder of the outermost package (of the file itself, for a module outside one). Installed libraries
+    are other folders, so they do not count.
+    """
+    module = address.partition(":")[0]
+    see_working_directory()
+    top = _source(module.partition(".")[0])
+    root = None if top is None else (top.parent.parent if top.name == "__init__.py" else top.parent)
+    digest, waiting, seen = hashlib.sha256(), [module], set[str]()
+    files: dict[str, bytes] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        source = _source(name)
+        if source is None or (name != module and (root is None or root not in source.parents)):
+            continue
+        files[name] = source.read_bytes()
+        waiting += _imported(name, source, files[name])
+    for name, content in sorted(files.items()):
+        digest.update(name.encode() + b"\0" + content + b"\0")
+    return digest.hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ModuleNotFoundError, ValueError):  # ValueError: a module without a spec, such as __main__
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    return None if "site-packages" in path.parts else path
+
+
+def _imported(module: str, source: Path, content: bytes) -> list[str]:
+    """Absolute names that a file may import; some of them name attributes rather than modules."""
+    package = module if source.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".") if package else []
+            prefix = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, (prefix, node.module)))
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)} - {""}
+    return sorted(found)

@@ -1,0 +1,95 @@
+"""A model in Python code: a factory that builds it, and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from mibench.api import MibenchError
+
+from .factory import build, code_of
+from .network import OwnNetwork
+
+
+class ModuleNetwork(OwnNetwork):
+    """An ``nn.Module`` that ``package.module:build`` returns, in eval mode; it gives gradients.
+
+    Args:
+        num_classes, outputs, channel_order, class_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
+        factory: ``package.module:build``.
+        arguments: keyword arguments of the factory.
+        code: what :func:`~mibench.targets.own.factory.code_of` gave when the model was taken in; "": not checked.
+        features: ``NAME`` for what the submodule of that name gives out, ``input:NAME`` for what it is given; "": the
+            model returns its features, or has none.
+
+    Raises:
+        MibenchError: the factory is not what it was, or does not build a network.
+    """
+
+    access: ClassVar[Literal["labels", "scores", "gradients"]] = "gradients"
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        factory: str,
+        arguments: Mapping[str, Any] | None = None,
+        code: str = "",
+        outputs: Sequence[str] = (),
+        features: str = "",
+        channel_order: str = "rgb",
+        class_order: Sequence[int] = (),
+    ) -> None:
+        super().__init__(num_classes, outputs=outputs, channel_order=channel_order, class_order=class_order)
+        self.network = build(factory, arguments or {}).float().eval()
+        if code and code_of(factory) != code:
+            raise MibenchError(
+                f"the code of {factory} has changed since the model was taken in; run `mibench audit` again with the "
+                "same --model and --weights"
+            )
+        self._inside: list[Tensor] = []
+        if features:
+            self.watch(features)
+
+    def watch(self, features: str) -> None:
+        """Take features from inside the network from now on.
+
+        Raises:
+            MibenchError: there is no submodule of that name.
+        """
+        name = features.removeprefix("input:")
+        known = dict(self.network.named_modules())
+        if name not in known or not name:
+            layers = [n for n, layer in known.items() if n and not list(layer.children())]
+            raise MibenchError(f"--features {features}: the model has no layer {name!r} (it has: {_some(layers)})")
+        if features.startswith("input:"):
+            known[name].register_forward_pre_hook(lambda layer, given: self._keep(given))
+        else:
+            known[name].register_forward_hook(lambda layer, given, returned: self._keep(returned))
+
+    def _keep(self, value: Any) -> None:
+        while isinstance(value, Sequence) and value:
+            value = value[0]
+        if isinstance(value, Tensor):
+            self._inside = [value]
+
+    def answer(self, images: Tensor) -> Any:
+        """What the network returns."""
+        self._inside = []
+        return self.network(images)
+
+    def captured(self) -> Tensor | None:
+        """What the watched layer saw, handed out once: nothing here keeps a graph alive."""
+        return self._inside.pop() if self._inside else None
+
+
+def last_linear(network: nn.Module, classes: int) -> str | None:
+    """Name of the last ``nn.Linear`` with ``classes`` outputs; what it is given are the penultimate features."""
+    found = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes and n]
+    return found[-1] if found else None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[-6:]]) or "none"
