@@ -12,6 +12,8 @@ import torch
 from mibench import assets, cards, provenance, registry
 from mibench.devices import choose_device, deterministic
 from mibench.errors import MibenchError
+from mibench.fetching import known
+from mibench.fetching.fetcher import Fetcher
 from mibench.home import home
 from mibench.progress import Reporter
 
@@ -30,7 +32,7 @@ class Finding:
 
 def examine(*, full: bool = False, reporter: Reporter | None = None) -> list[Finding]:
     """Everything that can be checked here; ``full`` measures classifiers again."""
-    found = [*_machine(), *_weights()]
+    found = [*_machine(), *_weights(), *_fetched()]
     if full:
         found += _accuracies(reporter or Reporter())
     return found
@@ -77,6 +79,21 @@ def _weights() -> Iterator[Finding]:
         numbers = sum(tensor.numel() for tensor in tensors.values())
         size = card.card().weights.bytes
         yield Finding(card.name, True, f"{card.kind}, {numbers:,} numbers, {size / 1e6:.2f} MB, sha256 agrees")
+
+
+def _fetched() -> Iterator[Finding]:
+    """Files of `mibench fetch`: those that are here, each by its hash."""
+    fetcher = Fetcher(offline=True)
+    here = [asset for asset in known.catalogue().values() if isinstance(asset, known.Asset) and asset.place().exists()]
+    if not here:
+        yield Finding("assets", True, f"none in {known.assets_folder()}; `mibench fetch` lists what there is")
+    for asset in here:
+        try:
+            (outcome,) = fetcher.fetch([asset])
+        except MibenchError as error:
+            yield Finding(f"asset {asset.name}", False, str(error))
+            continue
+        yield Finding(f"asset {asset.name}", True, f"{outcome.path}, {(outcome.size or 0) / 1e6:.2f} MB, sha256 agrees")
 
 
 def _accuracies(reporter: Reporter) -> Iterator[Finding]:

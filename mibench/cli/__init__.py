@@ -12,6 +12,7 @@ from mibench.errors import MibenchError
 from .compare import compare
 from .data import data
 from .doctor import doctor
+from .fetch import fetch
 from .list import list_command
 from .run import run
 from .score import score
@@ -51,7 +52,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, sweep, list_command, show, score, train, doctor, data, compare):
+for _command in (run, sweep, list_command, show, score, train, doctor, data, fetch, compare):
     cli.add_command(_command)
 
 

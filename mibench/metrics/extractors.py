@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, ImageSpec, MibenchError
+from mibench.home import home
 
 Resize = Literal["low2high", "bilinear", "antialias"]
 
 INCEPTION_VARIABLE = "MIBENCH_INCEPTION"
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_PLACE = f"assets/inception/{INCEPTION_FILE}"  # below $MIBENCH_HOME, where `mibench fetch` puts it
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 _log = logging.getLogger(__name__)
@@ -169,14 +171,14 @@ class InceptionExtractor:
     The network resizes to 299 pixels (bilinear, ``align_corners=False``) and maps [0, 1] to [-1, 1] itself.
 
     Args:
-        path: the weights file; by default ``$MIBENCH_INCEPTION``.
+        path: the weights file; by default ``$MIBENCH_INCEPTION``, else where ``mibench fetch inception`` puts it.
         sha256: what the file must hash to.
         batch: images per forward pass.
         device: where the network runs.
         cache: folder for features of private images, or None.
 
     Raises:
-        MibenchError: no file was named, it is missing, or it is another file.
+        MibenchError: the file is missing, or it is another file.
     """
 
     def __init__(
@@ -189,20 +191,17 @@ class InceptionExtractor:
         cache: Path | None = None,
     ) -> None:
         named = path or os.environ.get(INCEPTION_VARIABLE)
-        if not named:
-            raise MibenchError(
-                f"FID needs pytorch-fid's Inception weights: set {INCEPTION_VARIABLE} to the path of {INCEPTION_FILE}"
-            )
-        file = Path(named).expanduser()
+        file = Path(named).expanduser() if named else home() / INCEPTION_PLACE
         if not file.is_file():
             raise MibenchError(
-                f"no Inception weights at {file}; set {INCEPTION_VARIABLE} to the path of {INCEPTION_FILE}"
+                f"FID needs pytorch-fid's Inception weights, and there are none at {file}: `mibench fetch inception` "
+                f"brings them (or set {INCEPTION_VARIABLE} to the path of {INCEPTION_FILE})"
             )
         found = file_sha256(file)
         if found != sha256:
             raise MibenchError(
                 f"{file} is not {INCEPTION_FILE}: its sha256 begins with {found[:12]}, expected {sha256[:12]}; "
-                "fetch it again from the releases of mseitzer/pytorch-fid"
+                "move it away and run `mibench fetch inception`"
             )
         self.name = f"{INCEPTION_FILE.removesuffix('.pth')} pool3"
         self._sha256 = found

@@ -1,0 +1,157 @@
+"""``mibench fetch``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from mibench.errors import MibenchError
+
+from .examples import CommandWithExamples
+from .options import json_option
+
+if TYPE_CHECKING:
+    from mibench.fetching.fetcher import Outcome
+    from mibench.fetching.known import Known
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""Examples:
+
+\b
+  mibench fetch                          what is known, and what is here already
+  mibench fetch inception                FID's weights, to $MIBENCH_HOME/assets, where they are found
+  mibench fetch stylegan2@ffhq           StyleGAN2-ADA of FFHQ; says which command imports it
+  mibench fetch celeba                   a data set that a person must fetch: where, what and how to check it
+  mibench fetch --offline inception      touches no network: is it here, and if not, which file is wanted
+""",
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--list", "listing", is_flag=True, help="List what is known and what is here already.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Put the files there instead.")
+@click.option("--sha256", "demanded", metavar="HEX", help="Refuse another file than the one with this hash.")
+@click.option("--offline", is_flag=True, help="Touch no network (MIBENCH_OFFLINE=1 says so for good).")
+@json_option
+@click.pass_context
+def fetch(
+    ctx: click.Context,
+    *,
+    names: tuple[str, ...],
+    listing: bool,
+    folder: Path | None,
+    demanded: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Download known weights: resumable, checked by hash; or say how to get what no program may download.
+
+    No other command touches a network. Exits with 2 when a file could not be had, or when a person must fetch it.
+    """
+    from mibench.fetching import fetcher, known
+
+    from .progress import reporter
+
+    if listing or not names:
+        if demanded is not None:
+            raise MibenchError("--sha256 needs the NAME of the file it belongs to")
+        chosen = [known.entry(name) for name in names] or list(known.catalogue().values())
+        show_list(chosen, folder, as_json)
+        return
+    entries = list({(found := known.entry(name)).name: found for name in names}.values())
+    if demanded is not None:
+        if len(entries) != 1 or not isinstance(entries[0], known.Asset):
+            raise MibenchError("--sha256 belongs to one downloadable file: name just that one")
+        demanded = known.checked_sha256(demanded)
+    work = fetcher.Fetcher(
+        folder=folder,
+        demanded=demanded or "",
+        offline=fetcher.offline_wanted(offline),
+        reporter=reporter(),
+    )
+    outcomes = work.fetch(entries)
+    if as_json:
+        click.echo(json.dumps([as_plain(outcome, folder) for outcome in outcomes], indent=2))
+    else:
+        click.echo("\n".join(line for outcome in outcomes for line in lines(outcome, folder)))
+    left = [outcome.entry.name for outcome in outcomes if outcome.status == "by hand"]
+    if left:
+        click.echo(f"error: no program may fetch {', '.join(left)}: follow the instructions", err=True)
+        ctx.exit(2)
+
+
+def lines(outcome: Outcome, folder: Path | None) -> list[str]:
+    """What became of a name, and the command that goes on from there."""
+    from mibench.fetching.known import ByHand
+
+    entry = outcome.entry
+    if isinstance(entry, ByHand):
+        if outcome.status == "by hand":
+            return entry.instructions(folder)
+        return [f"{entry.name}: there already: {outcome.path}", f"  check: {entry.check}"]
+    how = "fetched to" if outcome.status == "fetched" else "there already, hash checked:"
+    found = [f"{entry.name}: {how} {outcome.path}", f"  sha256 {outcome.sha256}, {outcome.size:,} bytes"]
+    return found + ([f"  next: {next_command(outcome)}"] if entry.use else [])
+
+
+def next_command(outcome: Outcome) -> str:
+    """The command that uses the file."""
+    from mibench.fetching.known import Asset
+
+    return outcome.entry.use.format(path=outcome.path) if isinstance(outcome.entry, Asset) else outcome.entry.check
+
+
+def as_plain(outcome: Outcome, folder: Path | None) -> dict[str, Any]:
+    """An outcome as JSON."""
+    from mibench.fetching.known import ByHand
+
+    entry = outcome.entry
+    by_hand = isinstance(entry, ByHand) and outcome.status == "by hand"
+    return {
+        "name": entry.name,
+        "status": outcome.status,
+        "path": None if outcome.path is None else str(outcome.path),
+        "sha256": outcome.sha256,
+        "bytes": outcome.size,
+        "licence": entry.licence,
+        "next": next_command(outcome) or None,
+        "instructions": entry.instructions(folder) if isinstance(entry, ByHand) and by_hand else None,
+    }
+
+
+def show_list(entries: list[Known], folder: Path | None, as_json: bool) -> None:
+    """Names, what they are, whether they are here."""
+    from mibench.fetching.known import Asset
+
+    rows = []
+    for entry in entries:
+        place = entry.place(folder)
+        here = entry.place(folder).is_file() if isinstance(entry, Asset) else entry.present(folder)
+        rows.append(
+            {
+                "name": entry.name,
+                "what": entry.what,
+                "fetched": isinstance(entry, Asset),
+                "here": here,
+                "path": None if place is None else str(place),
+                "licence": entry.licence,
+                "sha256": entry.sha256 or None if isinstance(entry, Asset) else None,
+                "from": list(entry.urls) if isinstance(entry, Asset) else [entry.where],
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max(len(str(row["name"])) for row in rows)
+    for fetched, title in (
+        (True, "fetched by `mibench fetch NAME`"),
+        (False, "by hand: `mibench fetch NAME` says how"),
+    ):
+        group = [row for row in rows if row["fetched"] is fetched]
+        if group:
+            click.echo(click.style(title, bold=True))
+        for row in group:
+            click.echo(f"  {'here' if row['here'] else '    '}  {row['name']:{width}}  {row['what']}")

@@ -1,0 +1,95 @@
+"""A web server on this machine that answers by script: properly, half, late, wrongly, or with a page."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+from collections.abc import Callable
+from typing import Any
+
+from mibench.fetching import magic
+
+CONTENT = magic.TORCH_LEGACY + bytes(range(256)) * 4000  # about a megabyte, several chunks
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+Answer = Callable[["Handler"], None]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers with the next scripted answer; the last one stays."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, dict(self.headers)))
+        script = self.server.script
+        (script.pop(0) if len(script) > 1 else script[0])(self)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def head(self, status: int, **headers: object) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    script: list[Answer]
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[tuple[str, dict[str, str]]] = []
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that hangs up is part of these tests."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/net-{SHA256[:8]}.pth"
+
+
+def whole(content: bytes = CONTENT, *, etag: str | None = '"one"', ranges: bool = True, **headers: object) -> Answer:
+    """A proper server: ranges, and If-Range by entity tag."""
+
+    def answer(handler: Handler) -> None:
+        extra = {"ETag": etag} if etag else {}
+        wanted = handler.headers.get("Range")
+        fresh = handler.headers.get("If-Range") in (None, etag)
+        if wanted and ranges and fresh:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                handler.head(416, Content_Range=f"bytes */{len(content)}", Content_Length=0)
+                return
+            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            handler.head(206, Content_Range=span, Content_Length=len(content) - start, **extra, **headers)
+            handler.wfile.write(content[start:])
+            return
+        handler.head(200, **({"Content_Length": len(content)} | extra | headers))
+        handler.wfile.write(content)
+
+    return answer
+
+
+def broken(after: int, *, etag: str | None = '"one"', content: bytes = CONTENT) -> Answer:
+    """Announces everything, hangs up after some bytes; continues a range likewise."""
+
+    def answer(handler: Handler) -> None:
+        extra = {"ETag": etag} if etag else {}
+        handler.head(200, Content_Length=len(content), **extra)
+        handler.wfile.write(content[:after])
+
+    return answer
+
+
+def status(code: int, body: bytes = b"", **headers: object) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.head(code, Content_Length=len(body), **headers)
+        handler.wfile.write(body)
+
+    return answer
+
+
+def page(text: str, code: int = 200) -> Answer:
+    return status(code, text.encode(), Content_Type="text/html; charset=utf-8")

@@ -1,0 +1,192 @@
+"""The network is `mibench fetch`'s alone: the catalogue, `--offline`, and a proof that nothing else reaches out."""
+
+from __future__ import annotations
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import mibench
+from mibench.cli import cli
+from mibench.errors import MibenchError
+from mibench.fetching import known, magic
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_offline_names_the_file_in_under_a_second_and_without_torch(tmp_path: Path, by_variable: bool) -> None:
+    home = tmp_path / "home"
+    names = ["inception", "resnet18@imagenet", "stylegan2@ffhq", "celeba"]
+    code = (
+        "import sys, time, click\n"
+        "began = time.monotonic()\n"
+        "import mibench.cli\n"
+        "try:\n    mibench.cli.cli()\n"
+        "finally:\n    print('torch' in sys.modules, time.monotonic() - began, file=sys.stdout)\n"
+    )
+    environment = {**os.environ, "MIBENCH_HOME": str(home)} | ({"MIBENCH_OFFLINE": "1"} if by_variable else {})
+    flags = [] if by_variable else ["--offline"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fetch", *flags, *names],
+        capture_output=True, text=True, env=environment, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    imported, seconds = done.stdout.split()
+    assert imported == "False"
+    assert float(seconds) < 1
+    errors = done.stderr.splitlines()
+    assert [line.split()[2] for line in errors] == names
+    assert str(home / "assets" / "inception" / "pt_inception-2015-12-05-6726825d.pth") in errors[0]
+    assert "sha256 6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2" in errors[0]
+    assert "sha256 beginning f37072fd" in errors[1]
+    assert "no published sha256" in errors[2]
+    assert "identity_CelebA.txt" in errors[3]
+    assert not home.exists()
+
+
+# The catalogue itself.
+
+
+def entries(kind: type) -> list[Any]:
+    return [entry for entry in known.catalogue().values() if isinstance(entry, kind)]
+
+
+def test_the_catalogue_is_well_formed() -> None:
+    for asset in entries(known.Asset):
+        assert all(url.startswith("https://") for url in asset.urls)
+        assert asset.urls[0].endswith(asset.file)
+        assert len(asset.sha256) in (0, known.LEAST_PREFIX, 64)
+        assert set(asset.sha256) <= set("0123456789abcdef")
+        assert not Path(asset.path).is_absolute()
+        assert ".." not in Path(asset.path).parts
+        assert not asset.use or "{path}" in asset.use
+        assert asset.licence
+    for entry in entries(known.ByHand):
+        assert entry.steps
+        assert entry.check.startswith("mibench ")
+        assert entry.instructions()
+
+
+def test_torchvisions_addresses_are_those_of_the_installed_torchvision() -> None:
+    import torchvision
+
+    found = [asset for asset in entries(known.Asset) if asset.name.partition("@")[2].startswith("imagenet")]
+    assert len(found) > 10
+    for asset in found:
+        name, _, tag = asset.name.partition("@")
+        weights = torchvision.models.get_model_weights(name)[
+            "IMAGENET1K_V2" if tag == "imagenet+v2" else "IMAGENET1K_V1"
+        ]
+        assert asset.urls == (weights.url,)
+        assert asset.file == f"{asset.file.rpartition('-')[0]}-{asset.sha256}.pth"
+
+
+def test_inception_is_where_fid_looks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_fid import inception
+
+    from mibench.metrics import extractors
+
+    asset = known.entry(extractors.INCEPTION_FILE)
+    assert isinstance(asset, known.Asset)
+    assert asset.place() == home / extractors.INCEPTION_PLACE
+    assert asset.sha256 == extractors.INCEPTION_SHA256
+    assert asset.urls == (inception.FID_WEIGHTS_URL,)
+    monkeypatch.delenv("MIBENCH_INCEPTION", raising=False)
+    with pytest.raises(MibenchError, match="`mibench fetch inception`"):
+        extractors.InceptionExtractor()
+    asset.place().parent.mkdir(parents=True)
+    asset.place().write_bytes(b"found, and another file")
+    with pytest.raises(MibenchError, match="is not pt_inception"):
+        extractors.InceptionExtractor()
+
+
+def test_magic_numbers_are_those_of_torch(tmp_path: Path) -> None:
+    import torch
+
+    for zipped in (True, False):
+        path = tmp_path / "w.pth"
+        torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=zipped)
+        assert magic.complaint(path.read_bytes()[: magic.HEAD], "torch") is None
+
+
+# Nothing else touches a network.
+
+NETWORK = ("urllib.request", "http.client", "socket", "requests", "httpx", "ftplib", "huggingface_hub", "torch.hub",
+           "torch.utils.model_zoo", "aiohttp", "urllib3")  # fmt: skip
+
+
+def sources() -> list[Path]:
+    root = Path(mibench.__file__).parent
+    folders = [root, *((root / name).resolve() for name in ("attacks", "targets", "reports"))]
+    return [path for folder in folders for path in folder.rglob("*.py")]
+
+
+def test_only_fetching_can_reach_a_network() -> None:
+    seen = 0
+    for path in sources():
+        if path.parent.name == "fetching":
+            continue
+        seen += 1
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: set[str] = set()
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Attribute):
+                names = {ast.unparse(node)}
+            bad = {n for n in names for forbidden in NETWORK if n == forbidden or n.startswith(f"{forbidden}.")}
+            assert not bad, f"{path} uses {sorted(bad)}: only mibench.fetching may"
+    assert seen > 50
+
+
+def test_no_pretrained_weights_are_asked_of_a_library() -> None:
+    """torchvision and timm download when they are asked for weights: nobody may ask, not even by a variable."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            callee = ast.unparse(node.func)
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            asked = callee.startswith(("torchvision.models.", "models.", "timm.", "tv_models."))
+            for name in ("weights", "weights_backbone", "pretrained"):
+                if asked and name in keywords:
+                    assert ast.unparse(keywords[name]) in ("None", "False"), (
+                        f"{path}:{node.lineno}: {ast.unparse(node)}"
+                    )
+            assert not callee.endswith((".get_state_dict", "load_state_dict_from_url")), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--attack", "toyattack", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy"],
+        ["train", "target", "toynet", "--dataset", "toyfaces", "--tag", "again"],
+        ["doctor", "--full"],
+        ["list"],
+        ["show", "card", "toynet@toyfaces"],
+        ["data", "preview", "toyfaces", "--people", "2", "--images", "2"],
+        ["fetch", "--list"],
+        ["fetch", "--offline", "inception"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_commands_touch_no_network(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a command touched the network")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, forbidden)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, forbidden)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == (2 if "--offline" in arguments else 0), done.output
