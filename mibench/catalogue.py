@@ -8,6 +8,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "dataset": {
         "synthfaces": "mibench.data.synthfaces:SynthFaces",
         "celeba": "mibench.data.celeba:CelebA",
+        "celeba1000": "mibench.data.celeba1000:CelebA1000",
     },
     "metric": METRICS,
     "protocol": {

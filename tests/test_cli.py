@@ -32,6 +32,7 @@ FLAGS = {
     "fetch": {"NAMES", "--list", "--to", "--sha256", "--offline", "--json"},
     "data fixture": {"NAME", "--output", "--people", "--images", "--size", "--seed", "--json"},
     "data preview": {"DATASET", "--people", "--images", "--size", "--set", "--output"},
+    "data verify": {"DATASET", "--root", "--set", "--full", "--json"},
 }  # fmt: skip
 TOY = ["--attack", "toyattack", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy", "--device", "cpu"]
 

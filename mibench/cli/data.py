@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import rich_click as click
 
 from .data_fixture import fixture
 from .examples import CommandWithExamples
-from .options import output_option, set_option
+from .options import json_option, output_option, set_option
+
+BAD_INPUT = 2
 
 
 @click.group()
@@ -45,3 +49,49 @@ def preview(*, dataset: str, people: int, images: int, size: int, assignments: t
     split, _ = config.resolve(registry.load("dataset", dataset), [Layer("--set", settings)], scope="dataset")
     atomic_write(output, preview_png(split, people=people, images=images, size=size))
     click.echo(str(output))
+
+
+@data.command(
+    cls=CommandWithExamples,
+    epilog="""Examples:
+
+\b
+  mibench data verify celeba
+  mibench data verify celeba --root /data/celeba --full
+  mibench data verify celeba --set dataset.lists=rebuilt
+""",
+)
+@click.argument("dataset")
+@click.option("--root", metavar="FOLDER", help="Where the data set lies.  [default: $MIBENCH_DATA/DATASET]")
+@set_option("dataset")
+@click.option("--full", is_flag=True, help="Decode every image.")
+@json_option
+@click.pass_context
+def verify(
+    ctx: click.Context, *, dataset: str, root: str | None, assignments: tuple[str, ...], full: bool, as_json: bool
+) -> None:
+    """Say what of a data set is there, missing, misplaced or corrupt, and how to cure it.
+
+    Also: whether its lists are the released ones, how many people each side has, and that nobody is on both.
+    Exit code 2 when something is wrong.
+    """
+    from mibench import config, registry
+    from mibench.data.verification import verify as look
+    from mibench.errors import MibenchError
+
+    from .progress import reporter
+
+    settings = config.parse_assignments(assignments, ("dataset",))["dataset"]
+    if root is not None and "root" in settings:
+        raise MibenchError("--root and --set dataset.root say the same thing; keep one of them")
+    settings |= {} if root is None else {"root": root}
+    findings = look(registry.load("dataset", dataset), settings, full=full, reporter=reporter())
+    wrong = sum(finding.level == "wrong" for finding in findings)
+    if as_json:
+        listed = [dataclasses.asdict(finding) for finding in findings]
+        click.echo(json.dumps({"dataset": dataset, "wrong": wrong, "findings": listed}, indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:5}  {finding.what}" + (f"\n       -> {finding.cure}" if finding.cure else ""))
+        click.echo(f"{dataset}: " + (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "nothing wrong"))
+    ctx.exit(BAD_INPUT if wrong else 0)

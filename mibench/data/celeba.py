@@ -2,7 +2,7 @@
 
 The images are not shipped and not fetched: they lie below ``root`` (``$MIBENCH_DATA/celeba`` by default)::
 
-    img_align_celeba/000001.jpg ... 202599.jpg      aligned, 178 x 218 (or .png; record which)
+    img_align_celeba/000001.jpg ... 202599.jpg      aligned, 178 x 218 (or .png; which one is recorded)
     identity_CelebA.txt                             "000001.jpg 2880" a line
     meta/trainset.txt testset.txt ganset.txt        the protocol's lists (also celeba_* or private_train, private_test)
 """
@@ -10,26 +10,38 @@ The images are not shipped and not fetched: they lie below ``root`` (``$MIBENCH_
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
+from mibench.data.celeba_files import (
+    FOLDERS,
+    IDENTITIES,
+    CelebAFiles,
+    identity_of,
+    inspect_images,
+    needed,
+    read_identities,
+    read_lines,
+    stem_of,
+)
+from mibench.data.celeba_split import Listed, rebuilt_split
+from mibench.data.decoding import Framing
+from mibench.data.files import ROLES, Missing, Role, Row, check_contiguous, check_listed_once
+from mibench.errors import MibenchError
 
-from mibench.api import MibenchError
-from mibench.data.split import IdentitySplit, Images, Part
-from mibench.home import data_root
+if TYPE_CHECKING:
+    from mibench.data.split import IdentitySplit
+    from mibench.data.verification import Finding
 
-FOLDER = "img_align_celeba"
-IDENTITIES = "identity_CelebA.txt"
-WIDTH, HEIGHT, CROP = 178, 218, 108
-LEFT, TOP = (WIDTH - CROP) // 2, (HEIGHT - CROP) // 2  # 35 and 55: a centre crop
+WIDTH, HEIGHT, CROP = 178, 218, 108  # the crop begins at (35, 55): a centre crop
+FFHQ_CROP = 88  # of thumbnails of 128
+FACESCRUB_CROP = 54  # of 64; the released stages do not agree: KEDMI crops, LOMMA and PLG-MI's generators do not
+CLASSES, PUBLIC = 1000, 30_000
 
-LISTS: dict[str, tuple[tuple[str, ...], str]] = {
+LISTS: dict[Role, tuple[tuple[str, ...], str]] = {
     # role: (accepted names, sha256 of the released list)
     "train": (
         ("trainset.txt", "celeba_trainset.txt", "private_train.txt"),
@@ -47,168 +59,170 @@ LISTS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CelebA(IdentitySplit):
+class CelebA(CelebAFiles):
     """CelebA by lists. Making one checks the layout, so that a missing file is reported before any work.
 
     Raises:
-        MibenchError: files are missing (one line for all of them), or lists are not the pinned ones.
+        MibenchError: files are missing (one line for all of them), lists are not the pinned ones or contradict
+            themselves or the identity file.
     """
 
     name: ClassVar[str] = "celeba"
     protocol: ClassVar[str] = "celeba"
 
     root: str = ""  # folder; empty: $MIBENCH_DATA/celeba
-    lists: Literal["pinned", "given"] = "pinned"  # given: lists of your own; numbers compare with nobody's
+    lists: Literal["pinned", "given", "rebuilt"] = "pinned"  # given, rebuilt: numbers compare with nobody's
+    missing: Missing = "refuse"  # listed images without a file: refuse, or skip them
+    public_from: Literal["own", "ffhq", "facescrub"] = "own"  # where the public images come from
+    public_root: str = ""  # folder of that data set; empty: its own place
+    public_crop: Literal["usual", "none"] = "usual"  # of public images from elsewhere: 88 of 128 (ffhq), 54 of 64
+    classes: int = CLASSES  # private identities; rebuilt only
+    public_images: int = PUBLIC  # at most; rebuilt only
 
     def __post_init__(self) -> None:
-        wanted = []
-        if not (self.folder / FOLDER).is_dir():
-            wanted.append(f"{FOLDER}/000001.jpg ... 202599.jpg (aligned images, 178x218)")
-        if not (self.folder / IDENTITIES).is_file():
-            wanted.append(f"{IDENTITIES} ('000001.jpg 2880' a line)")
-        wanted += [f"meta/{names[0]} ({role} list)" for role, (names, _) in LISTS.items() if self._list(role) is None]
-        if wanted:
-            raise MibenchError(
-                f"celeba is not complete at {self.folder}: missing {'; '.join(wanted)}. Put them there, or name "
-                "another folder with --set dataset.root=FOLDER or MIBENCH_DATA"
-            )
+        from mibench.data.verification import require
+
+        if self.lists != "rebuilt" and (self.classes, self.public_images) != (CLASSES, PUBLIC):
+            raise MibenchError("celeba: classes and public_images follow from the lists, except with lists=rebuilt")
+        settings = {"lists": self.lists, "public_from": self.public_from}
+        require(self.name, self.folder, self.inspect(self.folder, settings))
         if self.lists == "pinned":
-            for role, (_, expected) in LISTS.items():
-                if (got := self._hashes[role]) != expected:
+            for role in self._listed_roles:
+                if self._released(role) is None:
                     raise MibenchError(
-                        f"{self._list(role)} is not the released {role} list: sha256 {got}, expected {expected}; "
-                        "restore it, or --set dataset.lists=given for your own lists (comparable with nobody's)"
+                        f"{self._list(role)} is not the released {role} list: sha256 {self._hash(role)}, expected "
+                        f"{LISTS[role][1]}; restore it, or --set dataset.lists=given for your own lists (comparable "
+                        "with nobody's)"
                     )
-        missing = [name for _, name, _ in self._everything if name not in self._files]
-        if missing:
-            raise MibenchError(
-                f"{self.folder / FOLDER} lacks {len(missing)} of the {len(self._everything)} listed images (first: "
-                f"{missing[0]}.jpg or .png); unpack the whole archive"
-            )
+        self._check()
+        self.check_files()
+
+    @classmethod
+    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+        """Images, identity file, and the lists unless the split is rebuilt."""
+        from mibench.data.verification import expect_file
+
+        yield from inspect_images(folder, "000001.jpg ... 202599.jpg, aligned, 178x218")
+        yield from expect_file(folder, IDENTITIES, "'000001.jpg 2880' a line")
+        if settings.get("lists", "pinned") != "rebuilt":
+            for role, (names, _) in LISTS.items():
+                if role != "public" or settings.get("public_from", "own") == "own":
+                    yield from expect_file(folder, _places(names), f"{role} list")
 
     @property
-    def folder(self) -> Path:
-        """Where the files lie."""
-        return Path(self.root).expanduser() if self.root else data_root(self.name)
+    def framing(self) -> Framing:
+        """Centre crop of 108, then the resize."""
+        return Framing(crop=CROP, expected=(WIDTH, HEIGHT))
+
+    def details(self) -> dict[str, Any]:
+        """Kind of split, format of the files, how many listed images are not there."""
+        return {"split": "rebuilt" if self.lists == "rebuilt" else "listed", **super().details()}
 
     @cached_property
     def num_classes(self) -> int:  # type: ignore[override]
-        """Private identities: 1,000 with the pinned lists."""
-        return 1 + max(label for part, _, label in self._everything if part != "public")
+        """Private identities that are listed: 1,000 with the pinned lists."""
+        return 1 + max(row.label for row in self.listed["train"])
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 over lists, identities, image format and crop; 16 digits. Pixels are not read."""
-        formats = sorted({self._files[name].suffix for _, name, _ in self._everything})
-        text = f"celeba 1 {sorted(self._hashes.items())} {self._identity_hash} {formats} crop {CROP}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def public_source(self) -> IdentitySplit | None:
+        """FFHQ's thumbnails or FaceScrub's crops where they were asked for."""
+        if self.public_from == "own":
+            return None
+        from mibench.data.elsewhere import Everybody
 
-    def private(self, part: Part, size: int, labels: Sequence[int] | None = None) -> Images:
-        """Private images, ordered by class, then as listed."""
-        wanted = None if labels is None else set(labels)
-        rows = [(label, name) for role, name, label in self._everything if role == part]
-        if wanted is not None and (unknown := wanted - {label for label, _ in rows}):
-            raise MibenchError(f"celeba has no class {min(unknown)} in its {part} list")
-        rows = sorted((row for row in rows if wanted is None or row[0] in wanted), key=lambda row: row[0])
-        return self._load([name for _, name in rows], torch.tensor([label for label, _ in rows]), size)
+        if self.public_from == "ffhq":
+            from mibench.data.ffhq import FFHQ
 
-    def public(self, size: int, count: int | None = None) -> Images:
-        """Public images in the order of their list."""
-        names = [name for role, name, _ in self._everything if role == "public"]
-        if count is not None and count > len(names):
-            raise MibenchError(f"celeba has {len(names)} public images, {count} were asked for")
-        names = names[:count]
-        return self._load(names, torch.full((len(names),), -1, dtype=torch.int64), size)
+            crop = FFHQ_CROP if self.public_crop == "usual" else None
+            return Everybody(FFHQ(root=self.public_root), Framing(crop=crop, expected=(128, 128)))
+        from mibench.data.facescrub import FaceScrub
 
-    def people(self, side: Literal["private", "public"]) -> frozenset[str]:
-        """Identities of one side, by the lists; no image is opened."""
-        names = [name for role, name, _ in self._everything if (role == "public") == (side == "public")]
-        return frozenset(self._keys(names))
+        framing = Framing(crop=FACESCRUB_CROP, expected=(64, 64)) if self.public_crop == "usual" else Framing()
+        return Everybody(FaceScrub(root=self.public_root), framing)
 
-    def _list(self, role: str) -> Path | None:
+    def remarks(self) -> Iterator[Finding]:
+        """Which lists, which format, what was left out, and classes that the identity file does not support."""
+        from mibench.data.verification import Finding
+
+        if self.lists == "rebuilt":
+            yield Finding("note", "split=rebuilt: made from the identity file; results compare with nobody's")
+        for role in self._listed_roles:
+            path = self._list(role)
+            if form := self._released(role):
+                yield Finding("fine", f"{path.name}: the released {role} list ({form}sha256 {LISTS[role][1][:12]}...)")
+            else:
+                yield Finding("note", f"{path.name}: not the released {role} list (sha256 {self._hash(role)[:12]}...)")
+        yield from super().remarks()
+        if self.lists == "pinned" and (doubt := _one_person_a_class(self.listed)):
+            yield Finding("note", f"{doubt}, by the identity file", "compare identity_CelebA.txt with the released one")
+
+    @property
+    def _listed_roles(self) -> tuple[Role, ...]:
+        """Roles that have a list."""
+        if self.lists == "rebuilt":
+            return ()
+        return ROLES if self.public_from == "own" else ("train", "test")
+
+    def _list(self, role: Role) -> Path:
         """The list of a role under any of its names, in ``meta/`` or beside it."""
-        names, _ = LISTS[role]
-        places = (self.folder / "meta", self.folder)
-        return next((place / name for place in places for name in names if (place / name).is_file()), None)
+        return needed(self.folder, _places(LISTS[role][0]))
+
+    def _hash(self, role: Role) -> str:
+        return hashlib.sha256(self._list(role).read_bytes()).hexdigest()
+
+    def _released(self, role: Role) -> str | None:
+        """How a list is the released one: ``""`` byte for byte, or the difference in form; None: it is another."""
+        expected = LISTS[role][1]
+        if self._hash(role) == expected:
+            return ""
+        kept = 1 if role == "public" else 2  # a public list may carry labels, which say nothing
+        text = "\n".join(" ".join(fields[:kept]) for _, fields in read_lines(self._list(role)))
+        same = any(hashlib.sha256(f"{text}{end}".encode()).hexdigest() == expected for end in ("\n", ""))
+        return "in another form; " if same else None
+
+    def _check(self) -> None:
+        """Lists that contradict themselves or the identity file, however they came."""
+        listed, where = self.listed, f"{self.name} at {self.folder}"
+        if not listed["train"]:
+            raise MibenchError(f"{self._list('train')} lists no image; restore it")
+        check_listed_once(listed, where)
+        check_contiguous(listed["train"], where)
+        if strange := {row.label for row in listed["test"]} - {row.label for row in listed["train"]}:
+            raise MibenchError(f"{where}: class {min(strange)} of the test list has no train image; correct the lists")
+        if self.lists == "given" and (doubt := _one_person_a_class(listed)):
+            raise MibenchError(f"{where}: {doubt}, by the identity file; correct the labels of the list")
 
     @cached_property
-    def _hashes(self) -> dict[str, str]:
-        return {role: hashlib.sha256(self._path(role).read_bytes()).hexdigest() for role in LISTS}
-
-    def _path(self, role: str) -> Path:
-        path = self._list(role)
-        if path is None:
-            raise MibenchError(f"celeba lacks its {role} list at {self.folder / 'meta'}")
-        return path
-
-    @cached_property
-    def _everything(self) -> list[tuple[str, str, int]]:
-        """Role, stem of the file name and label (-1 for public images) of every listed image."""
-        found = []
-        for role in LISTS:
-            path = self._path(role)
-            for number, line in enumerate(path.read_text().splitlines(), start=1):
-                fields = line.split()
-                if not fields:
-                    continue
-                if role != "public" and (len(fields) != 2 or not fields[1].isdigit()):
-                    raise MibenchError(f"{path} line {number}: expected 'NNNNNN.jpg LABEL', got {line!r}")
+    def listed(self) -> Listed:
+        """The lists, or the rebuilt split."""
+        people, source = read_identities(self.folder), needed(self.folder, IDENTITIES)
+        if self.lists == "rebuilt":
+            made = rebuilt_split(people, classes=self.classes, public=self.public_images)
+            return made if self.public_from == "own" else {**made, "public": []}
+        listed: Listed = {role: [] for role in ROLES}
+        for role in self._listed_roles:
+            path = self._list(role)
+            for number, fields in read_lines(path):
+                if role != "public" and (len(fields) != 2 or not fields[1].isdecimal()):
+                    raise MibenchError(f"{path} line {number}: expected 'NNNNNN.jpg LABEL', got {' '.join(fields)!r}")
                 label = -1 if role == "public" else int(fields[1])
-                found.append((role, Path(fields[0]).stem, label))
-        if not any(role == "train" for role, _, _ in found):
-            raise MibenchError(f"{self._path('train')} lists no image")
-        return found
-
-    @cached_property
-    def _files(self) -> dict[str, Path]:
-        """Stem -> file of every image there is; .jpg wins over .png."""
-        found: dict[str, Path] = {}
-        for suffix in (".png", ".jpg"):
-            found |= {path.stem: path for path in (self.folder / FOLDER).glob(f"*{suffix}")}
-        return found
-
-    @cached_property
-    def _identity_hash(self) -> str:
-        return hashlib.sha256((self.folder / IDENTITIES).read_bytes()).hexdigest()
-
-    @cached_property
-    def _people(self) -> dict[str, str]:
-        """Stem -> identity number."""
-        people = {}
-        path = self.folder / IDENTITIES
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            fields = line.split()
-            if len(fields) != 2:
-                raise MibenchError(f"{path} line {number}: expected '000001.jpg 2880', got {line!r}")
-            people[Path(fields[0]).stem] = fields[1]
-        return people
-
-    def _keys(self, names: Sequence[str]) -> tuple[str, ...]:
-        if nameless := [name for name in names if name not in self._people]:
-            raise MibenchError(f"{self.folder / IDENTITIES} names no identity for {nameless[0]}.jpg; restore the file")
-        return tuple(f"celeba-{self._people[name]}" for name in names)
-
-    def _load(self, names: Sequence[str], labels: Tensor, size: int) -> Images:
-        pixels = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
-        for row, name in enumerate(names):
-            pixels[row] = load_image(self._files[name], size)
-        return Images(pixels, labels, self._keys(names))
+                stem = stem_of(fields[0])
+                listed[role].append(Row(f"{FOLDERS[0]}/{stem}.jpg", label, identity_of(people, stem, source)))
+        return listed
 
 
-def load_image(path: Path, size: int) -> Tensor:
-    """One aligned image, uint8 ``(3, size, size)``: centre crop of 108, then PIL's bilinear resize.
+def _places(names: Sequence[str]) -> list[str]:
+    return [f"{place}{name}" for place in ("meta/", "") for name in names]
 
-    Raises:
-        MibenchError: not an image, or not one of the aligned release.
-    """
-    from PIL import Image
 
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except OSError as error:
-        raise MibenchError(f"{path} cannot be read as an image; unpack the archive again") from error
-    if image.size != (WIDTH, HEIGHT):
-        raise MibenchError(f"{path} is {image.size[0]}x{image.size[1]}, the aligned images are {WIDTH}x{HEIGHT}")
-    cropped = image.crop((LEFT, TOP, LEFT + CROP, TOP + CROP)).resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)
+def _one_person_a_class(listed: Listed) -> str:
+    """What is wrong with the labels, or nothing: a class is one person, and a person one class."""
+    people: dict[int, str] = {}
+    classes: dict[str, int] = {}
+    for role in ("train", "test"):
+        for row in listed[role]:
+            if people.setdefault(row.label, row.identity) != row.identity:
+                return f"class {row.label} has two people, {people[row.label]} and {row.identity} ({row.name})"
+            if classes.setdefault(row.identity, row.label) != row.label:
+                return f"{row.identity} is in two classes, {classes[row.identity]} and {row.label} ({row.name})"
+    return ""

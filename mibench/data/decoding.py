@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -181,31 +182,40 @@ def framed(image: Any, picture: Picture, framing: Framing) -> Any:
     return image
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) by the header of a file; nothing is decoded."""
+    with _opened(path) as image:
+        return int(image.width), int(image.height)
+
+
 def read_rgb(path: Path, expected: tuple[int, int] | None = None) -> Any:
     """A file as a PIL image in RGB, decoded. Its size is checked before anything is decoded."""
+    with _opened(path) as opened:
+        width, height = opened.size
+        if expected is not None and opened.size != expected:
+            raise MibenchError(
+                f"{path} is {width}x{height}, expected {expected[0]}x{expected[1]}: another release of the images, or "
+                "a file that was changed; restore it"
+            )
+        if width * height > MAX_PIXELS:
+            raise MibenchError(f"{path} claims {width}x{height} pixels, a bomb rather than a picture; remove it")
+        if opened.mode not in MODES:
+            raise MibenchError(f"{path} has pixels of mode {opened.mode!r}; convert it to 8 bits a channel")
+        return opened.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A PIL image whose header is read; what PIL raises inside, in our words."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path, formats=FORMATS) as opened:
-            width, height = opened.size
-            if expected is not None and opened.size != expected:
-                raise MibenchError(
-                    f"{path} is {width}x{height}, expected {expected[0]}x{expected[1]}: another release of the "
-                    "images, or a file that was changed"
-                )
-            if width * height > MAX_PIXELS:
-                raise MibenchError(
-                    f"{path} claims {width}x{height} pixels, more than any picture here has; it is not opened"
-                )
-            if opened.mode not in MODES:
-                raise MibenchError(
-                    f"{path} has pixels of mode {opened.mode!r}, deeper than 8 bits; convert it to 8 bits a channel"
-                )
-            return opened.convert("RGB")
+            yield opened
     except FileNotFoundError as error:
         raise MibenchError(f"{path} does not exist; restore it") from error
     except Image.DecompressionBombError as error:
-        raise MibenchError(f"{path} claims more pixels than any picture here has; it is not opened") from error
+        raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture; remove it") from error
     except UnidentifiedImageError as error:
         raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {first_bytes(path)}") from error
     except _DAMAGE as error:

@@ -46,8 +46,9 @@ class Row:
 class FileSplit(IdentitySplit):
     """A split whose pictures are files. Subclasses are frozen dataclasses with a ``root`` and say what is listed.
 
-    A subclass defines :meth:`rows` and :attr:`framing`; :meth:`picture`, :meth:`details`, :attr:`public_source` and
-    :meth:`inspect` where the defaults do not fit.
+    A subclass defines :meth:`rows` and :attr:`framing`; :meth:`picture`, :meth:`details`, :attr:`public_source`,
+    :meth:`inspect` and :meth:`remarks` where the defaults do not fit. The settings that say where public images come
+    from are called ``public_from`` (a field ``public`` would hide the method) and ``public_root``.
     """
 
     root: str  # folder; empty: $MIBENCH_DATA/<name>
@@ -183,6 +184,18 @@ def check_contiguous(rows: Iterable[Row], where: str) -> None:
             f"{where}: labels go up to {max(found)} but {len(gaps)} have no image (first: {gaps[0]}); number the "
             "classes 0, 1, 2 ... without gaps"
         )
+
+
+def check_listed_once(listed: Mapping[Role, Sequence[Row]], where: str) -> None:
+    """Raise when a picture stands in two lists, or twice in one: it would be learnt and then tested."""
+    seen: dict[str, str] = {}
+    for role, rows in listed.items():
+        for row in rows:
+            if row.name in seen:
+                both = f"in the {seen[row.name]} and the {role} list"
+                twice = f"twice in the {role} list" if seen[row.name] == role else both
+                raise MibenchError(f"{where}: {row.name} stands {twice}; correct the lists")
+            seen[row.name] = role
 
 
 def without_missing(rows: Sequence[Row], exists: Iterable[bool], missing: Missing, where: str) -> list[Row]:

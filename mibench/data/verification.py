@@ -160,13 +160,15 @@ def _sides(split: IdentitySplit) -> Iterator[Finding]:
             f"{len(shared):,} people are both private and public (first: {shared[0]})",
             "fix the lists: results mean nothing with shared people",
         )
+    elif (source := getattr(split, "public_source", None)) is not None:
+        yield Finding("note", f"the public people are those of {source.name}; nobody can check that they are others")
     elif private and public:
         yield Finding("fine", "nobody is on both sides")
 
 
 def _pictures(split: FileSplit, full: bool, reporter: Reporter) -> Iterator[Finding]:
     """Count the pictures, and with ``full`` decode each."""
-    from mibench.data.decoding import Picture, framed, in_parallel, read_rgb
+    from mibench.data.decoding import CHUNK, Picture, framed, in_parallel, read_rgb
     from mibench.data.files import ROLES
 
     for role in ROLES:
@@ -188,9 +190,9 @@ def _pictures(split: FileSplit, full: bool, reporter: Reporter) -> Iterator[Find
 
     bad: list[str] = []
     with reporter.aside(f"decoding {len(pictures):,} images") as progress:
-        for number, found in enumerate(in_parallel(task, pictures, ahead=4096)):
+        for number, found in enumerate(in_parallel(task, pictures, ahead=4096), start=1):
             bad += found
-            progress.update(number, -(-len(pictures) // 16))
+            progress.update(min(number * CHUNK, len(pictures)), len(pictures))
     for line in bad[:NAMED]:
         yield _as_finding(MibenchError(line))
     if len(bad) > NAMED:
