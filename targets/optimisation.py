@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,15 @@ def learning_rate_at(step: int, total: int, *, peak: float, schedule: str, warmu
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def stepped(epoch: int, *, peak: float, milestones: Sequence[int], decay: float) -> float:
+    """Learning rate of an epoch (from 0) that is multiplied by ``decay`` at each milestone: torch's ``MultiStepLR``."""
+    if any(milestone < 1 for milestone in milestones):
+        raise MibenchError(f"milestones are numbers of epochs, at least 1, got {tuple(milestones)}")
+    if not (math.isfinite(decay) and decay > 0):
+        raise MibenchError(f"decay must be a positive number, got {decay}")
+    return peak * decay ** sum(epoch >= milestone for milestone in milestones)
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:

@@ -11,6 +11,30 @@ from .width import scaled
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions; each stage ends with a max-pool
 
 
+def check_size(size: int) -> None:
+    """Refuse a size that five halvings do not divide."""
+    if size < 32 or size % 32:
+        raise MibenchError(f"VGG16 halves its images five times: size must be a multiple of 32, got {size}")
+
+
+def convolutions(width: float) -> tuple[nn.Sequential, int]:
+    """The convolutions of VGG-16-BN with torchvision's numbering and initial weights, and their last channel count."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for stage_channels, count in STAGES:
+        for _ in range(count):
+            out = scaled(stage_channels, width)
+            convolution = nn.Conv2d(channels, out, 3, padding=1)
+            layers += [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            channels = out
+        layers.append(nn.MaxPool2d(2, 2))
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(*layers), channels
+
+
 class VGG16(nn.Module):
     """Convolutions of VGG-16-BN, then BatchNorm1d, then one linear layer.
 
@@ -26,25 +50,12 @@ class VGG16(nn.Module):
 
     def __init__(self, num_classes: int, width: float = 1.0, *, size: int = 64) -> None:
         super().__init__()
-        if size < 32 or size % 32:
-            raise MibenchError(f"VGG16 halves its images five times: size must be a multiple of 32, got {size}")
-        layers: list[nn.Module] = []
-        channels = 3
-        for stage_channels, convolutions in STAGES:
-            for _ in range(convolutions):
-                out = scaled(stage_channels, width)
-                layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
-                channels = out
-            layers.append(nn.MaxPool2d(2, 2))
-        self.feature = nn.Sequential(*layers)
+        check_size(size)
+        self.feature, channels = convolutions(width)
         features = channels * (size // 32) ** 2
         self.bn = nn.BatchNorm1d(features)
         self.bn.bias.requires_grad_(False)  # part of the published architecture, not of its training
         self.fc_layer = nn.Linear(features, num_classes)
-        for module in self.feature:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, num_classes)``."""

@@ -22,6 +22,7 @@ CLASSIFIERS = [
     for name in registry.names(kind)
     if not getattr(registry.load(kind, name), "brought", False)  # somebody's own model has the classes that it has
 ]
+ARGUMENTS = {"timm": {"width": 1.0, "model": "test_resnet"}}  # of classifiers that a width does not make small
 EVERYTHING = [
     (kind, name)
     for kind in ("attack", "prior", "target", "judge", "regressor", "recipe", "dataset", "metric", "report")
@@ -75,8 +76,11 @@ def test_protocols_name_presets_that_exist() -> None:
 @pytest.mark.parametrize(("kind", "name"), CLASSIFIERS)
 def test_a_classifier_returns_features_and_logits(kind: str, name: str) -> None:
     card = next((c for c in cards.all_cards().values() if c.kind == kind and c.card().architecture == name), None)
-    size = card.card().image.size if card else {"target": 64, "judge": 112}[kind]
-    network = registry.load(kind, name)(num_classes=7, width=0.05).eval()
+    if name == "timm":
+        pytest.importorskip("timm")
+    architecture = registry.load(kind, name)
+    size = card.card().image.size if card else inspect.signature(architecture).parameters["size"].default
+    network = architecture(num_classes=7, **{"width": 0.05, **ARGUMENTS.get(name, {})}).eval()
     assert isinstance(network, nn.Module)
     with torch.no_grad():
         output = network(torch.rand(2, 3, size, size))
