@@ -36,6 +36,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
         try:
             reconstructions = load_units(plan, folder)
             size = int(reconstructions.images.shape[-1])
+            controls = min(protocol.public_control, dataset.public_count()) if protocol.public_control else 0
             judge = assets.build_judge(plan.judge, device, cache, protocol.judge_resize)
             inception, reason = _inception(device, cache)
             scores = score(
@@ -48,7 +49,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
                 truth=_truth(plan, device),
                 inception=inception,
                 inception_reason=reason,
-                public=dataset.public(size, protocol.public_control) if protocol.public_control else None,
+                public=dataset.public(size, controls) if controls else None,
                 private_test=dataset.private("test", size, protocol.labels),
                 metrics=names,
                 registry={

@@ -7,11 +7,12 @@ import io
 import numpy as np
 from torch import Tensor
 
-from mibench.data.split import IdentitySplit
+from mibench.data.split import GroundTruth, IdentitySplit
 
 MARGIN = 90  # pixels left of the rows, for their names
 GAP = 2
 HEADING = 22
+BLOCKS = 4  # a hidden face is a mosaic of 4 x 4, as in the reports
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 
@@ -26,22 +27,25 @@ def strip_png(pixels: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def preview_png(split: IdentitySplit, *, people: int, images: int, size: int) -> bytes:
+def preview_png(
+    split: IdentitySplit, *, people: int, images: int, size: int, hide_faces: bool | None = None
+) -> bytes:
     """A PNG with ``people`` rows of one private person each, then rows of public images, ``images`` a row.
 
     Args:
-        split: the data set; ``people`` is cut to the number of its classes.
+        split: the data set; ``people`` is cut to the number of its classes (0 for a set that is public only).
         size: pixels a side of one image.
+        hide_faces: show every image as a coarse mosaic; None hides them unless the people are made up.
     """
     from PIL import Image, ImageDraw
 
-    people = min(people, split.num_classes)
-    private = split.private("train", size, list(range(people)))
-    public_rows = max(1, people // 2)
-    public = split.public(size, images * public_rows)
-    rows: list[tuple[str, Tensor]] = [
-        (f"class {label}", private.pixels[private.labels == label][:images]) for label in range(people)
-    ]
+    hide = not isinstance(split, GroundTruth) if hide_faces is None else hide_faces
+    asked, people = people, min(people, split.num_classes)
+    rows: list[tuple[str, Tensor]] = []
+    if people:
+        private = split.private("train", size, list(range(people)))
+        rows += [(f"class {label}", private.pixels[private.labels == label][:images]) for label in range(people)]
+    public = split.public(size, min(images * max(1, (people or asked) // 2), split.public_count()))
     rows += [("", public.pixels[start : start + images]) for start in range(0, len(public), images)]
 
     width = MARGIN + images * (size + GAP)
@@ -51,12 +55,14 @@ def preview_png(split: IdentitySplit, *, people: int, images: int, size: int) ->
     top = 0
     for number, (name, pixels) in enumerate(rows):
         if number in (0, people):
-            heading = f"{split.name}: private people, one a row" if number == 0 else "public people"
-            draw.text((4, top + 5), heading, fill=INK)
+            heading = f"{split.name}: {'private people, one a row' if number < people else 'public people'}"
+            draw.text((4, top + 5), heading + (" (faces are hidden)" if hide else ""), fill=INK)
             top += HEADING
         draw.text((4, top + size // 2 - 6), name, fill=INK)
         for column, image in enumerate(pixels):
             tile = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+            if hide:
+                tile = tile.resize((BLOCKS, BLOCKS), Image.Resampling.BOX).resize(tile.size, Image.Resampling.NEAREST)
             canvas.paste(tile, (MARGIN + column * (size + GAP), top))
         top += size + GAP
     buffer = io.BytesIO()

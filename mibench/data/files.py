@@ -139,6 +139,10 @@ class FileSplit(IdentitySplit):
             raise MibenchError(f"{self.name} has {len(rows)} public images, {count} were asked for")
         return self._load(rows, size, None if count is None else list(range(count)))
 
+    def public_count(self) -> int:
+        """By the lists; no image is opened."""
+        return self.public_source.public_count() if self.public_source is not None else len(self.rows("public"))
+
     def people(self, side: Literal["private", "public"]) -> frozenset[str]:
         """Identities of one side, by the lists; no image is opened."""
         if side == "public" and self.public_source is not None:

@@ -60,6 +60,10 @@ class IdentitySplit(ABC):
     def public(self, size: int, count: int | None = None) -> Images:
         """The first ``count`` public images (all when None) at ``size`` pixels. The order is fixed."""
 
+    def public_count(self) -> int:
+        """How many public images there are. Data sets that know it without opening images override this."""
+        return len(self.public(16))
+
     def people(self, side: Literal["private", "public"]) -> frozenset[str]:
         """Keys of everybody on one side. Data sets that know them without opening images override this."""
         if side == "public":

@@ -112,6 +112,10 @@ class SynthFaces(IdentitySplit, GroundTruth):
         people, takes = self._public_order(count)
         return self._images(_PUBLIC, people, takes, size, torch.full((people.size,), -1, dtype=torch.int64))
 
+    def public_count(self) -> int:
+        """As the settings say."""
+        return self.public_images
+
     def people(self, side: Literal["private", "public"]) -> frozenset[str]:
         """Keys of everybody on one side, without rendering anything."""
         count = self.identities if side == "private" else min(self.public_identities, self.public_images)
