@@ -319,7 +319,7 @@ PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
 """What a file of weights may name besides tensors."""
 
 
-def follow(file: Any, findings: Findings) -> Any:
+def follow(file: Any, findings: Findings, reader: type[InertUnpickler] = InertUnpickler) -> Any:
     """Read one pickle off ``file`` without effect; a failure goes into ``findings``.
 
     Args:
@@ -329,7 +329,7 @@ def follow(file: Any, findings: Findings) -> Any:
         The object, stand-ins in place of tensors; None after a failure.
     """
     try:
-        return InertUnpickler(file, findings).load()
+        return reader(file, findings).load()
     except BROKEN as error:
         reason = str(error) or type(error).__name__
         findings.failure = "it ends in the middle" if isinstance(error, EOFError) else reason
