@@ -27,9 +27,7 @@ def strip_png(pixels: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def preview_png(
-    split: IdentitySplit, *, people: int, images: int, size: int, hide_faces: bool | None = None
-) -> bytes:
+def preview_png(split: IdentitySplit, *, people: int, images: int, size: int, hide_faces: bool | None = None) -> bytes:
     """A PNG with ``people`` rows of one private person each, then rows of public images, ``images`` a row.
 
     Args:

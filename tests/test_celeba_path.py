@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from mibench.cli import cli
+from mibench.previews import BLOCKS, HEADING, MARGIN
 
 TINY_TRAINING = ["--set", "train.width=0.0625", "--set", "train.epochs=1", "--device", "cpu"]
 TINY_PRIOR = [
@@ -66,3 +68,15 @@ def test_verify_train_run_and_score_in_sequence(tree: Path, home: Path, tmp_path
 
     again = json.loads(call("score", found["path"], "--device", "cpu", "--json").stdout)
     assert again["metrics"] == metrics
+
+
+def test_a_preview_hides_faces_unless_asked(tree: Path, home: Path, tmp_path: Path) -> None:
+    def colours(*flags: str) -> int:
+        picture = tmp_path / "preview.png"
+        data = ["--set", f"dataset.root={tree}", "--set", "dataset.lists=given"]
+        call("data", "preview", "celeba", *data, "--people", 1, "--images", 1, "--output", picture, *flags)
+        face = Image.open(picture).convert("RGB").crop((MARGIN, HEADING, MARGIN + 64, HEADING + 64))
+        return len(face.getcolors(64 * 64) or ())
+
+    assert colours() <= BLOCKS**2
+    assert colours("--show-faces") > 500

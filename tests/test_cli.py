@@ -31,7 +31,7 @@ FLAGS = {
     "doctor": {"--full", "--json"},
     "fetch": {"NAMES", "--list", "--to", "--sha256", "--offline", "--json"},
     "data fixture": {"NAME", "--output", "--people", "--images", "--size", "--seed", "--json"},
-    "data preview": {"DATASET", "--people", "--images", "--size", "--set", "--output"},
+    "data preview": {"DATASET", "--people", "--images", "--size", "--show-faces", "--set", "--output"},
     "data verify": {"DATASET", "--root", "--set", "--full", "--json"},
 }  # fmt: skip
 TOY = ["--attack", "toyattack", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy", "--device", "cpu"]

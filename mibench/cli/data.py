@@ -30,16 +30,27 @@ data.add_command(fixture)
 \b
   mibench data preview
   mibench data preview synthfaces --set dataset.nuisance=0.5 --output easy.png
+  mibench data preview celeba --set dataset.root=/data/celeba --show-faces
 """,
 )
 @click.argument("dataset", default="synthfaces")
 @click.option("--people", type=click.IntRange(1, 64), default=8, show_default=True, help="Private people, one a row.")
 @click.option("--images", type=click.IntRange(1, 32), default=10, show_default=True, help="Images a row.")
 @click.option("--size", type=click.IntRange(16, 256), default=64, show_default=True, help="Pixels a side.")
+@click.option("--show-faces", is_flag=True, help="Show real people, who are mosaics otherwise.")
 @set_option("dataset")
 @output_option("preview.png", "The picture to write.")
-def preview(*, dataset: str, people: int, images: int, size: int, assignments: tuple[str, ...], output: Path) -> None:
-    """Draw a grid: one private person a row, then public people."""
+def preview(
+    *,
+    dataset: str,
+    people: int,
+    images: int,
+    size: int,
+    show_faces: bool,
+    assignments: tuple[str, ...],
+    output: Path,
+) -> None:
+    """Draw a grid: one private person a row, then public people. Faces of real people are hidden."""
     from mibench import config, registry
     from mibench.config import Layer
     from mibench.previews import preview_png
@@ -47,7 +58,9 @@ def preview(*, dataset: str, people: int, images: int, size: int, assignments: t
 
     settings = config.parse_assignments(assignments, ("dataset",))["dataset"]
     split, _ = config.resolve(registry.load("dataset", dataset), [Layer("--set", settings)], scope="dataset")
-    atomic_write(output, preview_png(split, people=people, images=images, size=size))
+    atomic_write(
+        output, preview_png(split, people=people, images=images, size=size, hide_faces=False if show_faces else None)
+    )
     click.echo(str(output))
 
 
