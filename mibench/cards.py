@@ -183,8 +183,8 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
     against = f" --target {tag or name.partition('+')[2] or 'NAME'}" if of_target else ""
     raise MibenchError(
         f"no trained weights for the {kind} {name!r}: train them with `mibench train {kind} {architecture}{against} "
-        f"--dataset {name.partition('@')[2].partition('+')[0]}`, or put {stem_of(name)}.yaml into {home() / 'cards'} "
-        f"and {stem_of(name)}.safetensors into {home() / 'weights'}{registry.suggest(name, have)}"
+        f"--dataset {name.partition('@')[2].partition('+')[0]}`, or import published ones with "
+        f"`mibench import FILE --as {kind}:{name}`{registry.suggest(name, have)}"
     )
 
 
