@@ -18,21 +18,24 @@ def check_size(size: int) -> None:
 
 
 def convolutions(width: float) -> tuple[nn.Sequential, int]:
-    """The convolutions of VGG-16-BN with torchvision's numbering and initial weights, and their last channel count."""
+    """The convolutions of VGG-16-BN with torchvision's numbering, and the channels they end with."""
     layers: list[nn.Module] = []
     channels = 3
     for stage_channels, count in STAGES:
         for _ in range(count):
             out = scaled(stage_channels, width)
-            convolution = nn.Conv2d(channels, out, 3, padding=1)
-            layers += [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
             channels = out
         layers.append(nn.MaxPool2d(2, 2))
+    return nn.Sequential(*layers), channels
+
+
+def initialise(layers: nn.Sequential) -> None:
+    """torchvision's initial weights. Called last, so that what a seed gives does not depend on how this file is cut."""
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return nn.Sequential(*layers), channels
 
 
 class VGG16(nn.Module):
