@@ -128,13 +128,12 @@ class CelebA(CelebAFiles):
         """FFHQ's thumbnails or FaceScrub's crops where they were asked for."""
         if self.public_from == "own":
             return None
-        from mibench.data.elsewhere import Everybody
-
         if self.public_from == "ffhq":
             from mibench.data.ffhq import FFHQ
 
             crop = FFHQ_CROP if self.public_crop == "usual" else None
-            return Everybody(FFHQ(root=self.public_root), Framing(crop=crop, expected=(128, 128)))
+            return FFHQ(root=self.public_root, crop=crop, missing=self.missing)
+        from mibench.data.elsewhere import Everybody
         from mibench.data.facescrub import FaceScrub
 
         framing = Framing(crop=FACESCRUB_CROP, expected=(64, 64)) if self.public_crop == "usual" else Framing()
@@ -204,7 +203,9 @@ class CelebA(CelebAFiles):
             path = self._list(role)
             for number, fields in read_lines(path):
                 if role != "public" and (len(fields) != 2 or not fields[1].isdecimal()):
-                    raise MibenchError(f"{path} line {number}: expected 'NNNNNN.jpg LABEL', got {' '.join(fields)!r}")
+                    raise MibenchError(
+                        f"{path} line {number}: expected 'NNNNNN.jpg LABEL', got {' '.join(fields)[:80]!r}; correct it"
+                    )
                 label = -1 if role == "public" else int(fields[1])
                 stem = stem_of(fields[0])
                 listed[role].append(Row(f"{FOLDERS[0]}/{stem}.jpg", label, identity_of(people, stem, source)))

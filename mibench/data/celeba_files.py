@@ -133,7 +133,9 @@ def read_numbers(path: Path, example: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for number, fields in read_lines(path):
         if len(fields) != 2 or not fields[1].isdecimal():
-            raise MibenchError(f"{path} line {number}: expected '{example}', got {' '.join(fields)[:80]!r}")
+            raise MibenchError(
+                f"{path} line {number}: expected '{example}', got {' '.join(fields)[:80]!r}; restore the file"
+            )
         stem = stem_of(fields[0])
         if stem in found:
             raise MibenchError(f"{path} line {number}: {fields[0]} stands there twice; restore the file")
