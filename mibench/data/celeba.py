@@ -137,7 +137,7 @@ class CelebA(CelebAFiles):
         from mibench.data.facescrub import FaceScrub
 
         framing = Framing(crop=FACESCRUB_CROP, expected=(64, 64)) if self.public_crop == "usual" else Framing()
-        return Everybody(FaceScrub(root=self.public_root), framing)
+        return Everybody(FaceScrub(root=self.public_root, classes=0), framing)
 
     def remarks(self) -> Iterator[Finding]:
         """Which lists, which format, what was left out, and classes that the identity file does not support."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mibench.data.split import IdentitySplit
     from mibench.data.verification import Finding
 
+FFHQ_CROP = 100  # of 128, that is 800 of 1024: what PPA keeps of an image of the FFHQ generator
 PUBLISHED = (27_034, 3_004)  # train and test images, by the paper
 
 
@@ -57,7 +58,7 @@ class CelebA1000(CelebAFiles):
     classes: int = 1000  # PPA; fewer for a quick look
     crop: int = 0  # centre crop in pixels of the files; 0: none, they are square
     missing: Missing = "refuse"  # listed images without a file: refuse, or skip them
-    public_from: Literal["own", "ffhq", "metfaces"] = "own"  # own: images of all other people
+    public_from: Literal["own", "ffhq", "metfaces"] = "own"  # own: images of other people
     public_root: str = ""  # folder of that data set; empty: its own place
     public_images: int = 30_000  # at most, of other people; as many as in the 64-pixel protocol
 
@@ -105,7 +106,7 @@ class CelebA1000(CelebAFiles):
         if self.public_from == "ffhq":
             from mibench.data.ffhq import FFHQ
 
-            return FFHQ(root=self.public_root)
+            return FFHQ(root=self.public_root, variant="images1024x1024", crop=FFHQ_CROP, missing=self.missing)
         from mibench.data.metfaces import MetFaces
 
         return MetFaces(root=self.public_root)

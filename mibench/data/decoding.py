@@ -8,8 +8,10 @@ would clip it.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -155,9 +157,7 @@ def decode(picture: Picture, size: int, framing: Framing) -> Pixels:
     if framing.square == "cover" and image.width != image.height:
         shorter = min(image.size)
         width, height = (int(size * side / shorter) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+        image = centre(image.resize((width, height), Image.Resampling.BILINEAR), size)
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
 
 
@@ -177,9 +177,14 @@ def framed(image: Any, picture: Picture, framing: Framing) -> Any:
             raise MibenchError(
                 f"{picture.path} is {image.width}x{image.height}, too small for the centre crop of {framing.crop}"
             )
-        left, top = (image.width - framing.crop) // 2, (image.height - framing.crop) // 2
-        image = image.crop((left, top, left + framing.crop, top + framing.crop))
+        image = centre(image, framing.crop)
     return image
+
+
+def centre(image: Any, side: int) -> Any:
+    """The middle square of a PIL image; half a pixel goes to the even offset, as in torchvision's ``CenterCrop``."""
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -209,18 +214,27 @@ def _opened(path: Path) -> Iterator[Any]:
     """A PIL image whose header is read; what PIL raises inside, in our words."""
     from PIL import Image, UnidentifiedImageError
 
+    _silence_bombs()
     try:
         with Image.open(path, formats=FORMATS) as opened:
             yield opened
     except FileNotFoundError as error:
         raise MibenchError(f"{path} does not exist; restore it") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture; remove it") from error
     except UnidentifiedImageError as error:
         raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {first_bytes(path)}") from error
     except _DAMAGE as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise MibenchError(f"{path} cannot be decoded ({reason}); unpack or download it again") from error
+
+
+@functools.cache
+def _silence_bombs() -> None:
+    """PIL warns of large pictures in two lines of its own; :data:`MAX_PIXELS` refuses them in one of ours."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def first_bytes(path: Path) -> str:

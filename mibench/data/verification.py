@@ -84,7 +84,7 @@ def _absent(root: Path, name: str, holds: str, is_one: Any) -> Finding:
     what = f"{name} is missing ({holds})"
     last = Path(name).name
     if not root.is_dir():
-        return Finding("wrong", f"{root} does not exist", "make it, or name another folder with --root or MIBENCH_DATA")
+        return Finding("wrong", what, f"make {root} and put everything there, or name another folder with --root")
     stem = Path(last).stem if is_one is Path.is_file else last
     near = sorted(path for path in {root, (root / name).parent} if path.is_dir())
     for folder in near:
