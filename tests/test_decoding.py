@@ -1,4 +1,4 @@
-"""From files to pixels: framing, colour, damaged files, the cache and its crashes."""
+"""From files to pixels: framing, colour, damaged files, progress."""
 
 from __future__ import annotations
 

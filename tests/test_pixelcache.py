@@ -56,9 +56,9 @@ def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def direct(pictures: Sequence[Picture], size: int = 16) -> torch.Tensor:
-    return torch.stack(
-        [torch.from_numpy(decoding.decode(Picture(p.path), size, Framing())).permute(2, 0, 1) for p in pictures]
-    )
+    """What :func:`load` should give, one picture after the other and without a cache."""
+    images = [torch.from_numpy(decoding.decode(picture, size, Framing())) for picture in pictures]
+    return torch.stack(images).permute(0, 3, 1, 2)
 
 
 def test_parts_of_a_list_share_a_cache_and_nothing_is_decoded_twice(
