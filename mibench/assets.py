@@ -24,7 +24,8 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
     """The tensors of a card, float32 (or integer), after their file's size and hash agreed with the card.
 
     Raises:
-        MibenchError: missing, truncated, corrupt or swapped file; names the file, both hashes and the cure.
+        MibenchError: missing, truncated, corrupt or swapped file, or numbers that are not finite; names the file, both
+            hashes and the cure.
     """
     expected = file.card().weights
     path = file.weights_path
@@ -43,6 +44,11 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
         tensors = load(content)
     except SafetensorError as error:
         raise MibenchError(f"{path} is not a safetensors file ({error}); {cure}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise MibenchError(
+                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity; {cure}"
+            )
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 

@@ -160,7 +160,7 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
             judge_units(plan, folder, machine)
             draw(plan, folder, floor, machine.reporter)
         except (MibenchError, RuntimeError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
-            _failed(folder, error)
+            _failed(folder, error, fresh=not record)
             raise
         seconds = round(time.time() - started, 3) + float(record.get("seconds", 0.0))
         folder.update_record(
@@ -226,8 +226,14 @@ def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:
         )
 
 
-def _failed(folder: RunDir, error: Exception) -> None:
-    """Leave word in run.json where that is still possible; the error itself goes on to the person either way."""
+def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
+    """Leave word in run.json where that is still possible; the error itself goes on to the person either way.
+
+    A run that met a mistake in its input before it had computed anything never began: it leaves no file.
+    """
+    if fresh and isinstance(error, MibenchError) and not folder.anything_stored():
+        folder.forget()
+        return
     try:
         folder.update_record(status="failed", error=f"{type(error).__name__}: {error}")
     except MibenchError:

@@ -210,6 +210,16 @@ class RunDir:
             return False
         return bool(file_sha256(tensors) == expected)
 
+    def anything_stored(self) -> bool:
+        """Whether a state or a unit was ever stored, intact or not."""
+        return self.tensors_path("state").exists() or any((self.path / "units").glob("*"))
+
+    def forget(self) -> None:
+        """Take back what the beginning of a run wrote. The lock stays: another process may wait for it."""
+        for name in ("run.json", "config.yaml", "log.jsonl"):
+            with suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
+
     def load(self, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and metadata of a stem."""
         return read_tensors(self.tensors_path(stem))
