@@ -108,7 +108,7 @@ def _accuracies(reporter: Reporter) -> Iterator[Finding]:
             if card.dataset_digest not in (None, dataset.digest):
                 raise MibenchError(f"it was trained on another version of {card.dataset}")
             classifier = assets.build_judge(file, device, cache=None)
-            images = dataset.private("test", card.image.size)
+            images = dataset.seen_by(file.kind).private("test", card.image.size)
         except MibenchError as error:
             yield Finding(f"{file.name} accuracy", False, f"cannot be measured: {error}")
             continue

@@ -28,7 +28,7 @@ from mibench.store import RunDir, atomic_write, unit_stem, write_json
 
 def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
     """Score the stored units of a run and write the table and the metrics. Called inside ``folder.writing()``."""
-    protocol, dataset, device = plan.spec.protocol, plan.dataset, machine.device
+    protocol, dataset, device = plan.spec.protocol, plan.dataset.seen_by("judge"), machine.device
     cache = home() / "cache" / "features"
     names = protocol.metrics or DEFAULT_METRICS
     with deterministic(device, "float32"):

@@ -70,6 +70,15 @@ class IdentitySplit(ABC):
             return frozenset(self.public(16).identities)
         return frozenset(self.private("train", 16).identities + self.private("test", 16).identities)
 
+    def seen_by(self, kind: str) -> IdentitySplit:
+        """The same people and parts as networks of a kind see them.
+
+        Args:
+            kind: ``target``, ``judge`` (the metrics see what it sees), ``prior``, ``regressor`` or ``backbone``.
+        """
+        del kind
+        return self
+
     def check_disjoint(self) -> None:
         """Raise when an identity is on both sides: results mean nothing with shared identities."""
         shared = sorted(self.people("private") & self.people("public"))
