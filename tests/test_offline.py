@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torchvision
 from click.testing import CliRunner
 
 import mibench
+from mibench import registry
 from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.fetching import known, magic
@@ -73,9 +75,22 @@ def test_the_catalogue_is_well_formed() -> None:
         assert entry.instructions()
 
 
-def test_torchvisions_addresses_are_those_of_the_installed_torchvision() -> None:
-    import torchvision
+def test_every_import_that_is_named_is_one_that_there_is() -> None:
+    from mibench.importing.naming import parse
 
+    steps = [asset.use for asset in entries(known.Asset)]
+    steps += [step for entry in entries(known.ByHand) for step in entry.steps]
+    wanted = [parse(step.split("--as ")[1].split()[0]) for step in steps if "--as " in step]
+    assert len(wanted) > 20
+    made = {entry.name: entry.brings for entry in entries(known.ByHand) if entry.brings}
+    named = {want.name for want in wanted}
+    assert {card for cards in made.values() for card in cards} <= named
+    assert all(known.source_of(name) for name in named)
+    backbones = {name for name in registry.names("backbone") if hasattr(torchvision.models, name)}
+    assert {f"{name}@imagenet" for name in backbones} <= named
+
+
+def test_torchvisions_addresses_are_those_of_the_installed_torchvision() -> None:
     found = [asset for asset in entries(known.Asset) if asset.name.partition("@")[2].startswith("imagenet")]
     assert len(found) > 10
     for asset in found:

@@ -76,6 +76,7 @@ class ByHand:
         dataset: the data set whose folder is the place; empty: anywhere, the command that reads it takes its path.
         steps: what to do, in order; ``{place}`` stands for the folder.
         check: the command that checks it.
+        brings: names of the cards that its steps make.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ByHand:
     check: str
     files: tuple[str, ...] = ()
     dataset: str = ""
+    brings: tuple[str, ...] = ()
 
     def place(self, folder: Path | None = None) -> Path | None:
         """The folder the files belong in; None when any will do."""
@@ -130,7 +132,7 @@ def catalogue() -> Mapping[str, Known]:
     for name, fields in content["fetched"].items():
         found[name] = Asset(name=name, **{**fields, "urls": tuple(fields["urls"])})
     for name, fields in content["by_hand"].items():
-        tuples = {key: tuple(fields[key]) for key in ("steps", "files") if key in fields}
+        tuples = {key: tuple(fields[key]) for key in ("steps", "files", "brings") if key in fields}
         found[name] = ByHand(name=name, **{**fields, **tuples})
     return found
 
@@ -148,6 +150,14 @@ def entry(name: str) -> Known:
         near = registry.suggest(name, known)
         raise MibenchError(f"unknown file {name!r}{near} (`mibench fetch --list` shows all)")
     return found
+
+
+def source_of(card: str) -> str | None:
+    """The name that ``mibench fetch`` takes for the weights of a card; None when they are not in the catalogue."""
+    if card in catalogue():
+        return card
+    by_hand = (item for item in catalogue().values() if isinstance(item, ByHand))
+    return next((item.name for item in by_hand if card in item.brings), None)
 
 
 def checked_sha256(text: str) -> str:
