@@ -96,6 +96,7 @@ class CelebA(CelebAFiles):
                     )
         self._check()
         self.check_files()
+        _ = self.public_source
 
     @classmethod
     def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
@@ -128,16 +129,16 @@ class CelebA(CelebAFiles):
         """FFHQ's thumbnails or FaceScrub's crops where they were asked for."""
         if self.public_from == "own":
             return None
-        if self.public_from == "ffhq":
-            from mibench.data.ffhq import FFHQ
-
-            crop = FFHQ_CROP if self.public_crop == "usual" else None
-            return FFHQ(root=self.public_root, crop=crop, missing=self.missing)
-        from mibench.data.elsewhere import Everybody
+        from mibench.data.elsewhere import Everybody, public_settings
         from mibench.data.facescrub import FaceScrub
+        from mibench.data.ffhq import FFHQ
 
-        framing = Framing(crop=FACESCRUB_CROP, expected=(64, 64)) if self.public_crop == "usual" else Framing()
-        return Everybody(FaceScrub(root=self.public_root, classes=0), framing)
+        cropped = self.public_crop == "usual"
+        with public_settings():
+            if self.public_from == "ffhq":
+                return FFHQ(root=self.public_root, crop=FFHQ_CROP if cropped else None, missing=self.missing)
+            framing = Framing(crop=FACESCRUB_CROP, expected=(64, 64)) if cropped else Framing()
+            return Everybody(FaceScrub(root=self.public_root, classes=0), framing)
 
     def remarks(self) -> Iterator[Finding]:
         """Which lists, which format, what was left out, and classes that the identity file does not support."""

@@ -69,7 +69,7 @@ class CelebA1000(CelebAFiles):
             raise MibenchError("celeba1000: crop is at least 0 and public_images at least 1")
         require(self.name, self.folder, self.inspect(self.folder, {}))
         self.check_files()
-        _ = self.framing
+        _ = self.framing, self.public_source
 
     @classmethod
     def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
@@ -103,13 +103,14 @@ class CelebA1000(CelebAFiles):
         """FFHQ or MetFaces where they were asked for."""
         if self.public_from == "own":
             return None
-        if self.public_from == "ffhq":
-            from mibench.data.ffhq import FFHQ
-
-            return FFHQ(root=self.public_root, variant="images1024x1024", crop=FFHQ_CROP, missing=self.missing)
+        from mibench.data.elsewhere import public_settings
+        from mibench.data.ffhq import FFHQ
         from mibench.data.metfaces import MetFaces
 
-        return MetFaces(root=self.public_root)
+        with public_settings():
+            if self.public_from == "metfaces":
+                return MetFaces(root=self.public_root)
+            return FFHQ(root=self.public_root, variant="images1024x1024", crop=FFHQ_CROP, missing=self.missing)
 
     def remarks(self) -> Iterator[Finding]:
         """Whether the split has the published counts, and what was left out."""

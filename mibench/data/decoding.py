@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ MAX_PIXELS = 1 << 26  # of a file, before decoding: 8192 x 8192; more is a bomb 
 AHEAD = 1 << 26  # bytes of decoded pixels that may wait to be stored
 CHUNK = 16  # pictures a task: handing over one at a time costs as much as a small picture does
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # What PIL's readers raise on damaged files, besides their own errors (which are OSErrors).
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
@@ -127,11 +129,11 @@ def decoded(pictures: Sequence[Picture], size: int, framing: Framing, reporter: 
 
 
 def in_parallel(
-    task: Callable[[Sequence[Picture]], Any], pictures: Sequence[Picture], *, ahead: int, threads: int | None = None
-) -> Iterator[Any]:
-    """Results of ``task`` over chunks of pictures, in order, with at most about ``ahead`` pictures in flight."""
+    task: Callable[[Sequence[Item]], Result], items: Sequence[Item], *, ahead: int, threads: int | None = None
+) -> Iterator[Result]:
+    """Results of ``task`` over chunks of items, in order, with at most about ``ahead`` items in flight."""
     threads = threads or worker_count()
-    chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     window = max(2 * threads, ahead // CHUNK)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(chunks), window):

@@ -167,23 +167,29 @@ def _sides(split: IdentitySplit) -> Iterator[Finding]:
 
 
 def _pictures(split: FileSplit, full: bool, reporter: Reporter) -> Iterator[Finding]:
-    """Count the pictures, and with ``full`` decode each."""
+    """Count the pictures, and with ``full`` decode each, those of another data set that are public here included."""
     from mibench.data.decoding import CHUNK, Picture, framed, in_parallel, read_rgb
-    from mibench.data.files import ROLES
+    from mibench.data.files import ROLES, FileSplit
 
-    for role in ROLES:
-        if rows := split.rows(role):
-            yield Finding("fine", f"{role}: {len(rows):,} images")
+    pictures: list[tuple[FileSplit, Picture]] = []
+    for part in (split, split.public_source):
+        if isinstance(part, FileSplit):
+            for role in ROLES:
+                rows = part.rows(role)
+                pictures += [(part, part.picture(row)) for row in rows]
+                if rows:
+                    yield Finding(
+                        "fine", f"{role}: {len(rows):,} images" + ("" if part is split else f" of {part.name}")
+                    )
     if not full:
         yield Finding("note", "images were counted, not opened", "--full decodes every one")
         return
-    pictures = [split.picture(row) for role in ROLES for row in split.rows(role)]
 
-    def task(chunk: Sequence[Picture]) -> list[str]:
+    def task(chunk: Sequence[tuple[FileSplit, Picture]]) -> list[str]:
         bad = []
-        for picture in chunk:
+        for part, picture in chunk:
             try:
-                framed(read_rgb(picture.path, split.framing.expected), picture, split.framing)
+                framed(read_rgb(picture.path, part.framing.expected), picture, part.framing)
             except MibenchError as error:
                 bad.append(str(error))
         return bad
