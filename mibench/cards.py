@@ -20,6 +20,7 @@ import yaml
 from mibench import registry
 from mibench.config import read_yaml
 from mibench.errors import MibenchError
+from mibench.fetching.known import source_of
 from mibench.home import home
 from mibench.store import atomic_write
 
@@ -181,10 +182,17 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
         )
     of_target = kind == "prior" and getattr(registry.load("prior", architecture), "per_target", False)
     against = f" --target {tag or name.partition('+')[2] or 'NAME'}" if of_target else ""
+    published = source_of(name)
+    get = f"`mibench fetch {published}` says how to get them" if published else "get them from their authors"
+    if kind == "backbone":
+        raise MibenchError(
+            f"no weights of the backbone {name!r} are here: {get} and `mibench import FILE --as backbone:{name}`"
+            f"{registry.suggest(name, have)}"
+        )
     raise MibenchError(
         f"no trained weights for the {kind} {name!r}: train them with `mibench train {kind} {architecture}{against} "
         f"--dataset {name.partition('@')[2].partition('+')[0]}`, or import published ones with "
-        f"`mibench import FILE --as {kind}:{name}`{registry.suggest(name, have)}"
+        f"`mibench import FILE --as {kind}:{name}`{f' ({get})' if published else ''}{registry.suggest(name, have)}"
     )
 
 
