@@ -37,7 +37,7 @@ class Settings:
     """``--set import.NAME=VALUE``.
 
     Attributes:
-        size: side of the images in pixels; None: read off the weights (ViT), else what the architecture is published at.
+        size: side of the images in pixels; None: read off the weights (ViT), else the published one.
         mean, std: the normalisation the weights were trained behind, one number or one for each channel.
         transform_input: Inception-v3: see :class:`~mibench.targets.judges.inception_v3.Inception`.
         model: timm's name of the network.
@@ -181,13 +181,14 @@ def _architecture(kind: str, name: str) -> Any:
 def _final_of(network: nn.Module) -> str:
     from .torchvision_networks import Head
 
-    return next(name for name, module in network.named_modules() if isinstance(module, Head))
+    found: str = next(name for name, module in network.named_modules() if isinstance(module, Head))
+    return found
 
 
 def _rows(tensors: Mapping[str, Tensor], final: str, architecture: str) -> int:
     weight = tensors.get(f"{final}.weight")
     if weight is None or weight.ndim != 2:
-        last = next(reversed(tensors), "none")
+        last = next(reversed(list(tensors)), "none")
         raise MibenchError(
             f"this is no {architecture}: its final layer {final}.weight is missing (the last key is {last}); name the "
             "architecture that was trained with --as"

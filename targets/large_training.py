@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError
+from mibench.api import ImageSpec, MibenchError, Misfit, MisfitError
 
 from .augment import plain_batch
 from .jitter import Jitter, apply, draw
 from .optimisation import stepped
+from .torchvision_networks import Head
 from .training import TrainClassifier
 
 SCHEDULES = ("none", "cosine", "steps")
@@ -76,6 +77,12 @@ class TrainLargeClassifier(TrainClassifier):
             raise MibenchError(f"label_smoothing must be 1 at most, got {self.label_smoothing}")
         if not self.std > 0:
             raise MibenchError(f"std must be a positive number, got {self.std}")
+
+    def start(self, network: nn.Module, initial: Mapping[str, Tensor] | None) -> None:
+        """Put the weights of the backbone ``init``, a whole network, into a fresh one; see :func:`start_whole`."""
+        if initial is None:
+            raise MibenchError(f"the weights of the backbone {self.init!r} were not handed over to the recipe")
+        start_whole(network, initial, backbone=str(self.init), architecture=self.architecture)
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step."""
@@ -139,6 +146,32 @@ class TrainLargeJudge(TrainLargeClassifier):
     architecture: str = "inception_v3"
     size: int = 299
     milestones: tuple[int, ...] = (80,)
+
+
+def start_whole(network: nn.Module, weights: Mapping[str, Tensor], *, backbone: str, architecture: str) -> None:
+    """Load a network trained on other classes, but for final layers whose number of classes differs: those stay fresh.
+
+    Raises:
+        MisfitError: it is another network, or of another width or (ViT) image size.
+    """
+    wanted = network.state_dict()
+    final = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Head))
+    fresh = {
+        key: tensor
+        for key, tensor in wanted.items()
+        if key.startswith((*final, "AuxLogits.fc."))
+        and (key not in weights or weights[key].shape[0] != tensor.shape[0])
+    }
+    # a network for small images has no auxiliary classifier
+    given = {k: v for k, v in weights.items() if k in wanted or not k.startswith("AuxLogits.")} | fresh
+    misfit = Misfit.between({k: v.shape for k, v in wanted.items()}, {k: v.shape for k, v in given.items()})
+    if misfit:
+        raise MisfitError(
+            f"backbone {backbone!r} is not {architecture} as it is trained here: {misfit.summary()}; take the one of "
+            f"the same network, {architecture}@imagenet, at the same train.width (and, for a ViT, train.size)",
+            misfit,
+        )
+    network.load_state_dict(given, strict=True)
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

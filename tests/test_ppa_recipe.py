@@ -9,20 +9,23 @@ import torch
 from test_training_targets import CLASSES, CPU, Memory, TinySplit, assert_same_bytes, workshop
 from torchvision.transforms import functional as reference
 
-from mibench.api import Access, MibenchError, Victim
+from mibench.api import Access, MibenchError, MisfitError, Victim
 from mibench.data.split import Images
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.rng import Streams
 from mibench.targets import augment, jitter
 from mibench.targets.augment import channels_last_store, training_batch
 from mibench.targets.jitter import Jitter, apply, draw
+from mibench.targets.judges.inception_v3 import INCEPTION_V3
 from mibench.targets.large_training import (
     TrainLargeJudge,
     TrainLargeTarget,
     TrainTimmTarget,
     ramp,
     smoothed_cross_entropy,
+    start_whole,
 )
+from mibench.targets.torchvision_networks import RESNET18, RESNET34, VIT_B_16
 from mibench.targets.training import build, normalise_inside
 from mibench.training import Training, find_recipe, resolve_training
 
@@ -262,6 +265,60 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(MibenchError, match=message) as caught:
         tiny(**settings).run(TinySplit(), workshop())
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- starting from ImageNet
+
+
+def backbone(build, classes, **options):
+    torch.manual_seed(3)
+    return build(classes, 1 / 16, **options).state_dict()
+
+
+def test_a_start_keeps_everything_but_a_final_layer_of_other_classes():
+    given = backbone(RESNET18, 1000)
+    network = RESNET18(CLASSES, 1 / 16)
+    fresh = network.fc.weight.clone()
+    start_whole(network, given, backbone="resnet18@imagenet", architecture="resnet18")
+    assert torch.equal(network.conv1.weight, given["conv1.weight"])
+    assert torch.equal(network.fc.weight, fresh)
+    same = RESNET18(1000, 1 / 16)
+    start_whole(same, given, backbone="resnet18@imagenet", architecture="resnet18")
+    assert torch.equal(same.fc.weight, given["fc.weight"])
+
+
+@pytest.mark.parametrize("size", [75, 299])
+def test_both_final_layers_of_inception_stay_fresh(size):
+    given = backbone(INCEPTION_V3, 1000)
+    network = INCEPTION_V3(CLASSES, 1 / 16, size=size)
+    start_whole(network, given, backbone="inception_v3@imagenet", architecture="inception_v3")
+    assert torch.equal(network.Mixed_5b.branch1x1.conv.weight, given["Mixed_5b.branch1x1.conv.weight"])
+    if size == 299:
+        assert network.AuxLogits.fc.out_features == CLASSES
+        assert torch.equal(network.AuxLogits.conv0.conv.weight, given["AuxLogits.conv0.conv.weight"])
+
+
+def test_a_recipe_starts_from_what_it_is_handed():
+    given = backbone(RESNET18, 1000)
+    recipe = tiny(init="resnet18@imagenet", epochs=1, learning_rate=1e-9)
+    trained = recipe.run(TinySplit(), workshop(initial=given))
+    torch.testing.assert_close(trained.weights["conv1.weight"], given["conv1.weight"], rtol=0, atol=1e-6)
+    with pytest.raises(MibenchError, match="'resnet18@imagenet' were not handed over"):
+        recipe.run(TinySplit(), workshop())
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [(RESNET34, {}), (VIT_B_16, {"size": 64}), (RESNET18, {"width": 0.5})],
+    ids=["another network", "another size", "another width"],
+)
+def test_a_start_from_another_network_is_refused(build, options):
+    goal = VIT_B_16(CLASSES, 1 / 16, size=96) if build is VIT_B_16 else RESNET18(CLASSES, 1 / 16)
+    given = build(1000, options.pop("width", 1 / 16), **options).state_dict()
+    with pytest.raises(
+        MisfitError, match=r"backbone 'b@imagenet' is not n as it is trained here: .*at the same train\.width"
+    ):
+        start_whole(goal, given, backbone="b@imagenet", architecture="n")
 
 
 # ---------------------------------------------------------------- memory

@@ -1,4 +1,4 @@
-"""Targets and judge of the 224-pixel family: torchvision's networks key for key, made narrow for tests, and imported."""
+"""Targets and judge of the 224-pixel family: torchvision's networks key for key, narrow ones, and imported ones."""
 
 from __future__ import annotations
 
