@@ -18,5 +18,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "prior:gmi": "mibench.attacks.priors.dcgan_training:TrainGMI",
         "prior:kedmi": "mibench.attacks.priors.dcgan_training:TrainKEDMI",
     },
+    "importer": {
+        "prior:gmi": "mibench.attacks.priors.dcgan_importing:import_gan",
+        "prior:kedmi": "mibench.attacks.priors.dcgan_importing:import_gan",
+    },
     "cards": {"priors": "mibench.attacks.priors.cards"},
 }

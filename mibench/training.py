@@ -19,7 +19,7 @@ from torch import Tensor
 from mibench import config, registry
 from mibench.allocator import keep_freed_memory
 from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsFile, Workshop
-from mibench.assets import build_victim, packed, shelve
+from mibench.assets import build_victim, load_weights, packed, shelve
 from mibench.cards import CARD_KINDS, CardFile, stem_of, target_tag
 from mibench.cards import find as find_card
 from mibench.config import Layer
@@ -156,6 +156,7 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
     reporter = reporter or Reporter()
     recipe, dataset = resolve_training(training)
     target = target_of(training, recipe, dataset)
+    backbone = backbone_of(recipe)
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
@@ -168,6 +169,8 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
     if target is not None:
         settings["target"] = target.name
         settings["target_sha256"] = target.card().weights.sha256
+    if backbone is not None:
+        settings["init_sha256"] = backbone.card().weights.sha256
     workplace = RunDir(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
     with workplace.writing():
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
@@ -180,11 +183,12 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
             precision=training.precision,
             log=workplace.log,
             progress=reporter.update,
+            initial=None if backbone is None else load_weights(backbone),
         )
         started = time.time()
         reporter.start(f"training {training.name}")
         try:
-            trained = recipe.run(_data_for(recipe, dataset, target, chosen), workshop)
+            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), workshop)
         finally:
             reporter.stop()
         seconds = time.time() - started
@@ -218,6 +222,17 @@ def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> Car
             f"{found.card().dataset_digest}, this training has {dataset.digest}); drop the --set dataset.*"
         )
     return found
+
+
+def backbone_of(recipe: Recipe) -> CardFile | None:
+    """The card of the weights that a recipe's setting ``init`` starts from; None for fresh ones."""
+    name: str | None = getattr(recipe, "init", None)
+    if name is None:
+        return None
+    architecture, at, dataset = name.partition("@")
+    if not at:
+        raise MibenchError(f"train.init={name}: name the whole card, such as {architecture}@ms1m")
+    return find_card("backbone", name, dataset)
 
 
 def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
@@ -255,7 +270,7 @@ def store_trained(
         recipe={
             "command": training.command,
             **plain(settings["recipe"]),
-            **{key: settings[key] for key in ("target", "target_sha256") if key in settings},
+            **{key: settings[key] for key in ("target", "target_sha256", "init_sha256") if key in settings},
             "seed": training.seed,
             "precision": training.precision,
             **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),

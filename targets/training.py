@@ -17,6 +17,7 @@ from mibench.rng import Streams, derive
 
 from . import CATALOGUE
 from .augment import channels_last_store
+from .backbones import start_from
 from .loop import SupervisedRecipe, fit, stored_weights
 from .measures import accuracy
 
@@ -27,6 +28,7 @@ class TrainClassifier(SupervisedRecipe):
 
     architecture: str = "vgg16"
     label_smoothing: float = 0.0
+    init: str | None = None  # backbone to start from: ir50@ms1m (facenet64, facenet112), ir152@ms1m, vgg16_bn@imagenet
 
     def run(self, data: IdentitySplit, workshop: Workshop) -> Trained:
         """Train on ``data.private("train", size)``, from the checkpoint when there is one."""
@@ -39,6 +41,8 @@ class TrainClassifier(SupervisedRecipe):
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
         streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
         network, arguments = build(self, streams, num_classes=data.num_classes)
+        if self.init is not None:
+            self.start(network, workshop.initial)
         normalise_inside(network, self.image)
         fitted = fit(
             network,
@@ -68,6 +72,16 @@ class TrainClassifier(SupervisedRecipe):
                 "storage": self.storage,
             },
         )
+
+    def start(self, network: nn.Module, initial: Mapping[str, Tensor] | None) -> None:
+        """Put the weights of the backbone ``init`` into a fresh network.
+
+        Raises:
+            MibenchError: they are not this network's.
+        """
+        if initial is None:
+            raise MibenchError(f"the weights of the backbone {self.init!r} were not handed over to the recipe")
+        start_from(network, initial, backbone=str(self.init), architecture=self.architecture)
 
     def loss(self, output: Any, labels: Tensor, epoch: int) -> Mapping[str, Tensor]:
         """Mean cross entropy of a batch, and the accuracy on it."""
@@ -107,6 +121,8 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple
         raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}; {hint}")
     module, _, attribute = known[recipe.architecture].partition(":")
     architecture = getattr(importlib.import_module(module), attribute)
+    if (reason := getattr(architecture, "only_imported", None)) is not None:
+        raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
     arguments = {**arguments, **recipe.arguments()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(streams.seed, *streams.names, "initial weights"))

@@ -19,6 +19,11 @@ FLAGS = {
         "--attack", "--target", "--dataset", "--protocol", "--prior", "--preset", "--seed", "--set", "--config",
         "--output", "--device", "--precision", "--allow-changed-code", "--json",
     },
+    "audit": {
+        "--model", "--weights", "--data", "--public", "--size", "--range", "--mean", "--std", "--channel-order",
+        "--classes", "--outputs", "--features", "--attack", "--access", "--judge", "--prior", "--identities",
+        "--min-accuracy", "--seed", "--set", "--output", "--device", "--json",
+    },
     "sweep": {"SUITE", "--dry-run", "--jobs", "--output", "--device", "--allow-changed-code", "--json"},
     "list": {"KIND", "--json"},
     "show": {"KIND", "NAME", "--json"},
@@ -26,6 +31,10 @@ FLAGS = {
     "train": {
         "KIND", "ARCHITECTURE", "--dataset", "--target", "--tag", "--seed", "--set", "--output", "--device",
         "--precision", "--json",
+    },
+    "import": {
+        "FILES", "--as", "--set", "--source", "--licence", "--reported", "--sha256", "--replace", "--output",
+        "--device", "--json",
     },
     "compare": {"RUNS", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
     "doctor": {"--full", "--json"},

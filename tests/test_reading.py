@@ -284,8 +284,8 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "two records of one name": (make_two_records, "two records of one name"),
     "storage shorter than declared": (make_short_storage, "declared with 796 bytes and holds 396"),
     "tensor past its storage": (make_outside_tensor, "a tensor reaches past its storage"),
-    "tensor of terabytes": (make_huge_tensor, "a tensor claims 4,398,046,511,104 bytes"),
-    "the same, legacy": (lambda d: make_huge_tensor(d, legacy=True), "a tensor claims 4,398,046,511,104 bytes"),
+    "tensor of terabytes": (make_huge_tensor, "a tensor claims a length of 1,099,511,627,776"),
+    "the same, legacy": (lambda d: make_huge_tensor(d, legacy=True), "a tensor claims a length of 1,099,511,627,776"),
     "legacy storage of terabytes": (make_huge_legacy, r"claims tensors of 4\.4 TB and has .* exhaust memory"),
     "zip cut off": (lambda d: make_cut(d, False, 0.9), "cut off or damaged: a zip file without its directory"),
     "legacy cut off in its data": (lambda d: make_cut(d, True, 0.99), "cut off: its tensors take"),
@@ -308,6 +308,19 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: make_bytes(d, b"\x80\x03cdnnlib.tflib.network\nNetwork\nq\x00."),
         "PyTorch release",
     ),
+    "tensor of gigabytes": (
+        lambda d: write(d / "a.pth", {"w": torch.zeros(1).expand(900, 900, 900)}),
+        "a tensor claims 2,916,000,000 bytes",
+    ),
+    "tensor of no items and a long side": (
+        lambda d: write(d / "a.pth", {"w": torch.zeros(2**40, 0)}),
+        "a tensor claims a length of",
+    ),
+    "tuples that double": (
+        lambda d: make_bytes(d, b"\x80\x02}N\x85" + b"q\x00h\x00\x86" * 45 + b"Ns."),
+        "nests tuples without end",
+    ),
+    "unprintable names": (lambda d: write(d / "a", {"a\nb": torch.zeros(3)}), "cannot be printed"),
     "memo of gigabytes": (lambda d: make_bytes(d, b"\x80\x02Nr\xff\xff\xff\xff."), "without weights of torch"),
     "string of gigabytes": (lambda d: make_bytes(d, b"\x80\x04\x8d" + b"\xff" * 7 + b"\x0fabc."), "damaged pickle"),
 }  # fmt: skip

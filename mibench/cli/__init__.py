@@ -9,10 +9,12 @@ import rich_click as click
 from mibench import __version__
 from mibench.errors import MibenchError
 
+from .audit import audit
 from .compare import compare
 from .data import data
 from .doctor import doctor
 from .fetch import fetch
+from .import_ import import_command
 from .list import list_command
 from .run import run
 from .score import score
@@ -52,7 +54,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, sweep, list_command, show, score, train, doctor, data, fetch, compare):
+for _command in (run, audit, sweep, list_command, show, score, train, import_command, doctor, data, fetch, compare):
     cli.add_command(_command)
 
 

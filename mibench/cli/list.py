@@ -22,6 +22,7 @@ PLURALS = {
     "priors": "prior",
     "judges": "judge",
     "regressors": "regressor",
+    "backbones": "backbone",
     "metrics": "metric",
     "reports": "report",
     "weights": "weights",

@@ -52,9 +52,7 @@ def unpack(content: Any, source: str) -> Unpacked:
         raise MibenchError(
             f"{source} holds no weights, only {listed(content) or 'an empty mapping'}; name the file of the network"
         )
-    nameless = [key for key in tensors if not isinstance(key, str)]
-    if nameless:
-        raise MibenchError(f"{source} names a tensor {shown(nameless[0])}, which is no text; save a state_dict()")
+    check_names(tensors, source)
     odd = [key for key, value in tensors.items() if value.layout is not torch.strided or value.is_quantized]
     if odd:
         raise MibenchError(f"{source}: {shown(odd[0])} is sparse or quantised; save plain tensors")
@@ -69,6 +67,15 @@ def unpack(content: Any, source: str) -> Unpacked:
     }
     tensors, stripped = strip(tensors)
     return Unpacked(container=container, tensors=tensors, stripped=stripped, extras=plain_only(leftovers))
+
+
+def check_names(tensors: Mapping[Any, Tensor], source: str) -> None:
+    """Refuse names that are no text, or would write on a terminal from within a message."""
+    for key in tensors:
+        if not isinstance(key, str):
+            raise MibenchError(f"{source} names a tensor {shown(key)}, which is no text; save a state_dict()")
+        if not key.isprintable():
+            raise MibenchError(f"{source} names a tensor {shown(key)}, which cannot be printed; save a state_dict()")
 
 
 def strip(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -52,6 +52,7 @@ STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 SYSTEM = sys.stdlib_module_names | {"__builtin__", "exceptions", "commands"}  # Python 2 had those
 NUMBER_DTYPE = re.compile(r"[fiub]\d{1,2}$")
 DEEPEST = 50  # tuples in tuples: hashing one that is nested a hundred thousand times overflows the interpreter's stack
+MOST_ITEMS = 1_000_000  # of one tuple and the ones in it, repeated ones each time: what hashing it takes
 MOST_STEPS = 5_000_000  # instructions of a pickle; large networks take a hundred thousand, every one may cost 200 bytes
 
 
@@ -90,6 +91,8 @@ class DeclaredTensor:
         items = 1
         for length in self.shape:
             items *= length
+        if max(self.shape, default=0) > most_bytes:  # none of its (0) items, but whole networks are built by lengths
+            return f"claims a length of {max(self.shape):,}"
         if items * self.storage.item_bytes > most_bytes:
             return f"claims {items * self.storage.item_bytes:,} bytes"
         reach = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True)) + 1 if items else 0
@@ -177,7 +180,7 @@ class InertUnpickler(pickle._Unpickler):
         super().__init__(_Whole(file), encoding="latin1")  # never fails on text that Python 2 wrote
         self.findings = findings
         self.dispatch = _Metered(self.dispatch)  # type: ignore[misc]
-        self._depths: dict[int, tuple[int, object]] = {}  # id of a tuple -> its depth; kept alive, so ids stay unique
+        self._tuples: dict[int, tuple[int, int, object]] = {}  # id -> depth, items, itself (so that ids stay unique)
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for ``module.name``; nothing is imported."""
@@ -246,10 +249,12 @@ def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
     def checked(reader: Any) -> None:
         load(reader)
         made = reader.stack[-1]
-        depth = 1 + max((reader._depths[id(item)][0] for item in made if id(item) in reader._depths), default=0)
-        if depth > DEEPEST:
+        inner = [reader._tuples[id(item)] for item in made if id(item) in reader._tuples]
+        depth = 1 + max((one[0] for one in inner), default=0)
+        items = len(made) + sum(one[1] for one in inner)
+        if depth > DEEPEST or items > MOST_ITEMS:
             raise pickle.UnpicklingError("it nests tuples without end")
-        reader._depths[id(made)] = depth, made
+        reader._tuples[id(made)] = depth, items, made
 
     return checked
 
@@ -262,15 +267,17 @@ def _build(reader: Any) -> None:
     pickle._Unpickler.dispatch[pickle.BUILD[0]](reader)
 
 
-def _no_buffer(reader: Any) -> NoReturn:
-    """A bytearray is allocated, and filled with zeros, before anything says that the file is shorter."""
-    raise pickle.UnpicklingError("it holds a bytearray")
+def _buffer(reader: Any) -> None:
+    """A bytearray, read and dropped: the usual way allocates its stated size before anything says there is less."""
+    (count,) = struct.unpack("<Q", reader.read(8))
+    reader.read(count)
+    reader.append(b"")
 
 
 for _opcode in (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE):
     InertUnpickler.dispatch[_opcode[0]] = _shallow(pickle._Unpickler.dispatch[_opcode[0]])
 InertUnpickler.dispatch[pickle.BUILD[0]] = _build
-InertUnpickler.dispatch[pickle.BYTEARRAY8[0]] = _no_buffer
+InertUnpickler.dispatch[pickle.BYTEARRAY8[0]] = _buffer
 
 
 def _first(data: Any, *rest: Any) -> Any:

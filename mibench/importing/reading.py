@@ -15,7 +15,7 @@ from mibench.api import WeightsContents
 from mibench.errors import MibenchError
 from mibench.store import file_sha256
 
-from .containers import Unpacked, strip, unpack
+from .containers import Unpacked, check_names, strip, unpack
 from .formats import AGAIN, Format, recognise
 from .inert import Findings, follow
 from .torch_files import SAVE_AGAIN, read_torch, refuse
@@ -80,6 +80,7 @@ def _read_safetensors(path: Path) -> Unpacked:
         raise MibenchError(f"{path} is not a whole safetensors file ({shown(error)}); {AGAIN}") from error
     if not tensors:
         raise MibenchError(f"{path} holds no weights; name the file of the network")
+    check_names(tensors, str(path))
     tensors, stripped = strip(tensors)
     return Unpacked(container="safetensors", tensors=tensors, stripped=stripped, extras=metadata)
 

@@ -1,0 +1,101 @@
+"""``mibench import``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import rich_click as click
+
+from .examples import CommandWithExamples
+from .options import device_option, json_option, output_option, set_option
+
+
+@click.command(
+    cls=CommandWithExamples,
+    name="import",
+    epilog="""Examples:
+
+\b
+  mibench import IR152_91.16.tar --as target:ir152@celeba
+  mibench import FaceNet_95.88.tar --as judge:facenet112@celeba --set dataset.root=/data/celeba
+  mibench import backbone_ir50_ms1m_epoch120.pth --as backbone:ir50@ms1m
+  mibench import improved_celeba_G.tar improved_celeba_D.tar --as prior:kedmi@celeba+vgg16
+  mibench import bido.tar --as target:vgg16@celeba+bido --reported 80.35 --source "BiDO, tab. 2" --licence MIT
+""",
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option(
+    "--as", "wanted", required=True, metavar="KIND:ARCHITECTURE@DATASET[+TAG]", help="What it is, and shall be called."
+)
+@set_option("import, dataset")
+@click.option("--source", metavar="TEXT", help="Where the weights come from, for the card.")
+@click.option("--licence", metavar="TEXT", help="Under which licence, for the card.")
+@click.option("--reported", type=float, metavar="PERCENT", help="Test accuracy that the source claims.")
+@click.option("--sha256", multiple=True, metavar="HEX", help="What the file must hash to; once for each file.")
+@click.option("--replace", is_flag=True, help="Replace weights of the same name.")
+@output_option(None, "Folder that gets cards/ and weights/.  [default: $MIBENCH_HOME]")
+@device_option
+@json_option
+def import_command(
+    *,
+    files: tuple[Path, ...],
+    wanted: str,
+    assignments: tuple[str, ...],
+    source: str | None,
+    licence: str | None,
+    reported: float | None,
+    sha256: tuple[str, ...],
+    replace: bool,
+    output: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Take in published weights: read them safely, load them strictly, measure them, write a card.
+
+    KIND is target, judge, backbone or prior. Nothing in a file is ever run. A classifier is measured on the test
+    images of its data set where those are here, and compared with what its source reports.
+    """
+    from mibench.config import parse_assignments
+    from mibench.errors import MisfitError
+    from mibench.importing.describing import IMPORT_SCOPES, Import
+    from mibench.importing.storing import import_weights
+    from mibench.spec import plain
+
+    from .progress import reporter
+
+    request = Import(
+        files=files,
+        wanted=wanted,
+        settings={scope: values for scope, values in parse_assignments(assignments, IMPORT_SCOPES).items() if values},
+        source=source,
+        licence=licence,
+        reported=reported,
+        sha256=sha256,
+        output=output,
+        replace=replace,
+    )
+    try:
+        done = import_weights(request, device=device, reporter=reporter())
+    except MisfitError as error:
+        if as_json:
+            click.echo(json.dumps({"error": str(error), **plain(dataclasses.asdict(error.misfit))}, indent=2))
+        raise
+    card = done.card
+    if as_json:
+        said = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}
+        click.echo(json.dumps({"card": str(done.path), **said, **plain(dataclasses.asdict(card))}, indent=2))
+        return
+    state = "is here already with these weights" if done.unchanged else f"{card.weights.bytes / 1e6:.2f} MB"
+    click.echo(f"{card.name}: {state}")
+    measured, reported_there = (card.measured or {}).get("test_accuracy"), (card.reported or {}).get("test_accuracy")
+    if measured is not None:
+        images = (card.measured or {}).get("test_images")
+        beside = "" if reported_there is None else f", {reported_there:.2%} reported"
+        click.echo(f"  test accuracy: {measured:.2%} of {images:,} images{beside}")
+    for text in done.remarks:
+        click.echo(f"  {text}")
+    for text in done.doubts:
+        click.echo(f"warning: {text}; the card says so", err=True)
+    click.echo(f"card: {done.path}")
