@@ -155,7 +155,12 @@ class Victim:
 
 @runtime_checkable
 class Prior(Protocol):
-    """A generative model of public images. StyleGAN2 priors have ``mapping`` and ``synthesis`` besides."""
+    """A generative model of public images. StyleGAN2 priors have ``mapping`` and ``synthesis`` besides.
+
+    Two more attributes are optional: ``crop`` is the side in pixels of the middle square that :meth:`Context.fit` shows
+    a victim (absent or None: the whole image), ``bytes_per_image`` the memory that decoding one image takes forwards
+    and backwards, which bounds the micro-batch.
+    """
 
     name: str
     image: ImageSpec
@@ -194,8 +199,13 @@ class Context:
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
 
     def fit(self, images: Tensor) -> Tensor:
-        """Bring images ``(N, 3, H, W)`` of the prior to the victim's size (antialiased bilinear), differentiable."""
+        """Bring images ``(N, 3, H, W)`` of the prior to the victim's size, differentiable: the middle square that the
+        prior's ``crop`` names, then an antialiased bilinear resize."""
         size = self.victim.image.size
+        crop = getattr(self.prior, "crop", None)
+        if crop is not None:
+            top, left = round((images.shape[-2] - crop) / 2), round((images.shape[-1] - crop) / 2)
+            images = images[..., top : top + crop, left : left + crop]
         if images.shape[-1] == size and images.shape[-2] == size:
             return images
         return nn.functional.interpolate(

@@ -65,6 +65,18 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of the GPU, or of the machine and the control group that this process is in; None: the system is silent."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # not on Windows
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Begin to measure :func:`peak_memory` anew, where the system can (CUDA, Linux)."""
     if device.type == "cuda":

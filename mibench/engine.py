@@ -18,7 +18,7 @@ from mibench import assets
 from mibench.allocator import keep_freed_memory
 from mibench.api import Attack, Context, Prior, Queries, QueryLimit, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
-from mibench.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory
+from mibench.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory, total_memory
 from mibench.errors import MibenchError
 from mibench.plan import Plan
 from mibench.progress import Reporter
@@ -57,6 +57,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
         raise MibenchError(
             f"attack {plan.attack.name!r} needs a prior with a mapping network, such as --prior stylegan2"
         )
+    machine.micro_batch = min(machine.micro_batch, most_images(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
     run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
     with deterministic(machine.device, plan.spec.precision):
@@ -187,6 +188,19 @@ class _Attacking:
             self.machine.reporter.say(f"unit {index}: {note}")
         self.done += 1
         self.machine.reporter.update(self.done, self.total)
+
+
+def most_images(prior: Prior | None, device: torch.device) -> int:
+    """The most images of a prior to decode at a time: a power of two that takes half of the memory at most.
+
+    A GPU that is asked for more says so; on a CPU memory is promised, and the process is killed when it is not there.
+    What is free now does not count: kernels round by the size of a batch, and a run resumed later must not.
+    """
+    each, total = getattr(prior, "bytes_per_image", None), total_memory(device)
+    count = MICRO_BATCH
+    while each and total and count > 1 and count * each > total / 2:
+        count //= 2
+    return count
 
 
 def _public(dataset: IdentitySplit, size: int, device: torch.device) -> Callable[[int], Tensor]:

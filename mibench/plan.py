@@ -206,7 +206,8 @@ def make_plan(request: Request) -> Plan:
     }
     prior_origins: dict[str, Setting] = {}
     if "prior" in weights:
-        arguments, prior_origins = _prior_arguments(weights["prior"], layers("prior"))
+        of_protocol = Layer(f"protocol {protocol.title}", protocol.prior_settings.get(weights["prior"].card, {}))
+        arguments, prior_origins = _prior_arguments(weights["prior"], [of_protocol, *layers("prior")])
         weights["prior"] = dataclasses.replace(weights["prior"], arguments=arguments)
     spec = RunSpec(
         attack=str(chosen["attack"]),
@@ -311,15 +312,21 @@ def _check_access(attack: Attack, protocol: EvalProtocol) -> None:
 
 
 def _check_card_access(attack: Attack, target: Any) -> None:
-    from mibench.api import AccessError
     from mibench.assets import most_access
 
     granted = most_access(target)
     if attack.access > granted:
-        raise AccessError(
-            f"attack {attack.name!r} needs {attack.access.name.lower()}, target {target.name!r} can give no more than "
-            f"{granted.name.lower()}; choose {_attacks_within(granted)}"
-        )
+        because = f"target {target.name!r} can give no more than {granted.name.lower()}"
+        raise access_error(type(attack), granted, because)
+
+
+def access_error(attack: type[Attack], granted: Access, because: str) -> MibenchError:
+    """The refusal of an attack that needs more than there is; names those that need less."""
+    from mibench.api import AccessError
+
+    return AccessError(
+        f"attack {attack.name!r} needs {attack.access.name.lower()}, {because}; choose {_attacks_within(granted)}"
+    )
 
 
 def _attacks_within(granted: Access) -> str:
@@ -353,11 +360,13 @@ def _check_identities(protocol: EvalProtocol, classes: int | None, dataset: Iden
 def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Setting]]:
     """The card's arguments with the run's on top.
 
-    A prior that lists its ``options`` has them checked here; another one checks them itself when it is built.
+    A prior that lists its ``options`` and has ``check`` gets names and values checked here; another one checks them
+    itself when it is built.
     """
     arguments = dict(weights.arguments)
     origins = {name: Setting(value, f"card {weights.card}") for name, value in arguments.items()}
-    options: tuple[str, ...] | None = getattr(registry.load("prior", weights.architecture), "options", None)
+    kind = registry.load("prior", weights.architecture)
+    options: tuple[str, ...] | None = getattr(kind, "options", None)
     known = (*arguments, *(options or ()))
     for layer in layers:
         for name, value in layer.values.items():
@@ -368,4 +377,6 @@ def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, A
                 )
             arguments[name] = value
             origins[name] = Setting(value, layer.origin)
+    if (check := getattr(kind, "check", None)) is not None:
+        check(arguments, weights.card)
     return arguments, origins

@@ -40,8 +40,21 @@ class StyleGAN2Arguments:
     conv_clamp: float | None = None
     discriminator_base: int | None = None
     discriminator_max: int | None = None
+    discriminator_group: int = 4  # images among which the discriminator compares
     truncation: float = 0.7
     noise: NoiseMode = "const"
+    crop: int | None = None  # pixels of the middle square that a target is shown; None: the whole image
+
+    def __post_init__(self) -> None:
+        if self.noise not in ("const", "none"):
+            raise MibenchError(f"prior.noise={self.noise!r} is not one of const, none")
+        if isinstance(self.truncation, bool) or not isinstance(self.truncation, int | float):
+            raise MibenchError(f"prior.truncation must be a number, got {self.truncation!r}")
+        if self.crop is not None and (type(self.crop) is not int or not 1 <= self.crop <= self.resolution):
+            raise MibenchError(
+                f"prior.crop must be a whole number of pixels from 1 to {self.resolution}, or null for the whole "
+                f"image, got {self.crop!r}"
+            )
 
     def generator(self) -> Generator:
         """The generator, with fresh weights."""
@@ -62,6 +75,7 @@ class StyleGAN2Arguments:
             channel_base=self.discriminator_base or self.channel_base,
             channel_max=self.discriminator_max or self.channel_max,
             conv_clamp=self.conv_clamp,
+            group=self.discriminator_group,
         )
 
 
@@ -74,12 +88,14 @@ class StyleGAN2Prior:
         image: the images it makes, square, RGB, in [0, 1].
         name: for messages and records.
         truncation: psi of :meth:`decode`: 1 is the whole distribution, 0 the mean face only.
+        crop: pixels of the middle square that :meth:`mibench.api.Context.fit` shows a target; None: all. Images made
+            here are whole: the discriminator judges whole images.
         noise: "const" adds each layer's fixed map, "none" leaves the grain of the camera out. Either way equal styles
             give equal images.
         dtype: of the convolutions (float32, or bfloat16 for speed at about 1 % error).
     """
 
-    options: ClassVar[tuple[str, ...]] = ("truncation", "noise")  # what `--set prior.NAME=VALUE` may add to a card
+    options: ClassVar[tuple[str, ...]] = ("truncation", "noise", "crop")  # what `--set prior.NAME=VALUE` may add
 
     def __init__(
         self,
@@ -90,6 +106,7 @@ class StyleGAN2Prior:
         name: str = "stylegan2",
         truncation: float = 0.7,
         noise: NoiseMode = "const",
+        crop: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if (image.size, image.channels) != (generator.resolution, 3):
@@ -104,10 +121,17 @@ class StyleGAN2Prior:
         self.name = name
         self.truncation = truncation
         self.noise: NoiseMode = noise
+        self.crop = crop
         self.dtype = dtype
         self.latent_dim = generator.z_dim
         self.w_dim = generator.w_dim
         self.num_ws = generator.num_ws
+
+    @staticmethod
+    def check(arguments: Mapping[str, Any], name: str) -> None:
+        """Refuse arguments that :meth:`build` would refuse, before any weights are read."""
+        check_arguments(arguments, StyleGAN2Arguments.__dataclass_fields__, name)
+        StyleGAN2Arguments(**arguments)
 
     @classmethod
     def build(
@@ -120,7 +144,7 @@ class StyleGAN2Prior:
         Raises:
             MibenchError: unknown arguments, or weights that do not fit them exactly.
         """
-        check_arguments(arguments, StyleGAN2Arguments.__dataclass_fields__, name)
+        cls.check(arguments, name)
         settings = StyleGAN2Arguments(**arguments)
         stray = sorted(key for key in weights if not key.startswith(("G.", "D.")))
         if stray:
@@ -130,10 +154,14 @@ class StyleGAN2Prior:
         generator = settings.generator()
         discriminator = settings.discriminator() if any(key.startswith("D.") for key in weights) else None
         load_parts({"G": generator, **({} if discriminator is None else {"D": discriminator})}, weights, name)
-        if settings.noise not in ("const", "none"):
-            raise MibenchError(f"prior {name!r}: noise={settings.noise!r} is not one of const, none")
         return cls(
-            generator, discriminator, image=image, name=name, truncation=settings.truncation, noise=settings.noise
+            generator,
+            discriminator,
+            image=image,
+            name=name,
+            truncation=settings.truncation,
+            noise=settings.noise,
+            crop=settings.crop,
         )
 
     def to(self, device: torch.device | str) -> StyleGAN2Prior:
@@ -142,6 +170,13 @@ class StyleGAN2Prior:
         if self.discriminator is not None:
             self.discriminator.to(device)
         return self
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Memory that one image takes, forwards and backwards: about five numbers for each output of a convolution
+        (measured by ``benchmarks/stylegan2_memory.py``; fewer for small images)."""
+        outputs = sum(layer.weight.shape[0] * layer.resolution**2 for layer in self.generator.synthesis.layers())
+        return 5 * outputs * 4
 
     @property
     def device(self) -> torch.device:
@@ -246,8 +281,10 @@ class StyleGAN2Prior:
     @torch.no_grad()
     def _spread_of_samples(self) -> Tensor:
         assert self.discriminator is not None
-        draws = self.sample(_SPREAD_DRAWS, stream(_STATISTICS_SEED, "spread"))
-        parts = [self.discriminator.spread(self.synthesis(self.mapping(z)) * 2 - 1) for z in draws.split(32)]
+        large = self.generator.resolution > 128
+        draws = self.sample(_SPREAD_DRAWS // (8 if large else 1), stream(_STATISTICS_SEED, "spread"))
+        together = self.discriminator.b4.group if large else 32  # a group of large images takes gigabytes
+        parts = [self.discriminator.spread(self.synthesis(self.mapping(z)) * 2 - 1) for z in draws.split(together)]
         return torch.stack(parts).mean().cpu()
 
     def _mapping_layers(self) -> list[Any]:

@@ -19,6 +19,7 @@ from mibench import assets
 from mibench.allocator import keep_freed_memory
 from mibench.api import Access, Queries
 from mibench.devices import deterministic
+from mibench.engine import most_images
 from mibench.errors import MibenchError
 from mibench.plan import Plan
 from mibench.results import open_run
@@ -26,7 +27,7 @@ from mibench.rng import stream
 
 from .standing import Standing, progress
 
-IMAGES = 16  # timed at once
+IMAGES = 16  # timed at once, fewer where a prior's images are too large for that
 TIMES = 3  # the fastest one counts
 BACKWARD = 2.0  # a backward pass costs about two forward passes; scales finished runs of other settings
 
@@ -182,11 +183,13 @@ def _time(plan: Plan, device: torch.device) -> tuple[float, float]:
     keep_freed_memory()  # as the engine does
     victim = assets.build_victim(plan.target, Access.GRADIENTS, device)
     size = victim.image.size
-    start = torch.rand(IMAGES, 3, size, size, generator=stream(0, "timing", "images"))
+    count = IMAGES
+    start = torch.rand(count, 3, size, size, generator=stream(0, "timing", "images"))
     decode = None
     if plan.prior is not None and plan.spec.prior is not None:
         prior = assets.build_prior(plan.prior, plan.spec.prior.arguments, device)
-        start, decode = prior.sample(IMAGES, stream(0, "timing", "latents")), prior.decode
+        count = min(count, most_images(prior, device))
+        start, decode = prior.sample(count, stream(0, "timing", "latents")), prior.decode
     start = start.to(device)
 
     def images() -> torch.Tensor:
@@ -204,11 +207,11 @@ def _time(plan: Plan, device: torch.device) -> tuple[float, float]:
         torch.autograd.grad(victim.logits(images()).sum(), start)
 
     with deterministic(device, plan.spec.precision):
-        return _fastest(forwards, device), _fastest(both, device)
+        return _fastest(forwards, device) / count, _fastest(both, device) / count
 
 
 def _fastest(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds per image; the first time warms up."""
+    """Seconds; the first time warms up."""
     taken = []
     for _ in range(1 + TIMES):
         begun = time.perf_counter()
@@ -216,4 +219,4 @@ def _fastest(work: Callable[[], None], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - begun)
-    return min(taken[1:]) / IMAGES
+    return min(taken[1:])
