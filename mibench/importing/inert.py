@@ -51,6 +51,7 @@ ITEM_BYTES = {
 STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 SYSTEM = sys.stdlib_module_names | {"__builtin__", "exceptions", "commands"}  # Python 2 had those
 NUMBER_DTYPE = re.compile(r"[fiub]\d{1,2}$")
+LONGEST = 1 << 24  # of a side, in a file that is shorter itself
 DEEPEST = 50  # tuples in tuples: hashing one that is nested a hundred thousand times overflows the interpreter's stack
 MOST_ITEMS = 1_000_000  # of one tuple and the ones in it, repeated ones each time: what hashing it takes
 MOST_STEPS = 5_000_000  # instructions of a pickle; large networks take a hundred thousand, every one may cost 200 bytes
@@ -91,7 +92,7 @@ class DeclaredTensor:
         items = 1
         for length in self.shape:
             items *= length
-        if max(self.shape, default=0) > most_bytes:  # none of its (0) items, but whole networks are built by lengths
+        if max(self.shape, default=0) > max(most_bytes, LONGEST):  # 0 items perhaps, but networks are built by lengths
             return f"claims a length of {max(self.shape):,}"
         if items * self.storage.item_bytes > most_bytes:
             return f"claims {items * self.storage.item_bytes:,} bytes"
