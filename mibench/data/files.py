@@ -214,6 +214,6 @@ def without_missing(rows: Sequence[Row], exists: Iterable[bool], missing: Missin
     if absent and missing == "refuse":
         raise MibenchError(
             f"{where} lacks {len(absent)} of the {len(rows)} listed images (first: {absent[0].name}); unpack the whole "
-            "archive, or --set dataset.missing=skip to go without them (recorded; the others keep their place)"
+            "archive, or --set dataset.missing=skip to go without them (recorded, and the others keep their place)"
         )
     return [row for row, found in zip(rows, there, strict=True) if found]
