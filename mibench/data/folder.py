@@ -10,6 +10,7 @@ with public images in ``public/`` beside them, or in ``public_root``: pictures i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,10 +69,13 @@ class Folder(FileSplit):
         found = subfolders(self.layout.train, self._passed)
         if self.layout.test is not None:
             self._same_people(found, subfolders(self.layout.test, self._passed))
-        own_public = self.layout.public
-        return class_order(
-            [name for name in found if self.layout.train / name != own_public], self.labels, self._listed
-        )
+        others = {folder.resolve() for folder in (self._public_folder, self.layout.public) if folder is not None}
+        places = {name: (self.layout.train / name).resolve() for name in found}
+        people = [name for name in found if places[name] not in others]
+        seen = Counter(places.values())
+        if twice := [name for name in people if seen[places[name]] > 1]:
+            raise MibenchError(f"{name_some(twice)} are links to one folder; remove one: a person is one class")
+        return class_order(people, self.labels, self._listed)
 
     @cached_property
     def layout(self) -> Layout:

@@ -1,0 +1,292 @@
+"""Stanford Dogs: lists from MATLAB, labels from 1, first boxes, and what judges see that targets do not."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import loadmat, savemat
+
+from mibench.data import matlab
+from mibench.data.annotation import first_box
+from mibench.data.fixtures.writing import write_fixture
+from mibench.data.stanford_dogs import StanfordDogs
+from mibench.data.verification import verify
+from mibench.errors import MibenchError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("dogs") / "tree"
+    write_fixture("stanford_dogs", root, people=4, images=10, size=64)
+    return root
+
+
+@pytest.fixture
+def tree(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "dogs"))
+
+
+def made(root: Path, **settings: object) -> StanfordDogs:
+    return StanfordDogs(root=str(root), **{"classes": 4, **settings})  # type: ignore[arg-type]
+
+
+def listed(root: Path) -> list[tuple[str, int]]:
+    return [entry for name in ("train_list.mat", "test_list.mat") for entry in matlab.read_list(root / name)]
+
+
+def rewrite(root: Path, change: Callable[[list[str], list[int]], None], file: str = "train_list.mat") -> None:
+    """Change names and labels of a list in place."""
+    content = loadmat(root / file)
+    names = [str(cell[0][0]) for cell in content["file_list"]]
+    labels = content["labels"].ravel().tolist()
+    change(names, labels)
+    cells = np.empty((len(names), 1), dtype=object)
+    cells[:, 0] = names
+    savemat(root / file, {"file_list": cells, "labels": np.array(labels).reshape(-1, 1)})
+
+
+def test_both_lists_are_joined_and_shuffled_with_seed_42(tree: Path) -> None:
+    split = made(tree)
+    everything = [f"Images/{name}" for name, _ in listed(tree)]
+    order = list(range(40))
+    np.random.seed(42)  # noqa: NPY002 (what the released code calls)
+    np.random.shuffle(order)  # noqa: NPY002
+    assert [row.name for row in split.rows("train")] == [everything[place] for place in order[:36]]
+    assert [row.name for row in split.rows("test")] == [everything[place] for place in order[36:]]
+
+
+def test_labels_of_the_lists_count_from_one(tree: Path) -> None:
+    labels = dict(listed(tree))
+    split = made(tree)
+    assert {row.label for row in split.rows("train")} == {0, 1, 2, 3}
+    for row in split.rows("train"):
+        assert row.label == labels[row.name.removeprefix("Images/")] - 1
+        assert split.class_names[row.label] == row.name.split("/")[1].partition("-")[2]
+    assert "silky-coated_herder" in split.class_names, "a breed's name may have hyphens"
+
+
+def test_targets_see_pictures_and_judges_see_the_first_dog(tree: Path) -> None:
+    split = made(tree)
+    judge = split.seen_by("judge")
+    assert split.seen_by("target") is split
+    assert [row.name for row in judge.rows("train")] == [row.name for row in split.rows("train")]
+    number, row = next(
+        (number, row)
+        for number, row in enumerate(sorted(split.rows("train"), key=lambda row: row.label))
+        if (tree / "Annotation" / row.name.removeprefix("Images/").removesuffix(".jpg")).read_text().count("<bndbox>")
+        == 2
+    )
+    box = first_box(tree / "Annotation" / row.name.removeprefix("Images/").removesuffix(".jpg"))
+    with Image.open(tree / row.name) as picture:
+        image = picture.convert("RGB")
+        whole = np.array(image.resize((32, 32), Image.Resampling.BILINEAR))
+        dog = np.array(image.crop(box).resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(split.private("train", 32).pixels[number].permute(1, 2, 0).numpy(), whole)
+    assert np.array_equal(judge.private("train", 32).pixels[number].permute(1, 2, 0).numpy(), dog)
+
+
+def test_who_is_cropped_is_a_setting_of_the_data_set(tree: Path) -> None:
+    never, always = made(tree, cropped="never"), made(tree, cropped="always")
+    assert torch.equal(never.seen_by("judge").private("test", 16).pixels, made(tree).private("test", 16).pixels)
+    assert torch.equal(always.private("test", 16).pixels, made(tree).seen_by("judge").private("test", 16).pixels)
+    assert len({split.digest for split in (never, always, made(tree))}) == 3
+    shutil.rmtree(tree / "Annotation")
+    assert made(tree, cropped="never").num_classes == 4
+    with pytest.raises(MibenchError, match="Annotation is missing"):
+        made(tree)
+
+
+def test_cards_of_target_and_judge_agree_on_the_data(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe gets another view, the card the digest of the data set as it was asked for."""
+    from mibench import training
+
+    seen: list[str] = []
+
+    class Recipe:
+        wants = "split"
+
+    def spy(recipe: object, dataset: StanfordDogs, *rest: object) -> StanfordDogs:
+        seen.append(dataset.cropped)
+        raise MibenchError("far enough")
+
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(training, "_data_for", spy)
+    for kind, architecture in (("target", "vgg16"), ("judge", "facenet112")):
+        wanted = training.Training(
+            kind=kind,
+            architecture=architecture,
+            dataset="stanford_dogs",
+            settings={"dataset": {"root": str(tree), "classes": 4}, "train": {}},
+        )
+        with pytest.raises(MibenchError, match="far enough"):
+            training.train(wanted, device="cpu")
+    assert seen == ["judge", "always"], "as asked for, and cropped"
+
+
+def test_a_missing_picture_moves_no_other(tree: Path) -> None:
+    before = {row.name: role for role in ("train", "test") for row in made(tree).rows(role)}  # type: ignore[arg-type]
+    gone = made(tree).rows("train")[5].name
+    (tree / gone).unlink()
+    with pytest.raises(MibenchError, match=rf"lacks 1 of the 40 listed images \(first: {gone}"):
+        made(tree)
+    split = made(tree, missing="skip")
+    after = {row.name: role for role in ("train", "test") for row in split.rows(role)}  # type: ignore[arg-type]
+    assert after == {name: role for name, role in before.items() if name != gone}
+    assert split.digest != made(tree.parent / "dogs", missing="skip", cropped="never").digest
+
+
+def _first_label(value: int) -> Callable[[list[str], list[int]], None]:
+    def change(names: list[str], labels: list[int]) -> None:
+        labels[0] = value
+
+    return change
+
+
+def _first_name(value: str) -> Callable[[list[str], list[int]], None]:
+    def change(names: list[str], labels: list[int]) -> None:
+        names[0] = value
+
+    return change
+
+
+def _second_is_first(names: list[str], labels: list[int]) -> None:
+    names[1], labels[1] = names[0], labels[0]
+
+
+def _swap_two_labels(names: list[str], labels: list[int]) -> None:
+    labels[0] = labels[0] % 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_first_label(0), "has label 0, labels run from 1 to 4"),
+        (_first_label(5), "has label 5, labels run from 1 to 4"),
+        (_swap_two_labels, r"label \d stands for .* and for"),
+        (_second_is_first, "stands twice in the train list"),
+        (_first_name("../../etc/passwd"), r"expected 'breed/file.jpg', got '../../etc/passwd'"),
+        (_first_name("/etc/passwd"), "expected 'breed/file.jpg'"),
+        (lambda names, labels: labels.pop() and None, "damaged|names and"),
+    ],
+)
+def test_lists_that_contradict_themselves_are_refused(
+    change: Callable[[list[str], list[int]], None], message: str, tree: Path
+) -> None:
+    rewrite(tree, change)
+    with pytest.raises(MibenchError, match=message) as caught:
+        made(tree)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_breeds_is_refused(tree: Path) -> None:
+    with pytest.raises(MibenchError, match=r"have 4 breeds, expected 120.*dataset\.classes=4"):
+        StanfordDogs(root=str(tree))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><html>quota exceeded</html>".ljust(200), "a web page"),
+        (b"\x89HDF\r\n\x1a\n".ljust(200, b"\0"), "is no MATLAB file"),
+        (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(64), "another version"),
+        (b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"\x0e\0\0\0\xff\xff\xff\x7f" + bytes(64), "damaged"),
+        (b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM", "has no variable 'file_list'"),
+    ],
+)
+def test_a_list_that_is_no_matlab_file(content: bytes, message: str, tree: Path) -> None:
+    (tree / "train_list.mat").write_bytes(content)
+    if not content:
+        findings = verify(StanfordDogs, {"root": str(tree), "classes": 4})
+        assert any(finding.level == "wrong" and "train_list.mat is empty" in finding.what for finding in findings)
+        return
+    with pytest.raises(MibenchError, match=message):
+        made(tree)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.99])
+def test_a_truncated_list_is_refused(share: float, tree: Path) -> None:
+    content = (tree / "train_list.mat").read_bytes()
+    (tree / "train_list.mat").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(MibenchError, match=r"train_list\.mat"):
+        made(tree)
+
+
+def test_a_list_that_unpacks_without_end_is_not_opened(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matlab, "LARGEST_UNPACKED", 1 << 20)
+    packed = zlib.compress(bytes(8 << 20))
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+    (tree / "train_list.mat").write_bytes(
+        head + (15).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+    )
+    with pytest.raises(MibenchError, match="unpacks to more than any list"):
+        made(tree)
+
+
+BOMB = """<?xml version="1.0"?>
+<!DOCTYPE lolz [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>
+<annotation><object><bndbox><xmin>&c;</xmin></bndbox></object></annotation>"""
+BOX = (
+    "<annotation><object><bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    "</annotation>"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB.encode(), "holds a document type or an entity"),
+        (BOMB.replace("1.0", '1.0" encoding="utf-16').encode("utf-16"), "holds a document type or an entity"),
+        (b'<!DOCTYPE x SYSTEM "file:///etc/passwd"><annotation/>', "holds a document type or an entity"),
+        (b"<annotation><object>", "is no XML"),
+        (b"", "is no XML"),
+        (b"<annotation/>", "has no box"),
+        (BOX.format("left").encode(), "has no box"),
+        (BOX.format("nan").encode(), "has no box"),
+        (BOX.format("9").encode(), r"has an empty box \(9, 1, 9, 9\)"),
+        (b"<a>" * 40, "nested deeper"),
+        (b"<annotation>" + b" " * (1 << 18), "larger than any annotation"),
+    ],
+)
+def test_an_annotation_that_is_none(content: bytes, message: str, tree: Path, tmp_path: Path) -> None:
+    path = tmp_path / "n1_1"
+    path.write_bytes(content)
+    with pytest.raises(MibenchError, match=message):
+        first_box(path)
+
+
+def test_the_first_box_is_the_first_objects(tmp_path: Path) -> None:
+    path = tmp_path / "n1_1"
+    one = "<object><name>x</name><part><bndbox><xmin>7</xmin></bndbox></part><bndbox>{}</bndbox></object>"
+    box = "<xmin>1</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>4</ymax>"
+    path.write_text(f"<annotation>{one.format(box.format(3))}{one.format(box.format(99))}</annotation>")
+    assert first_box(path) == (1, 2, 3, 4)
+
+
+def test_a_box_that_misses_its_picture_is_named(tree: Path) -> None:
+    row = made(tree).rows("train")[0]
+    path = tree / "Annotation" / row.name.removeprefix("Images/").removesuffix(".jpg")
+    path.write_text(
+        "<annotation><object><bndbox><xmin>900</xmin><ymin>1</ymin><xmax>950</xmax><ymax>9</ymax></bndbox></object>"
+        "</annotation>"
+    )
+    with pytest.raises(MibenchError, match=r"which its box .* misses"):
+        made(tree).seen_by("judge").private("train", 16)
+
+
+def test_a_missing_annotation_is_named(tree: Path) -> None:
+    row = made(tree).rows("test")[0]
+    (tree / "Annotation" / row.name.removeprefix("Images/").removesuffix(".jpg")).unlink()
+    with pytest.raises(MibenchError, match="cannot read the annotation"):
+        made(tree).seen_by("judge").private("test", 16)
+    findings = verify(StanfordDogs, {"root": str(tree), "classes": 4})
+    assert any(finding.level == "wrong" and "annotation" in finding.what for finding in findings)
