@@ -36,6 +36,7 @@ class EvalProtocol:
         query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
             included; every attack gets as many (see :mod:`mibench.budget`). None: as many as each attack's preset asks.
         prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
+        prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
             ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
         metrics: groups of metrics to compute; empty means the default ones.
@@ -58,6 +59,7 @@ class EvalProtocol:
     access: Literal["labels", "scores", "gradients"] = "gradients"
     query_budget: int | None = None
     prior: str = "stylegan2"
+    prior_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     judge: str = "facenet112"
     judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
     regressor: str | None = "identity"
@@ -111,12 +113,12 @@ class EvalProtocol:
         return f"{self.name} v{self.version}"
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide numbers: all but the description and the preset names (their values are hashed).
+        """The fields that decide numbers; of presets and of settings of the data and the prior the run has the values.
 
         A field that came later counts only where it says something new, so that runs made before it keep their names.
         """
         fields = dataclasses.asdict(self)
-        for name in ("description", "attack_presets", "made_for", "dataset"):
+        for name in ("description", "attack_presets", "made_for", "dataset", "prior_settings"):
             del fields[name]
         for name, before in YOUNGER_FIELDS.items():
             if fields[name] == before:
