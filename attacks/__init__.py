@@ -21,6 +21,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "importer": {
         "prior:gmi": "mibench.attacks.priors.dcgan_importing:import_gan",
         "prior:kedmi": "mibench.attacks.priors.dcgan_importing:import_gan",
+        "prior:stylegan2": "mibench.attacks.priors.stylegan2_importing:import_stylegan2",
     },
     "cards": {"priors": "mibench.attacks.priors.cards"},
 }

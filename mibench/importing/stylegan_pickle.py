@@ -45,8 +45,8 @@ def read_stylegan_pickle(path: Path) -> WeightsContents:
 
     Returns:
         Tensors ``G.mapping.*``, ``G.synthesis.*`` (of ``G_ema``) and ``D.*``, bit for bit those in the file. Extras:
-        ``generator`` and ``discriminator`` hold the keyword arguments that built them, ``training_set`` the name of
-        the data set where the file says it.
+        ``generator`` and ``discriminator`` hold the keyword arguments that built them, ``generator_conv_clamp`` the
+        bound that all layers of the generator have, ``training_set`` the name of the data set where the file says it.
 
     Raises:
         MibenchError: the file asks for more than such files do, is damaged, or is another kind of file; one line.
@@ -70,6 +70,9 @@ def read_stylegan_pickle(path: Path) -> WeightsContents:
         try:
             tensors |= {prefix + key: maker.tensor(claim) for key, claim in _walk(network)}
             extras[kind] = plain_only(_mapping_in(network.state, "_init_kwargs"))
+            if kind == "generator":  # not every release says it: defaults changed
+                clamps = {module.state["conv_clamp"] for _, module in _modules(network) if "conv_clamp" in module.state}
+                extras |= plain_only({"generator_conv_clamp": clamps.pop()}) if len(clamps) == 1 else {}
         except (*BROKEN, RuntimeError) as error:
             raise MibenchError(f"{path} is damaged: its {kind}: {shown(error)}; {AGAIN}") from error
     described = networks.get("training_set_kwargs")
@@ -119,21 +122,13 @@ def _mapping_in(state: Mapping[Any, Any], name: str) -> dict[Any, Any]:
     return found
 
 
-def _walk(network: Network) -> Iterator[tuple[str, Claim]]:
-    """Dotted names and tensors in the order of ``state_dict()``."""
+def _modules(network: Network) -> Iterator[tuple[str, Network]]:
+    """A network and all networks in it with their prefixes, in the order of ``modules()``."""
     waiting = [("", network, 0)]
     seen = 0
     while waiting:
         prefix, module, depth = waiting.pop()
-        skipped = module.state.get("_non_persistent_buffers_set")
-        skipped = skipped if isinstance(skipped, list | set) else []
-        for kind in ("_parameters", "_buffers"):
-            for name, claim in _mapping_in(module.state, kind).items():
-                if claim is None or name in skipped:
-                    continue
-                if not isinstance(name, str) or not isinstance(claim, Claim):
-                    raise ValueError(f"{kind} holds something that is not a tensor")
-                yield prefix + name, claim
+        yield prefix, module
         inner = []
         for name, child in _mapping_in(module.state, "_modules").items():
             if child is None:
@@ -145,6 +140,20 @@ def _walk(network: Network) -> Iterator[tuple[str, Claim]]:
         seen += 1 + len(inner)
         if seen > MOST_MODULES or depth > DEEPEST:
             raise ValueError("its modules have no end")
+
+
+def _walk(network: Network) -> Iterator[tuple[str, Claim]]:
+    """Dotted names and tensors in the order of ``state_dict()``."""
+    for prefix, module in _modules(network):
+        skipped = module.state.get("_non_persistent_buffers_set")
+        skipped = skipped if isinstance(skipped, list | set) else []
+        for kind in ("_parameters", "_buffers"):
+            for name, claim in _mapping_in(module.state, kind).items():
+                if claim is None or name in skipped:
+                    continue
+                if not isinstance(name, str) or not isinstance(claim, Claim):
+                    raise ValueError(f"{kind} holds something that is not a tensor")
+                yield prefix + name, claim
 
 
 class _Maker:
