@@ -3,9 +3,9 @@
     python benchmarks/decode.py
     python benchmarks/decode.py --count 2000 --json
 
-Writes JPEG files of 178 x 218 pixels (drawn; smooth with a little noise, quality 95) into a temporary folder, then takes
-them through the framing of the 64-pixel protocol as ``mibench`` does. "Cold" asks the system to forget the files first
-(Linux). Every row has wall-clock and CPU seconds of all threads: on a busy machine the second is the one to compare.
+Writes JPEG files of 178 x 218 pixels (drawn: smooth with a little noise, quality 95) into a temporary folder, then
+takes them through the framing of the 64-pixel protocol as ``mibench`` does. "Cold" asks the system to forget the files
+first (Linux). Every row has wall-clock and CPU seconds of all threads: on a busy machine the second is the one to compare.
 """
 
 from __future__ import annotations
