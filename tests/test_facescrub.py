@@ -165,9 +165,11 @@ def test_it_has_no_public_images_of_its_own(tree: Path, tmp_path: Path) -> None:
         split.public(32)
     with pytest.raises(MibenchError, match=r"ffhq is not complete at .*--set dataset\.public_root=FOLDER"):
         made(tree, public_from="ffhq", public_root=str(tmp_path / "none"))
-    write_fixture("ffhq", tmp_path / "ffhq", people=3, images=1)
+    write_fixture("ffhq", tmp_path / "ffhq", people=3, images=1, size=1024)
     with_ffhq = made(tree, public_from="ffhq", public_root=str(tmp_path / "ffhq"))
     assert len(with_ffhq.public(32)) == 3
+    assert with_ffhq.public_source is not None
+    assert with_ffhq.public_source.framing.crop == 800, "what PPA keeps of a portrait of 1024 pixels"  # type: ignore[attr-defined]
     assert with_ffhq.digest != split.digest
     with_ffhq.check_disjoint()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from mibench.cli.data import data as data_group
 from mibench.data.afhq import AFHQ
 from mibench.data.elsewhere import Everybody
-from mibench.data.ffhq import FFHQ
+from mibench.data.ffhq import FFHQ, numbered
 from mibench.data.fixtures.writing import write_fixture
 from mibench.data.metfaces import MetFaces
 from mibench.data.verification import verify
@@ -49,6 +50,14 @@ def test_ffhq_thumbnails_are_cropped_to_the_middle_88(trees: Path) -> None:
     whole = FFHQ(root=str(trees / "ffhq"), crop=None)
     assert not torch.equal(whole.public(64).pixels, found.pixels)
     assert whole.digest != ffhq.digest
+
+
+def test_the_order_of_ffhq_is_that_of_the_released_list() -> None:
+    released = "".join(f"{name}\n" for name in numbered(70_000))
+    assert (
+        hashlib.sha256(released.encode()).hexdigest()
+        == "1f740b5f95aa6aa8a1ef9f610f824812cc949d0b7383862a6556a561e958282a"
+    )
 
 
 def test_large_pictures_are_cropped_in_proportion(tmp_path: Path) -> None:

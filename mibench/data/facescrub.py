@@ -85,8 +85,8 @@ class FaceScrub(FileSplit):
 
     @cached_property
     def public_source(self) -> IdentitySplit | None:
-        """FFHQ or MetFaces where they were asked for."""
-        return public_source(self.public_from, self.public_root)
+        """FFHQ (the middle 800 of 1024 pixels) or MetFaces where they were asked for."""
+        return public_source(self.public_from, self.public_root, portraits=True)
 
     def public(self, size: int, count: int | None = None) -> Images:
         """Those of the other data set."""

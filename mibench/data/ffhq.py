@@ -27,6 +27,11 @@ THUMBNAIL = 128
 NUMBERED = re.compile(r"\d{5}\.png")
 
 
+def numbered(count: int) -> list[str]:
+    """``00000/00000.png`` ...: the order of the list that KEDMI's successors released."""
+    return [f"{index // BUCKET * BUCKET:05d}/{index:05d}.png" for index in range(count)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FFHQ(PublicOnly):
     """FFHQ by its own numbering: the order is that of the released list, whatever files are there.
@@ -61,9 +66,8 @@ class FFHQ(PublicOnly):
     def listed(self) -> Sequence[str]:
         """``00000/00000.png`` and so on, below the variant's folder: a gap is noticed, it never moves the others."""
         count = self.images or 1 + max((int(Path(name).stem) for name in self._files), default=-1)
-        names = [f"{self.variant}/{index // BUCKET * BUCKET:05d}/{index:05d}.png" for index in range(count)]
-        rows = [Row(name, -1, "") for name in names]
-        there = (Path(name).name in self._files for name in names)
+        rows = [Row(f"{self.variant}/{name}", -1, "") for name in numbered(count)]
+        there = (Path(row.name).name in self._files for row in rows)
         return [row.name for row in without_missing(rows, there, self.missing, f"{self.folder / self.variant}")]
 
     def picture(self, row: Row) -> Picture:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from mibench.data.elsewhere import public_settings
 from mibench.data.files import FileSplit, Role, Row
 from mibench.data.split import Images, Part
 from mibench.errors import MibenchError
-
-PublicSource = Literal["none", "ffhq", "metfaces", "afhq"]
 
 
 class PublicOnly(FileSplit):
@@ -43,25 +41,28 @@ class PublicOnly(FileSplit):
         return [Row(name, -1, f"{self.name}-{PurePosixPath(name).with_suffix('')}") for name in self.listed()]
 
 
-def public_source(name: str, root: str) -> PublicOnly | None:
-    """The data set that ``dataset.public_from`` names, with its default settings; None for ``none``.
+def public_source(name: str, root: str, *, portraits: bool = False) -> PublicOnly | None:
+    """The data set that ``dataset.public_from`` names; None for ``none``.
+
+    Args:
+        name: none, ffhq, metfaces or afhq.
+        root: its folder; empty: ``$MIBENCH_DATA/<name>``.
+        portraits: FFHQ's large pictures, of which the middle 800 of 1024 pixels are kept, as Plug & Play Attacks does
+            with what its prior draws; else the thumbnails as KEDMI crops them.
 
     Raises:
-        MibenchError: it is not complete at ``root`` (empty: ``$MIBENCH_DATA/<name>``).
+        MibenchError: it is not complete at ``root``.
     """
-    if name == "none":
-        return None
     from mibench.data.afhq import AFHQ
     from mibench.data.ffhq import FFHQ
     from mibench.data.metfaces import MetFaces
 
-    known: dict[str, type[FFHQ] | type[MetFaces] | type[AFHQ]] = {"ffhq": FFHQ, "metfaces": MetFaces, "afhq": AFHQ}
-    try:
-        return known[name](root=root)
-    except MibenchError as error:
-        # the settings of a public source have names of their own on the data set that uses it
-        text = re.sub(r"dataset\.root=FOLDER or MIBENCH_DATA", "dataset.public_root=FOLDER or MIBENCH_DATA", str(error))
-        raise MibenchError(text) from error
+    with public_settings():
+        if name == "ffhq":
+            return FFHQ(root=root, variant="images1024x1024", crop=100) if portraits else FFHQ(root=root)
+        if name == "metfaces":
+            return MetFaces(root=root)
+        return AFHQ(root=root) if name == "afhq" else None
 
 
 def without_public(name: str) -> MibenchError:
