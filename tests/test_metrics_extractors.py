@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import zlib
@@ -140,6 +141,13 @@ def test_hashes():
     assert content_hash(images) == content_hash(images.clone())
     assert content_hash(images) != content_hash(images.flip(0))
     assert content_hash(images) != content_hash(images.view(7, 3, 4, 16))
+
+
+def test_a_hash_is_of_all_bytes_however_many_are_looked_at_at_once():
+    stored = torch.randint(256, (150, 5, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    images = stored.permute(0, 3, 1, 2)  # as a mapped file is handed over
+    head = f"a|{tuple(images.shape)}|torch.uint8|".encode()
+    assert content_hash(images, "a") == hashlib.sha256(head + images.contiguous().numpy().tobytes()).hexdigest()
     changed = Tiny()
     changed.body.bias.data += 1e-3
     assert hash_weights(Tiny().body) != hash_weights(changed.body)
