@@ -15,6 +15,7 @@ from scipy.io import loadmat, savemat
 
 from mibench.data import matlab
 from mibench.data.annotation import first_box
+from mibench.data.class_folders import released_shuffle
 from mibench.data.fixtures.writing import write_fixture
 from mibench.data.stanford_dogs import StanfordDogs
 from mibench.data.verification import verify
@@ -130,6 +131,32 @@ def test_cards_of_target_and_judge_agree_on_the_data(
         with pytest.raises(MibenchError, match="far enough"):
             training.train(wanted, device="cpu")
     assert seen == ["judge", "always"], "as asked for, and cropped"
+
+
+def test_metrics_are_measured_on_what_judges_see(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+    from unittest.mock import Mock
+
+    from mibench import judging
+    from mibench.store import RunDir
+
+    asked: list[StanfordDogs] = []
+    monkeypatch.setattr(judging, "load_units", lambda *_: SimpleNamespace(images=torch.zeros(1, 3, 16, 16)))
+    monkeypatch.setattr(judging.assets, "build_judge", lambda *_: SimpleNamespace(image=SimpleNamespace(size=16)))
+    monkeypatch.setattr(judging, "_inception", lambda *_: (None, "none here"))
+    monkeypatch.setattr(StanfordDogs, "private", lambda split, *_: asked.append(split))
+    monkeypatch.setattr(judging, "score", Mock(side_effect=MibenchError("far enough")))
+    plan, machine = Mock(dataset=made(tree)), Mock(device=torch.device("cpu"))
+    plan.spec.protocol.public_control = 0
+    with pytest.raises(MibenchError, match="far enough"):
+        judging.judge_units(plan, RunDir(tmp_path), machine)
+    assert [split.cropped for split in asked] == ["always"] * len(asked)
+    assert len(asked) >= 2
+
+
+def test_the_published_counts_follow_from_the_shuffle() -> None:
+    train, test = released_shuffle(20_580)
+    assert (len(train), len(test)) == (18_522, 2_058)
 
 
 def test_a_missing_picture_moves_no_other(tree: Path) -> None:
