@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save
 
-from mibench import cards
+from mibench import assets, cards, config
 from mibench.api import Card, ImageSpec, WeightsFile
 from mibench.attacks.priors.stylegan2 import StyleGAN2Arguments
 from mibench.cli import cli
@@ -106,6 +106,31 @@ def test_attacks_run_against_the_family_and_are_judged_at_the_judges_size(
     assert record["spec"]["preset"] == "smoke", "made for this data set: before the data set's own preset"
     again = json.loads(call("score", found["path"], "--device", "cpu", "--json").stdout)
     assert again["metrics"] == metrics
+
+
+def test_a_file_as_ppa_writes_it_comes_in_and_is_measured_as_what_it_was(
+    world: Callable[[pytest.MonkeyPatch], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PPA stores {'model_state_dict': ...}, its network in an attribute ``model``, compiled by torch 2."""
+    dogs = world(monkeypatch)
+    for kind, name, size, prefix in (
+        ("target", "resnet18", SIZE, "model._orig_mod."),
+        ("judge", "inception_v3", JUDGE_SIZE, "model."),
+    ):
+        original = cards.all_cards()[f"{name}@stanford_dogs"]
+        state = {f"{prefix}{key}": value for key, value in assets.load_weights(original).items()}
+        file = tmp_path / f"{name}.pth"
+        torch.save({"epoch": 100, "model_state_dict": state, "optimizer_state_dict": {"state": {}}}, file)
+        wanted = f"{kind}:{name}@stanford_dogs+ppa"
+        words = [file, "--as", wanted, *dogs[2:], "--set", f"import.size={size}", "--device", "cpu"]
+        call("import", *words, "--output", tmp_path / "imported")
+        content = config.read_yaml(tmp_path / "imported" / "cards" / f"{name}_stanford_dogs_ppa.yaml")
+        card, measured = cards.parse_card(content, "card"), original.card().measured
+        assert measured is not None
+        assert card.image == original.card().image
+        assert card.recipe["container"] == "model_state_dict"
+        assert card.measured is not None
+        assert card.measured["test_accuracy"] == pytest.approx(measured["test_accuracy"])
 
 
 def test_without_a_protocol_the_data_sets_own_asks_for_its_own_prior_and_presets(
