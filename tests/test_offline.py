@@ -90,6 +90,14 @@ def test_every_import_that_is_named_is_one_that_there_is() -> None:
     assert {f"{name}@imagenet" for name in backbones} <= named
 
 
+def test_every_data_set_of_files_is_explained() -> None:
+    from mibench.data.files import FileSplit
+
+    of_files = {name for name in registry.names("dataset") if issubclass(registry.load("dataset", name), FileSplit)}
+    places = {entry.dataset for entry in entries(known.ByHand)} - {""}
+    assert of_files - {"folder"} == places  # folder: one's own
+
+
 def test_torchvisions_addresses_are_those_of_the_installed_torchvision() -> None:
     found = [asset for asset in entries(known.Asset) if asset.name.partition("@")[2].startswith("imagenet")]
     assert len(found) > 10
@@ -134,6 +142,24 @@ def test_magic_numbers_are_those_of_torch(tmp_path: Path) -> None:
 
 NETWORK = ("urllib.request", "http.client", "socket", "requests", "httpx", "ftplib", "huggingface_hub", "torch.hub",
            "torch.utils.model_zoo", "aiohttp", "urllib3")  # fmt: skip
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaches out fails the test."""
+
+    def forbidden(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the network was touched")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, forbidden)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, forbidden)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "densenet121"])
+def test_networks_of_libraries_are_built_without_a_network(no_network: None, name: str) -> None:
+    assert sum(tensor.numel() for tensor in registry.load("target", name)(num_classes=2).state_dict().values()) > 1e6
 
 
 def sources() -> list[Path]:
@@ -193,15 +219,8 @@ def test_no_pretrained_weights_are_asked_of_a_library() -> None:
     ids=lambda arguments: " ".join(arguments[:2]),
 )
 def test_commands_touch_no_network(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+    toy: Path, no_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    def forbidden(*_: Any, **__: Any) -> Any:
-        raise AssertionError("a command touched the network")
-
-    for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, forbidden)
-    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
-        monkeypatch.setattr(socket, name, forbidden)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == (2 if "--offline" in arguments else 0), done.output

@@ -103,13 +103,16 @@ def _absent(root: Path, name: str, holds: str, is_one: Any) -> Finding:
 
 def require(name: str, folder: Path, findings: Iterable[Finding]) -> None:
     """Raise when something is wrong: one line for all of it. For the making of a split, before any work."""
+    from mibench.fetching.known import catalogue
+
     wrong = [finding for finding in findings if finding.level == "wrong"]
     if wrong:
         cures = dict.fromkeys(finding.cure for finding in wrong if finding.cure)
         raise MibenchError(
             f"{name} is not complete at {folder}: {'; '.join(finding.what for finding in wrong)}. Cure: "
             f"{'; '.join(cures)}; or name another folder with --set dataset.root=FOLDER or MIBENCH_DATA "
-            f"(mibench data verify {name} says more)"
+            f"({'`mibench fetch ' + name + '` says where it is, ' if name in catalogue() else ''}"
+            f"`mibench data verify {name}` says more)"
         )
 
 
