@@ -64,32 +64,49 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     content = packed(wanted.name, trained.weights)
     digest = hashlib.sha256(content).hexdigest()
     before = _existing(wanted, request.output)
-    if before is not None and before.card().weights.sha256 == digest and not request.replace:
-        return Imported(path=before.path, card=before.card(), unchanged=True)
     if before is not None and not request.replace:
+        if before.card().weights.sha256 == digest:
+            return Imported(path=before.path, card=before.card(), unchanged=True)
+        tag = "" if target else f"give these a tag of their own (--as {request.wanted.partition('+')[0]}+NAME), or "
         raise MibenchError(
-            f"{wanted.name!r} is there already with other weights ({before.path}); give these a tag of their own "
-            f"(--as {request.wanted.partition('+')[0]}+NAME), or replace them with --replace"
+            f"{wanted.name!r} is there already with other weights ({before.path}); {tag}replace them with --replace"
         )
     accuracy = None
     if dataset is not None and wanted.kind in CLASSIFIERS:
-        seen = dataset.seen_by(wanted.kind)
-        accuracy = measure(
-            network, trained.image, seen, name=wanted.name, device=chosen, reporter=reporter or Reporter()
-        )
+        try:
+            accuracy = measure(
+                network,
+                trained.image,
+                dataset.seen_by(wanted.kind),
+                name=wanted.name,
+                device=chosen,
+                reporter=reporter or Reporter(),
+            )
+        except MibenchError as error:
+            if request.settings.get("dataset"):
+                raise
+            absence = str(error)
     made = Origin(request=request, wanted=wanted, files=files, trained=trained, target=target)
     card, doubts = made.card(content, digest, dataset, accuracy)
-    old = before.weights_path if before is not None and before.origin == "user" else None
-    if old is not None and card.weights.file == old.name and before is not None:
-        card = _beside(card, digest)  # the old pair stays whole until the new card is in its place
-    folder = request.output or home()
-    path = shelve(card, content, folder)
-    if old is not None and old.parent == folder / "weights" and old.name != card.weights.file:
-        old.unlink(missing_ok=True)
+    path, card = _shelved(card, content, request.output or home(), before)
     remarks = [trained.notes] if trained.notes else []
     if absence is not None and accuracy is None:
         remarks.append(f"test accuracy not measured: {absence}")
     return Imported(path=path, card=card, remarks=remarks, doubts=doubts)
+
+
+def _shelved(card: Card, content: bytes, folder: Path, before: cards.CardFile | None) -> tuple[Path, Card]:
+    """Write the pair. Weights that replace others get another file name, so that the old pair stays whole until the new
+    card takes its place; then the old file goes."""
+    old = before.weights_path if before is not None and before.weights_folder == folder / "weights" else None
+    changed = before is not None and before.card().weights.sha256 != card.weights.sha256
+    if old is not None and changed and old.name == card.weights.file:
+        name = f"{cards.stem_of(card.name)}-{card.weights.sha256[:8]}.safetensors"
+        card = replace(card, weights=replace(card.weights, file=name))
+    path = shelve(card, content, folder)
+    if old is not None and old.name != card.weights.file:
+        old.unlink(missing_ok=True)
+    return path, card
 
 
 def find_importer(wanted: Wanted) -> Importer:
@@ -150,8 +167,3 @@ def _existing(wanted: Wanted, output: Path | None) -> cards.CardFile | None:
             raise MibenchError(f"{place} is the card of {shown(found.name)!r}; choose another tag for {wanted.name!r}")
         return found
     return cards.all_cards().get(wanted.name) if output is None else None
-
-
-def _beside(card: Card, digest: str) -> Card:
-    stem = card.weights.file.removesuffix(".safetensors")
-    return replace(card, weights=replace(card.weights, file=f"{stem}-{digest[:8]}.safetensors"))
