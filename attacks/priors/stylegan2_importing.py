@@ -264,7 +264,7 @@ def _cause(misfit: Misfit) -> str:
     differing = [*misfit.missing, *misfit.unexpected]
     if any("mapping.fc" in key for key in differing):
         return "another number of mapping layers than the file says"
-    if any(key.endswith(("noise_const", "noise_strength")) for key in misfit.missing):
+    if misfit.missing and all(key.endswith(("noise_const", "noise_strength")) for key in misfit.missing):
         return "a generator without noise"
     if any(".skip." in key for key in misfit.unexpected):
         return "a generator of the residual architecture"
