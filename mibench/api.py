@@ -14,7 +14,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ from torch import Tensor, nn
 from mibench.errors import MibenchError as MibenchError  # part of the contract; defined where torch is not needed
 from mibench.errors import Misfit as Misfit
 from mibench.errors import MisfitError as MisfitError
+from mibench.records import Card as Card
+from mibench.records import Estimate as Estimate
+from mibench.records import ImageSpec as ImageSpec
+from mibench.records import WeightsFile as WeightsFile
 from mibench.rng import Streams
 
 
@@ -35,16 +39,6 @@ class Access(enum.IntEnum):
     LABELS = 1
     SCORES = 2
     GRADIENTS = 3
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """The images a network takes: ``size`` in pixels (square) and the normalisation applied inside the wrapper."""
-
-    size: int
-    channels: int = 3
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
 
 
 class ClassifierOutput(NamedTuple):
@@ -383,56 +377,3 @@ class PublicAndVictim:
 
     public: Callable[[int], Tensor]
     victim: Victim
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with what a reader needs to trust it. ``value`` is None when it could not be had; ``reason`` says why.
-
-    ``low`` and ``high`` bound the 95 % interval that resamples ``unit`` (identities, not images).
-    """
-
-    name: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    unit: str = "identity"
-    higher_is_better: bool | None = None
-    version: str = "1"
-    extractor: str | None = None
-    reason: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A safetensors file beside its card: name, sha256 and size in bytes."""
-
-    file: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """One set of trained weights. ``name`` reads ``architecture@dataset`` or ``architecture@dataset+tag``.
-
-    ``reported`` is what the source of the weights claims, ``measured`` what this project measured and how.
-    """
-
-    name: str
-    kind: str  # target | judge | regressor | prior | backbone
-    architecture: str
-    dataset: str
-    image: ImageSpec
-    weights: WeightsFile
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments that build the architecture
-    classes: int | None = None
-    dataset_digest: str | None = None
-    licence: str = "MIT"
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    reported: Mapping[str, Any] | None = None
-    measured: Mapping[str, Any] | None = None
-    access: Literal["labels", "scores", "gradients"] = "gradients"  # the most that this network can give
-    notes: str | None = None
