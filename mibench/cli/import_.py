@@ -22,7 +22,7 @@ from .options import device_option, json_option, output_option, set_option
   mibench import FaceNet_95.88.tar --as judge:facenet112@celeba --set dataset.root=/data/celeba
   mibench import backbone_ir50_ms1m_epoch120.pth --as backbone:ir50@ms1m
   mibench import improved_celeba_G.tar improved_celeba_D.tar --as prior:kedmi@celeba+vgg16
-  mibench import bido.tar --as target:vgg16@celeba+bido --reported 80.35 --source "BiDO, tab. 2" --licence MIT
+  mibench import bido.tar --as target:vgg16@celeba+bido --reported 80.35 --source "Defend_MI, README"
 """,
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
