@@ -291,6 +291,31 @@ def test_a_pickle_becomes_a_prior_that_a_run_takes(networks: Any, home: Path, tm
     assert not marker.exists()
 
 
+@pytest.mark.slow
+def test_an_imported_prior_of_another_size_attacks_celeba(home: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"resolution": 128, "channel_base": 512, "channel_max": 8}
+    generator = Generator(z_dim=8, w_dim=8, mapping_layers=2, conv_clamp=256.0, **shape)
+    path, tree = tmp_path / "ffhq.pkl", tmp_path / "celeba"
+    path.write_bytes(dumped(snapshot(generator, old=True)))
+
+    def call(*words: object) -> str:
+        done = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    call("data", "fixture", "celeba", "--output", tree, "--people", 5, "--images", 10)
+    celeba = ["--dataset", "celeba", "--set", f"dataset.root={tree}", "--set", "dataset.lists=given", "--device", "cpu"]
+    for network in (("target", "ir152"), ("judge", "facenet112")):
+        call("train", *network, *celeba, "--set", "train.width=0.0625", "--set", "train.epochs=1")
+    call("import", path, "--as", "prior:stylegan2@ffhq")
+    run = ["run", "--attack", "ppa", "--target", "ir152", "--prior", "stylegan2@ffhq", "--protocol", "celeba-smoke"]
+    found = json.loads(call(*run, *celeba, "--output", tmp_path / "runs", "--json"))
+    record = json.loads((Path(found["path"]) / "run.json").read_text())
+    assert record["spec"]["prior"]["arguments"]["crop"] == 100
+    assert found["metrics"]["acc1"]["value"] is not None
+
+
 class Evil:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
