@@ -191,6 +191,13 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
+    for file in (plan.target, plan.judge):
+        measured, reported = file.card().measured or {}, file.card().reported or {}
+        if measured.get("agrees_with_reported") is False:
+            machine.reporter.say(
+                f"warning: {file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
+                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged here may not be what was published"
+            )
     if record and done:
         machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
     # The code that made the stored part stays on record next to the code that goes on (differs only when allowed).

@@ -90,6 +90,16 @@ def test_run_prints_the_floor_beside_the_run(toy: Path, tmp_path: Path) -> None:
     assert again.stdout == done.stdout
 
 
+def test_a_run_says_that_its_target_is_not_what_was_published(toy: Path, tmp_path: Path) -> None:
+    card = toy / "cards" / "toynet_toyfaces.yaml"
+    kept = [line for line in card.read_text().splitlines() if not line.startswith(("measured", "  test_"))]
+    doubt = ["reported: {test_accuracy: 0.9116}", "measured: {test_accuracy: 0.0997, agrees_with_reported: false}"]
+    card.write_text("\n".join([*kept, *doubt]) + "\n")
+    done = call("run", *TOY, "--output", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "warning: toynet@toyfaces reached 9.97% where it was measured and its source reports 91.16%" in done.stderr
+
+
 def test_json_is_json_and_nothing_else(toy: Path, tmp_path: Path) -> None:
     found = json.loads(call("run", *TOY, "--output", tmp_path, "--json").stdout)
     assert found["metrics"]["acc1"]["value"] == 1.0
