@@ -106,11 +106,12 @@ def test_lists_of_ones_own_are_refused_unless_asked_for(folder: Path, monkeypatc
 
 
 def test_a_released_list_in_another_form_is_the_released_list(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Line ends of Windows, and public lists that carry labels (another suite ships them so)."""
+    """Line ends of Windows, names in .png (KEDMI's), and public lists that carry labels (another suite's)."""
     pin(folder, monkeypatch)
     expected = CelebA(root=str(folder)).digest
     train, public = folder / "meta" / "trainset.txt", folder / "meta" / "ganset.txt"
     train.write_bytes(train.read_bytes().replace(b"\n", b"\r\n"))
+    edit(folder / "meta" / "testset.txt", ".jpg", ".png")
     public.write_text("".join(f"{line} 77\n" for line in public.read_text().splitlines()))
     assert CelebA(root=str(folder)).digest == expected
     edit(train, "000001.jpg 0", "000001.jpg 1")
@@ -203,6 +204,8 @@ def test_the_digest_follows_the_lists_not_the_place(folder: Path, tmp_path: Path
         ("meta/testset.txt", "000012.jpg 2", "000012.jpg 3", "class 3 of the test list has no train image"),
         ("meta/trainset.txt", "000005.jpg 1", "000005.jpg", r"trainset\.txt line 4: expected 'NNNNNN\.jpg LABEL'"),
         ("meta/trainset.txt", "000005.jpg 1", "000005.jpg -1", "line 4: expected"),
+        ("meta/trainset.txt", "000005.jpg 1", f"000005.jpg {'9' * 5000}", "line 4: expected"),
+        ("identity_CelebA.txt", "000003.jpg 100", f"000003.jpg {'9' * 5000}", "line 3: expected"),
         ("meta/trainset.txt", "000005.jpg", "000001.jpg", "000001.jpg stands twice in the train list"),
         ("meta/testset.txt", "000004.jpg", "000003.jpg", "stands in the train and the test list"),
         ("meta/ganset.txt", "000013.jpg", "000003.jpg", "stands in the train and the public list"),
@@ -219,10 +222,11 @@ def test_lists_that_contradict_themselves(folder: Path, file: str, old: str, new
     assert "\n" not in str(caught.value)
 
 
-def test_labels_with_a_gap_are_refused(folder: Path) -> None:
+@pytest.mark.parametrize(("label", "lacking"), [(3, 1), (999_999_999, 999_999_997)])
+def test_labels_with_a_gap_are_refused(folder: Path, label: int, lacking: int) -> None:
     for name in ("trainset.txt", "testset.txt"):
-        edit(folder / "meta" / name, ".jpg 2", ".jpg 3")
-    with pytest.raises(MibenchError, match=r"labels go up to 3 but 1 have no image \(first: 2\)"):
+        edit(folder / "meta" / name, ".jpg 2", f".jpg {label}")
+    with pytest.raises(MibenchError, match=rf"labels go up to {label} but {lacking} have no image \(first: 2\)"):
         given(folder)
 
 

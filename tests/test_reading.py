@@ -226,6 +226,15 @@ def make_two_records(folder: Path) -> Path:
     return path
 
 
+def make_two_cases(folder: Path) -> Path:
+    """torch does not tell capitals apart and reads the second record; who checks the first sees nothing of it."""
+    second = zipfile.ZipFile(write(folder / "s.pth", {"w": torch.zeros(1).expand(2**40)})).read("s/data.pkl")
+    path = write(folder / "a.pth", {"w": torch.zeros(1)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a/DATA.PKL", second)
+    return path
+
+
 def make_flipped(folder: Path) -> Path:
     path = write(folder / "a.pth", {"w": torch.zeros(1000)})
     content = bytearray(path.read_bytes())
@@ -282,6 +291,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty zip": (lambda d: make_zip(d, ()), "it holds nothing"),
     "zip bomb": (make_zip_bomb, "claims 4.0 MB in a file of .* zip bomb"),
     "two records of one name": (make_two_records, "two records of one name"),
+    "two records but for capitals": (make_two_cases, "two records of one name"),
     "storage shorter than declared": (make_short_storage, "declared with 796 bytes and holds 396"),
     "tensor past its storage": (make_outside_tensor, "a tensor reaches past its storage"),
     "tensor of terabytes": (make_huge_tensor, "a tensor claims a length of 1,099,511,627,776"),

@@ -171,9 +171,9 @@ def test_a_missing_picture_moves_no_other(tree: Path) -> None:
     assert split.digest != made(tree.parent / "dogs", missing="skip", cropped="never").digest
 
 
-def _first_label(value: int) -> Callable[[list[str], list[int]], None]:
+def _first_label(value: float | complex) -> Callable[[list[str], list[int]], None]:
     def change(names: list[str], labels: list[int]) -> None:
-        labels[0] = value
+        labels[0] = value  # type: ignore[call-overload]
 
     return change
 
@@ -198,6 +198,10 @@ def _swap_two_labels(names: list[str], labels: list[int]) -> None:
     [
         (_first_label(0), "has label 0, labels run from 1 to 4"),
         (_first_label(5), "has label 5, labels run from 1 to 4"),
+        (_first_label(float("nan")), "a label that is no whole number: 'nan'"),
+        (_first_label(float("inf")), "a label that is no whole number: 'inf'"),
+        (_first_label(1.5), "a label that is no whole number: '1.5'"),
+        (_first_label(1 + 1j), "a label that is no whole number"),
         (_swap_two_labels, r"label \d stands for .* and for"),
         (_second_is_first, "stands twice in the train list"),
         (_first_name("../../etc/passwd"), r"expected 'breed/file.jpg', got '../../etc/passwd'"),
@@ -277,6 +281,9 @@ BOX = (
         (b"<annotation><object>", "is no XML"),
         (b"", "is no XML"),
         (b"<annotation/>", "has no box"),
+        (b'<?xml version="1.0" encoding="nosuch"?><annotation/>', "is no XML"),
+        (b'<?xml version="1.0" encoding="utf-7"?><annotation/>', "is no XML"),
+        (b'<?xml version="1.0" encoding="idna"?><annotation/>', "is no XML"),
         (BOX.format("left").encode(), "has no box"),
         (BOX.format("nan").encode(), "has no box"),
         (BOX.format("9").encode(), r"has an empty box \(9, 1, 9, 9\)"),

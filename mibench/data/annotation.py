@@ -69,7 +69,7 @@ def first_box(path: Path) -> tuple[int, int, int, int]:
     parser.EntityDeclHandler = _refuse
     try:
         parser.Parse(content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two: of an encoding that it names
         raise MibenchError(f"{path} is no XML ({error}); restore it") from error
     except _Refused as error:
         raise MibenchError(f"{path} holds {error}; it is not read: restore it") from error

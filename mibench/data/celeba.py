@@ -22,6 +22,7 @@ from mibench.data.celeba_files import (
     CelebAFiles,
     identity_of,
     inspect_images,
+    is_number,
     needed,
     read_identities,
     read_lines,
@@ -176,7 +177,8 @@ class CelebA(CelebAFiles):
         if self._hash(role) == expected:
             return ""
         kept = 1 if role == "public" else 2  # a public list may carry labels, which say nothing
-        text = "\n".join(" ".join(fields[:kept]) for _, fields in read_lines(self._list(role)))
+        lines = ([f"{stem_of(name)}.jpg", *rest[: kept - 1]] for _, (name, *rest) in read_lines(self._list(role)))
+        text = "\n".join(" ".join(fields) for fields in lines)  # KEDMI's own lists say .png
         same = any(hashlib.sha256(f"{text}{end}".encode()).hexdigest() == expected for end in ("\n", ""))
         return "in another form; " if same else None
 
@@ -203,7 +205,7 @@ class CelebA(CelebAFiles):
         for role in self._listed_roles:
             path = self._list(role)
             for number, fields in read_lines(path):
-                if role != "public" and (len(fields) != 2 or not fields[1].isdecimal()):
+                if role != "public" and (len(fields) != 2 or not is_number(fields[1])):
                     raise MibenchError(
                         f"{path} line {number}: expected 'NNNNNN.jpg LABEL', got {' '.join(fields)[:80]!r}; correct it"
                     )

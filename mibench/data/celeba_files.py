@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDERS = ("img_align_celeba", "Img/img_align_celeba", "img_align_celeba_png", "Img/img_align_celeba_png")
 IDENTITIES = ("identity_CelebA.txt", "Anno/identity_CelebA.txt", "meta/identity_CelebA.txt")
 PARTITION = ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "meta/list_eval_partition.txt")
+LONGEST_NUMBER = 9  # digits
 SUFFIXES = (".png", ".jpg")  # the last one wins: the release that the protocols were made from
 
 
@@ -137,11 +138,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, fields
 
 
+def is_number(text: str) -> bool:
+    """Whether a field is a whole number of a length that people and labels have."""
+    return text.isdecimal() and len(text) <= LONGEST_NUMBER
+
+
 def read_numbers(path: Path, example: str) -> dict[str, int]:
     """``000001.jpg 2880`` a line: stem -> number, in the order of the file."""
     found: dict[str, int] = {}
     for number, fields in read_lines(path):
-        if len(fields) != 2 or not fields[1].isdecimal():
+        if len(fields) != 2 or not is_number(fields[1]):
             raise MibenchError(
                 f"{path} line {number}: expected '{example}', got {' '.join(fields)[:80]!r}; restore the file"
             )

@@ -184,9 +184,11 @@ def held_out(name: str, share: float, salt: str) -> bool:
 def check_contiguous(rows: Iterable[Row], where: str) -> None:
     """Raise unless the labels are 0, 1, ..., C-1 with none left out: a class without images cannot be learnt."""
     found = {row.label for row in rows}
-    if gaps := sorted(set(range(max(found, default=-1) + 1)) - found):
+    highest = max(found, default=-1)
+    if lacking := highest + 1 - len(found):  # counted, not listed: a label may be any number
+        first = next(label for label in range(highest) if label not in found)
         raise MibenchError(
-            f"{where}: labels go up to {max(found)} but {len(gaps)} have no image (first: {gaps[0]}); number the "
+            f"{where}: labels go up to {highest} but {lacking} have no image (first: {first}); number the "
             "classes 0, 1, 2 ... without gaps"
         )
 

@@ -95,6 +95,6 @@ def _text(cell: Any, path: Path) -> str:
 def _number(cell: Any, path: Path) -> int:
     while isinstance(cell, np.ndarray) and cell.size == 1:
         cell = cell.ravel()[0]
-    if not isinstance(cell, int | float | np.number) or cell != int(cell):
+    if not isinstance(cell, int | float | np.integer | np.floating) or not np.isfinite(cell) or cell != int(cell):
         raise MibenchError(f"{path} has a label that is no whole number: {str(cell)[:40]!r}; restore the released file")
     return int(cell)
