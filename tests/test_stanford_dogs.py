@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -241,6 +242,15 @@ def test_a_list_that_is_no_matlab_file(content: bytes, message: str, tree: Path)
         assert any(finding.level == "wrong" and "train_list.mat is empty" in finding.what for finding in findings)
         return
     with pytest.raises(MibenchError, match=message):
+        made(tree)
+
+
+def test_a_list_that_claims_billions_of_cells_is_not_opened(tree: Path) -> None:
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+    flags, sides, name = struct.pack("<IIII", 6, 8, 1, 0), struct.pack("<IIii", 5, 8, 2**31 - 1, 1), b"file_list"
+    body = flags + sides + struct.pack("<II", 1, len(name)) + name.ljust(16, b"\0")
+    (tree / "train_list.mat").write_bytes(head + struct.pack("<II", 14, len(body)) + body)
+    with pytest.raises(MibenchError, match="claims 2,147,483,647 items"):
         made(tree)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def read_list(path: Path) -> list[tuple[str, int]]:
     Raises:
         MibenchError: no such file, no MATLAB file, or one with other contents.
     """
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat, whosmat  # type: ignore[import-untyped]
     from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
 
     try:
@@ -38,6 +39,10 @@ def read_list(path: Path) -> list[tuple[str, int]]:
         raise MibenchError(f"{path} is larger than any list of pictures; restore the released file")
     _check_container(path, content)
     try:
+        # the library makes room for as many cells as an array claims before it reads the first
+        claimed = sum(math.prod(shape) for _, shape, _ in whosmat(path, appendmat=False))
+        if claimed > LARGEST_UNPACKED // 8:
+            raise MibenchError(f"{path} claims {claimed:,} items, more than any list of pictures; it is not opened")
         found = loadmat(path, appendmat=False, variable_names=["file_list", "labels"])
     except (*_DAMAGE, MatReadError) as error:
         raise MibenchError(f"{path} is a damaged MATLAB file ({type(error).__name__}); download it again") from error
