@@ -301,15 +301,6 @@ def test_bgr_turns_the_channels_and_the_declared_means(own: Path) -> None:
     assert torch.equal(first(images).logits, second(images.flip(1)).logits)
 
 
-def test_the_order_of_classes_is_the_datas(own: Path) -> None:
-    trained = taken_in(class_order=[4, 3, 2, 1, 0])
-    network = network_of(trained)
-    images = torch.rand(2, 3, SIZE, SIZE)
-    assert torch.equal(network(images).logits, network.network(images).flip(1))
-    with pytest.raises(MibenchError, match="each of 5 classes once"):
-        taken_in(class_order=[0, 0, 1, 2, 3])
-
-
 # Weights and code
 
 

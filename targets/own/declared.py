@@ -23,7 +23,6 @@ class Declared:
         range: what black and white are before mean and std, such as (0, 255).
         mean, std: one number, or one for each channel in the model's own order of channels.
         channel_order: ``rgb`` or ``bgr``.
-        class_order: for each class of the data the model's index of it; empty: they agree.
         outputs: roles of what the model returns, in order; empty: told by their shapes.
         factory, arguments, features: see :class:`~mibench.targets.own.module.ModuleNetwork`.
     """
@@ -34,7 +33,6 @@ class Declared:
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
     channel_order: str = "rgb"
-    class_order: Sequence[int] = ()
     outputs: Sequence[str] = ()
     factory: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -52,8 +50,6 @@ class Declared:
             raise MibenchError(f"--range takes what black and white are, such as 0,255, got {tuple(self.range)}")
         if self.channel_order not in ("rgb", "bgr"):
             raise MibenchError(f"--channel-order must be rgb or bgr, got {self.channel_order!r}")
-        if self.class_order and sorted(self.class_order) != list(range(self.classes)):
-            raise MibenchError(f"the order of classes must name each of {self.classes} classes once")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Declared:

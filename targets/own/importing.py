@@ -40,7 +40,6 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
         factory=declared.factory,
         arguments=declared.arguments,
         channel_order=declared.channel_order,
-        class_order=declared.class_order,
     )
     if files:
         fill(network.network, files[0])
@@ -96,7 +95,6 @@ def _file_only(files: Sequence[WeightsContents], settings: Mapping[str, Any]) ->
 
 def _of_file(architecture: str, network: OwnNetwork, declared: Declared, image: ImageSpec, content: Tensor) -> Trained:
     network.channel_order = declared.channel_order
-    network.class_order = list(declared.class_order)
     roles, notes = _probe(network.eval(), declared, image)
     arguments: dict[str, Any] = {"bytes": len(content)}
     return _trained(architecture, declared, image, arguments, {"file": content}, roles, notes)
@@ -114,7 +112,6 @@ def _trained(
     arguments |= {
         "outputs": list(roles),
         "channel_order": declared.channel_order,
-        "class_order": list(declared.class_order),
     }
     return Trained(
         architecture=architecture,

@@ -17,7 +17,7 @@ class ModuleNetwork(OwnNetwork):
     """An ``nn.Module`` that ``package.module:build`` returns, in eval mode; it gives gradients.
 
     Args:
-        num_classes, outputs, channel_order, class_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
+        num_classes, outputs, channel_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
         factory: ``package.module:build``.
         arguments: keyword arguments of the factory.
         code: what :func:`~mibench.targets.own.factory.code_of` gave when the model was taken in; "": not checked.
@@ -40,9 +40,8 @@ class ModuleNetwork(OwnNetwork):
         outputs: Sequence[str] = (),
         features: str = "",
         channel_order: str = "rgb",
-        class_order: Sequence[int] = (),
     ) -> None:
-        super().__init__(num_classes, outputs=outputs, channel_order=channel_order, class_order=class_order)
+        super().__init__(num_classes, outputs=outputs, channel_order=channel_order)
         self.network = build(factory, arguments or {}).float().eval()
         if code and code_of(factory) != code:
             raise MibenchError(

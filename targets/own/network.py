@@ -1,4 +1,4 @@
-"""What own models of every kind share: the order of channels going in, roles and the order of classes coming out."""
+"""What own models of every kind share: the order of channels going in, roles coming out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ class OwnNetwork(nn.Module, ABC):
         num_classes: C.
         outputs: the role of each tensor that the model returns (see :mod:`~mibench.targets.own.outputs`).
         channel_order: ``rgb`` or ``bgr``: of the images that the model takes.
-        class_order: for each class of the data the model's own index of it; empty: they agree.
     """
 
     brought: ClassVar[bool] = True  # built from what its card names, at no width and for no other number of classes
@@ -32,13 +31,11 @@ class OwnNetwork(nn.Module, ABC):
         *,
         outputs: Sequence[str],
         channel_order: str = "rgb",
-        class_order: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.outputs = tuple(outputs)
         self.channel_order = channel_order
-        self.class_order = list(class_order)
 
     @abstractmethod
     def answer(self, images: Tensor) -> Any:
@@ -58,6 +55,4 @@ class OwnNetwork(nn.Module, ABC):
         inside = self.captured()
         if inside is not None:
             features = inside.float().flatten(1)
-        if self.class_order:
-            logits = logits[:, self.class_order]
         return ClassifierOutput(logits if features is None else features, logits)

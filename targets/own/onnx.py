@@ -37,7 +37,7 @@ class OnnxNetwork(OwnNetwork):
     """An ONNX graph whose file is this network's only tensor, so that a card's hash covers it like any weights.
 
     Args:
-        num_classes, outputs, channel_order, class_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
+        num_classes, outputs, channel_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
         bytes: length of the file.
     """
 
@@ -51,9 +51,8 @@ class OnnxNetwork(OwnNetwork):
         bytes: int,
         outputs: Sequence[str] = (),
         channel_order: str = "rgb",
-        class_order: Sequence[int] = (),
     ) -> None:
-        super().__init__(num_classes, outputs=outputs, channel_order=channel_order, class_order=class_order)
+        super().__init__(num_classes, outputs=outputs, channel_order=channel_order)
         self.register_buffer("file", torch.zeros(bytes, dtype=torch.uint8))
         self._session: Any = None
         self._entry: Entry | None = None
@@ -113,7 +112,7 @@ def session(content: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except failures() as error:
-        raise MibenchError(f"this is no ONNX model that onnxruntime can open: {worded(error)}") from error
+        raise MibenchError(f"no ONNX model that onnxruntime can open ({worded(error)}); export it again") from error
 
 
 def failures() -> tuple[type[Exception], ...]:

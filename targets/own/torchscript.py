@@ -23,7 +23,7 @@ class TorchScriptNetwork(OwnNetwork):
     argmax, a detach) without saying so, and an attack would then descend along nothing.
 
     Args:
-        num_classes, outputs, channel_order, class_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
+        num_classes, outputs, channel_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
         bytes: length of the file.
     """
 
@@ -37,9 +37,8 @@ class TorchScriptNetwork(OwnNetwork):
         bytes: int,
         outputs: Sequence[str] = (),
         channel_order: str = "rgb",
-        class_order: Sequence[int] = (),
     ) -> None:
-        super().__init__(num_classes, outputs=outputs, channel_order=channel_order, class_order=class_order)
+        super().__init__(num_classes, outputs=outputs, channel_order=channel_order)
         self.register_buffer("file", torch.zeros(bytes, dtype=torch.uint8))
         self._programs: dict[torch.device, Any] = {}
 

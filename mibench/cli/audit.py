@@ -1,0 +1,143 @@
+"""``mibench audit``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import rich_click as click
+
+from .examples import CommandWithExamples
+from .options import device_option, json_option, output_option, set_option
+
+
+@click.command(
+    cls=CommandWithExamples,
+    epilog="""Examples:
+
+\b
+  mibench audit --model mynet:build --weights w.safetensors --data people --public strangers --size 64
+  mibench audit --model mynet:build --weights w.pth --data people --public strangers --size 112 --range -1,1
+  mibench audit --model model.onnx --data people --public strangers --mean 0.5 --std 0.5
+  mibench audit --model mynet:build --weights w.safetensors --data people --size 64 --attack gmi --identities 20
+
+The folder of people has one directory for each; public images lie in its public/ or in the folder named.
+""",
+)
+@click.option(
+    "--model", required=True, metavar="MODEL", help="package.module:build, an ONNX file or a TorchScript file."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of a model in code: safetensors or torch.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with a directory for each person.")
+@click.option("--public", type=click.Path(path_type=Path), help="Folder of images of other people.")
+@click.option("--size", type=int, metavar="PIXELS", help="Side of the images that the model takes.")
+@click.option(
+    "--range", "limits", metavar="LOW,HIGH", help="What black and white are before mean and std.  [default: 0,1]"
+)
+@click.option("--mean", metavar="M[,M,M]", help="Subtracted after the range, in the model's order of channels.")
+@click.option("--std", metavar="S[,S,S]", help="Divided by after the mean.")
+@click.option(
+    "--channel-order",
+    type=click.Choice(["rgb", "bgr"]),
+    default="rgb",
+    show_default=True,
+    help="Of the model's images.",
+)
+@click.option(
+    "--classes", metavar="FILE", help="The model's order of classes: a name a line, or imagefolder, or sorted."
+)
+@click.option("--outputs", metavar="ROLE,...", help="What the model returns: features, logits, probabilities, other.")
+@click.option("--features", metavar="LAYER", help="Layer whose output (input:LAYER: input) is the features.")
+@click.option("--attack", metavar="NAME", help="The attack.  [default: ppa; floor where there are no gradients]")
+@click.option("--access", type=click.Choice(["scores", "gradients"]), help="The most that the adversary may have.")
+@click.option("--judge", metavar="NAME", help="A judge that exists.  [default: one trained on the data]")
+@click.option("--prior", metavar="NAME", help="A prior that exists, or which to train on the public images.")
+@click.option(
+    "--identities", type=click.IntRange(min=1), help="How many people are attacked.  [default: all, up to 50]"
+)
+@click.option(
+    "--min-accuracy", type=float, metavar="SHARE", help="Least accuracy of the model.  [default: twice chance]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random number.")
+@set_option("model, dataset, judge_training, prior_training, prior, attack, protocol")
+@output_option("runs", "Folder of run directories.")
+@device_option
+@json_option
+@click.pass_context
+def audit(
+    ctx: click.Context,
+    *,
+    model: str,
+    weights: Path | None,
+    data: Path,
+    public: Path | None,
+    size: int | None,
+    limits: str | None,
+    mean: str | None,
+    std: str | None,
+    channel_order: Literal["rgb", "bgr"],
+    classes: str | None,
+    outputs: str | None,
+    features: str | None,
+    attack: str | None,
+    access: str | None,
+    judge: str | None,
+    prior: str | None,
+    identities: int | None,
+    min_accuracy: float | None,
+    seed: int,
+    assignments: tuple[str, ...],
+    output: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Say what a model of your own leaks: is it fed rightly, what does an attack recover, how much of that is leak.
+
+    The model's accuracy is measured first. A judge and a prior are trained on your images where none are named. Every
+    step is kept: the same command goes on where it was stopped. A model in code is run as it is, so is TorchScript:
+    take neither from somebody you do not trust.
+    """
+    from mibench.audit.conduct import audit as conduct
+    from mibench.audit.request import SCOPES, AuditRequest, numbers
+    from mibench.config import parse_assignments
+
+    from .progress import reporter
+
+    settings: dict[str, dict[str, Any]] = parse_assignments(assignments, SCOPES)
+    found = conduct(
+        AuditRequest(
+            model=model,
+            weights=weights,
+            data=data,
+            public=public,
+            size=size,
+            range=numbers(limits, "--range"),
+            mean=numbers(mean, "--mean"),
+            std=numbers(std, "--std"),
+            channel_order=channel_order,
+            classes=classes,
+            outputs=tuple(role.strip() for role in (outputs or "").split(",") if role.strip()),
+            features=features or "",
+            attack=attack,
+            access=access,
+            judge=judge,
+            prior=prior,
+            identities=identities,
+            min_accuracy=min_accuracy,
+            seed=seed,
+            settings=settings,
+        ),
+        output,
+        device=device,
+        reporter=reporter(),
+    )
+    if as_json:
+        click.echo(json.dumps({"path": str(found.path), **found.verdict.as_json()}, indent=2))
+    else:
+        for line in (*found.verdict.lines(), "", f"numbers: {found.path}", f"tables and figures: {found.run.path}"):
+            click.echo(line)
+    for name, reason in found.run.missing.items():
+        click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+    if found.run.missing:
+        ctx.exit(1)
