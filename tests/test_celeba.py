@@ -72,6 +72,9 @@ def test_the_crop_is_the_protocols(folder: Path) -> None:
         whole = np.array(opened.convert("RGB"))
     by_hand = Image.fromarray(whole[55:163, 35:143]).resize((64, 64), Image.Resampling.BILINEAR)
     assert torch.equal(data.private("train", 64).pixels[0].permute(1, 2, 0), torch.from_numpy(np.array(by_hand)))
+    for_judge = Image.fromarray(whole[55:163, 35:143]).resize((112, 112), Image.Resampling.BILINEAR)
+    judged = data.private("train", 112).pixels[0].permute(1, 2, 0)
+    assert torch.equal(judged, torch.from_numpy(np.array(for_judge))), "the judge's images are of the file, not of 64"
     native = data.private("train", 108).pixels[0].permute(1, 2, 0)
     assert torch.equal(native, torch.from_numpy(whole[55:163, 35:143].copy()))
 
@@ -87,6 +90,17 @@ def test_everything_missing_is_said_in_one_line(tmp_path: Path, monkeypatch: pyt
         assert part in message
     assert str(tmp_path / "celeba") in message
     assert "\n" not in message
+
+
+def test_the_pinned_lists_are_the_released_ones() -> None:
+    """The sha256 of celeba_trainset.txt, celeba_testset.txt and celeba_ganset.txt as PLG-MI ships them."""
+    pinned = {role: sha256 for role, (_, sha256) in celeba.LISTS.items()}
+    assert pinned == {
+        "train": "fd758026dab640c7217797f12e713436b23278087ffd2a70e88a7255259eabf7",
+        "test": "b67ef7f4770fa3606817392f01ae185f1534c38243987928ab881464cb09c434",
+        "public": "1c2173015bfb2951b117eeb766b4da310be9b82bddf8801b8b531bf80e6b8f49",
+    }
+    assert (celeba.CLASSES, celeba.PUBLIC) == (1000, 30_000)
 
 
 def pin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,16 @@ def test_actors_come_before_actresses_by_sorted_name(tree: Path) -> None:
     assert images.pixels.shape[1:] == (3, 32, 32)
 
 
+def test_uncropped_pictures_lie_beside_the_faces(tree: Path) -> None:
+    for group in ("actors", "actresses"):
+        shutil.copytree(tree / group / "faces", tree / group / "images")
+    faces, pictures = made(tree), made(tree, pictures="images")
+    assert {row.name.split("/")[1] for row in pictures.rows("train")} == {"images"}
+    assert {row.name.split("/")[1] for row in faces.rows("train")} == {"faces"}
+    assert pictures.class_names == faces.class_names
+    assert pictures.digest != faces.digest
+
+
 def test_a_missing_file_moves_no_other_in_the_split_by_hash(tree: Path) -> None:
     before = parts(made(tree))
     gone = [name for name in before if before[name] == "train"][::7]

@@ -558,6 +558,27 @@ def test_released_names_carry_what_their_authors_report(file: str, wanted: str, 
         naming.parse(release.name if "kedmi" not in release.name else f"{release.name}+vgg16")
 
 
+@pytest.mark.parametrize(
+    ("file", "wanted", "source"),
+    [
+        ("celeba_G.tar", "prior:gmi@celeba", "Knowledge-Enriched-DMI"),
+        ("improved_celeba_D.tar", "prior:kedmi@celeba+vgg16", "Knowledge-Enriched-DMI"),
+        ("backbone_ir50_ms1m_epoch120.pth", "backbone:ir50@ms1m", "face.evoLVe"),
+        (
+            "Backbone_IR_152_Epoch_112_Batch_2547328_Time_2019-07-13-02-59_checkpoint.pth",
+            "backbone:ir152@ms1m",
+            "face.evoLVe",
+        ),
+        ("celeba_G.tar", "prior:kedmi@celeba+vgg16", None),
+    ],
+)
+def test_released_gans_and_backbones_are_recognised_by_name(file: str, wanted: str, source: str | None) -> None:
+    from mibench.importing.released import recognise
+
+    found = recognise(file, naming.parse(wanted))
+    assert (found is None) if source is None else (found is not None and found.source.endswith(source))
+
+
 # Cards and files
 
 

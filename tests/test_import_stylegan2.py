@@ -23,6 +23,7 @@ from mibench.attacks.priors.stylegan2_importing import import_stylegan2
 from mibench.attacks.priors.stylegan2_layers import resampling_filter
 from mibench.cards import find
 from mibench.cli import cli
+from mibench.importing.reading import read_weights
 from mibench.plan import Request, make_plan
 
 DATA = Path(__file__).parent / "data"
@@ -124,6 +125,19 @@ def test_a_converted_file_is_the_generator_alone(networks: Any) -> None:
     networks[0].synthesis.freeze()
     expected = networks[0](z, psi=0.7).mul(0.5).add(0.5).clamp(0, 1)
     torch.testing.assert_close(prior.decode(z), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [{"z_dim": 8, "conv_clamp": None}, None], ids=["with config", "state_dict alone"])
+def test_a_converted_file_comes_in_from_the_disk(networks: Any, tmp_path: Path, config: Any) -> None:
+    """The container of the files that another suite publishes: ``state_dict``, perhaps ``config``."""
+    path = tmp_path / "ffhq.pt"
+    torch.save({"state_dict": networks[0].state_dict(), **({"config": config} if config else {})}, path)
+    found = import_stylegan2("stylegan2", [read_weights(path)], {})
+    assert found.arguments["conv_clamp"] == (None if config else 256)
+    assert (found.arguments["mapping_layers"], found.arguments["crop"]) == (3, 12)
+    prior = StyleGAN2Prior.build(found.arguments, found.weights, found.image, name="stylegan2@ffhq")
+    for key, tensor in networks[0].state_dict().items():
+        assert torch.equal(prior.generator.state_dict()[key], tensor), key
 
 
 def test_the_discriminator_may_differ_or_stay_behind(networks: Any) -> None:

@@ -96,6 +96,8 @@ def test_state_dict_wins_over_model_and_an_empty_container_is_passed_over(tmp_pa
     other = {"x": torch.zeros(1)}
     found = read_weights(write(tmp_path / "a", {"model": other, "state_dict": WEIGHTS, "model_state_dict": other}))
     assert found.container == "state_dict"
+    found = read_weights(write(tmp_path / "a", {"model": other, "model_state_dict": WEIGHTS}))
+    assert (found.container, list(found.tensors)) == ("model_state_dict", list(WEIGHTS))
     found = read_weights(write(tmp_path / "a", {"state_dict": {}, "model": WEIGHTS}))
     assert found.container == "model"
 

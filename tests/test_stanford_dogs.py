@@ -142,17 +142,27 @@ def test_metrics_are_measured_on_what_judges_see(tree: Path, tmp_path: Path, mon
     from mibench.store import RunDir
 
     asked: list[StanfordDogs] = []
+
+    def private(split: StanfordDogs, part: str, *_: object) -> str:
+        asked.append(split)
+        return part
+
     monkeypatch.setattr(judging, "load_units", lambda *_: SimpleNamespace(images=torch.zeros(1, 3, 16, 16)))
     monkeypatch.setattr(judging.assets, "build_judge", lambda *_: SimpleNamespace(image=SimpleNamespace(size=16)))
-    monkeypatch.setattr(judging, "_inception", lambda *_: (None, "none here"))
-    monkeypatch.setattr(StanfordDogs, "private", lambda split, *_: asked.append(split))
-    monkeypatch.setattr(judging, "score", Mock(side_effect=MibenchError("far enough")))
+    monkeypatch.setattr(judging, "_inception", lambda *_: (object(), None))
+    monkeypatch.setattr(StanfordDogs, "private", private)
+    score = Mock(side_effect=MibenchError("far enough"))
+    monkeypatch.setattr(judging, "score", score)
     plan, machine = Mock(dataset=made(tree)), Mock(device=torch.device("cpu"))
     plan.spec.protocol.public_control = 0
     with pytest.raises(MibenchError, match="far enough"):
         judging.judge_units(plan, RunDir(tmp_path), machine)
     assert [split.cropped for split in asked] == ["always"] * len(asked)
     assert len(asked) >= 2
+    references = {name: score.call_args.kwargs[name] for name in ("private", "private_native", "private_test")}
+    assert references == {"private": "train", "private_native": "train", "private_test": "test"}, (
+        "distances, FID and PRDC are measured to train images"
+    )
 
 
 def test_the_published_counts_follow_from_the_shuffle() -> None:
