@@ -113,8 +113,9 @@ def load(
 def decoded(pictures: Sequence[Picture], size: int, framing: Framing, reporter: Reporter) -> Iterator[Pixels]:
     """Pixels ``(size, size, 3)`` of each picture, in order, decoded on all cores with bounded memory.
 
-    Threads, not processes: PIL releases the interpreter's lock while it decodes and resizes, so two threads are as fast
-    as two processes here (docs/data.md) and need no second copy of the pixels.
+    Threads, not processes. PIL releases the interpreter's lock while it decodes and resizes, which is most of the time;
+    two processes were 1.4 times as fast as two threads (docs/data.md), seconds that are paid once, but forking beside
+    CUDA or OpenMP can hang, and fresh interpreters need seconds to start and a guarded main module.
     """
 
     def task(chunk: Sequence[Picture]) -> list[Pixels]:
