@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from mibench.catalogue import CATALOGUE
 from mibench.cli import cli
 from mibench.data.verification import expect_file, expect_folder
 
@@ -172,6 +173,15 @@ def test_a_world_that_is_made_has_no_files(home: Path) -> None:
     assert done.exit_code == 0
     assert "made on the spot" in done.stdout
     assert call("synthfaces", "--root", "/tmp").exit_code == 2
+
+
+@pytest.mark.parametrize("name", sorted(set(CATALOGUE["dataset"]) - {"synthfaces"}))
+def test_every_data_set_says_what_is_missing(tmp_path: Path, home: Path, name: str) -> None:
+    done = call(name, "--root", tmp_path / "nowhere", "--json")
+    assert done.exit_code == 2
+    found = wrong(json.loads(done.stdout)["findings"])
+    assert found
+    assert all(" -> " in line and not line.endswith("-> ") for line in found), "each with a cure"
 
 
 def test_mistakes_on_the_command_line(folder: Path) -> None:
