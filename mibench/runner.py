@@ -196,7 +196,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         if measured.get("agrees_with_reported") is False:
             machine.reporter.say(
                 f"warning: {file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
-                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged here may not be what was published"
+                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
             )
     if record and done:
         machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
