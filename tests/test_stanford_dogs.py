@@ -255,13 +255,53 @@ def test_a_list_that_is_no_matlab_file(content: bytes, message: str, tree: Path)
         made(tree)
 
 
-def test_a_list_that_claims_billions_of_cells_is_not_opened(tree: Path) -> None:
-    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
-    flags, sides, name = struct.pack("<IIII", 6, 8, 1, 0), struct.pack("<IIii", 5, 8, 2**31 - 1, 1), b"file_list"
-    body = flags + sides + struct.pack("<II", 1, len(name)) + name.ljust(16, b"\0")
-    (tree / "train_list.mat").write_bytes(head + struct.pack("<II", 14, len(body)) + body)
-    with pytest.raises(MibenchError, match="claims 2,147,483,647 items"):
+def array(kind: int, sides: tuple[int, int], inner: bytes, name: bytes = b"") -> bytes:
+    """An array of MATLAB's level 5."""
+    head = struct.pack("<IIII", 6, 8, kind, 0) + struct.pack("<IIii", 5, 8, *sides)
+    body = head + struct.pack("<II", 1, len(name)) + name + bytes(-len(name) % 8) + inner
+    return struct.pack("<II", 14, len(body)) + body
+
+
+CELLS, BILLIONS = 1, (2**31 - 1, 1)
+TEXT = array(4, (1, 3), struct.pack("<II", 16, 3) + b"a/b" + bytes(5))
+STRUCT, OTHER_LENGTH = array(2, BILLIONS, b""), TEXT[:4] + struct.pack("<I", 8) + TEXT[8:]
+
+
+@pytest.mark.parametrize("packed", ["", "packed", "packed, then damaged"])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        array(CELLS, BILLIONS, TEXT, b"file_list"),
+        array(CELLS, (1, 1), array(CELLS, BILLIONS, b""), b"file_list"),
+        array(CELLS, (2, 1), TEXT + array(CELLS, BILLIONS, b""), b"file_list"),
+        array(CELLS, (2, 1), OTHER_LENGTH + array(CELLS, BILLIONS, b""), b"file_list"),
+        array(CELLS, (1, 1), STRUCT, b"file_list"),
+        array(2, BILLIONS, b"", b"labels"),
+    ],
+    ids=["cells", "cells in a cell", "in the second cell", "behind a wrong length", "struct in a cell", "struct"],
+)
+def test_a_list_that_claims_billions_of_cells_is_not_opened(tree: Path, variable: bytes, packed: str) -> None:
+    """The library would make room for them, about 20 GB, before it looks for the first."""
+    if packed:
+        content = zlib.compress(variable + bytes(100))
+        content = content[:-1] + bytes([content[-1] ^ 1]) if "damaged" in packed else content
+        variable = struct.pack("<II", 15, len(content)) + content
+    (tree / "train_list.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + variable)
+    with pytest.raises(MibenchError, match=r"lists in lists, or without end|incorrect data check"):
         made(tree)
+
+
+def test_a_list_by_hand_is_read(tree: Path) -> None:
+    """The opposite case: these bytes, honest, are a list."""
+    labels = array(6, (2, 1), struct.pack("<IIdd", 9, 16, 1.0, 2.0), b"labels")
+    for cells in (TEXT + TEXT, TEXT + struct.pack("<II", 14, 0)):
+        content = array(CELLS, (2, 1), cells, b"file_list") + labels
+        (tree / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + content)
+        if cells == TEXT + TEXT:
+            assert matlab.read_list(tree / "a.mat") == [("a/b", 1), ("a/b", 2)]
+        else:
+            with pytest.raises(MibenchError, match="a name that is no text"):
+                matlab.read_list(tree / "a.mat")
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.99])

@@ -16,7 +16,9 @@ from mibench.errors import MibenchError
 LARGEST = 1 << 24  # bytes of a file; the released lists have a few hundred thousand
 LARGEST_UNPACKED = 1 << 27  # bytes of what is compressed inside
 HEADER = 128
-COMPRESSED = 15  # type of a compressed element
+COMPRESSED, MATRIX = 15, 14  # types of elements
+CELL, PLAIN = 1, (4, *range(6, 16))  # classes of arrays: cells; text and numbers, not sparse
+COMPLEX = 0x800  # mark of an array with a second part
 # what the library raises on damaged files
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, OSError, EOFError, OverflowError, MemoryError, struct.error,
            zlib.error, NotImplementedError)  # fmt: skip
@@ -28,7 +30,7 @@ def read_list(path: Path) -> list[tuple[str, int]]:
     Raises:
         MibenchError: no such file, no MATLAB file, or one with other contents.
     """
-    from scipy.io import loadmat, whosmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat  # type: ignore[import-untyped]
     from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
 
     try:
@@ -39,10 +41,6 @@ def read_list(path: Path) -> list[tuple[str, int]]:
         raise MibenchError(f"{path} is larger than any list of pictures; restore the released file")
     _check_container(path, content)
     try:
-        # the library makes room for as many cells as an array claims before it reads the first
-        claimed = sum(math.prod(shape) for _, shape, _ in whosmat(path, appendmat=False))
-        if claimed > LARGEST_UNPACKED // 8:
-            raise MibenchError(f"{path} claims {claimed:,} items, more than any list of pictures; it is not opened")
         found = loadmat(path, appendmat=False, variable_names=["file_list", "labels"])
     except (*_DAMAGE, MatReadError) as error:
         raise MibenchError(f"{path} is a damaged MATLAB file ({type(error).__name__}); download it again") from error
@@ -57,35 +55,88 @@ def read_list(path: Path) -> list[tuple[str, int]]:
 
 
 def _check_container(path: Path, content: bytes) -> None:
-    """A level-5 file whose compressed parts are small when unpacked, before the library allocates anything."""
+    """A level-5 file of flat lists, small when unpacked; seen to before the library allocates anything."""
     from mibench.data.decoding import first_bytes
 
     if len(content) < HEADER or content[126:128] not in (b"IM", b"MI"):
         raise MibenchError(f"{path} is no MATLAB file: {first_bytes(path)}")
     if content[124:126] not in (b"\x00\x01", b"\x01\x00"):
         raise MibenchError(f"{path} is a MATLAB file of another version than the released lists (5); restore them")
-    if sum(_unpacked(content)) > LARGEST_UNPACKED:
-        raise MibenchError(f"{path} unpacks to more than any list of pictures; it is not opened")
+    order, room = "<" if content[126:128] == b"IM" else ">", LARGEST_UNPACKED
+    try:
+        for packed, variable in _variables(content, order):
+            room -= len(variable) if packed else 0
+            if room < 0:
+                raise MibenchError(f"{path} unpacks to more than any list of pictures; it is not opened")
+            if not _is_flat(variable, order):
+                raise MibenchError(
+                    f"{path} is damaged or no list of pictures (lists in lists, or without end); restore the released "
+                    "file"
+                )
+    except zlib.error as error:  # not left to the library: it reads up to the damage
+        raise MibenchError(f"{path} is a damaged MATLAB file ({error}); download it again") from error
 
 
-def _unpacked(content: bytes) -> Iterator[int]:
-    """Bytes that each compressed element unpacks to, counted without keeping them; stops at what is not one."""
-    order = "<" if content[126:128] == b"IM" else ">"
+def _variables(content: bytes, order: str) -> Iterator[tuple[bool, bytes | memoryview]]:
+    """Whether a variable is packed, and its bytes: unpacked, or all that follows, which the library may read too."""
     place = HEADER
     while place + 8 <= len(content):
         kind, length = struct.unpack_from(f"{order}II", content, place)
         if kind == COMPRESSED:
-            inflater = zlib.decompressobj()
             packed = content[place + 8 : place + 8 + length]
-            total = 0
-            try:
-                while packed and total <= LARGEST_UNPACKED:
-                    total += len(inflater.decompress(packed, 1 << 20))
-                    packed = inflater.unconsumed_tail
-            except zlib.error:
-                return  # the library says what is wrong with it
-            yield total
+            yield True, zlib.decompressobj().decompress(packed, LARGEST_UNPACKED + 1)
+        else:
+            yield False, memoryview(content)[place:]
         place += 8 + length
+
+
+def _is_flat(variable: bytes | memoryview, order: str) -> bool:
+    """Whether a variable is text or numbers, or cells of these that are all there.
+
+    The library makes room for as many cells as an array claims before it reads the first, and what is in a cell may
+    claim again. So the variable is followed here the way the library reads it: part by part, stated lengths of whole
+    arrays ignored.
+    """
+    place = 0
+
+    def element() -> bytes:
+        nonlocal place
+        kind, length = struct.unpack_from(f"{order}II", variable, place)
+        if kind >> 16:  # four bytes or fewer stand in the tag itself
+            start, length, place = place + 4, kind >> 16, place + 8
+        else:
+            start, place = place + 8, place + 8 + length + -length % 8
+        return bytes(variable[start : start + length])
+
+    def array() -> tuple[int, int]:
+        """Class and number of items; the place is behind the head."""
+        nonlocal place
+        (word,) = struct.unpack_from(f"{order}I", variable, place + 16)
+        place += 24
+        sides = element()
+        element()  # its name
+        return word & (0xFF | COMPLEX), math.prod(
+            struct.unpack(f"{order}{len(sides) // 4}i", sides[: len(sides) // 4 * 4])
+        )
+
+    try:
+        kind, items = array()
+        if kind & ~COMPLEX != CELL:
+            return kind & ~COMPLEX in PLAIN
+        if items > len(variable) // 8:
+            return False
+        for _ in range(items):
+            tag, length = struct.unpack_from(f"{order}II", variable, place)
+            if tag == MATRIX and not length:  # an empty cell
+                place += 8
+                continue
+            inner, _ = array()
+            if tag != MATRIX or inner not in PLAIN:
+                return False
+            element()
+    except struct.error:
+        pass  # it is cut off: so it will be for the library
+    return True
 
 
 def _text(cell: Any, path: Path) -> str:
