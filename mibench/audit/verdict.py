@@ -158,8 +158,8 @@ def _leak(
         ]
     if weak:
         return [
-            f"no leak beyond the prior was seen ({attack} differs from the floor by {points} points [{low}, {high}]), and "
-            "with this judge that says nothing"
+            f"no leak beyond the prior was seen ({attack} differs from the floor by {points} points [{low}, {high}]), "
+            "and with this judge that says nothing"
         ]
     unseen = against.params.get("detectable")
     power = f"; a difference below {100 * unseen:.0f} points would mostly have gone unseen" if unseen else ""
@@ -185,8 +185,8 @@ def _judge(judge: Part, recognised: Mapping[str, Mapping[str, Any]]) -> list[str
     sentences = []
     if judge.accuracy < WEAK_JUDGE:
         sentences.append(
-            f"the judge is weak ({judge.accuracy:.1%} on held-out images, {WEAK_JUDGE:.0%} is the least to rely on): it "
-            "misses people, so the numbers are too low; give more images of each person, or a better --judge"
+            f"the judge is weak ({judge.accuracy:.1%} on held-out images, {WEAK_JUDGE:.0%} is the least to rely on): "
+            "it misses people, so the numbers are too low; give more images of each person, or a better --judge"
         )
     if most is not None and most["value"] is not None:
         sentences.append(f"a perfect attack would reach about {most['value']:.1%} with this judge: that is the scale")

@@ -80,9 +80,11 @@ def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 def worded(error: BaseException) -> str:
     """``ValueError: what it says``, on one line."""
+    name = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else ""  # torch's errors end in what happened, after the trace of a script
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    # torch's errors end in what happened, after the trace of a script
+    text = lines[-1].removeprefix(f"{name}: ") if lines else ""
+    return f"{name}: {text[:200]}" if text else name
 
 
 def code_of(address: str) -> str:
