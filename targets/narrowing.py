@@ -9,6 +9,8 @@ from torch import nn
 
 from mibench.api import MibenchError
 
+from .ir import Projection
+
 SIXTEENTHS = 16  # every channel count of the networks here is a multiple of 16, so that sums of channels stay exact
 
 
@@ -45,16 +47,20 @@ def _narrow(module: nn.Module, parts: int, *, classes: bool) -> nn.Module | None
     if isinstance(module, nn.Conv2d):
         before = module.in_channels if module.in_channels == 3 else scaled(module.in_channels)  # 3: the image
         after = scaled(module.out_channels)
-        layer = nn.Conv2d(
-            before,
-            after,
-            module.kernel_size,  # type: ignore[arg-type]
-            module.stride,  # type: ignore[arg-type]
-            module.padding,  # type: ignore[arg-type]
-            module.dilation,  # type: ignore[arg-type]
-            math.gcd(module.groups, before, after),
-            bias=module.bias is not None,
-        )
+        layer: nn.Conv2d
+        if module.kernel_size == (1, 1) and max(module.stride) > 1:  # ResNet's shortcuts, see there for why
+            layer = Projection(before, after, module.stride[0])
+        else:
+            layer = nn.Conv2d(
+                before,
+                after,
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
+                module.dilation,  # type: ignore[arg-type]
+                math.gcd(module.groups, before, after),
+                bias=module.bias is not None,
+            )
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         return layer
     if isinstance(module, nn.BatchNorm2d):

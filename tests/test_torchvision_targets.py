@@ -97,6 +97,19 @@ def test_widths_are_rounded_to_sixteenths_and_one_at_least():
             RESNET18(7, width)
 
 
+def test_narrow_resnets_have_no_strided_projection_and_the_same_numbers():
+    """Torch's CPU kernel for one writes outside its memory where channels are few: at 224 pixels a crash."""
+    network = RESNET18(7, TINY)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert all(module.stride == (1, 1) for module in convolutions if module.kernel_size == (1, 1))
+    theirs = nn.Conv2d(4, 8, 1, stride=2, bias=False)
+    ours = network.layer2[0].downsample[0]
+    theirs.load_state_dict(ours.state_dict())
+    for side in (8, 9):
+        images = torch.rand(2, 4, side, side)
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
 def test_a_vit_belongs_to_its_image_size():
     assert shapes(VIT_B_16(7, TINY, size=64))["encoder.pos_embedding"] == (1, 17, 48)
     with pytest.raises(MibenchError, match="size must be a multiple, got 100"):
