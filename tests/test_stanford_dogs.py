@@ -291,6 +291,16 @@ def test_a_list_that_claims_billions_of_cells_is_not_opened(tree: Path, variable
         made(tree)
 
 
+@pytest.mark.parametrize("kind", [0, 8, 10, 14, 99, 0xFFFF])
+def test_an_element_of_an_unknown_type_does_not_reach_the_library(tree: Path, kind: int) -> None:
+    """scipy looks its type up beyond the end of a table, and the process dies."""
+    labels = array(6, (1, 1), struct.pack("<IId", kind, 8, 1.0), b"labels")
+    content = array(CELLS, (1, 1), TEXT, b"file_list") + labels
+    (tree / "train_list.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + content)
+    with pytest.raises(MibenchError, match="is damaged or no list of pictures"):
+        made(tree)
+
+
 def test_a_list_by_hand_is_read(tree: Path) -> None:
     """The opposite case: these bytes, honest, are a list."""
     labels = array(6, (2, 1), struct.pack("<IIdd", 9, 16, 1.0, 2.0), b"labels")

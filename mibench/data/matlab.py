@@ -17,7 +17,8 @@ LARGEST = 1 << 24  # bytes of a file; the released lists have a few hundred thou
 LARGEST_UNPACKED = 1 << 27  # bytes of what is compressed inside
 HEADER = 128
 COMPRESSED, MATRIX = 15, 14  # types of elements
-CELL, PLAIN = 1, (4, *range(6, 16))  # classes of arrays: cells; text and numbers, not sparse
+CELL, TEXT, NUMBERS = 1, 4, range(6, 16)  # classes of arrays
+TEXTS, NUMERIC = (1, 2, 3, 4, 16, 17, 18), (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)  # types of elements that hold them
 COMPLEX = 0x800  # mark of an array with a second part
 # what the library raises on damaged files
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, OSError, EOFError, OverflowError, MemoryError, struct.error,
@@ -94,14 +95,16 @@ def _is_flat(variable: bytes | memoryview, order: str) -> bool:
     """Whether a variable is text or numbers, or cells of these that are all there.
 
     The library makes room for as many cells as an array claims before it reads the first, and what is in a cell may
-    claim again. So the variable is followed here the way the library reads it: part by part, stated lengths of whole
-    arrays ignored.
+    claim again; an element of an unknown type ends the process. So the variable is followed here the way the library
+    reads it: part by part, stated lengths of whole arrays ignored.
     """
     place = 0
 
-    def element() -> bytes:
+    def element(*types: int) -> bytes:
         nonlocal place
         kind, length = struct.unpack_from(f"{order}II", variable, place)
+        if kind & 0xFFFF not in types:
+            raise ValueError("an element of another type")
         if kind >> 16:  # four bytes or fewer stand in the tag itself
             start, length, place = place + 4, kind >> 16, place + 8
         else:
@@ -113,16 +116,24 @@ def _is_flat(variable: bytes | memoryview, order: str) -> bool:
         nonlocal place
         (word,) = struct.unpack_from(f"{order}I", variable, place + 16)
         place += 24
-        sides = element()
-        element()  # its name
+        sides = element(5, 6)
+        element(1, 16)  # its name
         return word & (0xFF | COMPLEX), math.prod(
             struct.unpack(f"{order}{len(sides) // 4}i", sides[: len(sides) // 4 * 4])
         )
 
+    def content(kind: int) -> None:
+        """What is behind the head of an array that is no cell."""
+        if kind & ~COMPLEX != TEXT and kind & ~COMPLEX not in NUMBERS:
+            raise ValueError("an array of another class")
+        for _ in range(2 if kind & COMPLEX else 1):
+            element(*(TEXTS if kind & ~COMPLEX == TEXT else NUMERIC))
+
     try:
         kind, items = array()
         if kind & ~COMPLEX != CELL:
-            return kind & ~COMPLEX in PLAIN
+            content(kind)
+            return True
         if items > len(variable) // 8:
             return False
         for _ in range(items):
@@ -130,10 +141,11 @@ def _is_flat(variable: bytes | memoryview, order: str) -> bool:
             if tag == MATRIX and not length:  # an empty cell
                 place += 8
                 continue
-            inner, _ = array()
-            if tag != MATRIX or inner not in PLAIN:
+            if tag != MATRIX:
                 return False
-            element()
+            content(array()[0])
+    except ValueError:
+        return False
     except struct.error:
         pass  # it is cut off: so it will be for the library
     return True
