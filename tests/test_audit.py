@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 from mibench.api import Access, Estimate, ImageSpec
 from mibench.audit.conduct import audit
 from mibench.audit.material import read_material
+from mibench.audit.parts import Part, judge_for
 from mibench.audit.request import AuditRequest, numbers
 from mibench.audit.sanity import advice, least_accuracy, logits_of, measure
 from mibench.audit.verdict import _leak
@@ -356,6 +358,24 @@ def test_the_words_follow_the_interval(difference: Estimate, weak: bool, message
     sentences = _leak("ppa", Access.GRADIENTS, recognised, difference, 20, weak)
     assert message in " ".join(sentences)
     assert ("leaks" in " ".join(sentences)) == (difference.low is not None and difference.low > 0)
+
+
+def test_a_judge_from_elsewhere_is_measured_here_first(place: Path) -> None:
+    tiny = {"width": 0.0625, "size": 32, "epochs": 40, "augment": "none", "dropout": 0.0}
+    request = AuditRequest(
+        model="x:y", data=Path("people"), public=Path("strangers"), settings={"judge_training": tiny}
+    )
+    listener = Listener()
+    trained = judge_for(request, read_material(request), "cpu", listener)
+    assert trained.own
+    assert trained.accuracy == 1.0
+    assert any("none named" in text for text in listener.said)
+    named = replace(request, judge=trained.file.name)
+    assert judge_for(named, read_material(named), "cpu", Listener()) == Part(trained.file, False, 1.0, trained.images)
+    Path("names.txt").write_text("cy\nann\nbob\n")
+    turned = replace(named, classes="names.txt")
+    with pytest.raises(MibenchError, match=r"gets 0.0% of the \d+ held-out images right .* or these in another order"):
+        judge_for(turned, read_material(turned), "cpu", Listener())
 
 
 def test_a_number_that_is_missing_is_said() -> None:

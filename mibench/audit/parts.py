@@ -8,6 +8,7 @@ from typing import Any
 
 from mibench import registry
 from mibench.api import Attack
+from mibench.assets import build_judge
 from mibench.cards import CardFile, all_cards
 from mibench.cards import find as find_card
 from mibench.devices import choose_device
@@ -18,6 +19,7 @@ from mibench.training import Training, resolve_training, train
 
 from .material import FEW_PUBLIC, Material
 from .request import AuditRequest
+from .sanity import least_accuracy
 
 JUDGE = "facenet112"
 JUDGE_BATCH = 32
@@ -51,22 +53,19 @@ SMALLEST_PRIOR, LARGEST_PRIOR = 16, 64  # pixels of a stylegan2 trained on the s
 
 @dataclass(frozen=True)
 class Part:
-    """A judge or a prior: its card, and whether it was trained for this audit's data."""
+    """A judge or a prior: its card, whether it was trained for this audit; a judge's accuracy, on how many images."""
 
     file: CardFile
     own: bool
+    accuracy: float | None = None
+    images: int | None = None
 
-    @property
-    def accuracy(self) -> float | None:
-        """Test accuracy on the card."""
-        found = (self.file.card().measured or {}).get("test_accuracy")
-        return None if found is None else float(found)
-
-    @property
-    def images(self) -> int | None:
-        """How many images that accuracy was measured on."""
-        found = (self.file.card().measured or {}).get("test_images")
-        return None if found is None else int(found)
+    @classmethod
+    def of(cls, file: CardFile) -> Part:
+        """What was trained here, with the accuracy on its card."""
+        measured = file.card().measured or {}
+        accuracy, images = measured.get("test_accuracy"), measured.get("test_images")
+        return cls(file, True, None if accuracy is None else float(accuracy), None if images is None else int(images))
 
 
 def judge_for(request: AuditRequest, material: Material, device: str, reporter: Reporter) -> Part:
@@ -76,22 +75,32 @@ def judge_for(request: AuditRequest, material: Material, device: str, reporter: 
         MibenchError: there is no such judge, or it knows other people.
     """
     if request.judge is not None:
-        file = find_card("judge", request.judge, request.dataset)
-        card, people = file.card(), material.counts["people"]
-        if card.classes != people:
-            raise MibenchError(
-                f"--judge {request.judge} knows {card.classes} people, the data has {people}; leave it out"
-            )
-        return Part(file, own=False)
+        return _named_judge(find_card("judge", request.judge, request.dataset), material, device)
     count = material.counts["train"]
     least, most = JUDGE_EPOCHS
     epochs = min(max(math.ceil(JUDGE_STEPS / max(count // JUDGE_BATCH, 1)), least), most)
     settings = {**JUDGE_SETTINGS, "epochs": epochs, "batch_size": min(JUDGE_BATCH, max(count // 2, 2))}
     settings |= request.said("judge_training")
-    reporter.say(
-        f"judge: none named, so {JUDGE} is trained on the {count:,} private images ({settings['epochs']} epochs)"
+    announcement = (
+        f"judge: none named, so {JUDGE} is trained on the {count:,} private images, {settings['epochs']} epochs"
     )
-    return _trained("judge", JUDGE, settings, request, material, None, device, reporter)
+    return _trained("judge", JUDGE, settings, request, material, None, announcement, device, reporter)
+
+
+def _named_judge(file: CardFile, material: Material, device: str) -> Part:
+    """A judge from elsewhere, measured on the images of this audit: it may know other people, or in another order."""
+    card, people = file.card(), material.counts["people"]
+    if card.classes != people:
+        raise MibenchError(f"--judge {file.name} knows {card.classes} people, the data has {people}; leave it out")
+    test = material.dataset.private("test", card.image.size)
+    logits = build_judge(file, choose_device(device), None)(test.pixels).logits
+    share = float((logits.argmax(dim=1) == test.labels).float().mean())
+    if share < least_accuracy(people):
+        raise MibenchError(
+            f"--judge {file.name} gets {share:.1%} of the {len(test)} held-out images right (chance {1 / people:.1%}): "
+            "it knows other people, or these in another order; leave it out and one is trained"
+        )
+    return Part(file, False, share, len(test))
 
 
 def prior_name(request: AuditRequest, attack: type[Attack]) -> str:
@@ -119,17 +128,16 @@ def prior_for(
         size = target.card().image.size
         settings["resolution"] = min(max(2 ** math.floor(math.log2(size)), SMALLEST_PRIOR), LARGEST_PRIOR)
     settings |= request.said("prior_training")
-    length = settings.get("steps") or settings.get("images")
-    unit = "steps" if "steps" in settings else "images shown"
-    amount = f", {length:,} {unit}" if isinstance(length, int) else ""
-    slow = name == "stylegan2" and choose_device(device).type == "cpu"
-    hours = "; on a CPU that takes hours, --attack gmi makes do with a small one" if slow else ""
-    reporter.say(f"prior: none named, so {name} is trained on the {count:,} public images{amount}{hours}")
+    announcement = f"prior: none named, so {name} is trained on the {count:,} public images"
+    length = next((length for length in ("steps", "images") if length in settings), None)
+    if length is not None:
+        announcement += f", {settings[length]:,} {length}"
+        if choose_device(device).type == "cpu":
+            announcement += f" (hours on a CPU; --set prior_training.{length}=N for fewer, which is worse)"
     if count < FEW_PUBLIC:
-        reporter.say(
-            f"prior: {count:,} public images are few, so it will resemble them; {FEW_PUBLIC:,} and more are better"
-        )
-    return _trained("prior", name, settings, request, material, target if per_target else None, device, reporter)
+        announcement += f"; {count:,} are few and it will resemble them, {FEW_PUBLIC:,} and more are better"
+    against = target if per_target else None
+    return _trained("prior", name, settings, request, material, against, announcement, device, reporter)
 
 
 def _trained(
@@ -139,6 +147,7 @@ def _trained(
     request: AuditRequest,
     material: Material,
     target: CardFile | None,
+    announcement: str,
     device: str,
     reporter: Reporter,
 ) -> Part:
@@ -158,6 +167,7 @@ def _trained(
     known = all_cards().get(training.name)
     if known is not None and known.kind == kind:
         reporter.say(f"{kind}: {training.name} was trained before")
-        return Part(known, own=True)
+        return Part.of(known)
+    reporter.say(announcement)
     train(training, device=device, reporter=reporter)
-    return Part(all_cards()[training.name], own=True)
+    return Part.of(all_cards()[training.name])
