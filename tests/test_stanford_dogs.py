@@ -212,7 +212,7 @@ def _swap_two_labels(names: list[str], labels: list[int]) -> None:
         (_first_label(float("nan")), "a label that is no whole number: 'nan'"),
         (_first_label(float("inf")), "a label that is no whole number: 'inf'"),
         (_first_label(1.5), "a label that is no whole number: '1.5'"),
-        (_first_label(1 + 1j), "a label that is no whole number"),
+        (_first_label(1 + 1j), "no array of text or real numbers"),
         (_swap_two_labels, r"label \d stands for .* and for"),
         (_second_is_first, "stands twice in the train list"),
         (_first_name("../../etc/passwd"), r"expected 'breed/file.jpg', got '../../etc/passwd'"),
@@ -281,23 +281,23 @@ STRUCT, OTHER_LENGTH = array(2, BILLIONS, b""), TEXT[:4] + struct.pack("<I", 8) 
     ids=["cells", "cells in a cell", "in the second cell", "behind a wrong length", "struct in a cell", "struct"],
 )
 def test_a_list_that_claims_billions_of_cells_is_not_opened(tree: Path, variable: bytes, packed: str) -> None:
-    """The library would make room for them, about 20 GB, before it looks for the first."""
+    """Readers make room for them, about 20 GB, before they look for the first."""
     if packed:
         content = zlib.compress(variable + bytes(100))
         content = content[:-1] + bytes([content[-1] ^ 1]) if "damaged" in packed else content
         variable = struct.pack("<II", 15, len(content)) + content
     (tree / "train_list.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + variable)
-    with pytest.raises(MibenchError, match=r"lists in lists, or without end|incorrect data check"):
+    with pytest.raises(MibenchError, match=r"is a damaged MATLAB file, or no flat list"):
         made(tree)
 
 
-@pytest.mark.parametrize("kind", [0, 8, 10, 14, 99, 0xFFFF])
-def test_an_element_of_an_unknown_type_does_not_reach_the_library(tree: Path, kind: int) -> None:
-    """scipy looks its type up beyond the end of a table, and the process dies."""
+@pytest.mark.parametrize("kind", [0, 8, 10, 14, 99])
+def test_an_element_of_an_unknown_type_is_refused(tree: Path, kind: int) -> None:
+    """scipy's reader looks its type up beyond the end of a table, and the process dies."""
     labels = array(6, (1, 1), struct.pack("<IId", kind, 8, 1.0), b"labels")
     content = array(CELLS, (1, 1), TEXT, b"file_list") + labels
     (tree / "train_list.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + content)
-    with pytest.raises(MibenchError, match="is damaged or no list of pictures"):
+    with pytest.raises(MibenchError, match=rf"no flat list \(an element of type {kind}"):
         made(tree)
 
 
@@ -305,7 +305,8 @@ def test_a_list_by_hand_is_read(tree: Path) -> None:
     """The opposite case: these bytes, honest, are a list."""
     labels = array(6, (2, 1), struct.pack("<IIdd", 9, 16, 1.0, 2.0), b"labels")
     for cells in (TEXT + TEXT, TEXT + struct.pack("<II", 14, 0)):
-        content = array(CELLS, (2, 1), cells, b"file_list") + labels
+        other = array(2, (1, 1), bytes(16), b"annotation_list")  # a struct: not wanted, not read
+        content = other + array(CELLS, (2, 1), cells, b"file_list") + labels
         (tree / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + content)
         if cells == TEXT + TEXT:
             assert matlab.read_list(tree / "a.mat") == [("a/b", 1), ("a/b", 2)]

@@ -1,4 +1,8 @@
-"""MATLAB files of lists, read without trust: small, of a known format, with the columns that are asked for."""
+"""MATLAB files of lists, read without trust: level 5, flat lists of text and numbers, nothing else.
+
+scipy's reader is not for files that may be damaged: one wrong byte can end the process (it looks up the type of an
+element beyond the end of a table), and a cell array gets all the room that it claims. Lists need little of the format.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,14 @@ from mibench.errors import MibenchError
 LARGEST = 1 << 24  # bytes of a file; the released lists have a few hundred thousand
 LARGEST_UNPACKED = 1 << 27  # bytes of what is compressed inside
 HEADER = 128
-COMPRESSED, MATRIX = 15, 14  # types of elements
+MATRIX, COMPRESSED = 14, 15  # types of elements
 CELL, TEXT, NUMBERS = 1, 4, range(6, 16)  # classes of arrays
-TEXTS, NUMERIC = (1, 2, 3, 4, 16, 17, 18), (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)  # types of elements that hold them
 COMPLEX = 0x800  # mark of an array with a second part
-# what the library raises on damaged files
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, OSError, EOFError, OverflowError, MemoryError, struct.error,
-           zlib.error, NotImplementedError)  # fmt: skip
+NAMES, SIDES = (1, 16), (5,)  # types of the elements that hold an array's name and its lengths
+DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+CODECS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+WANTED = ("file_list", "labels")  # the released lists hold more, which is passed over
+ENDS = {b"IM": "<", b"MI": ">"}
 
 
 def read_list(path: Path) -> list[tuple[str, int]]:
@@ -31,138 +36,142 @@ def read_list(path: Path) -> list[tuple[str, int]]:
     Raises:
         MibenchError: no such file, no MATLAB file, or one with other contents.
     """
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-    from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
-
     try:
         content = path.read_bytes() if path.stat().st_size <= LARGEST else None
     except OSError as error:
         raise MibenchError(f"cannot read {path}: {error.strerror}; restore it") from error
     if content is None:
         raise MibenchError(f"{path} is larger than any list of pictures; restore the released file")
-    _check_container(path, content)
-    try:
-        found = loadmat(path, appendmat=False, variable_names=["file_list", "labels"])
-    except (*_DAMAGE, MatReadError) as error:
-        raise MibenchError(f"{path} is a damaged MATLAB file ({type(error).__name__}); download it again") from error
-    for name in ("file_list", "labels"):
+    found = _read(path, content)
+    for name in WANTED:
         if name not in found:
             raise MibenchError(f"{path} has no variable {name!r}; restore the released file")
-    names = [_text(cell, path) for cell in np.asarray(found["file_list"], dtype=object).ravel()]
-    labels = [_number(cell, path) for cell in np.asarray(found["labels"], dtype=object).ravel()]
+    names = [_text(cell, path) for cell in found["file_list"]]
+    labels = [_number(cell, path) for cell in found["labels"]]
     if len(names) != len(labels) or not names:
         raise MibenchError(f"{path} has {len(names)} names and {len(labels)} labels; restore the released file")
     return list(zip(names, labels, strict=True))
 
 
-def _check_container(path: Path, content: bytes) -> None:
-    """A level-5 file of flat lists, small when unpacked; seen to before the library allocates anything."""
+def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
+    """The variables of a file."""
     from mibench.data.decoding import first_bytes
 
-    if len(content) < HEADER or content[126:128] not in (b"IM", b"MI"):
+    order = ENDS.get(content[126:128])
+    if len(content) < HEADER or order is None:
         raise MibenchError(f"{path} is no MATLAB file: {first_bytes(path)}")
     if content[124:126] not in (b"\x00\x01", b"\x01\x00"):
         raise MibenchError(f"{path} is a MATLAB file of another version than the released lists (5); restore them")
-    order, room = "<" if content[126:128] == b"IM" else ">", LARGEST_UNPACKED
+    found, room = {}, LARGEST_UNPACKED
     try:
-        for packed, variable in _variables(content, order):
-            room -= len(variable) if packed else 0
+        for variable in _variables(content, order):
+            room -= len(variable)
             if room < 0:
                 raise MibenchError(f"{path} unpacks to more than any list of pictures; it is not opened")
-            if not _is_flat(variable, order):
-                raise MibenchError(
-                    f"{path} is damaged or no list of pictures (lists in lists, or without end); restore the released "
-                    "file"
-                )
-    except zlib.error as error:  # not left to the library: it reads up to the damage
-        raise MibenchError(f"{path} is a damaged MATLAB file ({error}); download it again") from error
+            name, items = _Variable(variable, order).read()
+            found[name] = items
+    except (ValueError, struct.error, zlib.error) as error:
+        raise MibenchError(
+            f"{path} is a damaged MATLAB file, or no flat list ({error}); restore the released file"
+        ) from error
+    return found
 
 
-def _variables(content: bytes, order: str) -> Iterator[tuple[bool, bytes | memoryview]]:
-    """Whether a variable is packed, and its bytes: unpacked, or all that follows, which the library may read too."""
+def _variables(content: bytes, order: str) -> Iterator[bytes]:
+    """The bytes of each variable, unpacked but for what goes beyond the bound."""
     place = HEADER
     while place + 8 <= len(content):
         kind, length = struct.unpack_from(f"{order}II", content, place)
+        if place + 8 + length > len(content):
+            raise ValueError("it is cut off")
         if kind == COMPRESSED:
             packed = content[place + 8 : place + 8 + length]
-            yield True, zlib.decompressobj().decompress(packed, LARGEST_UNPACKED + 1)
+            yield zlib.decompressobj().decompress(packed, LARGEST_UNPACKED + 1)
         else:
-            yield False, memoryview(content)[place:]
+            yield content[place : place + 8 + length]
         place += 8 + length
 
 
-def _is_flat(variable: bytes | memoryview, order: str) -> bool:
-    """Whether a variable is text or numbers, or cells of these that are all there.
+class _Variable:
+    """Reads a variable from its first byte to its last."""
 
-    The library makes room for as many cells as an array claims before it reads the first, and what is in a cell may
-    claim again; an element of an unknown type ends the process. So the variable is followed here the way the library
-    reads it: part by part, stated lengths of whole arrays ignored.
-    """
-    place = 0
+    def __init__(self, content: bytes, order: str) -> None:
+        self.content = content
+        self.order = order
+        self.place = 0
 
-    def element(*types: int) -> bytes:
-        nonlocal place
-        kind, length = struct.unpack_from(f"{order}II", variable, place)
-        if kind & 0xFFFF not in types:
-            raise ValueError("an element of another type")
+    def read(self) -> tuple[str, list[Any]]:
+        """Its name and its items: numbers, texts (one for an array of text), or those of its cells."""
+        kind, items, name = self._head()
+        if name not in WANTED:
+            return name, []
+        if kind != CELL:
+            value = self._value(kind, items)
+            return name, value if isinstance(value, list) else [value]
+        if items > len(self.content) // 8:  # before there is room for them
+            raise ValueError(f"it claims {items:,} cells")
+        return name, [self._cell() for _ in range(items)]
+
+    def _cell(self) -> Any:
+        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.place)
+        if kind == MATRIX and not length:
+            self.place += 8
+            return []
+        inner, items, _ = self._head()
+        return self._value(inner, items)
+
+    def _head(self) -> tuple[int, int, str]:
+        """Class, number of items and name of an array; the place is behind them."""
+        (kind,) = struct.unpack_from(f"{self.order}I", self.content, self.place)
+        (word,) = struct.unpack_from(f"{self.order}I", self.content, self.place + 16)
+        if kind != MATRIX or word & COMPLEX:
+            raise ValueError("something that is no array of text or real numbers")
+        self.place += 24
+        _, lengths = self._element(SIDES)
+        sides = struct.unpack(f"{self.order}{len(lengths) // 4}i", lengths)
+        if min(sides, default=-1) < 0:
+            raise ValueError("an array without a size")
+        _, name = self._element(NAMES)
+        return word & 0xFF, math.prod(sides), name.decode("utf-8")
+
+    def _value(self, kind: int, items: int) -> Any:
+        """What is behind the head of an array that is no cell: a text, or a list of numbers."""
+        if kind == TEXT:
+            found, content = self._element(CODECS)
+            codec = CODECS[found]
+            return content.decode(codec if "utf-" not in codec or codec == "utf-8" else codec + self._end)
+        if kind not in NUMBERS:
+            raise ValueError(f"an array of class {kind}")
+        found, content = self._element(DTYPES)
+        numbers = np.frombuffer(content, dtype=self.order + DTYPES[found]).tolist()
+        if len(numbers) != items:
+            raise ValueError("an array of another length than it says")
+        return numbers
+
+    @property
+    def _end(self) -> str:
+        return "-le" if self.order == "<" else "-be"
+
+    def _element(self, types: Any) -> tuple[int, bytes]:
+        """Type and bytes of the next element, which must be one of ``types``."""
+        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.place)
+        start, following = self.place + 8, self.place + 8 + length + -length % 8
         if kind >> 16:  # four bytes or fewer stand in the tag itself
-            start, length, place = place + 4, kind >> 16, place + 8
-        else:
-            start, place = place + 8, place + 8 + length + -length % 8
-        return bytes(variable[start : start + length])
-
-    def array() -> tuple[int, int]:
-        """Class and number of items; the place is behind the head."""
-        nonlocal place
-        (word,) = struct.unpack_from(f"{order}I", variable, place + 16)
-        place += 24
-        sides = element(5, 6)
-        element(1, 16)  # its name
-        return word & (0xFF | COMPLEX), math.prod(
-            struct.unpack(f"{order}{len(sides) // 4}i", sides[: len(sides) // 4 * 4])
-        )
-
-    def content(kind: int) -> None:
-        """What is behind the head of an array that is no cell."""
-        if kind & ~COMPLEX != TEXT and kind & ~COMPLEX not in NUMBERS:
-            raise ValueError("an array of another class")
-        for _ in range(2 if kind & COMPLEX else 1):
-            element(*(TEXTS if kind & ~COMPLEX == TEXT else NUMERIC))
-
-    try:
-        kind, items = array()
-        if kind & ~COMPLEX != CELL:
-            content(kind)
-            return True
-        if items > len(variable) // 8:
-            return False
-        for _ in range(items):
-            tag, length = struct.unpack_from(f"{order}II", variable, place)
-            if tag == MATRIX and not length:  # an empty cell
-                place += 8
-                continue
-            if tag != MATRIX:
-                return False
-            content(array()[0])
-    except ValueError:
-        return False
-    except struct.error:
-        pass  # it is cut off: so it will be for the library
-    return True
+            kind, length, start, following = kind & 0xFFFF, kind >> 16, self.place + 4, self.place + 8
+        if kind not in types or length > len(self.content) - start:
+            raise ValueError(f"an element of type {kind} and {length:,} bytes")
+        self.place = following
+        return kind, self.content[start : start + length]
 
 
 def _text(cell: Any, path: Path) -> str:
-    """A cell is an array around a string, as MATLAB has it; some files hold the string itself."""
-    while isinstance(cell, np.ndarray) and cell.size == 1:
-        cell = cell.ravel()[0]
     if not isinstance(cell, str):
         raise MibenchError(f"{path} has a name that is no text ({type(cell).__name__}); restore the released file")
-    return str(cell)
+    return cell
 
 
 def _number(cell: Any, path: Path) -> int:
-    while isinstance(cell, np.ndarray) and cell.size == 1:
-        cell = cell.ravel()[0]
-    if not isinstance(cell, int | float | np.integer | np.floating) or not np.isfinite(cell) or cell != int(cell):
+    cell = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell  # in a cell of its own
+    if not isinstance(cell, int | float) or not math.isfinite(cell) or cell != int(cell):
         raise MibenchError(f"{path} has a label that is no whole number: {str(cell)[:40]!r}; restore the released file")
     return int(cell)
