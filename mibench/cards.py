@@ -174,7 +174,8 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             options = ", ".join(registry.names(kind))
             raise MibenchError(f"{wanted!r} is a {other}, it can never be chosen as the {kind} (known: {options})")
         raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
-    have = [c.name for c in cards.values() if c.kind == kind]
+    # A network of another data set is no misspelling, unless the data set was spelled out.
+    have = [c.name for c in cards.values() if c.kind == kind and (at or c.name.split("@")[1].split("+")[0] == dataset)]
     if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
         raise MibenchError(
             f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"

@@ -153,7 +153,7 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
             return found
         record, reading = folder.record(), _reading_code(floor)
-        _begin(plan, folder, machine, code)
+        _begin(plan, folder, machine, code, doubts=floor is None or floor.reused)  # else the floor said them
         started = time.time()
         try:
             attack_units(plan, folder, machine)
@@ -183,7 +183,7 @@ def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
     return _finished(plan, folder, floor, reused=True) if _outputs_intact(folder, record) else None
 
 
-def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]) -> None:
+def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str], *, doubts: bool) -> None:
     record = folder.record()
     done = len(list(stored_units(plan, folder)))
     preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
@@ -191,7 +191,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
-    for file in (plan.target, plan.judge):
+    for file in (plan.target, plan.judge) if doubts else ():
         measured, reported = file.card().measured or {}, file.card().reported or {}
         if measured.get("agrees_with_reported") is False:
             machine.reporter.say(

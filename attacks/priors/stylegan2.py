@@ -53,7 +53,7 @@ class StyleGAN2Arguments:
         if self.crop is not None and (type(self.crop) is not int or not 1 <= self.crop <= self.resolution):
             raise MibenchError(
                 f"prior.crop must be a whole number of pixels from 1 to {self.resolution}, or null for the whole "
-                f"image, got {self.crop!r}"
+                f"image, got {self.crop!r}; name what targets are shown of this prior: --set prior.crop=N"
             )
 
     def generator(self) -> Generator:

@@ -104,7 +104,9 @@ def verify(
         listed = [dataclasses.asdict(finding) for finding in findings]
         click.echo(json.dumps({"dataset": dataset, "wrong": wrong, "findings": listed}, indent=2))
     else:
-        for finding in findings:
-            click.echo(f"{finding.level:5}  {finding.what}" + (f"\n       -> {finding.cure}" if finding.cure else ""))
+        for finding, after in zip(findings, [*findings[1:], None], strict=True):
+            click.echo(f"{finding.level:5}  {finding.what}")
+            if finding.cure and (after is None or after.cure != finding.cure):  # one cure for several lines: once
+                click.echo(f"       -> {finding.cure}")
         click.echo(f"{dataset}: " + (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "nothing wrong"))
     ctx.exit(BAD_INPUT if wrong else 0)

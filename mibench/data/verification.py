@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Level = Literal["fine", "note", "wrong"]
 ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".gz", ".rar", ".7z.001")
+MISSING = " is missing ("
 NAMED = 3  # bad pictures that are named; the rest are counted
 
 
@@ -81,7 +82,7 @@ def expect_file(root: Path, names: str | Sequence[str], holds: str) -> Iterator[
 
 def _absent(root: Path, name: str, holds: str, is_one: Any) -> Finding:
     """A part that is not where it should be: perhaps packed, perhaps elsewhere near."""
-    what = f"{name} is missing ({holds})"
+    what = f"{name}{MISSING}{holds})"
     last = Path(name).name
     if not root.is_dir():
         return Finding("wrong", what, f"make {root} and put everything there, or name another folder with --root")
@@ -107,10 +108,14 @@ def require(name: str, folder: Path, findings: Iterable[Finding]) -> None:
 
     wrong = [finding for finding in findings if finding.level == "wrong"]
     if wrong:
-        cures = dict.fromkeys(finding.cure for finding in wrong if finding.cure)
+        what = "; ".join(finding.what for finding in wrong)
+        cure = "; ".join(dict.fromkeys(finding.cure for finding in wrong if finding.cure))
+        if not folder.is_dir():  # the names of the parts, without what each holds: one line that can be read
+            what = f"no such folder; missing: {', '.join(finding.what.partition(MISSING)[0] for finding in wrong)}"
+            cure = "make it and put them there"
         raise MibenchError(
-            f"{name} is not complete at {folder}: {'; '.join(finding.what for finding in wrong)}. Cure: "
-            f"{'; '.join(cures)}; or name another folder with --set dataset.root=FOLDER or MIBENCH_DATA "
+            f"{name} is not complete at {folder}: {what}. Cure: "
+            f"{cure}; or name another folder with --set dataset.root=FOLDER or MIBENCH_DATA "
             f"({'`mibench fetch ' + name + '` says where it is, ' if name in catalogue() else ''}"
             f"`mibench data verify {name}` says more)"
         )
