@@ -104,7 +104,8 @@ def _accuracies(reporter: Reporter) -> Iterator[Finding]:
         card = file.card()
         claimed = (card.measured or {}).get("test_accuracy")
         try:
-            dataset = registry.load("dataset", card.dataset)()
+            said = (card.recipe or {}).get("dataset")  # the settings that it was trained with
+            dataset = registry.load("dataset", card.dataset)(**(said if isinstance(said, dict) else {}))
             if card.dataset_digest not in (None, dataset.digest):
                 raise MibenchError(f"it was trained on another version of {card.dataset}")
             classifier = assets.build_judge(file, device, cache=None)
