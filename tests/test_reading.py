@@ -388,3 +388,9 @@ def test_sizes_read_well() -> None:
     assert [size(n) for n in (0, 999, 3400, 4e6, 1.5e9, 4.4e12)] == [
         "0 bytes", "999 bytes", "3.4 kB", "4.0 MB", "1.5 GB", "4.4 TB",
     ]  # fmt: skip
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(MibenchError, match="is no ordinary file"):
+        read_weights(tmp_path / "pipe.pth")

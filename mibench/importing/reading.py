@@ -38,6 +38,8 @@ def read_weights(path: Path, *, sha256: str | None = None) -> WeightsContents:
     """
     if path.is_dir():
         raise MibenchError(f"{path} is a folder; name the file of weights in it")
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise MibenchError(f"{path} is no ordinary file; name a file of weights")
     kind = recognise(path)
     found = file_sha256(path)
     if sha256 is not None:
