@@ -589,7 +589,10 @@ def test_the_card_says_where_the_weights_come_from(home: Path, tmp_path: Path) -
     assert card == done.card
     assert card.licence == "CC-BY-4.0"
     assert card.recipe["source"] == "the authors' drive"
-    assert card.recipe["command"] == "mibench import IR152_91.16.tar --as target:ir152@celeba"
+    assert card.recipe["command"] == (
+        "mibench import IR152_91.16.tar --as target:ir152@celeba "
+        """--source 'the authors'"'"' drive' --licence CC-BY-4.0"""
+    )
     assert len(card.recipe["imported_sha256"]) == 64
     assert card.reported == {"test_accuracy": 0.9116, "from": "the file's name, IR152_91.16.tar"}
     assert any("test accuracy not measured: celeba is not complete" in text for text in done.remarks)

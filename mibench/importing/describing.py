@@ -52,8 +52,10 @@ class Import:
     def command(self) -> str:
         """The command that does this again, without the folder of the files."""
         words = ["mibench", "import", *(path.name for path in self.files), "--as", self.wanted]
+        for flag, value in (("reported", self.reported), ("source", self.source), ("licence", self.licence)):
+            words += [f"--{flag}", str(value)] if value is not None else []
         for scope, values in self.settings.items():
-            words += [word for name, value in values.items() for word in ("--set", f"{scope}.{name}={plain(value)}")]
+            words += [word for name, given in values.items() for word in ("--set", f"{scope}.{name}={plain(given)}")]
         return shlex.join(words)
 
 
@@ -105,6 +107,7 @@ class Origin:
                 "imported_sha256": self.files[0].sha256 if one else [file.sha256 for file in self.files],
                 "source": request.source or (release.source if release is not None else "not stated"),
                 **({"target": self.target} if self.target else {}),
+                **({"dataset": plain(request.settings["dataset"])} if request.settings.get("dataset") else {}),
                 **self._said(),
             },
             reported=reported or None,
