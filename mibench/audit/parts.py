@@ -132,7 +132,7 @@ def prior_for(
     length = next((length for length in ("steps", "images") if length in settings), None)
     if length is not None:
         announcement += f", {settings[length]:,} {length}"
-        if choose_device(device).type == "cpu":
+        if settings[length] >= PRIOR_SETTINGS.get(name, {}).get(length, 1) and choose_device(device).type == "cpu":
             announcement += f" (hours on a CPU; --set prior_training.{length}=N for fewer, which is worse)"
     if count < FEW_PUBLIC:
         announcement += f"; {count:,} are few and it will resemble them, {FEW_PUBLIC:,} and more are better"

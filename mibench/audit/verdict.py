@@ -123,8 +123,9 @@ def verdict_of(
         "difference_to_floor": estimate_as_json(against),
     }
     weak = judge.accuracy is None or judge.accuracy < WEAK_JUDGE
-    means = [*_judge(judge, recognised), *_leak(attack, granted, recognised, against, people, weak)]
-    means += _likeness(recognised)
+    leak = [*_leak(attack, granted, recognised, against, people, weak), *_likeness(recognised)]
+    scale = _judge(judge, recognised)
+    means = [*scale, *leak] if weak else [*leak, *scale]
     return Verdict(facts, tuple(means), tuple(_limits(material, judge, protocol["identities"])))
 
 

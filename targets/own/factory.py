@@ -31,28 +31,28 @@ def find_factory(address: str) -> Callable[..., Any]:
     """
     module, colon, name = address.partition(":")
     if not colon or not module or not name:
-        raise MibenchError(f"--model {address}: expected package.module:build, or a file .onnx or .pt")
+        raise MibenchError(f"model {address}: expected package.module:build, or a file .onnx or .pt")
     see_working_directory()
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise MibenchError(
-                f"--model {address}: no module {error.name!r} in {Path.cwd()} or among what is installed; start from "
+                f"model {address}: no module {error.name!r} in {Path.cwd()} or among what is installed; start from "
                 "the folder that it lies in, or set PYTHONPATH"
             ) from error
-        raise MibenchError(f"--model {address}: it needs module {error.name!r}, which is not installed") from error
+        raise MibenchError(f"model {address}: it needs module {error.name!r}, which is not installed") from error
     except Exception as error:  # a person's own code may raise anything; the line says what it was
-        raise MibenchError(f"--model {address}: {module} fails on import: {worded(error)}") from error
+        raise MibenchError(f"model {address}: {module} fails on import: {worded(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             offered = [n for n, value in vars(found).items() if callable(value) and not n.startswith("_")]
             raise MibenchError(
-                f"--model {address}: {module} has no {part!r} (it has: {', '.join(sorted(offered)[:8]) or 'nothing'})"
+                f"model {address}: {module} has no {part!r} (it has: {', '.join(sorted(offered)[:8]) or 'nothing'})"
             )
         found = getattr(found, part)
     if not callable(found):
-        raise MibenchError(f"--model {address}: expected a function or class, got {type(found).__name__}")
+        raise MibenchError(f"model {address}: expected a function or class, got {type(found).__name__}")
     factory: Callable[..., Any] = found
     return factory
 
@@ -68,13 +68,13 @@ def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
         made = factory(**arguments)
     except TypeError as error:
         raise MibenchError(
-            f"--model {address}: it cannot be called so ({worded(error)}); its arguments come from "
+            f"model {address}: it cannot be called so ({worded(error)}); its arguments come from "
             "--set model.NAME=VALUE"
         ) from error
     except Exception as error:  # as above
-        raise MibenchError(f"--model {address}: it raises {worded(error)}") from error
+        raise MibenchError(f"model {address}: it raises {worded(error)}") from error
     if not isinstance(made, nn.Module):
-        raise MibenchError(f"--model {address}: expected a torch.nn.Module from it, got {type(made).__name__}")
+        raise MibenchError(f"model {address}: expected a torch.nn.Module from it, got {type(made).__name__}")
     return made
 
 
