@@ -68,8 +68,7 @@ def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
         made = factory(**arguments)
     except TypeError as error:
         raise MibenchError(
-            f"model {address}: it cannot be called so ({worded(error)}); its arguments come from "
-            "--set model.NAME=VALUE"
+            f"model {address}: it cannot be called so ({worded(error)}); its arguments come from --set model.NAME=VALUE"
         ) from error
     except Exception as error:  # as above
         raise MibenchError(f"model {address}: it raises {worded(error)}") from error
