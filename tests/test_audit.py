@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from workplace import enter
 
 from mibench.api import Access, Estimate, ImageSpec
 from mibench.audit.conduct import audit
@@ -83,7 +84,7 @@ def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     )
     head = Colours().know(list(COLOURS.values())).head
     save_file({"2.weight": head.weight.data, "2.bias": head.bias.data}, folder / "w.safetensors")
-    monkeypatch.chdir(folder)
+    enter(folder, monkeypatch)
     path = list(sys.path)
     yield folder
     sys.path[:] = path

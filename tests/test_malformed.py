@@ -13,6 +13,7 @@ from malformed import Row, World, first_picture, snapshot
 from malformed_data import TRAIN, VERIFY, celeba
 from malformed_models import AUDIT
 from malformed_weights import FETCH, IMPORT, RUN
+from workplace import enter
 
 from mibench.cli import cli
 
@@ -34,7 +35,7 @@ def world(trees: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPat
     home.mkdir(exist_ok=True)
     place = tmp_path / "place"
     place.mkdir()
-    monkeypatch.chdir(place)
+    enter(place, monkeypatch)
     return World(trees, place, home)
 
 

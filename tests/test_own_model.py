@@ -17,6 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 from torch import Tensor, nn
+from workplace import enter
 
 from mibench import assets, cards, registry
 from mibench.api import Access, AccessError, Card, ImageSpec, MibenchError, Trained, WeightsContents, WeightsFile
@@ -70,7 +71,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "own_layers.py").write_text("def widened(width):\n    return 2 * width\n")
     (folder / "own_bad.py").write_text("import not_there_at_all\n")
     (folder / "own_worse.py").write_text("1 / 0\n")
-    monkeypatch.chdir(folder)
+    enter(folder, monkeypatch)
     path = list(sys.path)
     yield folder
     sys.path[:] = path

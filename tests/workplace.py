@@ -1,0 +1,15 @@
+"""Starting a command from a folder with modules in it, also where Python was told not to look there (as tox does)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ``folder`` the working directory and its modules importable for the rest of a test."""
+    monkeypatch.chdir(folder)
+    if sys.flags.safe_path:
+        monkeypatch.syspath_prepend(str(folder))
