@@ -11,5 +11,6 @@ import pytest
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make ``folder`` the working directory and its modules importable for the rest of a test."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own cache beside a module is nobody's leftover
     if sys.flags.safe_path:
         monkeypatch.syspath_prepend(str(folder))
