@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from mibench.api import MibenchError
 
 from .factory import worded
-from .network import OwnNetwork
+from .sealed import SealedNetwork
 
 EXTERNAL = b"\n\x08location\x12"  # a tensor's entry "location": its numbers lie in another file
 FAILURES = (
@@ -33,27 +32,11 @@ class Entry:
     size: int | None
 
 
-class OnnxNetwork(OwnNetwork):
-    """An ONNX graph whose file is this network's only tensor, so that a card's hash covers it like any weights.
+class OnnxNetwork(SealedNetwork):
+    """An ONNX graph, run on the CPU."""
 
-    Args:
-        num_classes, outputs, channel_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
-        bytes: length of the file.
-    """
-
-    access: ClassVar[Literal["labels", "scores", "gradients"]] = "scores"
-    file: Tensor
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        bytes: int,
-        outputs: Sequence[str] = (),
-        channel_order: str = "rgb",
-    ) -> None:
-        super().__init__(num_classes, outputs=outputs, channel_order=channel_order)
-        self.register_buffer("file", torch.zeros(bytes, dtype=torch.uint8))
+    def __init__(self, num_classes: int, **declared: Any) -> None:
+        super().__init__(num_classes, **declared)
         self._session: Any = None
         self._entry: Entry | None = None
 

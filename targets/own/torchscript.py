@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,33 +12,18 @@ from torch import Tensor
 from mibench.api import MibenchError
 
 from .factory import worded
-from .network import OwnNetwork
+from .sealed import SealedNetwork
 
 
-class TorchScriptNetwork(OwnNetwork):
-    """A TorchScript program whose file is this network's only tensor, so that a card's hash covers it.
+class TorchScriptNetwork(SealedNetwork):
+    """A TorchScript program.
 
     It counts as a black box that gives scores: a script may be cut off from gradients anywhere (a quantised layer, an
     argmax, a detach) without saying so, and an attack would then descend along nothing.
-
-    Args:
-        num_classes, outputs, channel_order: as :class:`~mibench.targets.own.network.OwnNetwork`.
-        bytes: length of the file.
     """
 
-    access: ClassVar[Literal["labels", "scores", "gradients"]] = "scores"
-    file: Tensor
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        bytes: int,
-        outputs: Sequence[str] = (),
-        channel_order: str = "rgb",
-    ) -> None:
-        super().__init__(num_classes, outputs=outputs, channel_order=channel_order)
-        self.register_buffer("file", torch.zeros(bytes, dtype=torch.uint8))
+    def __init__(self, num_classes: int, **declared: Any) -> None:
+        super().__init__(num_classes, **declared)
         self._programs: dict[torch.device, Any] = {}
 
     def answer(self, images: Tensor) -> Any:
