@@ -8,6 +8,7 @@ import rich_click as click
 
 from mibench import __version__
 from mibench.errors import MibenchError
+from mibench.waiting import wait_briefly
 
 from .audit import audit
 from .compare import compare
@@ -60,4 +61,5 @@ for _command in (run, audit, sweep, list_command, show, score, train, import_com
 
 def main() -> None:
     """Entry point of the ``mibench`` program."""
+    wait_briefly()  # before any command loads torch
     cli()
