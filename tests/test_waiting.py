@@ -13,7 +13,7 @@ from mibench.waiting import SAID_BY_THE_USER, SPINS
 PROGRAM = """
 import os, sys
 from mibench import cli
-sys.argv = ["mibench", "list", "attacks"]
+sys.argv = ["mibench", "--version"]
 try:
     cli.main()
 except SystemExit:

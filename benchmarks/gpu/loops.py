@@ -29,6 +29,7 @@ CLASSES = 300
 STEPS = 100  # an attack reports each of so many
 WARM = 3  # steps that are not timed: kernels are chosen, graphs captured, programs compiled
 PROBE = 3  # steps whose time decides how many more are taken
+WHOLE = 2**30  # a micro-batch that holds every step
 MODES = ("eager", "graphs", "compiled")
 FULL_STYLEGAN2: dict[str, Any] = {  # the published 64-pixel configuration
     "z_dim": 512,
@@ -113,19 +114,28 @@ def full_prior(kind: str, device: torch.device) -> Prior:
 
 
 def timed(
-    attack: Attack, labels: Tensor, context: Context, *, precision: str = "float32", seconds: float = 0.4
+    attack: Attack,
+    labels: Tensor,
+    context: Context,
+    *,
+    precision: str = "float32",
+    seconds: float = 0.4,
+    micro_batch: int = WHOLE,
 ) -> Timing:
     """Seconds of a step: an idle device before the first and after the last of as many as fit ``seconds``.
+
+    Args:
+        attack: it must take more than ``WARM + PROBE`` steps.
 
     Raises:
         torch.OutOfMemoryError: the batch does not fit.
     """
     clock = _Clock(context.device, seconds)
     with torch.random.fork_rng(devices=[]), computing(context.device, precision):
-        _loop(attack, labels, replace(context, micro_batch=2**30, progress=clock))
+        _loop(attack, labels, replace(context, micro_batch=micro_batch, progress=clock))
     images = attack.planned_queries(len(labels))
     assert images is not None
-    return Timing(clock.seconds, images.backward // STEPS, clock.last - WARM, clock.peak)
+    return Timing(clock.seconds, images.backward // clock.total, clock.last - WARM, clock.peak)
 
 
 def step_flops(attack: Attack, labels: Tensor, context: Context) -> float:
@@ -138,7 +148,7 @@ def step_flops(attack: Attack, labels: Tensor, context: Context) -> float:
             if done == 2:
                 raise _EnoughError
 
-        _loop(attack, labels, replace(context, micro_batch=2**30, progress=progress))
+        _loop(attack, labels, replace(context, micro_batch=WHOLE, progress=progress))
     return float(totals[1] - totals[0])
 
 
@@ -157,15 +167,15 @@ class _FlopCounter(TorchDispatchMode):
         return out
 
 
-def first_losses(attack: Attack, labels: Tensor, context: Context, steps: int = 3) -> Tensor:
-    """Gradients of the victim's images are not seen from here; what a loop shows its victim is: the sum of the images
-    of each of the first ``steps`` steps, to tell whether two ways to run the networks do the same."""
-    sums: list[Tensor] = []
+def first_images(attack: Attack, labels: Tensor, context: Context, steps: int = 3) -> Tensor:
+    """Means of the images that the first ``steps`` steps show the victim, ``(steps,)``: each follows from the gradients
+    of the steps before, so they tell whether two ways to run the networks do the same."""
+    means: list[Tensor] = []
     network = context.victim._network
 
     def watching(images: Tensor) -> Any:
         if torch.is_grad_enabled() and images.requires_grad:
-            sums.append(images.detach().float().mean())
+            means.append(images.detach().float().mean())
         return network(images)
 
     def progress(done: int, total: int, text: str) -> None:
@@ -175,10 +185,10 @@ def first_losses(attack: Attack, labels: Tensor, context: Context, steps: int = 
     context.victim._network = watching
     try:
         with deterministic(context.device, "float32"):
-            _loop(attack, labels, replace(context, micro_batch=2**30, progress=progress))
+            _loop(attack, labels, replace(context, micro_batch=WHOLE, progress=progress))
     finally:
         context.victim._network = network
-    return torch.stack(sums).cpu()
+    return torch.stack(means).cpu()
 
 
 def _loop(attack: Attack, labels: Tensor, context: Context) -> None:
@@ -203,12 +213,13 @@ class _Clock:
 
     def __init__(self, device: torch.device, wanted: float) -> None:
         self.device, self.wanted = device, wanted
-        self.last = STEPS
+        self.last = self.total = STEPS
         self.seconds = math.nan
         self.peak: int | None = None
         self._started = 0.0
 
     def __call__(self, done: int, total: int, text: str) -> None:
+        self.total = total
         if done not in (WARM, WARM + PROBE, self.last):
             return
         synchronise(self.device)
@@ -217,7 +228,7 @@ class _Clock:
             self._started = now
         elif done == WARM + PROBE:
             each = max((now - self._started) / PROBE, 1e-6)
-            self.last = min(STEPS, done + math.ceil(max(self.wanted - (now - self._started), 0) / each))
+            self.last = min(STEPS, total, done + math.ceil(max(self.wanted - (now - self._started), 0) / each))
         if done == self.last:
             self.seconds = (now - self._started) / (done - WARM)
             if self.device.type == "cuda":
@@ -262,7 +273,7 @@ class Graphed:
     """
 
     def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
-        self._function = function
+        self._function = lambda images: function(images)  # a module itself would be changed in place for one shape
         self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._capture = torch.cuda.make_graphed_callables if device.type == "cuda" else _no_capture
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import naive_loop
 import torch
 from figures import draw_speed
-from loops import Timing, configuration, first_losses, in_mode, step_flops, timed, workbench
+from loops import Timing, configuration, first_images, in_mode, step_flops, timed, workbench
 from stage import BREAKDOWNS, Stage, one_line, out_of_memory
 from stage_environment import PRECISIONS, matmul_rate
 
@@ -97,7 +97,7 @@ class Bench:
             if timing.seconds > PATIENCE:
                 self._full.add(series)
             if cell.mode != "eager":
-                row["agrees_with_eager"] = self._agrees(cell)
+                row["apart_from_eager"] = self._apart(cell)
         except BREAKDOWNS as error:  # a cell that breaks is a row of the table, and the next cell is measured
             row["reason"] = "out of memory" if out_of_memory(error) else one_line(error)
             self._full.add(series)
@@ -109,6 +109,9 @@ class Bench:
         key = (cell.attack, cell.target, cell.width)
         if cell.mode != "eager":
             self._built = None
+            self._free()
+            if cell.mode == "compiled":
+                torch.compiler.reset()
             return in_mode(workbench(*key, self.device), cell.mode)
         if self._built is None or self._built[0] != key:
             self._built = None
@@ -134,17 +137,16 @@ class Bench:
                 self._flops[key] = step_flops(*configuration(cell.attack, batch), context) / batch
         return self._flops[key]
 
-    def _agrees(self, cell: Cell) -> float:
+    def _apart(self, cell: Cell) -> float:
         """How far the images of the first steps are from those of the eager loop, relative to their mean."""
         means = []
         for mode in ("eager", cell.mode):
             context = in_mode(workbench(cell.attack, cell.target, cell.width, self.device), mode)
-            means.append(first_losses(*configuration(cell.attack, cell.batch), context))
+            means.append(first_images(*configuration(cell.attack, cell.batch), context))
         return float(((means[0] - means[1]).abs() / means[0].abs()).max())
 
     def _free(self) -> None:
         gc.collect()
-        torch.compiler.reset()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -97,7 +97,7 @@ def speed_section(found: Mapping[str, Any]) -> list[str]:
             row.get("image_steps_per_second"),
             None if "reason" in row else 100 * row["share_of_matmul_rate"],
             gigabytes(row.get("peak_memory_bytes")),
-            row.get("reason", "") if "agrees_with_eager" not in row else f"apart {row['agrees_with_eager']:.1g}",
+            row.get("reason", "") if "apart_from_eager" not in row else f"apart {row['apart_from_eager']:.1g}",
         )
         for row in found.get("cells", [])
     ]
