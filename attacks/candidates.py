@@ -34,6 +34,11 @@ def pieces(count: int, context: Context) -> Iterator[slice]:
         yield slice(start, min(count, start + context.micro_batch))
 
 
+def often(step: int, steps: int, times: int = 100) -> bool:
+    """Whether progress is worth reporting after ``step`` (from 1) of ``steps``: so many times, and at the end."""
+    return step == steps or step % max(1, steps // times) == 0
+
+
 def blocks(shape: torch.Size, context: Context) -> Iterator[tuple[slice, slice]]:
     """Samples ``(U, B)`` of a step in blocks of at most the micro-batch: whole identities where they fit, in order.
     A block is a slice of identities and a slice of the samples of each."""
@@ -158,20 +163,22 @@ def robust_confidence(
         [
             draw_crops(
                 views * count,
-                streams.generator("identity", int(label), "selection"),
+                streams.generator("identity", label, "selection"),
                 scale=scale,
                 ratio=ratio,
                 flip=0.5,
             ).view(views, count, 4)
-            for label in labels
+            for label in labels.tolist()
         ],
         dim=1,
     ).to(context.device)  # (views, U, K, 4)
-    for view in range(views):
-        for part in pieces(flat.shape[0], context):
-            shown = flat[part].to(context.device)
-            if transforms:
-                shown = apply_crops(shown, crops[view].flatten(0, 1)[part])
+    for part in pieces(flat.shape[0], context):
+        images_here = flat[part].to(context.device)  # once for all views: a copy is what the host waits for
+        reports = max(1, 100 * images_here.shape[0] // flat.shape[0])
+        for view in range(views):
+            shown = apply_crops(images_here, crops[view].flatten(0, 1)[part]) if transforms else images_here
             total[part] += context.victim.scores(shown).float().gather(1, targets[part, None]).squeeze(1)
-        context.progress(view + 1, views, "rank reconstructions")
+            if often(view + 1, views, reports):
+                done = part.start * views + images_here.shape[0] * (view + 1)
+                context.progress(done, flat.shape[0] * views, "rank reconstructions")
     return (total / views).view(identities, count).cpu()

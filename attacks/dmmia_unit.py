@@ -44,7 +44,7 @@ class UnitRun:
         self.prior: Any = context.prior
         self.reading = Reading(attack.normalise_prototypes, attack.likelihood, attack.objective)
         self.labels = labels.to(context.device)
-        self.names = [int(label) for label in labels]
+        self.names = labels.tolist()
         latents = choose(state, labels, attack.candidates).to(context.device)  # (U, K, Z)
         self.variable: Variable
         if attack.optimise == "mapping":
@@ -82,7 +82,7 @@ class UnitRun:
             crops = torch.stack(
                 [draw_crops(count, self._stream(y, "crops", epoch), scale=attack.crop_scale) for y in self.names]
             )  # (U, K, 4): a crop belongs to a candidate, whatever its place in the order
-            order, crops = order.to(context.device), crops.to(context.device)
+            order, crops = (drawn.to(context.device, non_blocking=True) for drawn in (order, crops))
             for start in range(0, count, size):
                 rows = order[:, start : start + size]
                 self._step(rows, gather_rows(crops, rows))
@@ -242,7 +242,7 @@ class UnitRun:
         attack, device = self.attack, self.context.device
         chosen = []
         for k, y in enumerate(self.names):
-            latents = self.prior.sample(attack.pool_size, self._stream(y, "pool", epoch)).to(device)
+            latents = self.prior.sample(attack.pool_size, self._stream(y, "pool", epoch)).to(device, non_blocking=True)
             scores = []
             with torch.no_grad():
                 for part in pieces(attack.pool_size, self.context):

@@ -18,9 +18,9 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .candidates import needed, pieces, robust_confidence
+from .candidates import needed, often, pieces, robust_confidence
 from .losses import IDENTITY_LOSSES
-from .recovery import check_settings, compares_its_batch, critic, finished_images, logged, often, stacked, stalled
+from .recovery import check_settings, compares_its_batch, critic, finished_images, logged, stacked, stalled
 
 
 def momentum_step(
@@ -112,8 +112,8 @@ class GMI(Attack):
                 )
         targets = labels.to(context.device).repeat_interleave(self.restarts)
         starts = [
-            prior.sample(1, streams.generator("identity", int(label), "restart", restart))
-            for label in labels
+            prior.sample(1, streams.generator("identity", label, "restart", restart))
+            for label in labels.tolist()
             for restart in range(self.restarts)
         ]
         first = z = torch.cat(starts).to(context.device)  # not clamped before the first step, as released
@@ -164,8 +164,7 @@ class GMI(Attack):
         """Images of the final latents: the best of each group of restarts, ranked by the victim's confidence."""
         images = finished_images(context, z)
         if self.best_of > 1:
-            own = labels.repeat_interleave(self.restarts)
-            best = self._best(context, images, own)
+            best = self._best(context, images, labels.to(context.device).repeat_interleave(self.restarts))
             images, z = images[best], z[best.to(z.device)]
         grouped = images.view(len(labels), self.kept, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
@@ -181,8 +180,8 @@ class GMI(Attack):
     def _best(self, context: Context, images: Tensor, targets: Tensor) -> Tensor:
         """Rows ``(U kept,)`` of the images with the highest target logit among ``best_of`` consecutive restarts."""
         logits = [
-            context.victim.logits(images[part].to(context.device)).float().cpu().gather(1, targets[part, None])
+            context.victim.logits(images[part].to(context.device)).float().gather(1, targets[part, None])
             for part in pieces(images.shape[0], context)
         ]
-        winners = torch.cat(logits).view(-1, self.best_of).argmax(dim=1)
+        winners = torch.cat(logits).view(-1, self.best_of).argmax(dim=1).cpu()
         return torch.arange(len(winners)) * self.best_of + winners

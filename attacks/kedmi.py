@@ -24,9 +24,9 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .candidates import needed, pieces, robust_confidence
+from .candidates import needed, often, pieces, robust_confidence
 from .losses import IDENTITY_LOSSES, negative_log_realness
-from .recovery import check_settings, critic, finished_images, logged, often, stacked, stalled
+from .recovery import check_settings, critic, finished_images, logged, stacked, stalled
 
 _BLOCK = 64  # steps whose noise is drawn at once; part of what a seed means
 _NARROW = 1e-3  # draws of a smaller mean sigma are one image
@@ -97,17 +97,18 @@ class KEDMI(Attack):
 
     def _noise(self, context: Context, dimension: int, labels: Tensor, streams: Streams) -> Iterator[Tensor]:
         """Standard normal ``(U, S, Z)`` for every step: a stream for each identity, drawn a block of steps ahead."""
+        names = labels.tolist()
         for start in range(0, self.iterations, _BLOCK):
             drawn = [
                 torch.randn(
                     _BLOCK,
                     self.samples_per_step,
                     dimension,
-                    generator=streams.generator("identity", int(label), "noise", start),
+                    generator=streams.generator("identity", name, "noise", start),
                 )
-                for label in labels
+                for name in names
             ]
-            block = torch.stack(drawn, dim=1).to(context.device)  # (steps, U, S, Z)
+            block = torch.stack(drawn, dim=1).to(context.device, non_blocking=True)  # (steps, U, S, Z)
             yield from block[: self.iterations - start]
 
     def _image_gradient(self, context: Context, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -147,8 +148,8 @@ class KEDMI(Attack):
         """Draws from the distributions ``(U, Z)``, ranked by the victim's confidence."""
         noise = torch.stack(
             [
-                torch.randn(mu.shape[1], generator=streams.generator("identity", int(label), "draw", draw))
-                for label in labels
+                torch.randn(mu.shape[1], generator=streams.generator("identity", label, "draw", draw))
+                for label in labels.tolist()
                 for draw in range(self.draws)
             ]
         ).view(len(labels), self.draws, -1)

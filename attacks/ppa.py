@@ -100,11 +100,12 @@ class PPA(Attack):
         styles = DirectVectors(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
         history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
         done, steps = 0, self.epochs * -(-self.candidates // self.batch_size)
+        names = labels.cpu()  # streams are named on the CPU
         for epoch in range(self.epochs):
             styles.learning_rate = self._rate(epoch)
-            order = self._order(labels, epoch, streams)
-            crops = self._crops(labels, order, epoch, streams).to(context.device)
-            order = order.to(context.device)
+            order = self._order(names, epoch, streams)
+            crops = self._crops(names, order, epoch, streams).to(context.device, non_blocking=True)
+            order = order.to(context.device, non_blocking=True)
             for start in range(0, self.candidates, self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 rows = order[:, batch]  # (U, B)
@@ -115,7 +116,7 @@ class PPA(Attack):
                 done += 1
                 context.progress(done, steps, f"epoch {epoch + 1}/{self.epochs}")
         curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in history.items()}
-        context.log(event=self.name, identities=labels.tolist(), **by_epoch(curves, self.epochs))
+        context.log(event=self.name, identities=names.tolist(), **by_epoch(curves, self.epochs))
         finished = styles.finished().detach().flatten(0, 1)
         images = develop(context, finished)
         grouped = images.view(len(labels), self.candidates, *images.shape[1:])

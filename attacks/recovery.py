@@ -89,11 +89,6 @@ def finished_images(context: Context, latents: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def often(step: int, steps: int) -> bool:
-    """Whether progress is worth reporting after ``step`` (from 1) of ``steps``: a hundred times, and at the end."""
-    return step == steps or step % max(1, steps // 100) == 0
-
-
 def stacked(curves: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
     """Name -> ``(U, steps)`` float32 on the CPU, from a list over steps of ``(U,)`` for each name."""
     return {name: torch.stack(values, dim=1).float().cpu() for name, values in curves.items()}

@@ -133,6 +133,7 @@ class DirectVectors(Variable):
         self.vectors = self.start.clone()
         self.mean, self.square = torch.zeros_like(self.start), torch.zeros_like(self.start)
         self.steps = torch.zeros(self.start.shape[:2], device=self.start.device)
+        self.owners = torch.arange(self.start.shape[0], device=self.start.device)[:, None]  # (U, 1)
 
     def w(self, rows: Tensor) -> Tensor:
         self._leaf = gather_rows(self.vectors, rows).requires_grad_()
@@ -161,11 +162,9 @@ class DirectVectors(Variable):
         steps = self.steps.gather(1, rows) + 1
         corrected = mean / (1 - first**steps)[..., None]
         scale = (square / (1 - second**steps)[..., None]).sqrt() + 1e-8
-        where = rows[..., None].expand_as(gradient)
-        self.vectors.scatter_(1, where, self._leaf.detach() - self.learning_rate * corrected / scale)
-        self.mean.scatter_(1, where, mean)
-        self.square.scatter_(1, where, square)
-        self.steps.scatter_(1, rows, steps)
+        where = self.owners, rows  # not scatter_: on a GPU its deterministic form sorts by every number of a row
+        self.vectors[where] = self._leaf.detach() - self.learning_rate * corrected / scale
+        self.mean[where], self.square[where], self.steps[where] = mean, square, steps
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ class Victim:
         self._mean = torch.tensor(image.mean).view(1, -1, 1, 1)
         self._std = torch.tensor(image.std).view(1, -1, 1, 1)
         self._normalises = any(m != 0.0 for m in image.mean) or any(s != 1.0 for s in image.std)
+        self._moments: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def labels(self, images: Tensor) -> Tensor:
         """Predicted labels ``(N,)``, int64, no gradient."""
@@ -136,9 +137,18 @@ class Victim:
             images = images.view_as(images)  # a node of our own, so that the hook counts and nothing else changes
             images.register_hook(lambda gradient: self._count(backward=count))
         if self._normalises:
-            images = (images - self._mean.to(images)) / self._std.to(images)
+            mean, std = self._moments_for(images)
+            images = (images - mean) / std
         features, logits = self._network(images)
         return ClassifierOutput(features, logits)
+
+    def _moments_for(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std where the images are. Moved once: a copy at every pass would wait for the device every time."""
+        key = images.device, images.dtype
+        if key not in self._moments:
+            with torch.inference_mode(False):  # else no later pass could be differentiated
+                self._moments[key] = self._mean.to(images), self._std.to(images)
+        return self._moments[key]
 
     def _count(self, forward: int = 0, backward: int = 0) -> None:
         if self.limit is not None:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mibench.errors import MibenchError
 
 DEVICES = ("auto", "cpu", "cuda")
+VARYING = (  # what torch warns of an operation whose numbers vary, and its name
+    r"(.+?) (?:does not have a deterministic implementation|defaults to a non-deterministic algorithm)"
+    r"|.*not deterministic because it uses (CuBLAS)"
+)
+FULL = (  # what errors say that are no OutOfMemoryError: the CPU's allocator, CUDA and its libraries without torch's
+    "DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def choose_device(name: str) -> torch.device:
@@ -23,7 +33,7 @@ def choose_device(name: str) -> torch.device:
         MibenchError: not a device, or no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.partition(":")[0] not in DEVICES:
         raise MibenchError(f"unknown device {name!r} (known: {', '.join(DEVICES)})")
     try:
@@ -32,37 +42,70 @@ def choose_device(name: str) -> torch.device:
         raise MibenchError(f"unknown device {name!r} (known: {', '.join(DEVICES)}, cuda:1 ...)") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise MibenchError(f"no such GPU for PyTorch here: {name}; use --device cpu")
+    if device.type == "cuda":
+        _fix_workspace()
     return device
 
 
+def _fix_workspace() -> None:
+    """cuBLAS reads this when it is first used, which may be long before :func:`deterministic`."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 @contextmanager
-def deterministic(device: torch.device, precision: str) -> Iterator[None]:
+def deterministic(device: torch.device, precision: str) -> Iterator[set[str]]:
     """Compute so that the same command gives the same numbers; settings are restored afterwards.
 
     On the CPU in float32 that holds bit for bit with one thread count. On a GPU, cuBLAS needs its workspace fixed
     before its first use, and TensorFloat-32 is off, so float32 is float32.
+
+    Yields:
+        Names of operations that have no deterministic implementation, as they are met: some on a GPU, where their
+        numbers then vary in the last digits. torch would warn of every one.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    _fix_workspace()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # a write to every empty tensor; no result reads one
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            yield
+        with _collected() as varying, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield varying
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = cudnn[:2]
         torch.backends.cuda.matmul.allow_tf32 = cudnn[2]
 
 
+@contextmanager
+def _collected() -> Iterator[set[str]]:
+    """Torch's warnings of operations that are not deterministic as a set of names; other warnings are shown as ever."""
+    found: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", message=VARYING)  # once for each, also where warnings are errors
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, *rest: Any, **more: Any) -> None:
+            if match := re.match(VARYING, str(message)):
+                found.add(match[1] or match[2])
+            else:
+                show(message, *rest, **more)
+
+        warnings.showwarning = keep
+        yield found
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is full (the CPU allocator raises a plain RuntimeError)."""
+    """Whether an error says that the device's memory is full (not every allocator raises an error of its own)."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
 
 
 def total_memory(device: torch.device) -> int | None:

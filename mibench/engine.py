@@ -60,7 +60,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
     machine.micro_batch = min(machine.micro_batch, most_images(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
     run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
-    with deterministic(machine.device, plan.spec.precision):
+    with deterministic(machine.device, plan.spec.precision) as varying:
         machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}")
         try:
             state = run.prepared(streams)
@@ -68,6 +68,13 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
                 run.unit(index, units[index], state, streams)
         finally:
             machine.reporter.stop()
+            note_varying(folder, varying)
+
+
+def note_varying(folder: RunDir, operations: set[str]) -> None:
+    """Leave in the log which operations were not deterministic (on a GPU): a run is repeated but for last digits."""
+    if operations:
+        folder.log(event="not_deterministic", operations=sorted(operations))
 
 
 @dataclass

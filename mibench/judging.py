@@ -15,7 +15,7 @@ from mibench.api import MibenchError
 from mibench.cards import CardFile
 from mibench.data.split import GroundTruth
 from mibench.devices import deterministic
-from mibench.engine import Machine
+from mibench.engine import Machine, note_varying
 from mibench.home import home
 from mibench.metrics import DEFAULT_METRICS, METRICS
 from mibench.metrics.extractors import InceptionExtractor
@@ -31,7 +31,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
     protocol, dataset, device = plan.spec.protocol, plan.dataset.seen_by("judge"), machine.device
     cache = home() / "cache" / "features"
     names = protocol.metrics or DEFAULT_METRICS
-    with deterministic(device, "float32"):
+    with deterministic(device, "float32") as varying:
         machine.reporter.start("scoring")
         try:
             reconstructions = load_units(plan, folder)
@@ -60,6 +60,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
             )
         finally:
             machine.reporter.stop()
+            note_varying(folder, varying)
     atomic_write(folder.path / "samples.csv", scores.samples.to_csv(index=False, lineterminator="\n").encode())
     write_json(folder.path / "metrics.json", scores.as_json())
     if isinstance(dataset, GroundTruth):  # a made-up world: its faces are nobody's

@@ -38,8 +38,8 @@ def channels_last_store(pixels: Tensor, device: torch.device) -> Tensor:
 
 def fetched(store: Tensor, indices: slice | Tensor, device: torch.device) -> Tensor:
     """Images ``(B, S, S, 3)`` of a store, uint8, contiguous, on the device. Eight bits travel, not floats."""
-    chosen = store[indices if isinstance(indices, slice) else indices.to(store.device)]
-    return chosen.contiguous().to(device)
+    chosen = store[indices if isinstance(indices, slice) else indices.to(store.device, non_blocking=True)]
+    return chosen.contiguous().to(device, non_blocking=True)
 
 
 def plain_batch(store: Tensor, indices: slice | Tensor, device: torch.device | None = None) -> Tensor:
@@ -84,10 +84,10 @@ def training_batch(
         offsets = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator)
         rows = (rows + offsets[0]).clamp_(0, side - 1)
         columns = (columns + offsets[1]).clamp_(0, side - 1)
-    if store.device != device or not store.is_contiguous():
+    if store.device.type != device.type or not store.is_contiguous():  # "cuda" and "cuda:0" are not equal
         store, indices = fetched(store, indices, device), torch.arange(count)
     pixels = (indices[:, None, None] * side + rows[:, :, None]) * side + columns[:, None, :]  # (B, S, S)
-    gathered = store.view(-1, 3)[pixels.to(store.device)]  # (B, S, S, 3)
+    gathered = store.view(-1, 3)[pixels.to(store.device, non_blocking=True)]  # (B, S, S, 3)
     images = gathered.permute(0, 3, 1, 2).float().mul_(EVALUATION_SCALE)
     return _recoloured(images, generator) if augmentation == "light" else images
 
@@ -95,7 +95,7 @@ def training_batch(
 def _recoloured(images: Tensor, generator: torch.Generator) -> Tensor:
     """Gain, contrast about each image's mean and channel gains: one affine map per image and channel."""
     count = images.shape[0]
-    drawn = (torch.rand(count, 5, 1, 1, generator=generator) * 2 - 1).to(images.device)
+    drawn = (torch.rand(count, 5, 1, 1, generator=generator) * 2 - 1).to(images.device, non_blocking=True)
     gain = (1 + BRIGHTNESS * drawn[:, 0:1]) * (1 + COLOUR * drawn[:, 2:5])  # (B, 3, 1, 1)
     contrast = 1 + CONTRAST * drawn[:, 1:2]
     mean = images.mean(dim=(1, 2, 3), keepdim=True)

@@ -85,10 +85,11 @@ def apply(images: Tensor, drawn: Drawn, jitter: Jitter) -> Tensor:
             rows = (drawn.order[:, place] == which).nonzero().squeeze(1)
             if not strength or not len(rows):
                 continue
-            factors = drawn.factors[rows, which].to(images.device).view(-1, 1, 1, 1)
-            rows = rows.to(images.device)
+            factors = drawn.factors[rows, which].to(images.device, non_blocking=True).view(-1, 1, 1, 1)
+            rows = rows.to(images.device, non_blocking=True)
             images = images.index_copy(0, rows, change(images[rows], factors))
-    return torch.where(drawn.mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
+    mirrored = drawn.mirrored.to(images.device, non_blocking=True)
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def cropped(images: Tensor, drawn: Drawn) -> Tensor:
@@ -99,7 +100,7 @@ def cropped(images: Tensor, drawn: Drawn) -> Tensor:
     inside = torch.minimum(inside, (drawn.side - 1)[:, None].float())
     rows, columns = inside + drawn.top[:, None], inside + drawn.left[:, None]
     grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=3)  # (B, S, S, 2): x, y
-    grid = (grid * (2 / max(size - 1, 1)) - 1).to(images.device)
+    grid = (grid * (2 / max(size - 1, 1)) - 1).to(images.device, non_blocking=True)
     return nn.functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
@@ -135,7 +136,8 @@ def hue_turned(images: Tensor, turns: Tensor) -> Tensor:
     sextant = torch.stack([(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe], dim=1)
     hue = sextant.gather(1, brightest.unsqueeze(1)) + 6 * turns  # (B, 1, S, S), in sixths of a turn
     # a channel falls by a trapezium of the hue: f(n) = V - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6
-    k = (torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1) + hue).remainder(6)
+    n = 5 - 2 * torch.arange(3.0, device=images.device)  # 5, 3, 1
+    k = (n.view(1, 3, 1, 1) + hue).remainder(6)
     falls = torch.minimum(k, 4 - k).clamp(0, 1)
     return value.unsqueeze(1) - chroma.unsqueeze(1) * falls
 

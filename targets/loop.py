@@ -216,7 +216,7 @@ class _Training:
         torch.manual_seed(derive(self.streams.seed, *self.streams.names, "dropout", self.step))
         with autocast(self.workshop):
             output = self.network(images)
-        values = loss(output, self.goals[indices.to(self.goals.device)], epoch)
+        values = loss(output, self.goals[indices.to(self.goals.device, non_blocking=True)], epoch)
         values["loss"].backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -146,10 +146,15 @@ def normalise_inside(network: nn.Module, image: ImageSpec) -> None:
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (image.mean, image.std))
     if bool((mean == 0).all() & (std == 1).all()):
         return
+    moved: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}  # once, not at every step
 
     def normalised(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         images, *rest = arguments
-        return ((images - mean.to(images)) / std.to(images), *rest)
+        key = images.device, images.dtype
+        if key not in moved:
+            with torch.inference_mode(False):  # measuring accuracies may come first, and training needs them too
+                moved[key] = mean.to(images), std.to(images)
+        return ((images - moved[key][0]) / moved[key][1], *rest)
 
     network.register_forward_pre_hook(normalised)
 

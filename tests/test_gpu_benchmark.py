@@ -292,7 +292,7 @@ def check_rehearsal(out: Path) -> None:
     assert found["main_job"]["runs"][0]["acc1"]["value"] is not None
     cells = found["speed"]["cells"]
     assert {cell["attack"] for cell in cells} == {"dmmia", "ppa", "gmi", "kedmi"}
-    assert {cell["mode"] for cell in cells} == {"eager", "graphs", "compiled"}
+    assert {cell["mode"] for cell in cells} == {"eager", "varying", "graphs", "compiled"}
     assert {cell["width"] for cell in cells} == {"shipped", "full"}
     assert not [cell for cell in cells if "reason" in cell]
     assert all(cell["apart_from_eager"] < 1e-3 for cell in cells if cell["mode"] != "eager")

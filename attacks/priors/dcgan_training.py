@@ -165,7 +165,7 @@ class _Wasserstein:
         critic, count = training.discriminator, len(fake)
         with training.autocast():
             scores = critic(torch.cat([real[0], fake])).float()
-        mix = torch.rand(count, 1, 1, 1, generator=training.stream("mix")).to(fake.device)
+        mix = torch.rand(count, 1, 1, 1, generator=training.stream("mix")).to(fake.device, non_blocking=True)
         between = (real[0] + mix * (fake - real[0])).requires_grad_()
         with training.autocast():
             at = critic(between).float()
@@ -193,7 +193,7 @@ class _InversionSpecific:
     def discriminator_loss(
         self, training: _Training, real: list[Tensor], rows: list[Tensor], fake: Tensor
     ) -> dict[str, Tensor]:
-        labels = self.labels[rows[0]].to(fake.device).float()
+        labels = self.labels[rows[0]].to(fake.device, non_blocking=True).float()
         with training.autocast():  # three passes, since an output depends on its batch
             on_labelled, on_real, on_fake = (training.discriminator(x).logits.float() for x in (real[0], real[1], fake))
         return {
@@ -292,10 +292,11 @@ class _Training:
         """One step of the discriminator and, after every ``critic_steps`` of them, one of the generator."""
         recipe = self.recipe
         rows = [self._rows(number) for number in range(self.game.passes)]
-        real = [self.pictures[chosen].float() / 255 for chosen in rows]
+        device = self.workshop.device
+        real = [self.pictures[chosen.to(device, non_blocking=True)].float() / 255 for chosen in rows]
         with torch.no_grad(), self.autocast():
             fake = self.generator(self._latents("latents")).float()
-        terms = self.game.discriminator_loss(self, real, [chosen.cpu() for chosen in rows], fake)
+        terms = self.game.discriminator_loss(self, real, rows, fake)
         _descend(self.discriminator, self.discriminator_optimiser, terms)
         if (self.step + 1) % recipe.critic_steps == 0:
             self.discriminator.requires_grad_(False)
@@ -310,16 +311,16 @@ class _Training:
 
     def _latents(self, name: str) -> Tensor:
         drawn = torch.randn(self.recipe.batch_size, self.recipe.z_dim, generator=self.stream(name))
-        return drawn.to(self.workshop.device)
+        return drawn.to(self.workshop.device, non_blocking=True)
 
     def _rows(self, number: int) -> Tensor:
-        """Which images this step takes in pass ``number``: shuffled in each epoch, an incomplete batch dropped."""
+        """Which images this step takes in pass ``number`` (on the CPU): shuffled in each epoch, the rest dropped."""
         size = self.recipe.batch_size
         epoch, place = divmod(self.step, len(self.pictures) // size)
         if number not in self.orders or self.orders[number][0] != epoch:
             shuffle = self.streams.generator("order", number, epoch)
             self.orders[number] = epoch, torch.randperm(len(self.pictures), generator=shuffle)
-        return self.orders[number][1][place * size : (place + 1) * size].to(self.pictures.device)
+        return self.orders[number][1][place * size : (place + 1) * size]
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -5,9 +5,8 @@ Shapes: N images, U identities, B latents per identity, Z latent and E style dim
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -126,6 +125,7 @@ class StyleGAN2Prior:
         self.latent_dim = generator.z_dim
         self.w_dim = generator.w_dim
         self.num_ws = generator.num_ws
+        self._statistics: dict[tuple[str, torch.device], Tensor] = {}
 
     @staticmethod
     def check(arguments: Mapping[str, Any], name: str) -> None:
@@ -264,28 +264,32 @@ class StyleGAN2Prior:
     @property
     def w_std(self) -> Tensor:
         """Standard deviation ``(E,)`` of each style dimension over 10,000 fixed draws: the unit of drift in style."""
-        return self._w_std.to(self.device)
-
-    @cached_property
-    @torch.no_grad()
-    def _w_std(self) -> Tensor:
-        draws = self.sample(_STATISTICS_DRAWS, stream(_STATISTICS_SEED, "w_std"))
-        return self.mapping(draws).std(dim=0).cpu()
+        return self._statistic("w_std", self._measured_w_std)
 
     @property
-    @torch.no_grad()
     def _spread(self) -> Tensor:
-        return self._spread_of_samples.to(self.device)
+        return self._statistic("spread", self._measured_spread)
 
-    @cached_property
     @torch.no_grad()
-    def _spread_of_samples(self) -> Tensor:
+    def _statistic(self, name: str, measure: Callable[[], Tensor]) -> Tensor:
+        """A number of this prior, measured once and kept where the weights are: attacks ask at every step."""
+        key = name, self.device
+        if key not in self._statistics:
+            elsewhere = [value for (known, _), value in self._statistics.items() if known == name]
+            self._statistics[key] = elsewhere[0].to(self.device) if elsewhere else measure()
+        return self._statistics[key]
+
+    def _measured_w_std(self) -> Tensor:
+        draws = self.sample(_STATISTICS_DRAWS, stream(_STATISTICS_SEED, "w_std"))
+        return self.mapping(draws).std(dim=0)
+
+    def _measured_spread(self) -> Tensor:
         assert self.discriminator is not None
         large = self.generator.resolution > 128
         draws = self.sample(_SPREAD_DRAWS // (8 if large else 1), stream(_STATISTICS_SEED, "spread"))
         together = self.discriminator.b4.group if large else 32  # a group of large images takes gigabytes
         parts = [self.discriminator.spread(self.synthesis(self.mapping(z)) * 2 - 1) for z in draws.split(together)]
-        return torch.stack(parts).mean().cpu()
+        return torch.stack(parts).mean()
 
     def _mapping_layers(self) -> list[Any]:
         return list(self.generator.mapping.layers())

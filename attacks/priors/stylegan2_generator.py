@@ -58,7 +58,7 @@ class Mapping(nn.Module):
 
     def truncate(self, w: Tensor, psi: float) -> Tensor:
         """Pull ``w (..., E)`` towards the mean style: ``w_avg + psi (w - w_avg)``."""
-        return w if psi == 1.0 else torch.lerp(self.w_avg, w, psi)
+        return w if psi == 1.0 else torch.lerp(self.w_avg, w.to(self.w_avg.dtype), psi)  # autocast leaves halves
 
     def broadcast(self, w: Tensor, num_ws: int, *, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
         """Styles ``(N, L, E)`` for every layer, truncated in the first ``cutoff`` (None: in all)."""

@@ -295,12 +295,16 @@ class _Training:
         if self.order is None or self.order[0] != epoch:
             shuffle = self.streams.generator("order", epoch)
             self.order = epoch, torch.randperm(len(self.pictures), generator=shuffle)
-        chosen = self.order[1][place * size : (place + 1) * size].to(self.device)
+        chosen = self._sent(self.order[1][place * size : (place + 1) * size])
         real = self.pictures[chosen].float() / 127.5 - 1
         if self.recipe.mirror:
             flip = torch.rand(size, generator=self.streams.generator("mirror", self.step)) < 0.5
-            real = torch.where(flip.to(self.device)[:, None, None, None], real.flip(3), real)
+            real = torch.where(self._sent(flip)[:, None, None, None], real.flip(3), real)
         return real
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        """What was drawn on the CPU, on the device; the host goes on meanwhile."""
+        return drawn.to(self.device, non_blocking=True)
 
     def _draw(self, shard: int, real: Tensor) -> _Draw:
         """What chance decides in one shard of this step."""
@@ -309,14 +313,14 @@ class _Training:
         draws = self.streams.generator("latents", self.step, shard)
         noise = torch.Generator(self.device)
         noise.manual_seed(derive(self.streams.seed, *self.streams.names, "noise", self.step, shard))
-        latents = torch.randn(count, recipe.z_dim, generator=draws).to(self.device)
+        latents = self._sent(torch.randn(count, recipe.z_dim, generator=draws))
         if recipe.style_mixing == 0:
             return _Draw(real, latents, noise)
-        other = torch.randn(count, recipe.z_dim, generator=draws).to(self.device)
+        other = self._sent(torch.randn(count, recipe.z_dim, generator=draws))
         crossover = torch.randint(1, num_ws, (count,), generator=draws)
         crossover[torch.rand(count, generator=draws) >= recipe.style_mixing] = num_ws
         mixed = torch.arange(num_ws)[None, :] >= crossover[:, None]
-        return _Draw(real, latents, noise, other, mixed.to(self.device))
+        return _Draw(real, latents, noise, other, self._sent(mixed))
 
     def _penalty(self, real: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The lazy R1 penalty in float32: the mean squared gradient norm, and gradients of the weighted penalty."""

@@ -79,7 +79,7 @@ def draw_speed(found: Mapping[str, Any], path: Path) -> None:
         _by_batch(axes, [row for row in rows if row["target"] == target], NAMES[target])
     _relative(panels[1][0], rows, "precision", PRECISIONS[1:], "precision, shipped width", width="shipped")
     _relative(panels[1][1], rows, "precision", PRECISIONS[1:], "precision, published width", width="full")
-    _relative(panels[1][2], rows, "mode", ("graphs", "compiled"), "graphs and compilation", width="shipped")
+    _relative(panels[1][2], rows, "mode", ("varying", "graphs", "compiled"), "other ways to run", width="shipped")
     write(made, path)
 
 

@@ -30,7 +30,7 @@ STEPS = 100  # an attack reports each of so many
 WARM = 3  # steps that are not timed: kernels are chosen, graphs captured, programs compiled
 PROBE = 3  # steps whose time decides how many more are taken
 WHOLE = 2**30  # a micro-batch that holds every step
-MODES = ("eager", "graphs", "compiled")
+MODES = ("eager", "varying", "graphs", "compiled")
 FULL_STYLEGAN2: dict[str, Any] = {  # the published 64-pixel configuration
     "z_dim": 512,
     "w_dim": 512,
@@ -121,17 +121,20 @@ def timed(
     precision: str = "float32",
     seconds: float = 0.4,
     micro_batch: int = WHOLE,
+    repeatable: bool = True,
 ) -> Timing:
     """Seconds of a step: an idle device before the first and after the last of as many as fit ``seconds``.
 
     Args:
         attack: it must take more than ``WARM + PROBE`` steps.
+        repeatable: by deterministic algorithms, as runs are.
 
     Raises:
         torch.OutOfMemoryError: the batch does not fit.
     """
     clock = _Clock(context.device, seconds)
     with torch.random.fork_rng(devices=[]), computing(context.device, precision):
+        torch.use_deterministic_algorithms(repeatable, warn_only=True)  # `computing` puts it back
         _loop(attack, labels, replace(context, micro_batch=micro_batch, progress=clock))
     images = attack.planned_queries(len(labels))
     assert images is not None
@@ -247,8 +250,8 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def in_mode(context: Context, mode: str) -> Context:
-    """A context whose networks run as torch programs, as captured graphs, or as they are. Changes its networks."""
-    if mode == "eager":
+    """A context whose networks run as compiled programs, as captured graphs, or as they are. Changes its networks."""
+    if mode in ("eager", "varying"):
         return context
     wrap: Callable[..., Any] = compiled if mode == "compiled" else Graphed
     prior: Any = context.prior

@@ -2,7 +2,8 @@
 
 An image-step is one image forwards and backwards through prior and victim. Cells run in the order of their value: all
 attacks and targets at the shipped width first, then naive loops, precisions, larger batches, published width, captured
-graphs, compiled programs. What the clock does not reach is named in ``not_reached``.
+graphs, compiled programs. ``varying`` is eager without deterministic algorithms: what repeating costs. What the clock
+does not reach is named in ``not_reached``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import naive_loop
 import torch
 from figures import draw_speed
-from loops import Timing, configuration, first_images, in_mode, step_flops, timed, workbench
+from loops import MODES, Timing, configuration, first_images, in_mode, step_flops, timed, workbench
 from stage import BREAKDOWNS, Stage, one_line, out_of_memory
 from stage_environment import PRECISIONS, matmul_rate
 
@@ -56,9 +57,10 @@ def cells(*, tiny: bool) -> Iterator[Cell | str]:
     yield from attacks
     yield from (Cell(*pair, batch=typical, precision=other) for other in PRECISIONS[1:] for pair in pairs)
     if tiny:
-        yield from (Cell("ppa", "vgg16", batch=8, mode=mode) for mode in ("graphs", "compiled"))
+        yield from (Cell("ppa", "vgg16", batch=8, mode=mode) for mode in MODES[1:])
         yield Cell("dmmia", "vgg16", width="full", batch=2)
         return
+    yield from (Cell(attack, "vgg16", mode="varying") for attack in attacks)
     yield from (Cell(*pair, batch=64) for pair in pairs)
     yield from (Cell(*pair, width="full") for pair in pairs)
     yield from (Cell(attack, "vgg16", batch=batch, mode="graphs") for batch in (64, TYPICAL) for attack in attacks)
@@ -124,7 +126,11 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         seconds = 0.05 if self.stage.tiny else 0.4
         return timed(
-            *configuration(cell.attack, cell.batch), self._context(cell), precision=cell.precision, seconds=seconds
+            *configuration(cell.attack, cell.batch),
+            self._context(cell),
+            precision=cell.precision,
+            seconds=seconds,
+            repeatable=cell.mode != "varying",
         )
 
     def _flops_of(self, cell: Cell) -> float:
