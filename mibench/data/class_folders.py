@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mibench.data.decoding import SUFFIXES
-from mibench.data.files import held_out
+from mibench.data.files import held_out, name_hash
 from mibench.errors import MibenchError
 
 RELEASED_SEED = 42  # of the shuffles in the released code of Plug & Play Attacks
@@ -97,9 +96,7 @@ def hold_out(names: Sequence[str], share: float, salt: str) -> frozenset[str]:
     """
     out = {name for name in names if held_out(name, share, salt)}
     if not out or len(out) == len(names):
-        first = min(
-            names, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode("utf-8", "surrogateescape")).digest()
-        )
+        first = min(names, key=lambda name: name_hash(name, salt))
         return frozenset({first}) if not out else frozenset(out - {first})
     return frozenset(out)
 

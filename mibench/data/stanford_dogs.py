@@ -88,6 +88,10 @@ class StanfordDogs(FileSplit):
         """The whole file, or its first box."""
         return Picture(self.folder / row.name, self._boxes[row.name] if self.cropped == "always" else None)
 
+    def beside(self, row: Row) -> Path | None:
+        """The annotation, unless nobody sees boxes."""
+        return None if self.cropped == "never" else self._annotation(row)
+
     def details(self) -> dict[str, Any]:
         """Which networks see the dog alone."""
         return {"cropped": self.cropped}
@@ -133,9 +137,12 @@ class StanfordDogs(FileSplit):
         boxes = {}
         for role in self._there:
             for row in self._there[role]:
-                _, breed, file = PurePosixPath(row.name).parts
-                boxes[row.name] = first_box(self.folder / ANNOTATIONS / breed / PurePosixPath(file).stem)
+                boxes[row.name] = first_box(self._annotation(row))
         return boxes
+
+    def _annotation(self, row: Row) -> Path:
+        _, breed, file = PurePosixPath(row.name).parts
+        return self.folder / ANNOTATIONS / breed / PurePosixPath(file).stem
 
     @cached_property
     def _there(self) -> dict[Role, list[Row]]:
