@@ -187,7 +187,7 @@ def make_plan(request: Request) -> Plan:
         except MibenchError as error:
             problems.append(error)
     if problems or dataset is None:
-        raise MibenchError("\n".join(dict.fromkeys(str(p) for p in problems)))
+        raise MibenchError(*(line for p in dict.fromkeys(map(str, problems)) for line in p.splitlines()))
     loaded = {kind: file.card() for kind, file in files.items()}
     for kind, card in loaded.items():
         _check_data(kind, card, dataset)
