@@ -160,9 +160,11 @@ def _as_finding(error: MibenchError) -> Finding:
 
 def _sides(split: IdentitySplit) -> Iterator[Finding]:
     """How many people there are on each side, and whether they are others."""
+    from mibench.data.split import shared_people
+
     private, public = split.people("private"), split.people("public")
     yield Finding("fine", f"private: {split.num_classes:,} classes, {len(private):,} people; public: {len(public):,}")
-    if shared := sorted(private & public):
+    if shared := shared_people(split):
         yield Finding(
             "wrong",
             f"{len(shared):,} people are both private and public (first: {shared[0]})",
