@@ -12,7 +12,7 @@ from mibench import cards, config, registry
 from mibench.api import Access, Attack
 from mibench.budget import within_budget
 from mibench.config import Layer, Setting
-from mibench.data.identity import cures, other_private_images, what_changed
+from mibench.data.identity import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.protocols import load_protocol
@@ -337,18 +337,7 @@ def _attacks_within(granted: Access) -> str:
 
 
 def _check_data(kind: str, card: Any, dataset: IdentitySplit) -> None:
-    if card.dataset == dataset.name and card.dataset_digest not in (None, dataset.digest):
-        raise MibenchError(
-            f"{kind} {card.name!r} was trained on another version of {dataset.name}: "
-            f"{what_changed(card.dataset_digest, dataset.digest)}; {cures(card.dataset_digest, dataset.digest)}: "
-            f"mibench train {kind} {card.architecture} --dataset {dataset.name}"
-        )
-    seen = (card.measured or {}).get("dataset_digest")  # of imported weights, which are tied to no version of the lists
-    if card.dataset == dataset.name and seen is not None and other_private_images(str(seen), dataset.digest):
-        raise MibenchError(
-            f"{kind} {card.name!r} was measured on another version of {dataset.name} when it was imported: "
-            f"{what_changed(str(seen), dataset.digest)}; import it again, so that its accuracy is that of these images"
-        )
+    check_same_data(kind, card, dataset)
     if kind in ("target", "judge") and card.classes != dataset.num_classes:
         raise MibenchError(
             f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}; "

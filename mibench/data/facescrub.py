@@ -106,8 +106,12 @@ class FaceScrub(FileSplit):
         yield Finding("fine", f"{self._groups['actors']} actors, then {self._groups['actresses']} actresses")
         if self.split == "released":
             yield Finding("note", "the released shuffle depends on every single file: another copy, another split")
-        for line in self._passed.lines():
+        for line in self.unused():
             yield Finding("note", line)
+
+    def unused(self) -> list[str]:
+        """Files and folders that were passed over."""
+        return self._passed.lines()
 
     @cached_property
     def _passed(self) -> Passed:

@@ -97,6 +97,10 @@ class FileSplit(IdentitySplit):
         del cls, settings
         yield from expect_folder(folder.parent, folder.name, "the data set's folder")
 
+    def unused(self) -> Sequence[str]:
+        """What lies there and is not used, a line each, for people."""
+        return ()
+
     def remarks(self) -> Iterator[Finding]:
         """What ``mibench data verify`` should add about a split that could be made: which lists, which formats."""
         yield from ()
@@ -172,7 +176,10 @@ class FileSplit(IdentitySplit):
 
 def folder_of(name: str, root: str) -> Path:
     """``root``, or the data set's place below ``$MIBENCH_DATA``."""
-    return Path(root).expanduser() if root else data_root(name)
+    try:
+        return Path(root).expanduser() if root else data_root(name)
+    except RuntimeError as error:
+        raise MibenchError(f"{root}: {error}; name the folder in full") from error
 
 
 def held_out(name: str, share: float, salt: str) -> bool:

@@ -69,7 +69,9 @@ def layout_of(root: Path) -> Layout:
     _check_names(root, folders)
     for half in ("private_train", "private_test", "train", "test", "val"):
         if half in folders and _holds_people(root / half):
-            other = {"private_train": "private_test", "private_test": "private_train", "train": "test"}.get(half, "train")
+            other = {"private_train": "private_test", "private_test": "private_train", "train": "test"}.get(
+                half, "train"
+            )
             raise MibenchError(
                 f"{root} has {half}/ but no {other}/; add it, or take {half}/ alone (test images are then held out by "
                 f"file name): --set dataset.root={root / half}"

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 
 from mibench.data.contents import content_hashes
 from mibench.data.names import composed
+from mibench.errors import MibenchError
 
 if TYPE_CHECKING:
+    from mibench.api import Card
     from mibench.data.files import FileSplit
+    from mibench.data.split import IdentitySplit
 
 WHOLE, PART = 16, 8  # digits
 DIFFERENCES = {
@@ -83,7 +86,9 @@ def parts_of(split: FileSplit) -> Parts:
         contents["public"].update(inner.private.encode())
     elif source is not None:
         contents["public"].update(f"\0{source.name}\0{source.digest}".encode())
-    return Parts(contents["private"].hexdigest(), contents["public"].hexdigest(), listed.hexdigest(), settings.hexdigest())
+    return Parts(
+        contents["private"].hexdigest(), contents["public"].hexdigest(), listed.hexdigest(), settings.hexdigest()
+    )
 
 
 def what_changed(recorded: str, now: str) -> str:
@@ -99,15 +104,37 @@ def what_changed(recorded: str, now: str) -> str:
     return " and ".join(_differences(before, after)) or f"digest {recorded}, here {now}"
 
 
-def cures(recorded: str, now: str) -> str:
-    """What helps when weights were trained on other data than these."""
-    if _parts(now) and not _parts(recorded):
-        return "train it again"
-    return "drop the --set dataset.*, restore the data, or train it again"
+def check_same_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
+    """Raise unless weights belong to a data set as it is now.
+
+    A card of imported weights is tied to no digest, but to the private images that its accuracy was measured on.
+
+    Args:
+        kind: of the weights, for the message.
+        card: whose ``dataset_digest`` or ``measured.dataset_digest`` is looked at; a card of another data set is fine.
+        dataset: what is used now.
+
+    Raises:
+        MibenchError: they are of other data; the line says what changed.
+    """
+    if card.dataset != dataset.name:
+        return
+    now, trained = dataset.digest, card.dataset_digest
+    if trained is not None and trained != now:
+        cure = "" if _parts(now) and not _parts(trained) else "drop the --set dataset.*, restore the data, or "
+        raise MibenchError(
+            f"{kind} {card.name!r} was trained on another version of {dataset.name}: {what_changed(trained, now)}; "
+            f"{cure}train it again: mibench train {kind} {card.architecture} --dataset {dataset.name}"
+        )
+    measured = (card.measured or {}).get("dataset_digest")
+    if measured is not None and _other_private_images(str(measured), now):
+        raise MibenchError(
+            f"{kind} {card.name!r} was measured on another version of {dataset.name} when it was imported: "
+            f"{what_changed(str(measured), now)}; import it again, so that its accuracy is that of these images"
+        )
 
 
-def other_private_images(recorded: str, now: str) -> bool:
-    """Whether the private images are others than those of which a digest was recorded, whatever else is the same."""
+def _other_private_images(recorded: str, now: str) -> bool:
     before, after = _parts(recorded), _parts(now)
     return recorded != now if not before or not after else before["private"] != after["private"]
 

@@ -21,6 +21,7 @@ from mibench.data.annotation import first_box
 from mibench.data.class_folders import released_shuffle
 from mibench.data.decoding import Framing, Picture
 from mibench.data.files import FileSplit, Missing, Role, Row, check_listed_once, without_missing
+from mibench.data.listing import entries, is_folder
 from mibench.data.matlab import read_list
 from mibench.data.public_only import public_source, without_public
 from mibench.data.split import Images
@@ -154,7 +155,7 @@ class StanfordDogs(FileSplit):
             _, breed, _ = PurePosixPath(row.name).parts
             if breed not in folders:
                 place = self.folder / PICTURES / breed
-                folders[breed] = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+                folders[breed] = {entry.name for entry in entries(place)} if is_folder(place) else set()
         exists = [PurePosixPath(row.name).name in folders[PurePosixPath(row.name).parts[1]] for row in everything]
         kept = {row.name for row in without_missing(everything, exists, self.missing, str(self.folder / PICTURES))}
         for role, rows in self._dealt.items():
