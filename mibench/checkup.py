@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from mibench import assets, cards, provenance, registry
+from mibench.data.identity import what_changed
 from mibench.devices import choose_device, deterministic
 from mibench.errors import MibenchError
 from mibench.fetching import known
@@ -107,7 +108,8 @@ def _accuracies(reporter: Reporter) -> Iterator[Finding]:
             said = (card.recipe or {}).get("dataset")  # the settings that it was trained with
             dataset = registry.load("dataset", card.dataset)(**(said if isinstance(said, dict) else {}))
             if card.dataset_digest not in (None, dataset.digest):
-                raise MibenchError(f"it was trained on another version of {card.dataset}")
+                changed = what_changed(str(card.dataset_digest), dataset.digest)
+                raise MibenchError(f"it was trained on another version of {card.dataset}: {changed}")
             classifier = assets.build_judge(file, device, cache=None)
             images = dataset.seen_by(file.kind).private("test", card.image.size)
         except MibenchError as error:

@@ -6,8 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """Text for one line on a terminal: whatever is no plain character (line breaks, escape sequences, marks that turn
+    the direction of writing, bytes of names that are no text) is escaped, as ``\\n`` and ``\\x1b``.
+
+    Names come from disks and files: as they are, they could write lines of their own.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class MibenchError(Exception):
-    """A mistake in the input. One line: the cause and the cure. The command line prints it and exits with 2."""
+    """A mistake in the input. One line: the cause and the cure. The command line prints it and exits with 2.
+
+    Args:
+        lines: the message; where there are several causes, a line for each. What cannot be printed is escaped.
+    """
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*(printable(str(line)) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from mibench import cards, config, registry
 from mibench.api import Access, Attack
 from mibench.budget import within_budget
 from mibench.config import Layer, Setting
+from mibench.data.identity import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.protocols import load_protocol
@@ -186,7 +187,7 @@ def make_plan(request: Request) -> Plan:
         except MibenchError as error:
             problems.append(error)
     if problems or dataset is None:
-        raise MibenchError("\n".join(dict.fromkeys(str(p) for p in problems)))
+        raise MibenchError(*(line for p in dict.fromkeys(map(str, problems)) for line in p.splitlines()))
     loaded = {kind: file.card() for kind, file in files.items()}
     for kind, card in loaded.items():
         _check_data(kind, card, dataset)
@@ -336,12 +337,7 @@ def _attacks_within(granted: Access) -> str:
 
 
 def _check_data(kind: str, card: Any, dataset: IdentitySplit) -> None:
-    if card.dataset == dataset.name and card.dataset_digest not in (None, dataset.digest):
-        raise MibenchError(
-            f"{kind} {card.name!r} was trained on another version of {dataset.name} (digest {card.dataset_digest}, "
-            f"this run has {dataset.digest}); drop the --set dataset.* or train it with them: mibench train {kind} "
-            f"{card.architecture} --dataset {dataset.name}"
-        )
+    check_same_data(kind, card, dataset)
     if kind in ("target", "judge") and card.classes != dataset.num_classes:
         raise MibenchError(
             f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}; "

@@ -13,6 +13,7 @@ from typing import Any
 
 from mibench import config, provenance, registry
 from mibench.api import Attack
+from mibench.data.identity import what_changed
 from mibench.data.split import GroundTruth
 from mibench.devices import choose_device
 from mibench.engine import Machine, attack_units, stored_units
@@ -317,6 +318,12 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     machine = Machine(choose_device(device), reporter=reporter or Reporter())
     plan = make_plan(Request(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
+    data = (folder.record().get("spec") or {}).get("dataset_digest")
+    if plan.spec.digest() != recorded and data not in (None, plan.spec.dataset_digest):
+        raise MibenchError(
+            f"{path} was made of another version of {plan.spec.dataset}: "
+            f"{what_changed(str(data), plan.spec.dataset_digest)}; restore the data, or run it again"
+        )
     if plan.spec.digest() != recorded:
         raise MibenchError(
             f"{path} was made with other weights, data or protocol than are installed now (digest {recorded}, now "

@@ -23,6 +23,7 @@ from mibench.assets import build_victim, load_weights, packed, shelve
 from mibench.cards import CARD_KINDS, CardFile, stem_of, target_tag
 from mibench.cards import find as find_card
 from mibench.config import Layer
+from mibench.data.identity import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.devices import choose_device
 from mibench.errors import MibenchError
@@ -216,11 +217,7 @@ def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> Car
             f"the {training.kind} {training.architecture!r} is made against one target: name it, such as --target vgg16"
         )
     found = find_card("target", training.target, training.dataset)
-    if found.card().dataset_digest not in (None, dataset.digest):
-        raise MibenchError(
-            f"target {found.name!r} was trained on another version of {dataset.name} (digest "
-            f"{found.card().dataset_digest}, this training has {dataset.digest}); drop the --set dataset.*"
-        )
+    check_same_data("target", found.card(), dataset)
     return found
 
 

@@ -112,9 +112,9 @@ def open_runs(given: Sequence[Run | Path | str]) -> tuple[tuple[Run, ...], tuple
             else:
                 found.setdefault(folder.resolve(), run)
     if problems:
-        raise MibenchError("\n".join(problems))
+        raise MibenchError(*problems)
     if not found:
-        raise MibenchError("\n".join(["there is no finished run to compare; give at least one run directory", *notes]))
+        raise MibenchError("there is no finished run to compare; give at least one run directory", *notes)
     for run in list(found.values()):
         name = run.record.get("floor")
         if not isinstance(name, str):

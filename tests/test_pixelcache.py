@@ -147,7 +147,7 @@ def test_an_interruption_keeps_what_was_decoded(tmp_path: Path, monkeypatch: pyt
 
         @contextlib.contextmanager
         def aside(self, text: str) -> Iterator[Reporter]:
-            yield self
+            yield self if text.startswith("decoding") else Reporter()
 
     with pytest.raises(KeyboardInterrupt):
         load(pictures, 16, Framing(), reporter=Impatient())

@@ -56,7 +56,8 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
     if request.attack is not None:
         registry.entry("attack", request.attack)  # a slip is refused before anything is measured
     material = read_material(request)
-    reporter.say(material.summary)
+    for line in (material.summary, *material.unused):
+        reporter.say(line)
     attacked = take_in(request, material, chosen, reporter)
     granted = min(request.wanted_access, most_access(attacked.file.card()))
     attack = _attack(request, granted, attacked, reporter)

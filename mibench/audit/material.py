@@ -9,6 +9,7 @@ from typing import Any
 from mibench import config, registry
 from mibench.config import Layer
 from mibench.data.files import FileSplit
+from mibench.data.listing import is_file, is_folder, real
 from mibench.data.split import IdentitySplit, Part
 from mibench.errors import MibenchError
 
@@ -25,6 +26,7 @@ class Material:
     dataset: IdentitySplit
     settings: dict[str, Any]
     counts: dict[str, int]  # people, train, test, public
+    unused: tuple[str, ...]  # what lies beside the images and is not used, a line each
     owners_test: bool  # the test images were set apart by the owner of the data, not by a hash of their names
 
     @property
@@ -58,7 +60,8 @@ def read_material(request: AuditRequest) -> Material:
             "there are no public images, which an adversary learns faces from: name some of other people with --public"
         )
     layout = getattr(dataset, "layout", None)
-    return Material(dataset, settings, counts, owners_test=layout is None or layout.test is not None)
+    unused = tuple(dataset.unused()) if isinstance(dataset, FileSplit) else ()
+    return Material(dataset, settings, counts, unused, owners_test=layout is None or layout.test is not None)
 
 
 def _places(request: AuditRequest) -> dict[str, Any]:
@@ -67,18 +70,18 @@ def _places(request: AuditRequest) -> dict[str, Any]:
     for option, field, path in (("--data", "root", request.data), ("--public", "public_root", request.public)):
         if path is None:
             continue
-        if not path.is_dir():
+        if not is_folder(path):
             raise MibenchError(f"{option} {path}: there is no such folder")
-        places[field] = str(path.resolve())
+        places[field] = str(real(path))
     if request.classes in ORDERS:
         places["labels"] = request.classes
     elif request.classes is not None:
-        if not Path(request.classes).is_file():
+        if not is_file(Path(request.classes)):
             raise MibenchError(
                 f"--classes {request.classes}: there is no such file; it holds one directory name a line, in the "
                 f"model's order of classes (or say {' or '.join(ORDERS)})"
             )
-        places["classes"] = str(Path(request.classes).resolve())
+        places["classes"] = str(real(Path(request.classes)))
     return places
 
 

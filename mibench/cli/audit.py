@@ -101,6 +101,7 @@ def audit(
     from mibench.audit.conduct import audit as conduct
     from mibench.audit.request import SCOPES, AuditRequest, numbers
     from mibench.config import parse_assignments
+    from mibench.errors import printable
 
     from .progress import reporter
 
@@ -136,7 +137,7 @@ def audit(
         click.echo(json.dumps({"path": str(found.path), **found.verdict.as_json()}, indent=2))
     else:
         for line in (*found.verdict.lines(), "", f"numbers: {found.path}", f"tables and figures: {found.run.path}"):
-            click.echo(line)
+            click.echo(printable(line))
     for name, reason in found.run.missing.items():
         click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.run.missing:

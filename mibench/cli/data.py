@@ -53,6 +53,7 @@ def preview(
     """Draw a grid: one private person a row, then public people. Faces of real people are hidden."""
     from mibench import config, registry
     from mibench.config import Layer
+    from mibench.errors import printable
     from mibench.previews import preview_png
     from mibench.store import atomic_write
 
@@ -61,7 +62,7 @@ def preview(
     atomic_write(
         output, preview_png(split, people=people, images=images, size=size, hide_faces=False if show_faces else None)
     )
-    click.echo(str(output))
+    click.echo(printable(str(output)))
 
 
 @data.command(
@@ -90,7 +91,7 @@ def verify(
     """
     from mibench import config, registry
     from mibench.data.verification import verify as look
-    from mibench.errors import MibenchError
+    from mibench.errors import MibenchError, printable
 
     from .progress import reporter
 
@@ -105,8 +106,8 @@ def verify(
         click.echo(json.dumps({"dataset": dataset, "wrong": wrong, "findings": listed}, indent=2))
     else:
         for finding, after in zip(findings, [*findings[1:], None], strict=True):
-            click.echo(f"{finding.level:5}  {finding.what}")
+            click.echo(f"{finding.level:5}  {printable(finding.what)}")
             if finding.cure and (after is None or after.cure != finding.cure):  # one cure for several lines: once
-                click.echo(f"       -> {finding.cure}")
+                click.echo(f"       -> {printable(finding.cure)}")
         click.echo(f"{dataset}: " + (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "nothing wrong"))
     ctx.exit(BAD_INPUT if wrong else 0)

@@ -58,7 +58,7 @@ def import_command(
     images of its data set where those are here, and compared with what its source reports.
     """
     from mibench.config import parse_assignments
-    from mibench.errors import MisfitError
+    from mibench.errors import MisfitError, printable
     from mibench.importing.describing import IMPORT_SCOPES, Import
     from mibench.importing.storing import import_weights
     from mibench.spec import plain
@@ -98,4 +98,4 @@ def import_command(
         click.echo(f"  {text}")
     for text in done.doubts:
         click.echo(f"warning: {text}; the card says so", err=True)
-    click.echo(f"card: {done.path}")
+    click.echo(f"card: {printable(str(done.path))}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from mibench.errors import printable
 from mibench.progress import Reporter, set_current_reporter
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class PlainReporter(Reporter):
 
     def say(self, text: str) -> None:
         """Print the sentence."""
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
     def start(self, text: str) -> None:
         """Begin a stretch; the first line comes only when it takes longer than a few seconds."""
@@ -101,7 +102,7 @@ class TerminalReporter(Reporter):
 
     def say(self, text: str) -> None:
         """Print above the bar."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(printable(text), markup=False, highlight=False)
 
     def start(self, text: str) -> None:
         """Show a bar without a length."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from mibench.errors import printable
 from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
@@ -108,7 +109,7 @@ def finish(ctx: click.Context, found: Run, as_json: bool) -> None:
         click.echo(json.dumps(as_plain(found), indent=2))
     else:
         for line in summary(found):
-            click.echo(line)
+            click.echo(printable(line))
     for name, reason in found.missing.items():
         click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.missing:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from mibench.errors import printable
 from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
@@ -90,4 +91,4 @@ def train(
     for name, value in (card.measured or {}).items():
         if isinstance(value, int | float | str):
             click.echo(f"  {name}: {value}")
-    click.echo(f"card: {path}")
+    click.echo(f"card: {printable(str(path))}")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from mibench.data.class_folders import Passed, pictures_in
 from mibench.data.decoding import Framing
+from mibench.data.listing import is_folder
 from mibench.data.public_only import PublicOnly
 from mibench.data.verification import Finding, expect_folder, require
 from mibench.errors import MibenchError
@@ -74,6 +75,6 @@ class AFHQ(PublicOnly):
 
 def _inner(folder: Path, part: str, animal: str) -> str:
     """``train/dog``; the second version calls ``val`` ``test``."""
-    if part == "val" and not (folder / "val").is_dir() and (folder / "test").is_dir():
+    if part == "val" and not is_folder(folder / "val") and is_folder(folder / "test"):
         part = "test"
     return f"{part}/{animal}"

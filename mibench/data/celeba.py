@@ -169,7 +169,11 @@ class CelebA(CelebAFiles):
         return needed(self.folder, _places(LISTS[role][0]))
 
     def _hash(self, role: Role) -> str:
-        return hashlib.sha256(self._list(role).read_bytes()).hexdigest()
+        path = self._list(role)
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise MibenchError(f"cannot read {path}: {error.strerror}; restore it") from error
 
     def _released(self, role: Role) -> str | None:
         """How a list is the released one: ``""`` byte for byte, or the difference in form; None: it is another."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mibench.data.celeba_split import Listed
 from mibench.data.decoding import Picture
 from mibench.data.files import ROLES, FileSplit, Missing, Role, Row, without_missing
+from mibench.data.listing import entries, kind_of
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class CelebAFiles(FileSplit):
 
 def first_of(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of several accepted names that is there."""
-    return next((folder / name for name in names if (folder / name).exists()), None)
+    return next((folder / name for name in names if kind_of(folder / name) != "nothing"), None)
 
 
 def needed(folder: Path, names: Sequence[str]) -> Path:
@@ -111,12 +111,11 @@ def image_files(folder: Path) -> dict[str, str]:
     Names, not paths: there are two hundred thousand, and making paths of all would take most of a command's start.
     """
     found: dict[str, dict[str, str]] = {suffix: {} for suffix in SUFFIXES}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, _, suffix = entry.name.rpartition(".")
-            files = found.get(f".{suffix.lower()}")
-            if files is not None:
-                files[stem] = entry.name
+    for entry in entries(folder):
+        stem, _, suffix = entry.name.rpartition(".")
+        files = found.get(f".{suffix.lower()}")
+        if files is not None:
+            files[stem] = entry.name
     return {stem: name for files in found.values() for stem, name in files.items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mibench.data.decoding import SUFFIXES
-from mibench.data.files import held_out
+from mibench.data.decoding import FORMATS, SUFFIXES
+from mibench.data.files import held_out, name_hash
+from mibench.data.listing import Kind, entries, kind_of
+from mibench.data.names import composed
 from mibench.errors import MibenchError
 
 RELEASED_SEED = 42  # of the shuffles in the released code of Plug & Play Attacks
 RELEASED_SHARE = 0.9  # of the shuffled pictures that are trained on
+
+# names of pictures that are not read, which a person may well take for images
+UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
+NO_FILES = "pipes, sockets and devices were"
 
 
 @dataclass
@@ -40,51 +45,51 @@ def subfolders(folder: Path, passed: Passed) -> list[str]:
     """Names of the folders in ``folder``, sorted as text; hidden ones and files are passed over.
 
     Raises:
-        MibenchError: the folder is not there, or a link in it leads nowhere.
+        MibenchError: the folder is not there, or a link in it leads nowhere or to itself.
     """
     found = []
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if entry.name.startswith((".", "__MACOSX")):
             passed.add("hidden entries were", Path(entry.path))
-        elif entry.is_dir():
+        elif (kind := _there(entry)) == "folder":
             found.append(entry.name)
-        elif entry.is_symlink() and not entry.is_file():
-            raise MibenchError(f"{entry.path} is a link that leads nowhere; restore what it points at, or remove it")
         else:
-            passed.add("files beside the class folders were", Path(entry.path))
+            passed.add("files beside the class folders were" if kind == "file" else NO_FILES, Path(entry.path))
     return found
 
 
 def pictures_in(folder: Path, passed: Passed) -> list[str]:
     """Names of the pictures in ``folder`` itself, sorted as text; links to files are followed.
 
+    The order is that of the composed names (:func:`mibench.data.names.composed`), so that copies on other systems agree.
+
     Raises:
-        MibenchError: the folder is not there, or a link in it leads nowhere.
+        MibenchError: the folder is not there, or a link in it leads nowhere or to itself.
     """
     found = []
-    for entry in _entries(folder):
+    for entry in entries(folder):
         path = Path(entry.path)
+        suffix = path.suffix.lower()
         if entry.name.startswith("."):
             passed.add("hidden entries were", path)
-        elif entry.is_dir():
+        elif (kind := _there(entry)) == "folder":
             passed.add("folders inside class folders were", path)
-        elif not entry.is_file():
-            raise MibenchError(f"{path} is a link that leads nowhere; restore what it points at, or remove it")
-        elif path.suffix.lower() not in SUFFIXES:
+        elif kind != "file":
+            passed.add(NO_FILES, path)
+        elif suffix in UNREAD:
+            passed.add(f"{suffix} files, which are not read ({', '.join(FORMATS)} are), were", path)
+        elif suffix not in SUFFIXES:
             passed.add("files that are no images by name were", path)
         else:
             found.append(entry.name)
-    return found
+    return sorted(found, key=lambda name: (composed(name), name))
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise MibenchError(
-            f"cannot read the folder {folder}: {error.strerror}; restore it or its permissions"
-        ) from error
+def _there(entry: os.DirEntry[str]) -> Kind:
+    kind = kind_of(entry)
+    if kind == "nothing":
+        raise MibenchError(f"{entry.path} is a link that leads nowhere; restore what it points at, or remove it")
+    return kind
 
 
 def hold_out(names: Sequence[str], share: float, salt: str) -> frozenset[str]:
@@ -97,9 +102,7 @@ def hold_out(names: Sequence[str], share: float, salt: str) -> frozenset[str]:
     """
     out = {name for name in names if held_out(name, share, salt)}
     if not out or len(out) == len(names):
-        first = min(
-            names, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode("utf-8", "surrogateescape")).digest()
-        )
+        first = min(names, key=lambda name: name_hash(name, salt))
         return frozenset({first}) if not out else frozenset(out - {first})
     return frozenset(out)
 

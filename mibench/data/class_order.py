@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mibench.data.class_folders import name_some
+from mibench.data.names import matched
 from mibench.errors import MibenchError
 
 Order = Literal["names", "sorted", "imagefolder"]
@@ -48,14 +49,15 @@ def _as_listed(folders: Sequence[str], listed: Sequence[str]) -> tuple[str, ...]
     if len(set(listed)) != len(listed):
         twice = sorted({name for name in listed if list(listed).count(name) > 1})
         raise MibenchError(f"the file of classes names {name_some(twice)} twice; each name is one class")
-    if unknown := sorted(set(folders) - set(listed)):
+    found = matched(listed, folders)  # a list that was typed has another Unicode form than what some disks keep
+    if unknown := sorted(set(folders) - set(found.values())):
         raise MibenchError(
             f"{len(unknown)} folders are not in the file of classes (first: {unknown[0]!r}); add them at their "
             "places, or remove the folders"
         )
-    if empty := [name for name in listed if name not in set(folders)]:
+    if empty := [name for name in listed if name not in found]:
         raise MibenchError(
             f"{len(empty)} classes of the file have no folder (first: {empty[0]!r}); add images of each, a class "
             "without any can be neither attacked nor judged"
         )
-    return tuple(listed)
+    return tuple(found[name] for name in listed)

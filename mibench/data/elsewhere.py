@@ -18,7 +18,7 @@ def public_settings() -> Iterator[None]:
     try:
         yield
     except MibenchError as error:
-        raise MibenchError(str(error).replace("dataset.root=", "dataset.public_root=")) from error
+        raise MibenchError(*str(error).replace("dataset.root=", "dataset.public_root=").splitlines()) from error
 
 
 class Everybody(FileSplit):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from mibench.data.class_folders import Passed, hold_out, name_some, pictures_in, released_shuffle, subfolders
 from mibench.data.decoding import Framing
 from mibench.data.files import FileSplit, Role, Row
+from mibench.data.names import alike, alike_but_for_case, composed, spelt
 from mibench.data.public_only import public_source, without_public
 from mibench.data.split import Images
 from mibench.data.verification import Finding, expect_folder, require
@@ -105,8 +106,12 @@ class FaceScrub(FileSplit):
         yield Finding("fine", f"{self._groups['actors']} actors, then {self._groups['actresses']} actresses")
         if self.split == "released":
             yield Finding("note", "the released shuffle depends on every single file: another copy, another split")
-        for line in self._passed.lines():
+        for line in self.unused():
             yield Finding("note", line)
+
+    def unused(self) -> list[str]:
+        """Files and folders that were passed over."""
+        return self._passed.lines()
 
     @cached_property
     def _passed(self) -> Passed:
@@ -125,6 +130,8 @@ class FaceScrub(FileSplit):
         names = [name for _, name in found]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise MibenchError(f"{name_some(twice)} stand among actors and actresses; remove one of the two folders")
+        if twins := [*alike(names), *alike_but_for_case(names)]:
+            raise MibenchError(f"{self.folder} has two folders {spelt(*twins[0])}; join them: a person is one class")
         return found
 
     @cached_property
@@ -148,4 +155,4 @@ class FaceScrub(FileSplit):
                 f"{self.folder / inner} has {len(found) or 'no'} image{'' if len(found) == 1 else 's'}: a class needs "
                 "two, to train and to test; restore the files (removing the folder would move all later labels)"
             )
-        return [Row(f"{inner}/{file}", label, f"facescrub-{name}") for file in found]
+        return [Row(f"{inner}/{file}", label, f"facescrub-{composed(name)}") for file in found]

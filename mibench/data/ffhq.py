@@ -6,7 +6,6 @@ images1024x1024/<same>                                     1024 pixels
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from mibench.data.decoding import Framing, Picture
 from mibench.data.files import Missing, Row, without_missing
+from mibench.data.listing import entries, kind_of
 from mibench.data.public_only import PublicOnly
 from mibench.data.verification import Finding, expect_folder, require
 from mibench.errors import MibenchError
@@ -94,7 +94,6 @@ class FFHQ(PublicOnly):
         """``00000.png`` -> file, of every picture there is; numbers are unique in FFHQ."""
         top = self.folder / self.variant
         found: dict[str, Path] = {}
-        for place in (top, *sorted(entry for entry in top.iterdir() if entry.is_dir())):
-            with os.scandir(place) as entries:  # seventy thousand of them: Path.iterdir takes twice as long
-                found |= {entry.name: place / entry.name for entry in entries if NUMBERED.fullmatch(entry.name)}
+        for place in (top, *(Path(entry.path) for entry in entries(top) if kind_of(entry) == "folder")):
+            found |= {entry.name: place / entry.name for entry in entries(place) if NUMBERED.fullmatch(entry.name)}
         return found

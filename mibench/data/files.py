@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,8 @@ import torch
 
 from mibench.data import decoding
 from mibench.data.decoding import Framing, Picture
+from mibench.data.identity import Parts, parts_of
+from mibench.data.names import composed
 from mibench.data.split import IdentitySplit, Images, Part
 from mibench.errors import MibenchError
 from mibench.home import data_root
@@ -33,7 +34,7 @@ class Row:
     """One listed picture.
 
     Attributes:
-        name: POSIX path below the root, as listed: what splits hash and digests cover.
+        name: POSIX path below the root, as listed: what splits hash; digests cover it besides the content.
         label: class index; -1 for public pictures.
         identity: key of the person, unique over private and public, with the data set in front (``celeba-2880``).
     """
@@ -96,6 +97,10 @@ class FileSplit(IdentitySplit):
         del cls, settings
         yield from expect_folder(folder.parent, folder.name, "the data set's folder")
 
+    def unused(self) -> Sequence[str]:
+        """What lies there and is not used, a line each, for people."""
+        return ()
+
     def remarks(self) -> Iterator[Finding]:
         """What ``mibench data verify`` should add about a split that could be made: which lists, which formats."""
         yield from ()
@@ -105,18 +110,23 @@ class FileSplit(IdentitySplit):
         """Private identities; 0 for a set that is public only."""
         return 1 + max((row.label for part in ("train", "test") for row in self.rows(part)), default=-1)
 
+    def beside(self, row: Row) -> Path | None:
+        """A file that decides an image besides its picture, such as an annotation; its content goes into the digest."""
+        del row
+        return None
+
     @cached_property
+    def parts(self) -> Parts:
+        """What the digest is made of. Every file is read, unless it was read before and has not changed since."""
+        return parts_of(self)
+
+    @property
     def digest(self) -> str:
-        """SHA-256 over names, labels and identities of all rows, framing and details; 16 digits. No pixel is read."""
-        head = {"data set": self.name, "framing": asdict(self.framing), "details": self.details()}
-        source = self.public_source
-        if source is not None:
-            head["public"] = [source.name, source.digest]
-        digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-        for role in ROLES:
-            for row in self.rows(role):
-                digest.update(f"{role}\0{row.name}\0{row.label}\0{row.identity}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()[:16]
+        """By the contents of all files, names, labels and identities of all rows, framing and details.
+
+        See :mod:`mibench.data.identity`. Other pixels under the same names are another data set.
+        """
+        return self.parts.digest
 
     def private(self, part: Part, size: int, labels: Sequence[int] | None = None) -> Images:
         """Private images, ordered by class, then as listed."""
@@ -166,7 +176,10 @@ class FileSplit(IdentitySplit):
 
 def folder_of(name: str, root: str) -> Path:
     """``root``, or the data set's place below ``$MIBENCH_DATA``."""
-    return Path(root).expanduser() if root else data_root(name)
+    try:
+        return Path(root).expanduser() if root else data_root(name)
+    except RuntimeError as error:
+        raise MibenchError(f"{root}: {error}; name the folder in full") from error
 
 
 def held_out(name: str, share: float, salt: str) -> bool:
@@ -177,8 +190,12 @@ def held_out(name: str, share: float, salt: str) -> bool:
         share: of the files, in [0, 1].
         salt: names the split, so that two splits of one data set are independent.
     """
-    digest = hashlib.sha256(f"{salt}\0{name}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2.0**64
+    return int.from_bytes(name_hash(name, salt)[:8], "big") < share * 2.0**64
+
+
+def name_hash(name: str, salt: str) -> bytes:
+    """SHA-256 of a name in the one form of all that look the same: a copy of a data set may have another."""
+    return hashlib.sha256(f"{salt}\0{composed(name)}".encode("utf-8", "surrogateescape")).digest()
 
 
 def check_contiguous(rows: Iterable[Row], where: str) -> None:

@@ -22,7 +22,9 @@ from mibench.data.class_order import Order, class_order
 from mibench.data.copies import copies
 from mibench.data.decoding import Framing, Picture
 from mibench.data.files import FileSplit, Role, Row, folder_of
-from mibench.data.folder_layout import Layout, layout_of
+from mibench.data.folder_layout import Layout, layout_of, no_pictures, no_public_pictures
+from mibench.data.listing import is_file, is_folder, real
+from mibench.data.names import alike, alike_but_for_case, composed, folded, matched, spelt
 from mibench.data.public_only import public_source
 from mibench.data.split import Images
 from mibench.data.verification import Finding, expect_folder, require
@@ -67,14 +69,17 @@ class Folder(FileSplit):
     def class_names(self) -> tuple[str, ...]:
         """The folder of each class."""
         found = subfolders(self.layout.train, self._passed)
-        if self.layout.test is not None:
-            self._same_people(found, subfolders(self.layout.test, self._passed))
-        others = {folder.resolve() for folder in (self._public_folder, self.layout.public) if folder is not None}
-        places = {name: (self.layout.train / name).resolve() for name in found}
+        _ = self._in_test
+        others = {real(folder) for folder in (self._public_folder, self.layout.public) if folder is not None}
+        places = {name: real(self.layout.train / name) for name in found}
         people = [name for name in found if places[name] not in others]
         seen = Counter(places.values())
         if twice := [name for name in people if seen[places[name]] > 1]:
             raise MibenchError(f"{name_some(twice)} are links to one folder; remove one: a person is one class")
+        if twins := alike(people):
+            raise MibenchError(
+                f"{self.layout.train} has two folders {spelt(*twins[0])}; join them: a person is one class"
+            )
         return class_order(people, self.labels, self._listed)
 
     @cached_property
@@ -99,7 +104,7 @@ class Folder(FileSplit):
 
     def details(self) -> dict[str, Any]:
         """The order of the classes."""
-        return {"classes": list(self.class_names)}
+        return {"classes": [composed(name) for name in self.class_names]}
 
     @cached_property
     def public_source(self) -> IdentitySplit | None:
@@ -145,8 +150,20 @@ class Folder(FileSplit):
                 f"{len(both):,} test files are copies of train files (first: {both[0][0]} and {both[0][1]})",
                 "remove them: they make accuracies look better than they are",
             )
-        for line in self._passed.lines():
+        for line in self.unused():
             yield Finding("note", line)
+
+    def unused(self) -> list[str]:
+        """What lies there and is not used, and names that were taken for one: a line each, for people."""
+        train, test = self.layout.train.name, self.layout.test and self.layout.test.name
+        lines = [
+            f"one person is {spelt(name, other)}: in {train}/ and in {test}/"
+            for name, other in self._in_test.items()
+            if name != other
+        ]
+        for one, other in alike_but_for_case(self.class_names):
+            lines.append(f"two people are called {spelt(one, other)}; join their folders if they are one person")
+        return [*lines, *self.layout.unused, *self._passed.lines()]
 
     def _public_title(self) -> str:
         if self.public_source is not None:
@@ -159,12 +176,21 @@ class Folder(FileSplit):
 
         return copies(files(role), [file for other in others for file in files(other)])
 
-    def _same_people(self, train: Sequence[str], test: Sequence[str]) -> None:
-        if alone := sorted(set(train) ^ set(test)):
+    @cached_property
+    def _in_test(self) -> Mapping[str, str]:
+        """Name of each person in the train folder -> in the test folder, where it may be spelt in another way."""
+        if self.layout.test is None:
+            return {}
+        train, test = (subfolders(folder, self._passed) for folder in (self.layout.train, self.layout.test))
+        pairs = matched(train, test)
+        if alone := sorted((set(train) - set(pairs)) | (set(test) - set(pairs.values()))):
+            near = [other for other in alone[1:] if folded(other) == folded(alone[0])]
+            why = f" ({spelt(alone[0], near[0])})" if near else ""
             raise MibenchError(
                 f"{self.layout.train} and {self.layout.test} do not hold the same people: {name_some(alone)} in one of "
-                "them only; every class needs images to train and to test"
+                f"them only{why}; every class needs images to train and to test"
             )
+        return pairs
 
     @cached_property
     def _listed(self) -> tuple[str, ...] | None:
@@ -172,7 +198,7 @@ class Folder(FileSplit):
         if not self.classes:
             return None
         below, named = self.folder / self.classes, Path(self.classes).expanduser()
-        path = below if below.is_file() else named
+        path = below if is_file(below) else named
         try:
             names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
         except (OSError, UnicodeDecodeError) as error:
@@ -188,10 +214,10 @@ class Folder(FileSplit):
     def _dealt(self) -> dict[Role, list[Row]]:
         dealt: dict[Role, list[Row]] = {"train": [], "test": []}
         for label, person in enumerate(self.class_names):
-            train = self._of(self.layout.train / person, label)
+            train = self._of(self.layout.train, person, label, person)
             if self.layout.test is not None:
                 dealt["train"] += train
-                dealt["test"] += self._of(self.layout.test / person, label)
+                dealt["test"] += self._of(self.layout.test, self._in_test[person], label, person)
                 continue
             if len(train) < 2:
                 raise MibenchError(
@@ -204,12 +230,14 @@ class Folder(FileSplit):
                 dealt["test" if f"{person}/{Path(row.name).name}" in out else "train"].append(row)
         return dealt
 
-    def _of(self, folder: Path, label: int) -> list[Row]:
+    def _of(self, top: Path, name: str, label: int, person: str) -> list[Row]:
+        """Rows of a folder below ``top``; ``person`` is what the folder is called where one trains."""
+        folder = top / name
         files = pictures_in(folder, self._passed)
         if not files:
-            raise MibenchError(f"{folder} has no image; add some, or remove the folder")
+            raise no_pictures(folder, top)
         inner = folder.relative_to(self.folder).as_posix()
-        return [Row(f"{inner}/{file}", label, f"folder-{folder.name}") for file in files]
+        return [Row(f"{inner}/{file}", label, f"folder-{composed(person)}") for file in files]
 
     @cached_property
     def _public_folder(self) -> Path | None:
@@ -217,9 +245,9 @@ class Folder(FileSplit):
             return None
         if self.public_root:
             place = folder_of(self.name, self.public_root)
-            if not place.is_dir():
+            if not is_folder(place):
                 raise MibenchError(f"dataset.public_root={place} is no folder; name the one with the public images")
-            if place.resolve() == self.folder.resolve():
+            if real(place) == real(self.folder):
                 raise MibenchError("dataset.public_root is dataset.root: private images cannot be the public ones")
             return place
         return self.layout.public
@@ -235,8 +263,8 @@ class Folder(FileSplit):
         # where people are numbers on both sides, equal numbers do not mean equal people
         numbers = all(name.isdecimal() for name in self.class_names)
         for person in subfolders(top, passed):
-            key = f"folder-public/{person}" if numbers and person.isdecimal() else f"folder-{person}"
+            key = f"folder-{'public/' if numbers and person.isdecimal() else ''}{composed(person)}"
             rows += [Row(f"public/{person}/{file}", -1, key) for file in pictures_in(top / person, self._passed)]
         if not rows:
-            raise MibenchError(f"{top} has no image, neither itself nor in its folders; add some, or remove it")
+            raise no_public_pictures(top)
         return rows

@@ -3,13 +3,14 @@
 Layout of ``$MIBENCH_HOME/cache/images/<key>/``::
 
     pixels.npy   uint8 (N, S, S, 3)
-    done.npy     int64 (N, 2): size and modification time (ns) of the file that a row was decoded from; 0: not yet
+    done.npy     int64 (N, 2): the first 16 bytes of the SHA-256 of the file that a row was decoded from; 0: not yet
     about.json   what this is, for whoever looks
     .lock        held by the process that fills
 
 A row counts only when ``done.npy`` says so, and that is written after the pixels have reached the disk, so a crash at
-any moment costs the rows of the last minute. A file that has changed since is decoded again, that row alone. Everything
-may be deleted whenever nothing runs. ``MIBENCH_CACHE=0`` does without.
+any moment costs the rows of the last minute. A file that has other contents since is decoded again, that row alone: by
+size and times it would be taken for the old one where a copy brought both with it. Everything may be deleted whenever
+nothing runs. ``MIBENCH_CACHE=0`` does without.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from typing import Any
 import filelock
 import numpy as np
 
+from mibench.data.contents import cache_root, content_hashes
 from mibench.data.decoding import Framing, Picture, Pixels, decoded
 from mibench.errors import MibenchError
-from mibench.home import home
 from mibench.progress import Reporter
 from mibench.store import atomic_write
 
-LAYOUT = 1
+LAYOUT = 2
 COMMIT = 1 << 26  # bytes of pixels between two commits
 WITHOUT = "make room or choose another MIBENCH_HOME; MIBENCH_CACHE=0 does without the cache"
 Rows = np.ndarray[Any, np.dtype[np.int64]]  # (n,)
@@ -41,10 +42,8 @@ Stamps = np.ndarray[Any, np.dtype[np.int64]]  # (n, 2)
 
 def cache_folder() -> Path | None:
     """Where caches of decoded images lie; None when ``MIBENCH_CACHE`` is 0."""
-    asked = os.environ.get("MIBENCH_CACHE", "1")
-    if asked not in ("0", "1"):
-        raise MibenchError(f"MIBENCH_CACHE must be 0 or 1, got {asked!r}")
-    return home() / "cache" / "images" if asked == "1" else None
+    root = cache_root()
+    return None if root is None else root / "images"
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class PixelCache:
 
         Neighbouring rows in order come as a view of the mapped file, others as a copy.
         """
-        stamps = self._stamps_of_files(rows)
+        stamps = self._stamps_of_files(rows, reporter)
         if self._stale(rows, stamps).size:
             with self._writing(reporter):
                 self._prepare()
@@ -87,24 +86,17 @@ class PixelCache:
             return np.asarray(mapped[first : last + 1])
         return np.asarray(mapped[rows])
 
-    def _stamps_of_files(self, rows: Rows) -> Stamps:
-        """Size and modification time of each file, int64 ``(n, 2)``."""
-        stamps = np.empty((rows.size, 2), dtype=np.int64)
-        for place, row in enumerate(rows):
-            path = self.pictures[row].path
-            try:
-                found = os.stat(path)  # noqa: PTH116 (tens of thousands of them)
-            except OSError as error:
-                raise MibenchError(f"{path} cannot be read: {error.strerror}; restore it") from error
-            stamps[place] = found.st_size, found.st_mtime_ns
-        return stamps
+    def _stamps_of_files(self, rows: Rows, reporter: Reporter) -> Stamps:
+        """What each file holds, int64 ``(n, 2)``."""
+        hashes = content_hashes([self.pictures[row].path for row in rows], reporter)
+        return np.frombuffer(b"".join(content[:16] for content in hashes), dtype=np.int64).reshape(-1, 2)
 
     def _stale(self, rows: Rows, stamps: Stamps) -> Rows:
         """Places in ``rows`` whose pixels are not there, or are of another file."""
         done = self._open("done.npy", (len(self.pictures), 2), np.int64, "r")
         if done is None or self._open("pixels.npy", self.shape, np.uint8, "r") is None:
             return np.arange(rows.size)
-        wrong = (np.asarray(done[rows]) != stamps).any(axis=1) | (stamps[:, 0] == 0)
+        wrong = (np.asarray(done[rows]) != stamps).any(axis=1)
         return np.flatnonzero(wrong)
 
     def _open(self, name: str, shape: tuple[int, ...], kind: type, mode: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mibench.api import MibenchError
+from mibench.data.names import folded, spelt
 
 Part = Literal["train", "test"]
 
@@ -81,12 +82,26 @@ class IdentitySplit(ABC):
 
     def check_disjoint(self) -> None:
         """Raise when an identity is on both sides: results mean nothing with shared identities."""
-        shared = sorted(self.people("private") & self.people("public"))
-        if shared:
+        if shared := shared_people(self):
             raise MibenchError(
                 f"{len(shared)} identities of {self.name!r} are both private and public (first: {shared[0]}); "
                 "fix the split before training or attacking anything"
             )
+
+
+def shared_people(split: IdentitySplit) -> list[str]:
+    """Who is both private and public, sorted; a person whose name is spelt in two ways, with both.
+
+    Names that differ only in Unicode form or in upper and lower case are one person here: to take two for one is noticed,
+    to take one for two spoils every number.
+    """
+    private = {folded(person): person for person in sorted(split.people("private"))}
+    found = []
+    for person in sorted(split.people("public")):
+        known = private.get(folded(person))
+        if known is not None:
+            found.append(person if known == person else spelt(known, person))
+    return found
 
 
 class GroundTruth(ABC):

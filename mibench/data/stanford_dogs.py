@@ -21,6 +21,7 @@ from mibench.data.annotation import first_box
 from mibench.data.class_folders import released_shuffle
 from mibench.data.decoding import Framing, Picture
 from mibench.data.files import FileSplit, Missing, Role, Row, check_listed_once, without_missing
+from mibench.data.listing import entries, is_folder
 from mibench.data.matlab import read_list
 from mibench.data.public_only import public_source, without_public
 from mibench.data.split import Images
@@ -88,6 +89,10 @@ class StanfordDogs(FileSplit):
         """The whole file, or its first box."""
         return Picture(self.folder / row.name, self._boxes[row.name] if self.cropped == "always" else None)
 
+    def beside(self, row: Row) -> Path | None:
+        """The annotation, unless nobody sees boxes."""
+        return None if self.cropped == "never" else self._annotation(row)
+
     def details(self) -> dict[str, Any]:
         """Which networks see the dog alone."""
         return {"cropped": self.cropped}
@@ -133,9 +138,12 @@ class StanfordDogs(FileSplit):
         boxes = {}
         for role in self._there:
             for row in self._there[role]:
-                _, breed, file = PurePosixPath(row.name).parts
-                boxes[row.name] = first_box(self.folder / ANNOTATIONS / breed / PurePosixPath(file).stem)
+                boxes[row.name] = first_box(self._annotation(row))
         return boxes
+
+    def _annotation(self, row: Row) -> Path:
+        _, breed, file = PurePosixPath(row.name).parts
+        return self.folder / ANNOTATIONS / breed / PurePosixPath(file).stem
 
     @cached_property
     def _there(self) -> dict[Role, list[Row]]:
@@ -147,7 +155,7 @@ class StanfordDogs(FileSplit):
             _, breed, _ = PurePosixPath(row.name).parts
             if breed not in folders:
                 place = self.folder / PICTURES / breed
-                folders[breed] = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+                folders[breed] = {entry.name for entry in entries(place)} if is_folder(place) else set()
         exists = [PurePosixPath(row.name).name in folders[PurePosixPath(row.name).parts[1]] for row in everything]
         kept = {row.name for row in without_missing(everything, exists, self.missing, str(self.folder / PICTURES))}
         for role, rows in self._dealt.items():

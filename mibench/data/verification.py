@@ -7,11 +7,12 @@ people compared, and with ``full`` every picture is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mibench.data.listing import entries, is_file, is_folder, kind_of
 from mibench.errors import MibenchError
 from mibench.progress import Reporter
 
@@ -50,16 +51,17 @@ def expect_folder(root: Path, name: str, holds: str) -> Iterator[Finding]:
     """
     place = root / name
     last = place.name
-    if place.is_dir():
-        if (place / last).is_dir() and not any(entry.is_file() for entry in place.iterdir()):
+    if is_folder(place):
+        inside = entries(place)
+        if last and is_folder(place / last) and not any(kind_of(entry) == "file" for entry in inside):
             yield Finding("wrong", f"{name}/ lies one folder too deep, in {name}/{last}", f"move it up: {place / last}")
             return
-        if not any(place.iterdir()):
+        if not inside:
             yield Finding("wrong", f"{name}/ is empty ({holds})", f"unpack the images into {place}")
             return
         yield Finding("fine", f"{name}/: {holds}")
         return
-    yield _absent(root, name, holds, Path.is_dir)
+    yield _absent(root, name, holds, is_folder)
 
 
 def expect_file(root: Path, names: str | Sequence[str], holds: str) -> Iterator[Finding]:
@@ -71,35 +73,42 @@ def expect_file(root: Path, names: str | Sequence[str], holds: str) -> Iterator[
         holds: what is in it, in words.
     """
     accepted = [names] if isinstance(names, str) else list(names)
-    found = next((root / name for name in accepted if (root / name).is_file()), None)
+    found = next((root / name for name in accepted if is_file(root / name)), None)
     if found is None:
-        yield _absent(root, accepted[0], holds, Path.is_file)
+        yield _absent(root, accepted[0], holds, is_file)
     elif found.stat().st_size == 0:
         yield Finding("wrong", f"{found} is empty ({holds})", "download it again")
     else:
         yield Finding("fine", f"{found.relative_to(root)}: {holds}")
 
 
-def _absent(root: Path, name: str, holds: str, is_one: Any) -> Finding:
+def _absent(root: Path, name: str, holds: str, is_one: Callable[[Path], bool]) -> Finding:
     """A part that is not where it should be: perhaps packed, perhaps elsewhere near."""
     what = f"{name}{MISSING}{holds})"
     last = Path(name).name
-    if not root.is_dir():
+    if not is_folder(root):
         return Finding("wrong", what, f"make {root} and put everything there, or name another folder with --root")
-    stem = Path(last).stem if is_one is Path.is_file else last
-    near = sorted(path for path in {root, (root / name).parent} if path.is_dir())
+    stem = Path(last).stem if is_one is is_file else last
+    near = sorted(path for path in {root, (root / name).parent} if is_folder(path))
     for folder in near:
-        for packed in sorted(folder.iterdir()):
+        for packed in entries(folder):
             if packed.name.lower().startswith(stem.lower()) and packed.name.lower().endswith(ARCHIVES):
                 return Finding("wrong", f"{what}; {packed.name} is not unpacked", f"unpack it in {root}")
     for pattern in (last, f"*/{last}", f"*/*/{last}"):
-        for elsewhere in sorted(root.glob(pattern)):
+        for elsewhere in _matching(root, pattern):
             if is_one(elsewhere) and elsewhere != root / name:
                 return Finding("wrong", f"{what}; it lies at {elsewhere}", f"move it to {root / name}")
-    for entry in sorted(root.iterdir()):
-        if entry.name.lower() == last.lower() and is_one(entry):
+    for entry in entries(root):
+        if entry.name.lower() == last.lower() and is_one(Path(entry.path)):
             return Finding("wrong", f"{what}; {entry.name} differs in case", f"rename it to {last}")
     return Finding("wrong", what, f"put it at {root / name}")
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(root.glob(pattern))
+    except OSError:  # of some folder that is no part of the data set
+        return []
 
 
 def require(name: str, folder: Path, findings: Iterable[Finding]) -> None:
@@ -110,7 +119,7 @@ def require(name: str, folder: Path, findings: Iterable[Finding]) -> None:
     if wrong:
         what = "; ".join(finding.what for finding in wrong)
         cure = "; ".join(dict.fromkeys(finding.cure for finding in wrong if finding.cure))
-        if not folder.is_dir():  # the names of the parts, without what each holds: one line that can be read
+        if not is_folder(folder):  # the names of the parts, without what each holds: one line that can be read
             what = f"no such folder; missing: {', '.join(finding.what.partition(MISSING)[0] for finding in wrong)}"
             cure = "make it and put them there"
         raise MibenchError(
@@ -136,11 +145,11 @@ def verify(
     from mibench.data.files import FileSplit, folder_of
 
     findings: list[Finding] = []
-    if issubclass(kind, FileSplit):
-        findings += kind.inspect(folder_of(kind.name, str(settings.get("root", ""))), settings)
-        if any(finding.level == "wrong" for finding in findings):
-            return findings
     try:
+        if issubclass(kind, FileSplit):
+            findings += kind.inspect(folder_of(kind.name, str(settings.get("root", ""))), settings)
+            if any(finding.level == "wrong" for finding in findings):
+                return findings
         split, _ = resolve(kind, [Layer("--set", dict(settings))], scope="dataset")
         findings += _sides(split)
         if isinstance(split, FileSplit):
@@ -160,9 +169,11 @@ def _as_finding(error: MibenchError) -> Finding:
 
 def _sides(split: IdentitySplit) -> Iterator[Finding]:
     """How many people there are on each side, and whether they are others."""
+    from mibench.data.split import shared_people
+
     private, public = split.people("private"), split.people("public")
     yield Finding("fine", f"private: {split.num_classes:,} classes, {len(private):,} people; public: {len(public):,}")
-    if shared := sorted(private & public):
+    if shared := shared_people(split):
         yield Finding(
             "wrong",
             f"{len(shared):,} people are both private and public (first: {shared[0]})",

@@ -75,7 +75,7 @@ class Fetcher:
                     raise
                 problems.append(str(error))
         if problems:
-            raise MibenchError("\n".join(problems))
+            raise MibenchError(*problems)
         return outcomes
 
     def _by_hand(self, entry: ByHand) -> Outcome:
