@@ -341,11 +341,12 @@ class WeightsContents:
     Attributes:
         file: the file's name, for messages; released names carry facts (``IR152_91.16.tar``).
         sha256: of the whole file.
-        container: how it was packed, for the record: "safetensors", "bare", "state_dict", "model_state_dict", "model",
-            "stylegan2-ada".
-        tensors: key -> tensor on the CPU, wrapper prefixes (``module.``, ``model.``, ``_orig_mod.``) taken off.
+        container: how it was packed, for the record: "safetensors", "bare", "stylegan2-ada", or the place of the
+            weights in the file ("state_dict", "model").
+        tensors: key -> tensor on the CPU, wrapper prefixes (such as ``module.``) taken off.
         stripped: the prefixes that were taken off, outermost first.
         extras: what else the file says, plain values only (epoch, config, initial arguments of a generator).
+        others: places of other weights in the file, which were not taken.
     """
 
     file: str
@@ -354,6 +355,7 @@ class WeightsContents:
     tensors: Mapping[str, Tensor]
     stripped: tuple[str, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 class Importer(Protocol):

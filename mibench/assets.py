@@ -44,12 +44,14 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
         tensors = load(content)
     except SafetensorError as error:
         raise MibenchError(f"{path} is not a safetensors file ({error}); {cure}") from error
+    # in the type they are used in: a number of float64 may be infinite there
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise MibenchError(
                 f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity; {cure}"
             )
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: str, architecture: str) -> None:

@@ -93,7 +93,7 @@ AUDIT = [
     Row(
         "weights of another network",
         lambda w: audit_weights(w, state()),
-        ("w.pth does not fit the model", "--set model.NAME=VALUE"),
+        ("w.pth does not fit the model", "no name agrees: is it the network that these weights are of?"),
     ),
     Row(
         "evil weights",

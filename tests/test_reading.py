@@ -310,10 +310,6 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a list": (lambda d: write(d / "a", [torch.zeros(3)]), "holds a list, not named weights"),
     "no tensors": (lambda d: write(d / "a", {"epoch": 3}), "holds no weights, only epoch"),
     "numbered tensors": (lambda d: write(d / "a", {3: torch.zeros(3)}), "which is no text"),
-    "another pickle protocol": (
-        lambda d: (torch.save(WEIGHTS, d / "a", pickle_protocol=4), d / "a")[1],
-        "pickle protocol other than 2",
-    ),
     "numpy pickle": (lambda d: make_bytes(d, pickle.dumps({"w": np.ones(3)})), "asks for numpy.*save its state_dict"),
     "plain pickle": (lambda d: make_bytes(d, pickle.dumps({"w": [1.0]})), "without weights of torch"),
     "StyleGAN of TensorFlow": (

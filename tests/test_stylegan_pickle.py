@@ -21,7 +21,7 @@ from torch import Tensor
 from mibench.api import MibenchError, WeightsContents
 from mibench.attacks.priors.stylegan2_discriminator import Discriminator
 from mibench.attacks.priors.stylegan2_generator import Generator
-from mibench.importing import inert, stylegan_pickle
+from mibench.importing import metered, stylegan_pickle
 from mibench.importing.reading import read_weights
 from mibench.importing.stylegan_pickle import read_stylegan_pickle
 from mibench.importing.stylegan_records import ALLOWED
@@ -454,7 +454,7 @@ def test_one_storage_cannot_become_many_tensors(tmp_path: Path) -> None:
 
 
 def test_a_pickle_of_many_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(inert._Metered, "left", 10_000)
+    monkeypatch.setattr(metered.Steps, "left", 10_000)
     assert "instructions" in refused(b"\x80\x03" + b"}" * 20_000 + b".", tmp_path)
 
 

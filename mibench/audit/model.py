@@ -17,7 +17,7 @@ from mibench.cards import CardFile, all_cards, stem_of
 from mibench.errors import MibenchError
 from mibench.fetching import magic
 from mibench.home import home
-from mibench.importing.formats import recognise
+from mibench.importing.formats import recognise, refuse_folder
 from mibench.importing.reading import read_weights
 from mibench.metrics.extractors import hash_weights
 from mibench.progress import Reporter
@@ -54,6 +54,8 @@ def architecture_of(model: str) -> str:
         MibenchError: a file that is none of them, or no file at all.
     """
     path = Path(model)
+    if path.is_dir():
+        refuse_folder(path)
     if not path.is_file():
         if ":" in model and not model.endswith((".onnx", ".pt", ".pth")):
             return "module"

@@ -16,15 +16,26 @@ from mibench.errors import MibenchError, Misfit, MisfitError
 from .naming import Wanted
 from .wording import listed, shown
 
+REPARAMETRISED = {  # endings of keys -> what splits a weight so
+    (".weight_g", ".weight_v", ".parametrizations.weight.original1"): "weight_norm",
+    (".weight_orig", ".weight_u", ".parametrizations.weight.original"): "spectral_norm or pruning",
+}
+
 
 def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that no training ends with: not finite, complex, negative variances."""
+    """Refuse weights that no training ends with: not finite in float32, complex, negative variances."""
     for key, tensor in weights.items():
         if tensor.is_complex():
             raise MibenchError(f"{source}: {shown(key)} holds complex numbers; save real ones")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise MibenchError(
                 f"{source}: {shown(key)} is not finite: a training that diverged, or a damaged file; take another"
+            )
+        if tensor.dtype == torch.float64 and not bool(tensor.float().isfinite().all()):
+            most = float(tensor.abs().max())
+            raise MibenchError(
+                f"{source}: {shown(key)} holds {most:.3g}, and float32, in which networks run here, ends at 3.4e+38: a "
+                "training that diverged, or a damaged file; take another"
             )
         if key.endswith("running_var") and bool((tensor < 0).any()):
             raise MibenchError(f"{source}: {shown(key)} has negative variances: a damaged file; download it again")
@@ -47,7 +58,8 @@ def fitted(wanted: Wanted, trained: Trained, importer: Importer, files: Sequence
         load_strictly(network, floats, name=wanted.name, architecture=wanted.architecture)
         return network.eval().requires_grad_(False)
     except MisfitError as error:
-        cause = getattr(importer, "explain", lambda *_: None)(wanted.architecture, files) or usual_cause(error.misfit)
+        explain = getattr(importer, "explain", lambda *_: None)
+        cause = explain(wanted.architecture, files) or usual_cause(error.misfit)
         raise MisfitError(
             f"{source} is no {wanted.kind} {wanted.architecture}: {error.misfit.summary()}; likely cause: {cause}. "
             "--json lists every key",
@@ -56,6 +68,22 @@ def fitted(wanted: Wanted, trained: Trained, importer: Importer, files: Sequence
     except (TypeError, ValueError, RuntimeError) as error:
         reason = shown(" ".join(str(error).split()))
         raise MibenchError(f"{source} is no {wanted.kind} {wanted.architecture}: {reason}") from error
+
+
+def check_kinds(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse whole numbers where a network has real ones, which loading would convert without a word, and the reverse.
+
+    Counters that were saved as real numbers are taken where they are whole.
+    """
+    for key, own in wanted.items():
+        given = weights[key]
+        if own.is_floating_point() and not given.is_floating_point():
+            raise MibenchError(
+                f"{source}: {shown(key)} holds {str(given.dtype).removeprefix('torch.')} where the network has real "
+                "numbers: quantised weights, or a damaged file; save them as float32"
+            )
+        if not own.is_floating_point() and given.is_floating_point() and bool((given != given.round()).any()):
+            raise MibenchError(f"{source}: {shown(key)} is a count and holds fractions: a damaged file; take another")
 
 
 def _built(wanted: Wanted, trained: Trained, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -76,12 +104,16 @@ def _built(wanted: Wanted, trained: Trained, weights: Mapping[str, Tensor]) -> n
     )
     if misfit:
         raise MisfitError(misfit.summary(), misfit)
+    check_kinds(skeleton.state_dict(), weights, wanted.name)
     network: nn.Module = architecture(**arguments)
     return network
 
 
 def usual_cause(misfit: Misfit) -> str:
     """What it mostly is, for importers that do not know better."""
+    for names, what in REPARAMETRISED.items():
+        if any(key.endswith(names) for key in misfit.unexpected):
+            return f"saved with {what} on; take it off before the state_dict is saved"
     if not misfit.missing and not misfit.unexpected:
         return "another width, image size or number of classes in one part of the file than in the rest"
     if any(key.startswith("module.") for key in misfit.unexpected):

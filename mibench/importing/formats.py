@@ -10,6 +10,7 @@ import io
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 from mibench.errors import MibenchError
 
@@ -25,15 +26,39 @@ COMPRESSED = {
     b"7z\xbc\xaf\x27\x1c": "7-zip",
     b"Rar!": "RAR",
 }
-OTHERS = {
-    b"\x89HDF": "an HDF5 file (Keras, h5py)",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"%PDF": "a PDF document",
-    b"GGUF": "a GGUF file",
-}
 AGAIN = "download it again"
+NAME = "name the file that torch.save wrote"
+CONVERT = "convert it to ONNX (tf2onnx) and audit that with `mibench audit --model FILE.onnx`"
+EXPORT = "export the network to ONNX (torch.onnx.export) or TorchScript (torch.jit.trace) for `mibench audit --model`"
+CODE = "--model takes the function or class that builds the network, such as STEM:build, and --weights its weights"
+OTHERS = {  # (place, bytes) -> what it is, what to do; checked before the name is looked at
+    (0, b"\x89HDF"): ("an HDF5 file (Keras, h5py), not weights of torch", CONVERT),
+    (4, b"TFL3"): ("a model of TensorFlow Lite, which is not run here", CONVERT),
+    (0, b"\x93NUMPY"): ("a NumPy array, not weights of torch", NAME),
+    (0, b"MATLAB 5.0"): ("a MATLAB file, not weights of torch", NAME),
+    (0, b"\x89PNG"): ("a PNG picture, not weights of torch", NAME),
+    (0, b"\xff\xd8\xff"): ("a JPEG picture, not weights of torch", NAME),
+    (0, b"%PDF"): ("a PDF document, not weights of torch", NAME),
+    (0, b"GGUF"): ("a GGUF file, not weights of torch", NAME),
+    (0, b"ftrt"): ("an engine of TensorRT, made for one GPU", EXPORT),
+}
+BY_NAME = {  # files without magic bytes, told by their endings where they do not begin like a pickle
+    ".onnx": ("an ONNX file, a program rather than weights", "audit it with `mibench audit`"),
+    ".py": ("Python code, not weights", CODE),
+    ".ipynb": ("a notebook, not weights", "put the network into a module: " + CODE),
+    ".pb": ("a graph of TensorFlow, which is not run here", CONVERT),
+    ".mlmodel": ("a model of Core ML, which is not run here", EXPORT),
+    ".caffemodel": ("a model of Caffe, which is not run here", CONVERT.replace(" (tf2onnx)", "")),
+    ".json": ("a text file, not weights", "name the .safetensors or .pth file itself"),
+    ".yaml": ("a text file, not weights", "name the .safetensors or .pth file itself"),
+}
+FOLDERS = {  # a file in it -> what the folder is, what to do
+    "saved_model.pb": f"a SavedModel of TensorFlow, which is not run here; {CONVERT}",
+    "Manifest.json": f"a package of Core ML, which is not run here; {EXPORT}",
+    "model.safetensors": "a folder; name the file model.safetensors in it, with --weights and the code that builds it",
+    "pytorch_model.bin": "a folder; name the file pytorch_model.bin in it, with --weights and the code that builds it",
+}
+PICKLES = (b"(", b"]", b"}", b"c", b"\x80")  # first bytes of pickles without a number of their protocol
 
 
 class Format(enum.Enum):
@@ -66,11 +91,12 @@ def recognise(path: Path) -> Format:
     if head[:1] == b"\x80":
         return Format.TORCH_LEGACY if head[2:].startswith(TORCH_MAGIC) else Format.PICKLE
     _refuse_archive(path, head)
-    for magic, what in OTHERS.items():
-        if head.startswith(magic):
-            raise MibenchError(f"{path} is {what}, not weights of torch; name the file that torch.save wrote")
-    if path.suffix == ".onnx":
-        raise MibenchError(f"{path} is an ONNX file, a program rather than weights; audit it with `mibench audit`")
+    for (place, magic), (what, cure) in OTHERS.items():
+        if head[place:].startswith(magic):
+            raise MibenchError(f"{path} is {what}; {cure}")
+    if head[:1] not in PICKLES and (known := BY_NAME.get(path.suffix.lower())) is not None:
+        what, cure = known
+        raise MibenchError(f"{path} is {what}; {cure}".replace("STEM", path.stem))
     return Format.PICKLE  # pickles of protocol 0 and 1 have no magic: the reader finds out
 
 
@@ -90,6 +116,18 @@ def _refuse_text(path: Path, head: bytes) -> None:
         raise MibenchError(f"{path} is a server's error message, not weights; {AGAIN}")
 
 
+def refuse_folder(path: Path) -> NoReturn:
+    """Say what a folder is that was named in place of a file.
+
+    Raises:
+        MibenchError: always.
+    """
+    for name, what in FOLDERS.items():
+        if (path / name).is_file():
+            raise MibenchError(f"{path} is {what}")
+    raise MibenchError(f"{path} is a folder; name the file of weights in it")
+
+
 def _zip(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -105,6 +143,12 @@ def _zip(path: Path) -> Format:
         )
     if "data.pkl" in inner:
         return Format.TORCH_ZIP
+    if "archive_format" in inner or any(name.startswith("models/") and name.endswith(".json") for name in inner):
+        raise MibenchError(f"{path} is a program of torch.export (.pt2), which is not run here; {EXPORT}")
+    if {"config.json", "model.weights.h5"} <= set(names):
+        raise MibenchError(f"{path} is a model of Keras; {CONVERT}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise MibenchError(f"{path} is an archive of NumPy arrays (.npz), not weights of torch; {NAME}")
     raise MibenchError(f"{path} is a zip archive; unpack it first: it holds {listed(names) or 'nothing'}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench import cards, config, registry
-from mibench.api import Card, Importer, Trained
+from mibench.api import Card, Importer, Trained, WeightsContents
 from mibench.assets import packed, shelve
 from mibench.config import Layer
 from mibench.data.split import IdentitySplit
@@ -22,7 +22,7 @@ from .accuracy import measure
 from .describing import Import, Origin
 from .fitting import check_numbers, fitted
 from .naming import OF_A_DATASET, Wanted, parse
-from .reading import read_weights
+from .reading import read_weights, unwrapped
 from .wording import listed, shown
 
 CLASSIFIERS = ("target", "judge")  # what has a test accuracy
@@ -55,10 +55,8 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     if request.reported is not None and not 1 < request.reported <= 100:
         raise MibenchError(f"--reported is a test accuracy in percent, such as 91.16; got {request.reported:g}")
     hashes = dict(zip(request.files, request.sha256, strict=False))
-    files = [read_weights(path, sha256=hashes.get(path)) for path in request.files]
-    trained = importer(wanted.architecture, files, request.settings.get("import", {}))
-    check_numbers(trained.weights, listed(file.file for file in files))
-    network = fitted(wanted, trained, importer, files)
+    files: Sequence[WeightsContents] = [read_weights(path, sha256=hashes.get(path)) for path in request.files]
+    files, trained, network = _taken_in(wanted, importer, files, request.settings.get("import", {}))
     dataset, absence = _dataset(wanted, request.settings.get("dataset", {}))
     _check_classes(wanted, trained, dataset, target)
     content = packed(wanted.name, trained.weights)
@@ -90,9 +88,37 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     card, doubts = made.card(content, digest, dataset, accuracy)
     path, card = _shelved(card, content, request.output or home(), before)
     remarks = [trained.notes] if trained.notes else []
+    remarks += [
+        f"{file.file} holds other weights too ({', '.join(file.others)}): {file.container} was taken; "
+        f"{file.file}::{file.others[0]} names another"
+        for file in files
+        if file.others
+    ]
     if absence is not None and accuracy is None:
         remarks.append(f"test accuracy not measured: {absence}")
     return Imported(path=path, card=card, remarks=remarks, doubts=doubts)
+
+
+def _taken_in(
+    wanted: Wanted, importer: Importer, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+) -> tuple[Sequence[WeightsContents], Trained, Any]:
+    """The files as they fit, what the importer makes of them, and the network.
+
+    Where they do not fit and all keys of a file begin alike (``net.``), as training frameworks wrap a network, they are
+    tried without that beginning.
+    """
+    try:
+        trained = importer(wanted.architecture, files, settings)
+        check_numbers(trained.weights, listed(file.file for file in files))
+        return files, trained, fitted(wanted, trained, importer, files)
+    except MibenchError as error:
+        shorter = [unwrapped(file) for file in files]
+        if len(files) != 1 or shorter[0] is files[0]:
+            raise
+        try:
+            return _taken_in(wanted, importer, shorter, settings)
+        except MibenchError:
+            raise error from None
 
 
 def _shelved(card: Card, content: bytes, folder: Path, before: cards.CardFile | None) -> tuple[Path, Card]:

@@ -4,18 +4,19 @@ Such a file is a pickle of ``{"G": ..., "D": ..., "G_ema": ..., ...}``. Each net
 ``torch_utils.persistence._reconstruct_persistent_obj`` on ``{"module_src": <Python source>, "class_name": ...,
 "state": <the module's __dict__>}``, and that function executes the source. Here it is a record: the source is dropped
 unread, the state is kept (:mod:`mibench.importing.stylegan_records`). Of the networks that are wanted every tensor is
-then checked against its storage, and the storage is read by ``torch.load(weights_only=True)``.
+then checked against its storage, and made of the storage's bytes.
 """
 
 from __future__ import annotations
 
 import io
 import mmap
-import warnings
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,11 +24,12 @@ from mibench.api import WeightsContents
 from mibench.errors import MibenchError
 from mibench.store import file_sha256
 
+from .claims import DeclaredTensor, Findings, Storage
 from .containers import plain_only
 from .formats import AGAIN, TORCH_MAGIC
-from .inert import BROKEN, DeclaredTensor, Findings, Storage, follow
+from .inert import BROKEN, follow
 from .stylegan_records import Claim, Network, StyleGANReader
-from .torch_files import refuse
+from .torch_files import broken, refuse
 from .wording import listed, shown, size
 
 LARGEST = 4 << 30  # bytes; the largest released file has 0.4 GB
@@ -92,7 +94,7 @@ def _follow(path: Path) -> Any:
         raise MibenchError(_legacy(path))
     refuse(path, findings)
     if findings.failure is not None:
-        raise MibenchError(f"{path} is a cut off or damaged pickle ({shown(findings.failure)}); {AGAIN}")
+        raise MibenchError(broken(path, findings))
     return found
 
 
@@ -178,14 +180,11 @@ class _Maker:
         problem = DeclaredTensor(declared, claim.offset, claim.shape, claim.stride).problem(declared.bytes)
         if problem or len(claim.shape) > MOST_DIMENSIONS:
             raise ValueError(f"a tensor {problem or 'of too many dimensions'}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TypedStorage is on its way out; these files have nothing else
-            storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            if not isinstance(storage, torch.storage.TypedStorage) or storage.dtype not in DTYPES:
-                raise ValueError("a storage of an unknown type")
-            whole = torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
-        if len(whole) != declared.count:
-            raise ValueError("a storage of another length than declared")
+        if declared.dtype not in DTYPES:
+            raise ValueError("a storage of an unknown type")
+        raw = torch.empty(declared.bytes, dtype=torch.uint8)
+        raw.numpy()[:] = np.frombuffer(content, np.uint8, offset=len(content) - declared.bytes)
+        whole = raw.view(declared.dtype)
         return whole.as_strided(claim.shape, claim.stride, claim.offset).clone(memory_format=torch.contiguous_format)
 
     def _declared(self, content: bytes) -> Storage:
@@ -199,8 +198,11 @@ class _Maker:
         if findings.failure is not None or len(parts) < 5:
             raise ValueError(f"a storage: {findings.failure}")
         declared, keys = parts[3:]
-        if not isinstance(declared, Storage) or keys != [declared.key]:
+        if not isinstance(declared, Storage) or declared.start or keys != [declared.key]:
             raise ValueError("a storage that is none")
-        if len(content) - file.tell() != 8 + declared.bytes:
+        length = file.read(8)
+        if len(content) - file.tell() != declared.bytes:
             raise ValueError("a storage that is cut off")
+        if struct.unpack("<q", length) != (declared.count,):
+            raise ValueError("a storage of another length than declared")
         return declared

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 LONGEST = 100  # characters of one foreign name
+LARGEST = 10**30  # of a number that is shown in full
 
 
 def shown(text: object) -> str:
     """A name out of a file as printable ASCII on one line, cut where it is absurdly long."""
+    if isinstance(text, list | tuple | set | frozenset | Mapping):  # one that holds itself has no end of text
+        return f"a {type(text).__name__}"
+    if type(text) is int and abs(text) >= LARGEST:  # Python does not write numbers of thousands of digits
+        return f"a number of {text.bit_length()} bits"
     plain = str(text)[: 4 * LONGEST].encode("unicode_escape").decode("ascii")
     return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."
 

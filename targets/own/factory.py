@@ -32,6 +32,8 @@ def find_factory(address: str) -> Callable[..., Any]:
     module, colon, name = address.partition(":")
     if not colon or not module or not name:
         raise MibenchError(f"model {address}: expected package.module:build, or a file .onnx or .pt")
+    if module.endswith(".py") or "/" in module or "\\" in module:
+        raise MibenchError(f"model {address}: a module is named without folder and .py; {_cure(module, name)}")
     see_working_directory()
     try:
         found: Any = importlib.import_module(module)
@@ -57,6 +59,16 @@ def find_factory(address: str) -> Callable[..., Any]:
     return factory
 
 
+def _cure(module: str, name: str) -> str:
+    """How a file of Python is named as a module: from the folder that it lies in."""
+    path = Path(module.replace("\\", "/"))
+    stem = path.stem if path.suffix == ".py" else path.name
+    folder = path.parent
+    if folder == Path():
+        return f"write {stem}:{name}"
+    return f"start in {folder} and write {stem}:{name}, or set PYTHONPATH={folder}"
+
+
 def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Call the factory.
 
@@ -72,6 +84,8 @@ def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
         ) from error
     except Exception as error:  # as above
         raise MibenchError(f"model {address}: it raises {worded(error)}") from error
+    if isinstance(made, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        made = made.module  # which devices it runs on is not the factory's to say
     if not isinstance(made, nn.Module):
         raise MibenchError(f"model {address}: expected a torch.nn.Module from it, got {type(made).__name__}")
     return made

@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents
 from mibench.rng import stream
 
+from .causes import likely
 from .declared import Declared
 from .factory import code_of, worded
+from .filling import check_numbers, fill
 from .module import ModuleNetwork, last_linear
 from .network import OwnNetwork
 from .onnx import OnnxNetwork
@@ -41,11 +43,12 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
         arguments=declared.arguments,
         channel_order=declared.channel_order,
     )
-    if files:
-        fill(network.network, files[0])
+    said = fill(network.network, files[0]) if files else []
+    check_numbers(network.network, files[0].file if files else declared.factory)
     network.eval()
     image = declared.image(size)
     roles, notes = _probe(network, declared, image)
+    notes = [*said, *notes]
     features = declared.features
     if not features and "features" not in roles:
         linear = last_linear(network.network, declared.classes)
@@ -173,41 +176,8 @@ def _asked(network: OwnNetwork, images: Tensor) -> list[Tensor]:
         raise
     except Exception as error:  # a person's own code may raise anything; the line says what it was
         raise MibenchError(
-            f"the model cannot run on images {tuple(images.shape)}: {worded(error)}; is --size right?"
+            f"the model cannot run on images {tuple(images.shape)}: {worded(error)}{likely(error)}"
         ) from error
-
-
-def fill(network: nn.Module, file: WeightsContents) -> None:
-    """Load weights strictly.
-
-    Wrapper prefixes were taken off the keys when the file was read; a network whose own attribute is called ``model``
-    or ``module`` gets them back.
-
-    Raises:
-        MibenchError: missing, unexpected or misshapen tensors.
-    """
-    wanted = network.state_dict()
-    prefixes = ["".join(file.stripped[start:]) for start in range(len(file.stripped), -1, -1)]
-    renamed = [{prefix + name: tensor for name, tensor in file.tensors.items()} for prefix in prefixes]
-    tensors = next((found for found in renamed if found.keys() == wanted.keys()), renamed[0])
-    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    misshapen = sorted(n for n in wanted.keys() & tensors.keys() if wanted[n].shape != tensors[n].shape)
-    if not (missing or unexpected or misshapen):
-        network.load_state_dict(tensors, strict=True)
-        return
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
-    if misshapen:
-        name = misshapen[0]
-        shapes = f"expected {tuple(wanted[name].shape)}, got {tuple(tensors[name].shape)}"
-        parts.append(f"{len(misshapen)} of another shape ({name}: {shapes})")
-    raise MibenchError(
-        f"{file.file} does not fit the model that the factory builds: {'; '.join(parts)}; was it trained with other "
-        "arguments (--set model.NAME=VALUE)?"
-    )
 
 
 def _stored(tensor: Tensor) -> Tensor:

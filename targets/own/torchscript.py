@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mibench.api import MibenchError
 
+from .causes import likely
 from .factory import worded
 from .sealed import SealedNetwork
 
@@ -39,7 +40,7 @@ class TorchScriptNetwork(SealedNetwork):
             if "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):
                 raise torch.OutOfMemoryError(worded(error)) from error  # the engine goes on with fewer images
             raise MibenchError(
-                f"the TorchScript model cannot run on images {tuple(images.shape)}: {worded(error)}; is --size right?"
+                f"the TorchScript model cannot run on images {tuple(images.shape)}: {worded(error)}{likely(error)}"
             ) from error
 
 

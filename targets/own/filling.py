@@ -1,0 +1,161 @@
+"""Loads weights into somebody's own model strictly, after undoing what training frameworks do to their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mibench.api import MibenchError, WeightsContents
+
+AVERAGED = "n_averaged"  # the counter of an averaged model
+HALVES = (  # endings of the length and the direction that weight_norm makes of a weight, and the ending of the weight
+    (".weight_g", ".weight_v", ".weight"),
+    (".parametrizations.weight.original0", ".parametrizations.weight.original1", ".weight"),
+)
+SPLIT = (".weight_orig", ".weight_u", ".parametrizations.weight.original")  # spectral_norm, pruning
+Weights = dict[str, Tensor]
+
+
+def fill(network: nn.Module, file: WeightsContents) -> list[str]:
+    """Load weights strictly: every tensor of the file into its place, and every place filled.
+
+    Understood besides the names as they are: wrapper prefixes on either side (those that were taken off when the file
+    was read, and any beginning that all keys share), and weights split by weight_norm.
+
+    Returns:
+        What was done to the names, and what else the file holds.
+
+    Raises:
+        MibenchError: missing, unexpected or misshapen tensors, or whole numbers in place of real ones.
+    """
+    wanted = network.state_dict()
+    given = dict(file.tensors)
+    if AVERAGED in wanted and AVERAGED in file.extras and AVERAGED not in given:
+        given = {**_with("".join(file.stripped), given), AVERAGED: torch.tensor(file.extras[AVERAGED])}
+    notes: list[str] = []
+    for change, about in CONVENTIONS:
+        changed = change(given, wanted, file.stripped)
+        if changed is not None and changed.keys() == wanted.keys():
+            given = changed
+            notes += [f"{file.file}: {about}"] if about else []
+            break
+    _check(network, wanted, given, file)
+    network.load_state_dict(given, strict=True)
+    if file.others:
+        notes.append(
+            f"{file.file} holds other weights too ({', '.join(file.others)}): {file.container} was taken; "
+            f"--weights {file.file}::{file.others[0]} takes another"
+        )
+    return notes
+
+
+def _check(network: nn.Module, wanted: Mapping[str, Tensor], given: Weights, file: WeightsContents) -> None:
+    missing, unexpected = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    common = sorted(wanted.keys() & given.keys())
+    misshapen = [name for name in common if wanted[name].shape != given[name].shape]
+    parts = [
+        f"{len(names)} {what} ({', '.join(name[:100] for name in names[:3])}{' ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if misshapen:
+        name = misshapen[0]
+        shapes = f"expected {tuple(wanted[name].shape)}, got {tuple(given[name].shape)}"
+        parts.append(f"{len(misshapen)} of another shape ({name}: {shapes})")
+    if parts:
+        cause = _cause(missing, unexpected, misshapen, common)
+        raise MibenchError(f"{file.file} does not fit the model that the factory builds: {'; '.join(parts)}{cause}")
+    for name in common:
+        if wanted[name].is_floating_point() and not given[name].is_floating_point():
+            kind = str(given[name].dtype).removeprefix("torch.")
+            raise MibenchError(
+                f"{file.file}: {name} holds {kind} where the model has real numbers; save the weights as float32"
+            )
+
+
+def _cause(missing: list[str], unexpected: list[str], misshapen: list[str], common: list[str]) -> str:
+    """What the differing names are evidence for."""
+    if any(name.endswith(SPLIT) for name in unexpected):
+        return "; they were saved with spectral_norm or pruning on: take it off first, or let the factory put it on"
+    if any(name.endswith(ending) for name in unexpected for halves in HALVES for ending in halves[:2]):
+        return "; they were saved with weight_norm on: take it off first, or let the factory put it on"
+    if not common:
+        return "; no name agrees: is it the network that these weights are of?"
+    if misshapen and not missing and not unexpected:
+        return "; was it trained with other arguments (--set model.NAME=VALUE)?"
+    return "; another version of the network, or other arguments (--set model.NAME=VALUE)?"
+
+
+def check_numbers(network: nn.Module, source: str) -> None:
+    """Refuse a model with numbers that are not finite in float32, in which it runs.
+
+    Raises:
+        MibenchError: names the first such tensor.
+    """
+    for name, tensor in network.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            raise MibenchError(f"{source}: {name} is not finite in float32; are its weights whole?")
+
+
+# Conventions: each takes the weights, the wanted names and the prefixes that were taken off, and gives weights or None.
+
+
+def _restored(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
+    """A network whose own attribute is called ``model`` or ``module`` gets the prefixes back."""
+    prefixes = ["".join(stripped[start:]) for start in range(len(stripped), -1, -1)]
+    return next((found for p in prefixes if (found := _with(p, given)).keys() == wanted.keys()), None)
+
+
+def _rewrapped(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
+    """The beginnings that all names of a side share differ: the network was wrapped when it was saved, or is now."""
+    for theirs in _beginnings(given):
+        bare = {name.removeprefix(theirs): tensor for name, tensor in given.items()}
+        for ours in _beginnings(wanted):
+            if (found := _with(ours, bare)).keys() == wanted.keys():
+                return found
+    return None
+
+
+def _joined(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
+    """Weights that weight_norm split into length and direction, for a network without it."""
+    joined = dict(given)
+    for lengths, directions, whole in HALVES:
+        for name in [name for name in joined if name.endswith(lengths)]:
+            stem = name.removesuffix(lengths)
+            length, direction = joined.get(name), joined.get(stem + directions)
+            if length is None or direction is None or length.ndim != direction.ndim:
+                continue
+            kept = [axis for axis, side in enumerate(length.shape) if side != 1] or [0]
+            others = [axis for axis in range(direction.ndim) if axis not in kept]
+            if len(kept) > 1 or any(length.shape[axis] != direction.shape[axis] for axis in kept):
+                continue
+            norm = direction.norm(dim=others, keepdim=True) if others else direction.abs()
+            joined[stem + whole] = length * direction / norm
+            del joined[name], joined[stem + directions]
+    if joined.keys() == given.keys():
+        return None
+    return _restored(joined, wanted, stripped) or _rewrapped(joined, wanted, stripped)
+
+
+CONVENTIONS: tuple[tuple[Callable[[Weights, Mapping[str, Tensor], tuple[str, ...]], Weights | None], str], ...] = (
+    (_restored, ""),
+    (_rewrapped, "its names begin otherwise than the model's, as a wrapper makes them; they were matched without that"),
+    (_joined, "weights that weight_norm had split were joined"),
+)
+
+
+def _with(prefix: str, weights: Weights) -> Weights:
+    return {prefix + name: tensor for name, tensor in weights.items()} if prefix else weights
+
+
+def _beginnings(names: Mapping[str, Tensor]) -> list[str]:
+    """ "", ``a.``, ``a.b.`` as long as all names begin so and go on."""
+    found, rest = [""], list(names)
+    while rest and all("." in name for name in rest) and len({name.partition(".")[0] for name in rest}) == 1:
+        found.append(f"{found[-1]}{rest[0].partition('.')[0]}.")
+        rest = [name.partition(".")[2] for name in rest]
+        if len(found) > 8:
+            break
+    return found
