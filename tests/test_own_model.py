@@ -217,7 +217,7 @@ def test_what_a_model_returns_is_told_by_its_shapes(own: Path, returns: str, rol
     [
         ({"arguments": {"returns": "twins"}}, "2 tensors as wide as there are classes; say which is which"),
         ({"classes": 7}, "returns (2, 5) for 2 images, the data has 7 identities"),
-        ({"arguments": {"returns": "text"}}, "returns no tensor for 0 images"),
+        ({"arguments": {"returns": "text"}}, "returns no tensor for 2 images"),
         ({"arguments": {"returns": "nan"}}, "numbers that are not finite"),
         ({"outputs": ["features", "logits"]}, "--outputs names 2 tensors, the model returns 1"),
         ({"outputs": ["logit"]}, "unknown role 'logit'"),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents
+from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents, foreign
 from mibench.rng import stream
 
 from .declared import Declared
@@ -42,7 +42,8 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
         channel_order=declared.channel_order,
     )
     if files:
-        fill(network.network, files[0])
+        with foreign(network.called, "when weights are loaded"):
+            fill(network.network, files[0])
     network.eval()
     image = declared.image(size)
     roles, notes = _probe(network, declared, image)
@@ -62,7 +63,7 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
         "code": code_of(declared.factory),
         "features": features,
     }
-    weights = {f"network.{name}": _stored(tensor) for name, tensor in network.network.state_dict().items()}
+    weights = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
     return _trained(architecture, declared, image, arguments, weights, roles, notes)
 
 
@@ -147,7 +148,7 @@ def _probe(network: OwnNetwork, declared: Declared, image: ImageSpec) -> tuple[t
     if roles:
         check_roles(roles, tensors, declared.classes)
     else:
-        roles = recognise(tensors, declared.classes)
+        roles = recognise(tensors, declared.classes, PROBE)
     network.outputs = roles
     if not all(bool(torch.isfinite(tensors[i]).all()) for i, role in enumerate(roles) if role != "other"):
         raise MibenchError("the model gives numbers that are not finite for images of noise; are its weights whole?")
