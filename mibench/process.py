@@ -25,8 +25,9 @@ from torch import Tensor
 
 TINY = sys.float_info.min
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-# Since torch 2.9 the precision of float32 products has names of its own beside the older switches, and an older switch
-# cannot be read after a new name was used: these come first.
+# Since torch 2.9 the precision of float32 products has names of its own beside the older switches. Writing an older
+# switch sets some of the names, and it cannot be read after a name was used.
+ROUNDS = 2  # of writing: settings that hang together put one another out
 PRECISIONS = ("", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "mkldnn.conv", "mkldnn.matmul")
 
 
@@ -124,7 +125,6 @@ SETTINGS: tuple[Setting, ...] = tuple(
             Setting("torch's anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
             Setting("torch's inference mode", torch.is_inference_mode_enabled, lambda value: None),
             Setting("torch's CUDA device", _cuda_device, _set_cuda_device),
-            *(_backend(path, "fp32_precision") for path in PRECISIONS),
             *(_backend("cudnn", name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
             _backend("cuda.matmul", "allow_tf32"),
             _backend("mkldnn", "enabled"),
@@ -133,6 +133,7 @@ SETTINGS: tuple[Setting, ...] = tuple(
                 torch.get_float32_matmul_precision,
                 torch.set_float32_matmul_precision,
             ),
+            *(_backend(path, "fp32_precision") for path in PRECISIONS),
             Setting("rounding of the smallest numbers to 0", lambda: TINY / 2 == 0, torch.set_flush_denormal),
             Setting("NumPy's handling of errors", np.geterr, lambda value: np.seterr(**value)),
             Setting("filters of warnings", lambda: tuple(warnings.filters), _set_filters),
@@ -155,12 +156,21 @@ def settings_kept() -> Iterator[list[str]]:
     try:
         yield stuck
     finally:
-        for setting, value in zip(SETTINGS, before, strict=True):
-            if value is not None and setting.value() != value:
+        changed = _differing(before)
+        for _ in range(ROUNDS):
+            for setting, value in changed:
                 with contextlib.suppress(RuntimeError, OSError):
                     setting.write(value)
-                if setting.value() != value:
-                    stuck.append(setting.name)
+            changed = _differing(before) if changed else []
+        stuck += [setting.name for setting, _ in changed]
+
+
+def _differing(before: Sequence[Any]) -> list[tuple[Setting, Any]]:
+    return [
+        (setting, value)
+        for setting, value in zip(SETTINGS, before, strict=True)
+        if value is not None and setting.value() != value
+    ]
 
 
 class _Randomness:

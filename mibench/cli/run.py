@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
 from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
@@ -83,7 +84,7 @@ def run(
 
     from .progress import reporter
 
-    found = run_attack(
+    found = spoken_aside()(run_attack)(
         attack,
         target,
         dataset,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
 from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
@@ -68,7 +69,7 @@ def train(
     from .progress import reporter
 
     started = time.monotonic()
-    path, card = train_network(
+    path, card = spoken_aside()(train_network)(
         Training(
             kind=kind,
             architecture=architecture,
