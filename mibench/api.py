@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from mibench.errors import MibenchError as MibenchError  # part of the contract; defined where torch is not needed
 from mibench.errors import Misfit as Misfit
 from mibench.errors import MisfitError as MisfitError
+from mibench.foreign import foreign as foreign  # the guard around code that comes with a person's model
+from mibench.foreign import worded as worded
 from mibench.records import Card as Card
 from mibench.records import Estimate as Estimate
 from mibench.records import ImageSpec as ImageSpec
@@ -136,6 +138,8 @@ class Victim:
         if images.requires_grad and torch.is_grad_enabled():
             images = images.view_as(images)  # a node of our own, so that the hook counts and nothing else changes
             images.register_hook(lambda gradient: self._count(backward=count))
+        if not self._normalises:
+            images = images.clone()  # a network may write to what it is given, and these are somebody else's
         if self._normalises:
             mean, std = self._moments_for(images)
             images = (images - mean) / std

@@ -13,9 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, Prior, Victim
+from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
 from mibench.cards import CardFile, write_card
 from mibench.errors import MibenchError, Misfit, MisfitError
+from mibench.gradients import gradient_fault
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 from mibench.store import METADATA_KEY, atomic_write
 
@@ -132,7 +133,7 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
     """The target of a run behind an access level.
 
     Raises:
-        AccessError: its network cannot give as much (an ONNX file has no gradients).
+        AccessError: its network cannot give as much (an ONNX file has no gradients, other code may lose them).
     """
     network, card = build_network(file)
     if card.classes is None:
@@ -142,7 +143,14 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
             f"target {card.name!r} can give no more than {most_access(card).name.lower()}, "
             f"{access.name.lower()} was asked for"
         )
-    return Victim(network.to(device), image=card.image, num_classes=card.classes, access=access, name=card.name)
+    network.to(device)
+    victim = Victim(network, image=card.image, num_classes=card.classes, access=access, name=card.name)
+    if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
+        raise AccessError(
+            f"target {card.name!r} gives no usable gradient: {fault}; choose an attack that makes do with scores"
+        )
+    victim.queries = Queries()  # a run counts from here
+    return victim
 
 
 def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.device) -> Prior:

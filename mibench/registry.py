@@ -22,6 +22,7 @@ from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from mibench.aside import spoken_aside
 from mibench.errors import MibenchError
 
 GROUP = "mibench"
@@ -71,7 +72,8 @@ class Entry:
         """
         module, _, attribute = self.address.partition(":")
         try:
-            found: Any = importlib.import_module(module)
+            with spoken_aside():
+                found: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise MibenchError(
                 f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed"
@@ -101,7 +103,8 @@ def catalogue() -> dict[str, dict[str, Entry]]:
     for point in sorted(set(entry_points(group=GROUP)), key=lambda p: (_distribution(p), p.name)):
         owner = _distribution(point)
         try:
-            offered = point.load()
+            with spoken_aside():
+                offered = point.load()
         except (ImportError, AttributeError) as error:
             raise MibenchError(
                 f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error}); "

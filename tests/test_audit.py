@@ -25,6 +25,7 @@ from mibench.audit.parts import Part, judge_for
 from mibench.audit.request import AuditRequest, numbers
 from mibench.audit.sanity import advice, least_accuracy, logits_of, measure
 from mibench.audit.verdict import _leak
+from mibench.cards import all_cards
 from mibench.cli import cli
 from mibench.data.folder import Folder
 from mibench.errors import MibenchError
@@ -172,6 +173,40 @@ def test_a_sealed_file_is_audited_by_its_scores(place: Path) -> None:
 def test_scores_can_be_all_that_is_granted(place: Path) -> None:
     refused = call(*model("--access", "scores", *GMI), *TINY)
     assert "attack 'gmi' needs gradients, this audit has scores of module@folder+" in refused.stderr
+
+
+def test_a_model_without_a_usable_gradient_is_attacked_by_its_scores_and_only_so(place: Path, home: Path) -> None:
+    """Its other manners are no better: it talks, and changes what belongs to the whole process."""
+    (place / "own_colours.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "print('loaded')\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, images):\n"
+        "        print('asked')\n"
+        "        torch.set_default_dtype(torch.float64)\n"
+        "        torch.set_grad_enabled(False)\n"
+        "        return super().forward(images)\n"
+        "def build(people=3):\n"
+        "    return Net(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, people))\n"
+    )
+    refused = call(*model(*GMI), *TINY)
+    assert refused.exit_code == 2
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert "attack 'gmi' needs gradients, this audit has scores of module@folder+" in line
+    assert "which gives no usable gradient: its scores come without one" in line
+    assert line.endswith("choose an attack that needs less (floor)")
+    assert "is trained on" not in refused.stderr, "said before judge and prior are made"
+    (file,) = [file for name, file in all_cards().items() if name.startswith("module@")]
+    assert file.card().access == "scores", "a later run knows it, too"
+    done = call(*model(), *FLOOR, *TINY, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["attack"]["name"] == "floor"
+    assert found["attack"]["access"] == "scores"
+    assert any("no usable gradient" in note for note in found["model"]["notes"])
+    assert "asked" in done.stderr
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize(

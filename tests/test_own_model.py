@@ -217,7 +217,7 @@ def test_what_a_model_returns_is_told_by_its_shapes(own: Path, returns: str, rol
     [
         ({"arguments": {"returns": "twins"}}, "2 tensors as wide as there are classes; say which is which"),
         ({"classes": 7}, "returns (2, 5) for 2 images, the data has 7 identities"),
-        ({"arguments": {"returns": "text"}}, "returns no tensor for 0 images"),
+        ({"arguments": {"returns": "text"}}, "returns no tensor for 2 images"),
         ({"arguments": {"returns": "nan"}}, "numbers that are not finite"),
         ({"outputs": ["features", "logits"]}, "--outputs names 2 tensors, the model returns 1"),
         ({"outputs": ["logit"]}, "unknown role 'logit'"),
@@ -491,6 +491,25 @@ def test_a_card_may_say_less_than_its_network_can(own_models: Path, own: Path) -
     assert assets.build_victim(card, Access.LABELS, CPU).labels(torch.rand(2, 3, SIZE, SIZE)).shape == (2,)
     with pytest.raises(AccessError, match="no more than labels"):
         assets.build_victim(card, Access.SCORES, CPU)
+
+
+def test_a_target_without_a_usable_gradient_grants_none(own_models: Path, own: Path) -> None:
+    """Whatever its card says: it may be older than the look at gradients, or written by hand."""
+    (own / "own_rounded.py").write_text(
+        "from torch import nn\n"
+        "class Rounded(nn.Sequential):\n"
+        "    def forward(self, x): return super().forward((x * 4).round() / 4)\n"
+        "def build(): return Rounded(nn.Flatten(), nn.Linear(192, 5))\n"
+    )
+    card = stored(own_models, taken_in(factory="own_rounded:build", arguments={}))
+    with pytest.raises(AccessError, match=r"gives no usable gradient: it is zero everywhere .* makes do with scores"):
+        assets.build_victim(card, Access.GRADIENTS, CPU)
+    assert assets.build_victim(card, Access.SCORES, CPU).scores(torch.rand(2, 3, SIZE, SIZE)).shape == (2, CLASSES)
+
+
+def test_a_look_at_gradients_is_not_counted(own_models: Path, own: Path) -> None:
+    victim = assets.build_victim(stored(own_models, taken_in()), Access.GRADIENTS, CPU)
+    assert (victim.queries.forward, victim.queries.backward) == (0, 0)
 
 
 def test_own_models_are_taken_in_not_trained() -> None:

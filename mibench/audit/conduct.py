@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mibench import registry
 from mibench.api import Access, Attack
-from mibench.assets import most_access
 from mibench.devices import choose_device
 from mibench.engine import Machine
 from mibench.errors import MibenchError
@@ -59,7 +58,7 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
     for line in (material.summary, *material.unused):
         reporter.say(line)
     attacked = take_in(request, material, chosen, reporter)
-    granted = min(request.wanted_access, most_access(attacked.file.card()))
+    granted = min(request.wanted_access, attacked.access)
     attack = _attack(request, granted, attacked, reporter)
     identities = _identities(request, material)
     judge = judge_for(request, material, device, reporter)
@@ -95,7 +94,10 @@ def _attack(request: AuditRequest, granted: Access, attacked: Attacked, reporter
     if request.attack is not None:
         named: type[Attack] = registry.load("attack", request.attack)
         if named.access > granted:
-            raise access_error(named, granted, f"this audit has {granted.name.lower()} of {attacked.file.name}")
+            because = f"this audit has {granted.name.lower()} of {attacked.file.name}"
+            if attacked.fault is not None and request.access != "scores":
+                because += f", which gives no usable gradient: {attacked.fault}"
+            raise access_error(named, granted, because)
         return named
     kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
     possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}

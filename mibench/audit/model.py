@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from mibench import assets, registry
-from mibench.api import Card, Trained, WeightsContents, WeightsFile
+from mibench.api import Access, Card, Trained, Victim, WeightsContents, WeightsFile
 from mibench.cards import CardFile, all_cards, stem_of
 from mibench.errors import MibenchError
 from mibench.fetching import magic
+from mibench.gradients import gradient_fault
 from mibench.home import home
 from mibench.importing.formats import recognise, refuse_folder
 from mibench.importing.reading import read_weights
@@ -30,11 +31,13 @@ from .sanity import DOUBTFUL, MUCH_BETTER, Accuracy, advice, least_accuracy, log
 
 @dataclass(frozen=True)
 class Attacked:
-    """The model as a target: its card, what it reaches, and what is worth knowing about it."""
+    """The model as a target: its card, what it reaches, the most it can give, and what is worth knowing about it."""
 
     file: CardFile
     accuracy: Accuracy
+    access: Access
     notes: tuple[str, ...]
+    fault: str | None = None  # why its gradient is of no use, where it should have one
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,26 @@ def take_in(request: AuditRequest, material: Material, device: torch.device, rep
         if better is not None:
             notes.append(f"with {better[0]} it would reach {better[1]:.1%} of a sample: is its preprocessing right?")
     reporter.say(f"model: {reached}")
+    access, fault = _access(taken, device)
+    if fault is not None:
+        notes.append(f"no usable gradient: {fault}; it is attacked by its scores, as with --access scores")
     for note in notes:
         reporter.say(f"model: {note}")
-    file = known or _store(request, material, taken, accuracy)
-    return Attacked(file, accuracy, (*filter(None, (taken.trained.notes,)), *notes))
+    file = known or _store(request, material, taken, accuracy, access)
+    access = min(access, assets.most_access(file.card()))
+    return Attacked(file, accuracy, access, (*filter(None, (taken.trained.notes,)), *notes), fault)
+
+
+def _access(taken: _Taken, device: torch.device) -> tuple[Access, str | None]:
+    """The most that the model can give, and why that is no gradient although its kind has one."""
+    trained = taken.trained
+    most = Access[registry.load("target", trained.architecture).access.upper()]
+    if most < Access.GRADIENTS or trained.classes is None:
+        return most, None
+    network = taken.network.to(device)
+    victim = Victim(network, image=trained.image, num_classes=trained.classes, access=most, name="the model")
+    fault = gradient_fault(victim, device)
+    return (most, None) if fault is None else (Access.SCORES, fault)
 
 
 def _refusal(reached: str, least: str, better: tuple[str, float] | None) -> str:
@@ -193,8 +212,8 @@ def _whole(path: Path, container: str) -> WeightsContents:
     )
 
 
-def _store(request: AuditRequest, material: Material, taken: _Taken, accuracy: Accuracy) -> CardFile:
-    trained, kind = taken.trained, registry.load("target", taken.trained.architecture)
+def _store(request: AuditRequest, material: Material, taken: _Taken, accuracy: Accuracy, access: Access) -> CardFile:
+    trained = taken.trained
     content = assets.packed(taken.name, trained.weights)
     card = Card(
         name=taken.name,
@@ -209,7 +228,7 @@ def _store(request: AuditRequest, material: Material, taken: _Taken, accuracy: A
         licence="the owner's",
         recipe={"command": "mibench audit", "model": request.model, "files": dict(taken.sources)},
         measured=accuracy.measured(),
-        access=kind.access,
+        access=access.name.lower(),  # type: ignore[arg-type]
         notes=trained.notes,
     )
     assets.shelve(card, content, home())

@@ -37,6 +37,9 @@ class _Commands(click.RichGroup):
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
             ctx.exit(BAD_INPUT)
+        except SystemExit as end:  # commands end by ctx.exit: this is other people's code, and 0 would read as success
+            click.echo(f"error: code that this command loaded ended the program (sys.exit({end.code!r}))", err=True)
+            ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: everything finished is kept, continue with the same command", err=True)
             ctx.exit(INTERRUPTED)

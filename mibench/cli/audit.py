@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
+
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
 
@@ -106,7 +108,7 @@ def audit(
     from .progress import reporter
 
     settings: dict[str, dict[str, Any]] = parse_assignments(assignments, SCOPES)
-    found = conduct(
+    found = spoken_aside()(conduct)(
         AuditRequest(
             model=model,
             weights=weights,

@@ -6,6 +6,8 @@ import json
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
+
 from .examples import CommandWithExamples
 from .options import json_option
 
@@ -31,7 +33,7 @@ def doctor(ctx: click.Context, *, full: bool, as_json: bool) -> None:
 
     from .progress import reporter
 
-    findings = examine(full=full, reporter=reporter())
+    findings = spoken_aside()(examine)(full=full, reporter=reporter())
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:

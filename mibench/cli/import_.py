@@ -8,6 +8,8 @@ from pathlib import Path
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
+
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
 
@@ -77,7 +79,7 @@ def import_command(
         replace=replace,
     )
     try:
-        done = import_weights(request, device=device, reporter=reporter())
+        done = spoken_aside()(import_weights)(request, device=device, reporter=reporter())
     except MisfitError as error:
         if as_json:
             click.echo(json.dumps({"error": str(error), **plain(dataclasses.asdict(error.misfit))}, indent=2))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
 from mibench.errors import printable
 from mibench.spec import PRECISIONS
 
@@ -84,7 +85,7 @@ def run(
 
     from .progress import reporter
 
-    found = run_attack(
+    found = spoken_aside()(run_attack)(
         attack,
         target,
         dataset,

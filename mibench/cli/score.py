@@ -6,6 +6,8 @@ from pathlib import Path
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
+
 from .examples import CommandWithExamples
 from .options import device_option, json_option
 
@@ -30,4 +32,4 @@ def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None
     from .progress import reporter
     from .run import finish
 
-    finish(ctx, rescore(path, device, reporter()), as_json)
+    finish(ctx, spoken_aside()(rescore)(path, device, reporter()), as_json)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
+
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option
 from .progress import duration
@@ -67,10 +69,12 @@ def sweep(
     loaded = load_suite(suite)
     out = output or Path("runs") / loaded.name
     if dry_run:
-        plan = forecast(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
+        plan = spoken_aside()(forecast)(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
         click.echo(json.dumps(forecast_plain(plan), indent=2) if as_json else "\n".join(forecast_lines(plan)))
         return
-    done = run_sweep(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter())
+    done = spoken_aside()(run_sweep)(
+        loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()
+    )
     if as_json:
         click.echo(json.dumps(sweep_plain(done), indent=2))
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from mibench.aside import spoken_aside
 from mibench.errors import printable
 from mibench.spec import PRECISIONS
 
@@ -69,7 +70,7 @@ def train(
     from .progress import reporter
 
     started = time.monotonic()
-    path, card = train_network(
+    path, card = spoken_aside()(train_network)(
         Training(
             kind=kind,
             architecture=architecture,

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from mibench.api import MibenchError
+from mibench.api import MibenchError, foreign
+from mibench.api import worded as worded
 
 
 def see_working_directory() -> None:
@@ -36,7 +37,10 @@ def find_factory(address: str) -> Callable[..., Any]:
         raise MibenchError(f"model {address}: a module is named without folder and .py; {_cure(module, name)}")
     see_working_directory()
     try:
-        found: Any = importlib.import_module(module)
+        with foreign(f"model {address}: {module}", "on import"):
+            found: Any = importlib.import_module(module)
+    except MibenchError:
+        raise
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise MibenchError(
@@ -77,7 +81,10 @@ def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     factory = find_factory(address)
     try:
-        made = factory(**arguments)
+        with foreign(f"model {address}", "when it is built"):
+            made = factory(**arguments)
+    except MibenchError:
+        raise
     except TypeError as error:
         raise MibenchError(
             f"model {address}: it cannot be called so ({worded(error)}); its arguments come from --set model.NAME=VALUE"
@@ -89,15 +96,6 @@ def build(address: str, arguments: Mapping[str, Any]) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise MibenchError(f"model {address}: expected a torch.nn.Module from it, got {type(made).__name__}")
     return made
-
-
-def worded(error: BaseException) -> str:
-    """``ValueError: what it says``, on one line."""
-    name = type(error).__name__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch's errors end in what happened, after the trace of a script
-    text = lines[-1].removeprefix(f"{name}: ") if lines else ""
-    return f"{name}: {text[:200]}" if text else name
 
 
 def code_of(address: str) -> str:
@@ -129,8 +127,10 @@ def code_of(address: str) -> str:
 
 def _source(module: str) -> Path | None:
     try:
-        spec = importlib.util.find_spec(module)
-    except (ModuleNotFoundError, ValueError):  # ValueError: a module without a spec, such as __main__
+        # Looking for a module imports the packages above it.
+        with foreign(module, "on import", failing=f"{module} cannot be found"):
+            spec = importlib.util.find_spec(module)
+    except MibenchError:  # also a module without a spec, such as __main__
         return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents
+from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents, foreign
 from mibench.rng import stream
 
 from .causes import likely
@@ -43,7 +43,10 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
         arguments=declared.arguments,
         channel_order=declared.channel_order,
     )
-    said = fill(network.network, files[0]) if files else []
+    said: Sequence[str] = ()
+    if files:
+        with foreign(network.called, "when weights are loaded"):
+            said = fill(network.network, files[0])
     check_numbers(network.network, files[0].file if files else declared.factory)
     network.eval()
     image = declared.image(size)
@@ -65,7 +68,7 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
         "code": code_of(declared.factory),
         "features": features,
     }
-    weights = {f"network.{name}": _stored(tensor) for name, tensor in network.network.state_dict().items()}
+    weights = {name: _stored(tensor) for name, tensor in network.state_dict().items()}
     return _trained(architecture, declared, image, arguments, weights, roles, notes)
 
 
@@ -150,7 +153,7 @@ def _probe(network: OwnNetwork, declared: Declared, image: ImageSpec) -> tuple[t
     if roles:
         check_roles(roles, tensors, declared.classes)
     else:
-        roles = recognise(tensors, declared.classes)
+        roles = recognise(tensors, declared.classes, PROBE)
     network.outputs = roles
     if not all(bool(torch.isfinite(tensors[i]).all()) for i, role in enumerate(roles) if role != "other"):
         raise MibenchError("the model gives numbers that are not finite for images of noise; are its weights whole?")

@@ -22,6 +22,24 @@ TINY = 1e-30  # below every probability that float32 softmax gives and that can 
 SUM_TOLERANCE = 1e-3  # of probabilities: float16 models sum to 1 within this
 
 
+def dense(tensor: Tensor) -> Tensor:
+    """The plain tensor that a subclass wraps.
+
+    Raises:
+        MibenchError: a tensor without one number in memory for each element.
+    """
+    kind = (
+        "nested" if tensor.is_nested
+        else "quantised" if tensor.is_quantized
+        else "meta" if tensor.is_meta
+        else "sparse" if tensor.layout != torch.strided
+        else None
+    )  # fmt: skip
+    if kind is not None:
+        raise MibenchError(f"the model returns a {kind} tensor; let it return a dense one, of plain numbers")
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+
+
 def tensors_of(returned: Any) -> list[Tensor]:
     """Every tensor of what a network returned, in order: itself, or those in (nested) sequences and mappings."""
     if isinstance(returned, Tensor):
@@ -40,27 +58,37 @@ def are_probabilities(scores: Tensor) -> bool:
     return bool((scores >= 0).all() and (scores <= 1).all() and ((sums - 1).abs() < SUM_TOLERANCE).all())
 
 
-def recognise(tensors: Sequence[Tensor], classes: int) -> tuple[str, ...]:
-    """The role of each tensor that a network returned for N >= 2 images.
+def recognise(tensors: Sequence[Tensor], classes: int, count: int = 2) -> tuple[str, ...]:
+    """The role of each tensor that a network returned for ``count`` images, at least two.
 
     Raises:
         MibenchError: none of them can be the scores of ``classes`` classes, or several can.
     """
-    count = tensors[0].shape[0] if tensors and tensors[0].ndim else 0
-    wide = [i for i, t in enumerate(tensors) if t.is_floating_point() and t.ndim == 2 and t.shape[1] == classes]
+    wide = [i for i, t in enumerate(tensors) if t.is_floating_point() and t.shape == (count, classes)]
     if not wide:
-        shapes = ", ".join(f"({', '.join(map(str, t.shape))})" for t in tensors) or "no tensor"
+        shapes = ", ".join(map(_described, tensors)) or "no tensor"
+        fits = any(t.is_floating_point() and t.ndim == 2 and t.shape[1] == classes for t in tensors)
+        cure = "give data with one directory for each class of the model, in its order"
         raise MibenchError(
             f"the model returns {shapes} for {count} images, the data has {classes} identities: expected scores of "
-            f"shape ({count}, {classes}); give data with one directory for each class of the model, in its order"
+            f"shape ({count}, {classes}); {'it must return one row for each image' if fits else cure}"
         )
     scores = wide[0] if len(wide) == 1 else _scores_among(tensors, wide)
     roles = ["other"] * len(tensors)
     roles[scores] = "probabilities" if are_probabilities(tensors[scores]) else "logits"
-    vectors = [i for i, t in enumerate(tensors) if i not in wide and t.is_floating_point() and t.ndim >= 2]
+    vectors = [
+        i for i, t in enumerate(tensors)
+        if i not in wide and t.is_floating_point() and t.ndim >= 2 and t.shape[0] == count
+    ]  # fmt: skip
     if vectors:
         roles[vectors[-1]] = "features"  # of several the deepest: hidden layers are returned first to last
     return tuple(roles)
+
+
+def _described(tensor: Tensor) -> str:
+    """``(2, 5)``, with the type where that is no score's."""
+    shape = f"({', '.join(map(str, tensor.shape))})"
+    return shape if tensor.is_floating_point() else f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _scores_among(tensors: Sequence[Tensor], wide: Sequence[int]) -> int:
@@ -97,16 +125,41 @@ def check_roles(roles: Sequence[str], tensors: Sequence[Tensor], classes: int) -
         )
 
 
-def read(tensors: Sequence[Tensor], roles: Sequence[str]) -> tuple[Tensor | None, Tensor]:
-    """Features ``(N, D)`` (None where no role names them) and raw logits ``(N, C)``, float32.
+def read(tensors: Sequence[Tensor], roles: Sequence[str], count: int, classes: int) -> tuple[Tensor | None, Tensor]:
+    """Features ``(N, D)`` (None where no role names them) and raw logits ``(N, C)``, float32, of ``count`` images.
 
     Probabilities come back as their logarithm: its softmax is the same probabilities.
 
     Raises:
-        MibenchError: another number of tensors than roles: the network does not always return the same.
+        MibenchError: another number of tensors than roles, or not one row for each image: the network does not always
+            return the same.
     """
     if len(tensors) != len(roles):
         raise MibenchError(f"the model returned {len(tensors)} tensors, {len(roles)} when it was taken in")
     named = dict(zip(roles, tensors, strict=True))
-    logits = named["logits"].float() if "logits" in named else named["probabilities"].float().clamp_min(TINY).log()
-    return (named["features"].float().flatten(1) if "features" in named else None), logits
+    scores = named["logits"] if "logits" in named else named["probabilities"]
+    if scores.shape != (count, classes):
+        raise MibenchError(
+            f"the model returns scores {_described(scores)} for {_images(count)}, expected ({count}, {classes}): it "
+            "must keep the axis of images, also for a single one"
+        )
+    logits = scores.float() if "logits" in named else scores.float().clamp_min(TINY).log()
+    return (rows(named["features"], count) if "features" in named else None), logits
+
+
+def rows(features: Tensor, count: int) -> Tensor:
+    """Features ``(N, D)``, float32, of what stands for them.
+
+    Raises:
+        MibenchError: not one row for each image.
+    """
+    if features.ndim == 0 or features.shape[0] != count:
+        raise MibenchError(
+            f"the features of the model are {_described(features)} for {_images(count)}: the first axis there is not "
+            "that of images"
+        )
+    return features.float().flatten(1) if features.ndim > 1 else features.float().unsqueeze(1)
+
+
+def _images(count: int) -> str:
+    return "one image alone" if count == 1 else f"{count} images"
