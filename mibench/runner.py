@@ -21,8 +21,9 @@ from mibench.judging import judge_units
 from mibench.plan import Plan, Request, make_plan
 from mibench.progress import Reporter
 from mibench.results import open_run
+from mibench.runrecord import read_estimates
 from mibench.spec import plain
-from mibench.store import RunDir, atomic_write, file_sha256, read_json, write_error
+from mibench.store import RunDir, atomic_write, file_sha256, write_error
 
 FLOOR = "floor"
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
@@ -63,6 +64,7 @@ def run(
     out: Path | str = "runs",
     device: str = "auto",
     precision: str | None = None,
+    min_accuracy: float | None = None,
     allow_changed_code: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -77,6 +79,7 @@ def run(
         config: a YAML file, such as the ``config.yaml`` of another run.
         out: where run directories are made.
         device: ``auto``, ``cpu`` or ``cuda``.
+        min_accuracy: least test accuracy of target and judge, a share; None refuses those below twice chance.
         allow_changed_code: continue a run although the code that made its first part has changed.
         reporter: hears about progress; silent by default.
 
@@ -92,6 +95,7 @@ def run(
         preset=preset,
         seed=seed,
         precision=precision,
+        min_accuracy=min_accuracy,
         settings=scoped(settings or {}),
         config=Path(config) if config is not None else None,
     )
@@ -138,7 +142,8 @@ def floor_plan(request: Request, plan: Plan) -> Plan:
         return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, prior=prior, settings=settings))
     from_file = plan.settings_said()
     from_file |= shared(from_file.pop("attack")) or {}
-    names = {key: plan.chosen[key] for key in ("target", "dataset", "protocol", "judge", "seed", "precision")}
+    kept = ("target", "dataset", "protocol", "judge", "seed", "precision", "min_accuracy")
+    names = {key: plan.chosen[key] for key in kept}
     return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
 
 
@@ -176,11 +181,15 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
 
 
 def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
-    """The run where it is complete, its files intact and read by today's code, else None. Nothing is written."""
+    """The run where it is complete, its files intact and read by today's code, else None. Nothing is written.
+
+    What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
+    """
     record = folder.record()
     if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
         return None
-    return _finished(plan, folder, floor, reused=True) if _outputs_intact(folder, record) else None
+    stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units())
+    return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
 
 
 def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str], *, doubts: bool) -> None:
@@ -276,20 +285,25 @@ def _reading_code(floor: Run | None) -> dict[str, str]:
 
 def _outputs(folder: RunDir) -> dict[str, str]:
     files = [folder.path / name for name in RESULT_FILES]
+    files += [folder.tensors_path("state"), *sorted((folder.path / "units").glob("*.safetensors"))]
     for name in DRAWN_FOLDERS:
         files += sorted(path for path in (folder.path / name).rglob("*") if path.is_file())
     return {path.relative_to(folder.path).as_posix(): file_sha256(path) for path in files}
 
 
 def _outputs_intact(folder: RunDir, record: Mapping[str, Any]) -> bool:
-    outputs = record.get("outputs", {})
-    return bool(outputs) and all(
-        (folder.path / name).is_file() and file_sha256(folder.path / name) == digest for name, digest in outputs.items()
-    )
+    outputs: Mapping[str, str] = record.get("outputs", {})
+    try:
+        return all(name in outputs for name in RESULT_FILES) and all(
+            (folder.path / name).is_file() and file_sha256(folder.path / name) == digest
+            for name, digest in outputs.items()
+        )
+    except OSError:  # a file that cannot be read is not intact
+        return False
 
 
 def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) -> Run:
-    metrics = read_json(folder.path / "metrics.json")
+    metrics = read_estimates(folder.path / "metrics.json")
     missing = {}
     for name in plan.spec.protocol.required:
         if name.startswith("true_identity") and not isinstance(plan.dataset, GroundTruth):
@@ -297,7 +311,7 @@ def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) ->
         if name not in metrics:
             missing[name] = "it was not computed"
         elif metrics[name]["value"] is None:
-            missing[name] = metrics[name]["reason"] or "no reason was given"
+            missing[name] = metrics[name].get("reason") or "no reason was given"
     return Run(folder.path, metrics, missing, floor, reused)
 
 
@@ -323,6 +337,10 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
             f"{plan.spec.digest()}); install what run.json names, or run it again"
         )
     floor_name = folder.record().get("floor")
+    if floor_name and not RunDir(path.parent / floor_name).exists():
+        raise MibenchError(
+            f"the floor that {path} is compared with is not beside it: bring {floor_name} to {path.parent} as well"
+        )
     floor = rescore(path.parent / floor_name, device, reporter) if floor_name else None
     with folder.writing():
         judge_units(plan, folder, machine)
