@@ -235,7 +235,7 @@ def _check_prior(attack: Attack, prior: Any, target: Any) -> None:
         raise MibenchError(
             f"prior {prior.name!r} was trained against other weights than {target.name!r} has "
             f"(sha256 {str(made_against)[:12]}, this run {target.weights.sha256[:12]}); train its own: "
-            f"mibench train prior {prior.architecture} --target {target.name}"
+            f"{cards.training_command('prior', prior.name, target.name)}"
         )
 
 
@@ -285,8 +285,8 @@ def _check_data(kind: str, card: Any, dataset: IdentitySplit) -> None:
     if card.dataset == dataset.name and card.dataset_digest not in (None, dataset.digest):
         raise MibenchError(
             f"{kind} {card.name!r} was trained on another version of {dataset.name} (digest {card.dataset_digest}, "
-            f"this run has {dataset.digest}); drop the --set dataset.* or train it with them: mibench train {kind} "
-            f"{card.architecture} --dataset {dataset.name}"
+            f"this run has {dataset.digest}); drop the --set dataset.* or train it with them: "
+            f"{cards.training_command(kind, card.name)}"
         )
     if kind in ("target", "judge") and card.classes != dataset.num_classes:
         raise MibenchError(

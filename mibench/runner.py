@@ -6,12 +6,12 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench import config, provenance, registry
+from mibench import cards, config, provenance, registry
 from mibench.api import Attack
 from mibench.data.split import GroundTruth
 from mibench.devices import choose_device
@@ -154,11 +154,13 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
         code = provenance.code_hashes(plan.entries())
         if not allow_changed_code:
             refuse_changed_code(folder, code)
+        for doubt in _doubts(plan) if floor is None else ():  # else the floor said them
+            machine.reporter.say(f"warning: {doubt}")
         if (found := completed(plan, folder, floor)) is not None:
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
             return found
         record, reading = folder.record(), _reading_code(floor)
-        _begin(plan, folder, machine, code, doubts=floor is None or floor.reused)  # else the floor said them
+        _begin(plan, folder, machine, code)
         started = time.time()
         try:
             attack_units(plan, folder, machine)
@@ -192,7 +194,7 @@ def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
     return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
 
 
-def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str], *, doubts: bool) -> None:
+def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]) -> None:
     record = folder.record()
     done = len(list(stored_units(plan, folder)))
     preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
@@ -200,13 +202,6 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
-    for file in (plan.target, plan.judge) if doubts else ():
-        measured, reported = file.card().measured or {}, file.card().reported or {}
-        if measured.get("agrees_with_reported") is False:
-            machine.reporter.say(
-                f"warning: {file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
-                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
-            )
     if record and done:
         machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
     # The code that made the stored part stays on record next to the code that goes on (differs only when allowed).
@@ -226,6 +221,23 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         prior_queries_forward=plan.prior_queries(),
     )
     atomic_write(folder.path / "config.yaml", plan.config_text().encode())
+
+
+def _doubts(plan: Plan) -> Iterator[str]:
+    """What may make the weights of a run other than a reader expects."""
+    for file in filter(None, (plan.target, plan.judge, plan.prior, plan.regressor)):
+        if (owner := cards.hides_shipped(file)) is not None:
+            yield (
+                f"{file.name} is your own ({file.path}), not the one that {owner} ships under this name; move it away, "
+                "or give it a tag, for numbers that compare"
+            )
+    for file in (plan.target, plan.judge):
+        measured, reported = file.card().measured or {}, file.card().reported or {}
+        if measured.get("agrees_with_reported") is False:
+            yield (
+                f"{file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
+                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
+            )
 
 
 def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from .doctor import doctor
 from .fetch import fetch
 from .import_ import import_command
 from .list import list_command
+from .output import NO_ROOM, any_code_page, let_go, no_room
 from .run import run
 from .score import score
 from .show import show
@@ -36,6 +37,12 @@ class _Commands(click.RichGroup):
         except MibenchError as error:
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
+            ctx.exit(BAD_INPUT)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            let_go()
+            click.echo(f"error: {no_room(error)}", err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: everything finished is kept, continue with the same command", err=True)
@@ -62,4 +69,5 @@ for _command in (run, audit, sweep, list_command, show, score, train, import_com
 def main() -> None:
     """Entry point of the ``mibench`` program."""
     wait_briefly()  # before any command loads torch
+    any_code_page()
     cli()
