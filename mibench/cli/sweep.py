@@ -70,9 +70,10 @@ def sweep(
         plan = forecast(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
         click.echo(json.dumps(forecast_plain(plan), indent=2) if as_json else "\n".join(forecast_lines(plan)))
         stuck = [standing for standing in plan.standings if standing.state == "cannot start"]
-        for standing in stuck:
-            click.echo(f"error: {standing.cell.title}: cannot start: {standing.reason}", err=True)
         if stuck:
+            more = ", ..." if len(stuck) > 1 else ""
+            found = f"{len(stuck)} of {len(plan.standings)} cells cannot start: {stuck[0].cell.title}{more}"
+            click.echo(f"error: {found}", err=True)
             ctx.exit(1)
         return
     done = run_sweep(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter())

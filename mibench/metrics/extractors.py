@@ -195,7 +195,7 @@ class InceptionExtractor:
         named = path or os.environ.get(INCEPTION_VARIABLE)
         file = Path(named).expanduser() if named else home() / INCEPTION_PLACE
         # what is said here becomes the reason of a metric without value: it names no folder of this machine
-        place = file.name if path else f"${INCEPTION_VARIABLE}" if named else f"$MIBENCH_HOME/{INCEPTION_PLACE}"
+        place = f".../{file.name}" if named else f"$MIBENCH_HOME/{INCEPTION_PLACE}"
         if not file.is_file():
             raise MibenchError(
                 f"FID needs pytorch-fid's Inception weights, and there are none at {place}: `mibench fetch inception` "
