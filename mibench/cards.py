@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +24,12 @@ from mibench.errors import MibenchError
 from mibench.fetching.known import source_of
 from mibench.home import home
 from mibench.store import atomic_write
+from mibench.textfiles import shown
 
 if TYPE_CHECKING:
     from mibench.api import Card
 
+NAME = re.compile(r"[^@+/\\\s]+@[^@+/\\\s]+(\+[^@/\\\s]+)?")
 CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 
@@ -123,6 +126,11 @@ def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
         for field in ("name", "kind"):
             if not isinstance(content.get(field), str):
                 raise MibenchError(f"{path}: a card needs the field {field!r}; repair or delete the file")
+        if not NAME.fullmatch(content["name"]):
+            raise MibenchError(
+                f"{path}: name should read architecture@dataset or architecture@dataset+tag, got "
+                f"{shown(content['name'])}; repair or delete the file"
+            )
         found.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
     return found
 
