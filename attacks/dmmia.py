@@ -9,6 +9,7 @@ wins and the released behaviour is an option. The loop itself is in ``dmmia_unit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -87,9 +88,23 @@ class DMMIA(Attack):
         for name in ("pool_size", "candidates", "epochs", "batch_size", "unit_size", "memory_slots"):
             if getattr(self, name) < 1:
                 raise MibenchError(f"dmmia: {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("resample_every", "prototype_rate", "selection_transforms", "truncation", "prototype_std"):
-            if getattr(self, name) < 0:
-                raise MibenchError(f"dmmia: {name} must not be negative, got {getattr(self, name)}")
+        for name in (
+            *("resample_every", "prototype_rate", "selection_transforms", "truncation", "prototype_std"),
+            *("lambda_imr", "lambda_idr", "prototype_gradient_scale", "prototype_decay"),
+        ):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise MibenchError(f"dmmia: {name} must be finite and not negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise MibenchError(f"dmmia: {name} must be positive and finite, got {getattr(self, name)}")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise MibenchError(
+                f"dmmia: crop_scale must be two areas in (0, 1], the smaller first, got {self.crop_scale}"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise MibenchError(f"dmmia: betas must lie in [0, 1), got {self.betas}")
+        if not 0 <= self.prototype_momentum < 1:
+            raise MibenchError(f"dmmia: prototype_momentum must lie in [0, 1), got {self.prototype_momentum}")
         if self.scope == "shared" and (self.optimise == "w" or self.order == "sequential"):
             raise MibenchError(
                 "dmmia: scope=shared is one mapping network for a unit attacked in lock-step; it goes with "
@@ -101,8 +116,6 @@ class DMMIA(Attack):
             raise MibenchError(
                 f"dmmia: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"
             )
-        if self.temperature <= 0:
-            raise MibenchError(f"dmmia: temperature must be positive, got {self.temperature}")
         if not 0 <= self.momentum <= 1:
             raise MibenchError(f"dmmia: momentum must lie in [0, 1], got {self.momentum}")
 

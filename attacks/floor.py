@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mibench.api import Access, Attack, Context, Queries, Reconstruction, State
+from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
 from .candidates import pieces, pool, pool_confidence, render, robust_confidence
@@ -26,6 +27,14 @@ class Floor(Attack):
     candidates: int = 200  # PPA: best of the pool for each identity
     truncation: float = 0.5  # PPA: truncation psi of the candidate search
     selection_transforms: int = 100  # PPA, section 3.4: random views of the final selection
+
+    def __post_init__(self) -> None:
+        for name in ("unit_size", "pool_size", "candidates"):
+            if getattr(self, name) < 1:
+                raise MibenchError(f"floor: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("truncation", "selection_transforms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise MibenchError(f"floor: {name} must be finite and not negative, got {getattr(self, name)}")
 
     def planned_preparation(self) -> Queries:
         """Every image of the pool and its mirror image."""

@@ -85,8 +85,8 @@ class GMI(Attack):
             raise MibenchError(f"gmi: momentum must lie in [0, 1), got {self.momentum}")
         if not 0 < self.batch_scale < math.inf:
             raise MibenchError(f"gmi: batch_scale must be positive and finite, got {self.batch_scale}")
-        if self.clip is not None and not self.clip > 0:
-            raise MibenchError(f"gmi: clip must be positive, or null for no clamp, got {self.clip}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise MibenchError(f"gmi: clip must be positive and finite, or null for no clamp, got {self.clip}")
 
     @property
     def kept(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +24,12 @@ from mibench.errors import MibenchError
 from mibench.fetching.known import source_of
 from mibench.home import home
 from mibench.store import atomic_write
+from mibench.textfiles import shown
 
 if TYPE_CHECKING:
     from mibench.api import Card
 
+NAME = re.compile(r"[^@+/\\\s]+@[^@+/\\\s]+(\+[^@/\\\s]+)?")
 CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 
@@ -123,12 +126,17 @@ def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
         for field in ("name", "kind"):
             if not isinstance(content.get(field), str):
                 raise MibenchError(f"{path}: a card needs the field {field!r}; repair or delete the file")
+        if not NAME.fullmatch(content["name"]):
+            raise MibenchError(
+                f"{path}: name should read architecture@dataset or architecture@dataset+tag, got "
+                f"{shown(content['name'])}; repair or delete the file"
+            )
         found.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
     return found
 
 
-def all_cards() -> dict[str, CardFile]:
-    """Every card by name, shipped ones first replaced by the person's own.
+def shipped_cards() -> dict[str, CardFile]:
+    """The cards that distributions bring, by name.
 
     Raises:
         MibenchError: two distributions ship a card of one name, or a card cannot be read.
@@ -142,9 +150,47 @@ def all_cards() -> dict[str, CardFile]:
             if card.name in found:
                 raise MibenchError(f"the card {card.name!r} is shipped twice: {found[card.name].path} and {card.path}")
             found[card.name] = card
+    return found
+
+
+def all_cards() -> dict[str, CardFile]:
+    """Every card by name, shipped ones first replaced by the person's own.
+
+    Raises:
+        MibenchError: as :func:`shipped_cards`.
+    """
+    found = shipped_cards()
     if (own := home() / "cards").is_dir():
         found |= {card.name: card for card in _scan(own, home() / "weights", "user")}
     return dict(sorted(found.items()))
+
+
+def hides_shipped(file: CardFile) -> str | None:
+    """The distribution whose card of the same name a person's own one hides; None when it hides none."""
+    shipped = shipped_cards().get(file.name) if file.origin == "user" else None
+    return None if shipped is None or shipped.content == file.content else shipped.origin
+
+
+def training_command(kind: str, name: str, target: str | None = None) -> str:
+    """The command that trains weights for the card ``name``: with its tag, or with ``--tag NAME`` where that name is
+    shipped, since a training never takes the name of a baseline.
+
+    Args:
+        kind: of the network.
+        name: of the card.
+        target: that a prior made against one is to be made against; None: the one that it is called after.
+    """
+    architecture, _, rest = name.partition("@")
+    dataset, _, tag = rest.partition("+")
+    words = ["mibench", "train", kind, architecture]
+    known = kind == "prior" and architecture in registry.names("prior")
+    if known and getattr(registry.load("prior", architecture), "per_target", False):
+        words += ["--target", target or tag or "NAME"]
+        tag = ""
+    words += ["--dataset", dataset] if dataset else []
+    if not tag and name in shipped_cards():
+        tag = "NAME"
+    return " ".join([*words, *(["--tag", tag] if tag else [])])
 
 
 def find(kind: str, wanted: str, dataset: str) -> CardFile:
@@ -181,8 +227,6 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
             f"{registry.suggest(name, have)}"
         )
-    of_target = kind == "prior" and getattr(registry.load("prior", architecture), "per_target", False)
-    against = f" --target {tag or name.partition('+')[2] or 'NAME'}" if of_target else ""
     published = source_of(name)
     get = f"`mibench fetch {published}` says how to get them" if published else "get them from their authors"
     if kind == "backbone":
@@ -190,10 +234,10 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             f"no weights of the backbone {name!r} are here: {get} and `mibench import FILE --as backbone:{name}`"
             f"{registry.suggest(name, have)}"
         )
+    said_how = f" ({get})" if published else ""
     raise MibenchError(
-        f"no trained weights for the {kind} {name!r}: train them with `mibench train {kind} {architecture}{against} "
-        f"--dataset {name.partition('@')[2].partition('+')[0]}`, or import published ones with "
-        f"`mibench import FILE --as {kind}:{name}`{f' ({get})' if published else ''}{registry.suggest(name, have)}"
+        f"no trained weights for the {kind} {name!r}: train them with `{training_command(kind, name)}`, or import "
+        f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{registry.suggest(name, have)}"
     )
 
 

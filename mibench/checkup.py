@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from mibench import assets, cards, provenance, registry
+from mibench.chance import weakness
 from mibench.data.identity import what_changed
 from mibench.devices import choose_device, deterministic
 from mibench.errors import MibenchError
@@ -79,6 +80,12 @@ def _weights() -> Iterator[Finding]:
             continue
         numbers = sum(tensor.numel() for tensor in tensors.values())
         size = card.card().weights.bytes
+        if (owner := cards.hides_shipped(card)) is not None:
+            yield Finding(card.name, False, f"{card.path} hides the one that {owner} ships; give it a tag or move it")
+            continue
+        if card.kind in ("target", "judge") and (weak := weakness(card.card())) is not None:
+            yield Finding(card.name, False, f"{weak}; runs refuse it")
+            continue
         yield Finding(card.name, True, f"{card.kind}, {numbers:,} numbers, {size / 1e6:.2f} MB, sha256 agrees")
 
 

@@ -18,76 +18,22 @@ Preset files are YAML beside the attacks, ``<package of the attack>/presets/<att
 from __future__ import annotations
 
 import dataclasses
-import re
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
 
 from mibench import registry
 from mibench.errors import MibenchError
+from mibench.textfiles import shown, typed
+from mibench.yamltext import as_mapping
+from mibench.yamltext import parse_yaml as parse_yaml
+from mibench.yamltext import read_yaml as read_yaml
 
 T = TypeVar("T")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads ``1e-3`` as a number (YAML 1.1 reads it as text)."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        problem = None
-        if not isinstance(key, str | int | float | bool):
-            problem = f"a key must be plain text, got {key!r}"
-        elif key in found:
-            problem = f"the key {key!r} stands twice"
-        if problem is not None:
-            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Read YAML strictly. ``source`` names the text in messages."""
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark is not None else ""
-        raise MibenchError(f"{source}{place}: not valid YAML: {reason}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise MibenchError(f"cannot read {path}: {reason}") from error
-    return _as_mapping(parse_yaml(text, str(path)), str(path))
-
-
-def _as_mapping(value: Any, source: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise MibenchError(f"{source}: expected a mapping of names to values, got {type(value).__name__}")
-    return {str(key): item for key, item in value.items()}
 
 
 @dataclass(frozen=True)
@@ -185,9 +131,10 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
         for name, value in flatten(layer.values, kind).items():
             if name not in origins:
                 raise MibenchError(
-                    f"unknown setting '{scope}.{name}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"unknown setting '{scope}.{typed(name)}' from {layer.origin}{registry.suggest(name, known)} "
                     f"(known: {', '.join(known)})"
                 )
+            check_value(value, f"{scope}.{name}", layer.origin)
             chosen[name] = value
             origins[name] = layer.origin_of(name)
     missing = [
@@ -198,7 +145,46 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
     if missing:
         raise MibenchError(f"{scope}.{missing[0]} has no default: add --set {scope}.{missing[0]}=VALUE")
     instance = _build(kind, chosen, origins, scope)
+    for name, given in chosen.items():
+        found = _value(instance, name)
+        check_value(found, f"{scope}.{name}", origins[name])  # again: the text "nan" has become a number by now
+        if _truth_as_number(given, found):
+            raise MibenchError(f"{scope}.{name}: expected a number, got {shown(given)} (from {origins[name]})")
     return instance, {name: Setting(_value(instance, name), origins[name]) for name in known}
+
+
+def check_value(value: Any, place: str, origin: str) -> None:
+    """Refuse what no setting means: numbers that are not finite or need more than 64 bits, null characters in text.
+
+    Args:
+        value: a setting, lists and mappings of settings included.
+        place, origin: which one and where it comes from, for the message.
+
+    Raises:
+        MibenchError: with the place, the value and the origin.
+    """
+    problem = None
+    if isinstance(value, float) and not math.isfinite(value):
+        problem = "must be a finite number"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        problem = "is too large a number"
+    elif isinstance(value, str) and "\0" in value:
+        problem = "holds a null character"
+    if problem is not None:
+        raise MibenchError(f"{place}: {problem}, got {shown(value)} (from {origin})")
+    if isinstance(value, Mapping):
+        for item in (*value.keys(), *value.values()):
+            check_value(item, place, origin)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_value(item, place, origin)
+
+
+def _truth_as_number(given: Any, found: Any) -> bool:
+    """Whether a yes or no was taken for 1 or 0, in a list too: ``true`` is no number of steps."""
+    if isinstance(given, list | tuple) and isinstance(found, list | tuple):
+        return any(_truth_as_number(one, other) for one, other in zip(given, found, strict=False))
+    return isinstance(given, bool) and isinstance(found, int | float) and not isinstance(found, bool)
 
 
 def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str], scope: str) -> T:
@@ -219,12 +205,12 @@ def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str],
         place = ".".join(str(part) for part in first["loc"])
         origin = next((origins[n] for n in origins if place == n or place.startswith(f"{n}.")), "")
         where = f"{scope}.{place}" if place else scope
-        given = "" if isinstance(first["input"], dict) and not place else f", got {first['input']!r}"
+        given = "" if isinstance(first["input"], dict) and not place else f", got {shown(first['input'])}"
         reason = first["msg"].removeprefix("Value error, ")
         raise MibenchError(
             f"{where}: {reason[:1].lower()}{reason[1:]}{given}{f' (from {origin})' if origin else ''}"
         ) from error
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise MibenchError(f"{scope}: {error}") from error
 
 
@@ -244,16 +230,18 @@ def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict
     found: dict[str, dict[str, Any]] = {scope: {} for scope in allowed}
     for text in assignments:
         name, equals, value = text.partition("=")
+        beginning = typed(text)
         scope, dot, setting = name.strip().partition(".")
         if not equals or not dot or not setting:
-            raise MibenchError(f"--set {text}: expected SCOPE.NAME=VALUE, such as {allowed[0]}.NAME=VALUE")
+            raise MibenchError(f"--set {beginning}: expected SCOPE.NAME=VALUE, such as {allowed[0]}.NAME=VALUE")
         if scope not in found:
             raise MibenchError(
-                f"--set {text}: unknown scope {scope!r}{registry.suggest(scope, allowed)} (known: {', '.join(allowed)})"
+                f"--set {beginning}: unknown scope {shown(scope)}{registry.suggest(scope, allowed)} "
+                f"(known: {', '.join(allowed)})"
             )
         if setting in found[scope]:
-            raise MibenchError(f"--set {scope}.{setting} is given twice")
-        found[scope][setting] = parse_yaml(value, f"--set {text}")
+            raise MibenchError(f"--set {typed(f'{scope}.{setting}')} is given twice")
+        found[scope][setting] = parse_yaml(value, f"--set {beginning}")
     return found
 
 
@@ -290,12 +278,12 @@ def attack_presets(attack: str) -> PresetFile:
     if not file.is_file():
         return PresetFile({})
     source = f"presets/{attack}.yaml"
-    content = _as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
+    content = as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
     known = ("presets", "default", "default_for")
     for key in content:
         if key not in known:
             raise MibenchError(f"{source}: unknown key {key!r}{registry.suggest(key, known)}")
-    raw = {name: _as_mapping(v, f"{source}: {name}") for name, v in _as_mapping(content.get("presets"), source).items()}
+    raw = {name: as_mapping(v, f"{source}: {name}") for name, v in as_mapping(content.get("presets"), source).items()}
     return PresetFile(
         {name: _preset_layer(name, raw, source) for name in raw},
         content.get("default"),

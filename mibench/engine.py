@@ -45,7 +45,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
     """
     units = plan.units()
     missing = [index for index in range(len(units)) if not folder.intact(unit_stem(index))]
-    if not missing:
+    if not missing and folder.intact("state"):
         return
     plan.dataset.check_disjoint()
     keep_freed_memory()

@@ -5,6 +5,7 @@ It reads the run directory and nothing of the attack, so ``mibench score`` can d
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -94,15 +95,26 @@ def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
         MibenchError: a unit is missing or damaged; says to continue the run first.
     """
     found: list[tuple[int, Tensor, Tensor, Tensor]] = []
-    for index in range(len(plan.units())):
+    for index, identities in enumerate(plan.units()):
         if not folder.intact(unit_stem(index)):
             raise MibenchError(
                 f"unit {index} of {folder.path} is missing or damaged; continue the run first: mibench run --config "
                 f"{folder.path / 'config.yaml'} --output {folder.path.parent}"
             )
         tensors, _ = folder.load(unit_stem(index))
+        _check_unit(tensors, identities, folder.tensors_path(unit_stem(index)))
         found.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
     return Reconstructions.of(found)
+
+
+def _check_unit(tensors: Mapping[str, Tensor], identities: Sequence[int], file: Path) -> None:
+    """Refuse a file that is whole and yet not this unit: exchanged with another one, or copied from another run."""
+    lacking = [name for name in ("images", "labels", "confidence") if name not in tensors]
+    if lacking or set(tensors["labels"].tolist()) != set(identities):
+        raise MibenchError(
+            f"{file} does not hold the reconstructions of identities {identities[0]} to {identities[-1]}; delete it "
+            "and run the same command again"
+        )
 
 
 def _inception(device: torch.device, cache: Path) -> tuple[InceptionExtractor | None, str | None]:

@@ -4,57 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from mibench import cards, config, registry
 from mibench.api import Access, Attack
 from mibench.budget import within_budget
+from mibench.chance import refuse_weak
 from mibench.config import Layer, Setting
 from mibench.data.identity import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
-from mibench.protocols import load_protocol
-from mibench.spec import PRECISIONS, EvalProtocol, RunSpec, Weights, plain
-
-SCOPES = ("attack", "dataset", "prior", "protocol")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a person asks for. None means: not said, so the configuration file or the default decides.
-
-    Attributes:
-        judge: another set of weights than the protocol's judge on this data set (one trained on somebody's own data).
-        settings: scope (attack, dataset, prior, protocol) -> values, as ``--set`` gives them.
-        config: a file with the same fields, weaker than what is said here.
-    """
-
-    attack: str | None = None
-    target: str | None = None
-    dataset: str | None = None
-    protocol: str | None = None
-    prior: str | None = None
-    judge: str | None = None
-    preset: str | None = None
-    seed: int | None = None
-    precision: str | None = None
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    config: Path | None = None
-
-
-DEFAULTS = {
-    "attack": "dmmia",
-    "target": "vgg16",
-    "dataset": "synthfaces",
-    "protocol": None,  # the data set's own
-    "prior": None,
-    "judge": None,  # the protocol's
-    "preset": None,
-    "seed": 0,
-    "precision": "float32",
-}
+from mibench.protocols import check_metrics, load_protocol
+from mibench.request import SCOPES as SCOPES
+from mibench.request import Request as Request
+from mibench.request import names_of
+from mibench.spec import EvalProtocol, RunSpec, Weights, plain
+from mibench.textfiles import typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,41 +84,16 @@ class Plan:
         return found
 
 
-def _file_request(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Names and settings of a ``--config`` file."""
-    if path is None:
-        return {}, {}
-    content = config.read_yaml(path)
-    known = (*DEFAULTS, "settings")
-    for key in content:
-        if key not in known:
-            raise MibenchError(f"{path}: unknown key {key!r}{registry.suggest(key, known)} (known: {', '.join(known)})")
-    settings = content.pop("settings", None) or {}
-    for scope, values in settings.items():
-        if scope not in SCOPES or not isinstance(values, Mapping):
-            raise MibenchError(f"{path}: settings.{scope}: expected one of {', '.join(SCOPES)} with a mapping below it")
-    return content, settings
-
-
 def make_plan(request: Request) -> Plan:
     """Resolve names, presets, settings, cards and data; nothing is loaded onto a device yet.
 
     Raises:
         MibenchError: any mistake in the input. When both the data and the weights are missing, one line for each.
     """
-    from_file, file_settings = _file_request(request.config)
-    chosen = dict(DEFAULTS)
-    for key in DEFAULTS:
-        said = getattr(request, key)
-        chosen[key] = said if said is not None else from_file.get(key, DEFAULTS[key])
+    chosen, file_settings = names_of(request)
     for scope in request.settings:
         if scope not in SCOPES:
             raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
-    seed, precision = chosen["seed"], chosen["precision"]
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise MibenchError(f"seed must be a whole number from 0, got {seed!r}")
-    if precision not in PRECISIONS:
-        raise MibenchError(registry.unknown("precision", str(precision), PRECISIONS))
 
     def layers(scope: str) -> list[Layer]:
         found = [Layer(str(request.config), file_settings.get(scope, {}))] if request.config else []
@@ -164,6 +105,7 @@ def make_plan(request: Request) -> Plan:
     protocol, protocol_origins = load_protocol(str(chosen["protocol"]), layers("protocol"))
     if not asked:
         protocol_origins["name"] = Setting(protocol.name, f"default of data set {chosen['dataset']}")
+    check_metrics(protocol)
     attack, attack_origins, preset = _attack(chosen, protocol, layers("attack"))
     _check_access(attack, protocol)
     said = ("--set", str(request.config))
@@ -191,6 +133,8 @@ def make_plan(request: Request) -> Plan:
     loaded = {kind: file.card() for kind, file in files.items()}
     for kind, card in loaded.items():
         _check_data(kind, card, dataset)
+        if kind in ("target", "judge"):
+            refuse_weak(card, chosen["min_accuracy"])
     everybody = protocol.identities is None and protocol_origins["identities"].origin not in said
     protocol = protocol.resolved(dataset.num_classes)
     if everybody:
@@ -222,8 +166,8 @@ def make_plan(request: Request) -> Plan:
         prior=weights.get("prior"),
         regressor=weights.get("regressor"),
         protocol=protocol,
-        seed=seed,
-        precision=precision,
+        seed=chosen["seed"],
+        precision=chosen["precision"],
     )
     origins = {
         f"{scope}.{name}": setting
@@ -264,6 +208,8 @@ def _attack(
         protocol=str(chosen["protocol"]),
     )
     attack, origins = config.resolve(kind, [*([preset] if preset else []), *layers], scope="attack")
+    if attack.unit_size < 1:
+        raise MibenchError(f"attack.unit_size must be at least 1, got {attack.unit_size}")
     return attack, origins, preset.origin.removeprefix("preset ") if preset else None
 
 
@@ -290,7 +236,7 @@ def _check_prior(attack: Attack, prior: Any, target: Any) -> None:
         raise MibenchError(
             f"prior {prior.name!r} was trained against other weights than {target.name!r} has "
             f"(sha256 {str(made_against)[:12]}, this run {target.weights.sha256[:12]}); train its own: "
-            f"mibench train prior {prior.architecture} --target {target.name}"
+            f"{cards.training_command('prior', prior.name, target.name)}"
         )
 
 
@@ -368,9 +314,10 @@ def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, A
         for name, value in layer.values.items():
             if options is not None and name not in known:
                 raise MibenchError(
-                    f"unknown setting 'prior.{name}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"unknown setting 'prior.{typed(name)}' from {layer.origin}{registry.suggest(name, known)} "
                     f"(known: {', '.join(known) or 'none'})"
                 )
+            config.check_value(value, f"prior.{name}", layer.origin)
             arguments[name] = value
             origins[name] = Setting(value, layer.origin)
     if (check := getattr(kind, "check", None)) is not None:

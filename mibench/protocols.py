@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from mibench import config, registry
 from mibench.config import Layer, Setting
 from mibench.errors import MibenchError
+from mibench.metrics import DEFAULT_METRICS, METRICS
+from mibench.metrics.names import ESTIMATES
 from mibench.spec import EvalProtocol
+from mibench.textfiles import shown
+from mibench.yamltext import as_mapping
 
 
 def protocol_files() -> dict[str, tuple[str, str]]:
@@ -22,9 +26,37 @@ def load_protocol(name: str, layers: Sequence[Layer] = ()) -> tuple[EvalProtocol
     if name not in known:
         raise MibenchError(registry.unknown("protocol", name, known))
     source, text = known[name]
-    base = Layer(source, config.parse_yaml(text, source) or {})
+    base = Layer(source, as_mapping(config.parse_yaml(text, source), source))
     original, _ = config.resolve(EvalProtocol, [base], scope="protocol")
     protocol, origins = config.resolve(EvalProtocol, [base, *layers], scope="protocol")
     if protocol.identity() != original.identity():
         protocol = dataclasses.replace(protocol, name=f"{protocol.name} (changed)")
     return protocol, origins
+
+
+def check_metrics(protocol: EvalProtocol) -> None:
+    """Refuse metrics that nobody knows, and demands that the chosen metrics cannot meet: before anything is computed.
+
+    Raises:
+        MibenchError: an unknown group; an estimate in ``required`` that no chosen group yields, with the group to add.
+    """
+    groups = protocol.metrics or DEFAULT_METRICS
+    known = {*METRICS, *registry.names("metric")}
+    for name in groups:
+        if name not in known:
+            raise MibenchError(f"protocol.metrics: {registry.unknown('metric', name, known)}")
+    if any(name not in ESTIMATES for name in groups):
+        return  # what a metric of somebody else yields is not known before it has run
+    made = {estimate for name in groups for estimate in ESTIMATES[name]}
+    lacking = [name for name in protocol.required if name not in made]
+    if not lacking:
+        return
+    makers = {estimate: name for name, estimates in ESTIMATES.items() for estimate in estimates}
+    for name in lacking:
+        if name not in makers:
+            raise MibenchError(f"protocol.required: {registry.unknown('estimate', name, makers)}")
+    wanted = ", ".join([*groups, *dict.fromkeys(makers[name] for name in lacking)])
+    raise MibenchError(
+        f"protocol {protocol.title!r} demands {', '.join(lacking)}, which its metrics leave out "
+        f"({shown(list(groups))}): --set 'protocol.metrics=[{wanted}]', or name less in protocol.required"
+    )

@@ -24,6 +24,7 @@ from typing import Any
 
 from mibench.aside import spoken_aside
 from mibench.errors import MibenchError
+from mibench.textfiles import LONGEST, shown
 
 GROUP = "mibench"
 KINDS = (
@@ -170,10 +171,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """``unknown attack 'dmia'; did you mean 'dmmia'? known: dmmia, floor``."""
     options = sorted(known)
     listed = ", ".join(options) if options else "none is installed"
-    return f"unknown {what} {name!r}{suggest(name, options)} (known: {listed})"
+    return f"unknown {what} {shown(name)}{suggest(name, options)} (known: {listed})"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'dmmia'?`` or nothing."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:LONGEST].lower(), list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

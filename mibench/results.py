@@ -5,7 +5,6 @@ Everything is read when it is asked for; nothing is ever written. The layout is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mibench.api import Estimate, MibenchError
+from mibench.runrecord import check_record, read_estimates
+from mibench.textfiles import parse_json, read_object, read_text
+from mibench.yamltext import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,15 +67,13 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """``run.json``: status, resolved specification, environment, hashes, times."""
-        return _read_object(self.path / "run.json")
+        return check_record(_read_object(self.path / "run.json"), self.path / "run.json")
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.yaml`` as a mapping; empty when there is none."""
-        import yaml
-
         file = self.path / "config.yaml"
-        return dict(yaml.safe_load(_read_text(file)) or {}) if file.is_file() else {}
+        return read_yaml(file) if file.exists() else {}
 
     @property
     def status(self) -> str:
@@ -131,21 +131,22 @@ class Run:
         for column in (*_TRUTHS, "identity", "sample"):
             if column not in table:
                 raise MibenchError(f"{file} has no column {column!r}; score the run again: mibench score {self.path}")
-        for column in _TRUTHS:
-            table[column] = table[column].astype(bool)
+        for column, fits, kind in (
+            *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _TRUTHS),
+            *((count, pd.api.types.is_integer_dtype, "whole numbers") for count in ("identity", "sample")),
+        ):
+            if not fits(table[column]):
+                raise MibenchError(
+                    f"{file}: the column {column!r} should hold {kind}; score the run again: mibench score {self.path}"
+                )
         return table
 
     @cached_property
     def metrics(self) -> dict[str, Estimate]:
         """``metrics.json``: estimates by name, in their order of measurement or by name."""
-        found = _read_object(self.path / "metrics.json")
-        try:
-            return {name: Estimate(name=name, **content) for name, content in found.items()}
-        except TypeError as error:
-            raise MibenchError(
-                f"{self.path / 'metrics.json'} was written by another version ({error}); score the run again: "
-                f"mibench score {self.path}"
-            ) from error
+        _require(self.path / "metrics.json")
+        found = read_estimates(self.path / "metrics.json")
+        return {name: Estimate(name=name, **content) for name, content in found.items()}
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -177,7 +178,7 @@ class Run:
             return
         for line in _read_text(file).splitlines():
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 continue
             if isinstance(record, dict):
@@ -236,7 +237,7 @@ def open_run(path: Path | str) -> Run:
         MibenchError: there is no run there.
     """
     folder = Path(path)
-    if not (folder / "run.json").is_file():
+    if not (folder / "run.json").exists():
         raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
     return Run(folder)
 
@@ -246,6 +247,8 @@ def per_identity(run: Run, column: str) -> pd.Series[float]:
     chosen = run.samples[run.samples["selected"]]
     if column not in chosen:
         raise MibenchError(f"{run.path / 'samples.csv'} has no column {column!r}; score the run again")
+    if chosen[column].dtype.kind not in "biuf":
+        raise MibenchError(f"{run.path / 'samples.csv'}: the column {column!r} holds no numbers; score the run again")
     found: pd.Series[float] = chosen.groupby("identity")[column].mean().astype(float).sort_index()
     return found
 
@@ -341,7 +344,12 @@ def _read_facts(file: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     with _opened(file) as stored:
         for text in (stored.metadata() or {}).values():
-            content = json.loads(text)
+            try:
+                content = parse_json(text)
+            except ValueError as error:
+                raise MibenchError(
+                    f"{file} has metadata that is not JSON ({error}); delete it and run the same command again"
+                ) from error
             facts.update(content if isinstance(content, dict) else {})
     sidecar = file.with_suffix(".json")
     return facts | (_read_object(sidecar) if sidecar.is_file() else {})
@@ -364,21 +372,12 @@ def _require(file: Path) -> None:
 
 def _read_text(file: Path) -> str:
     _require(file)
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MibenchError(f"{file} cannot be read: {error}") from error
+    return read_text(file)
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    text = _read_text(file)
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise MibenchError(f"{file} is not valid JSON ({error}); restore it or make it again") from error
-    if not isinstance(found, dict):
-        raise MibenchError(f"{file} should hold a JSON object, got {type(found).__name__}")
-    return found
+    _require(file)
+    return read_object(file, cure="restore it or make it again")
 
 
 def _name(value: Any) -> str:

@@ -6,12 +6,12 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench import config, provenance, registry
+from mibench import cards, config, provenance, registry
 from mibench.api import Attack
 from mibench.data.identity import what_changed
 from mibench.data.split import GroundTruth
@@ -22,8 +22,9 @@ from mibench.judging import judge_units
 from mibench.plan import Plan, Request, make_plan
 from mibench.progress import Reporter
 from mibench.results import open_run
+from mibench.runrecord import read_estimates
 from mibench.spec import plain
-from mibench.store import RunDir, atomic_write, file_sha256, read_json, write_error
+from mibench.store import RunDir, atomic_write, file_sha256, write_error
 
 FLOOR = "floor"
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
@@ -64,6 +65,7 @@ def run(
     out: Path | str = "runs",
     device: str = "auto",
     precision: str | None = None,
+    min_accuracy: float | None = None,
     allow_changed_code: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -78,6 +80,7 @@ def run(
         config: a YAML file, such as the ``config.yaml`` of another run.
         out: where run directories are made.
         device: ``auto``, ``cpu`` or ``cuda``.
+        min_accuracy: least test accuracy of target and judge, a share; None refuses those below twice chance.
         allow_changed_code: continue a run although the code that made its first part has changed.
         reporter: hears about progress; silent by default.
 
@@ -93,6 +96,7 @@ def run(
         preset=preset,
         seed=seed,
         precision=precision,
+        min_accuracy=min_accuracy,
         settings=scoped(settings or {}),
         config=Path(config) if config is not None else None,
     )
@@ -139,7 +143,8 @@ def floor_plan(request: Request, plan: Plan) -> Plan:
         return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, prior=prior, settings=settings))
     from_file = plan.settings_said()
     from_file |= shared(from_file.pop("attack")) or {}
-    names = {key: plan.chosen[key] for key in ("target", "dataset", "protocol", "judge", "seed", "precision")}
+    kept = ("target", "dataset", "protocol", "judge", "seed", "precision", "min_accuracy")
+    names = {key: plan.chosen[key] for key in kept}
     return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
 
 
@@ -150,11 +155,13 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
         code = provenance.code_hashes(plan.entries())
         if not allow_changed_code:
             refuse_changed_code(folder, code)
+        for doubt in _doubts(plan) if floor is None else ():  # else the floor said them
+            machine.reporter.say(f"warning: {doubt}")
         if (found := completed(plan, folder, floor)) is not None:
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
             return found
         record, reading = folder.record(), _reading_code(floor)
-        _begin(plan, folder, machine, code, doubts=floor is None or floor.reused)  # else the floor said them
+        _begin(plan, folder, machine, code)
         started = time.time()
         try:
             attack_units(plan, folder, machine)
@@ -177,14 +184,18 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
 
 
 def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
-    """The run where it is complete, its files intact and read by today's code, else None. Nothing is written."""
+    """The run where it is complete, its files intact and read by today's code, else None. Nothing is written.
+
+    What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
+    """
     record = folder.record()
     if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
         return None
-    return _finished(plan, folder, floor, reused=True) if _outputs_intact(folder, record) else None
+    stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units())
+    return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
 
 
-def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str], *, doubts: bool) -> None:
+def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]) -> None:
     record = folder.record()
     done = len(list(stored_units(plan, folder)))
     preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
@@ -192,13 +203,6 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
-    for file in (plan.target, plan.judge) if doubts else ():
-        measured, reported = file.card().measured or {}, file.card().reported or {}
-        if measured.get("agrees_with_reported") is False:
-            machine.reporter.say(
-                f"warning: {file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
-                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
-            )
     if record and done:
         machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
     # The code that made the stored part stays on record next to the code that goes on (differs only when allowed).
@@ -218,6 +222,23 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         prior_queries_forward=plan.prior_queries(),
     )
     atomic_write(folder.path / "config.yaml", plan.config_text().encode())
+
+
+def _doubts(plan: Plan) -> Iterator[str]:
+    """What may make the weights of a run other than a reader expects."""
+    for file in filter(None, (plan.target, plan.judge, plan.prior, plan.regressor)):
+        if (owner := cards.hides_shipped(file)) is not None:
+            yield (
+                f"{file.name} is your own ({file.path}), not the one that {owner} ships under this name; move it away, "
+                "or give it a tag, for numbers that compare"
+            )
+    for file in (plan.target, plan.judge):
+        measured, reported = file.card().measured or {}, file.card().reported or {}
+        if measured.get("agrees_with_reported") is False:
+            yield (
+                f"{file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
+                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
+            )
 
 
 def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:
@@ -277,20 +298,25 @@ def _reading_code(floor: Run | None) -> dict[str, str]:
 
 def _outputs(folder: RunDir) -> dict[str, str]:
     files = [folder.path / name for name in RESULT_FILES]
+    files += [folder.tensors_path("state"), *sorted((folder.path / "units").glob("*.safetensors"))]
     for name in DRAWN_FOLDERS:
         files += sorted(path for path in (folder.path / name).rglob("*") if path.is_file())
     return {path.relative_to(folder.path).as_posix(): file_sha256(path) for path in files}
 
 
 def _outputs_intact(folder: RunDir, record: Mapping[str, Any]) -> bool:
-    outputs = record.get("outputs", {})
-    return bool(outputs) and all(
-        (folder.path / name).is_file() and file_sha256(folder.path / name) == digest for name, digest in outputs.items()
-    )
+    outputs: Mapping[str, str] = record.get("outputs", {})
+    try:
+        return all(name in outputs for name in RESULT_FILES) and all(
+            (folder.path / name).is_file() and file_sha256(folder.path / name) == digest
+            for name, digest in outputs.items()
+        )
+    except OSError:  # a file that cannot be read is not intact
+        return False
 
 
 def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) -> Run:
-    metrics = read_json(folder.path / "metrics.json")
+    metrics = read_estimates(folder.path / "metrics.json")
     missing = {}
     for name in plan.spec.protocol.required:
         if name.startswith("true_identity") and not isinstance(plan.dataset, GroundTruth):
@@ -298,7 +324,7 @@ def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) ->
         if name not in metrics:
             missing[name] = "it was not computed"
         elif metrics[name]["value"] is None:
-            missing[name] = metrics[name]["reason"] or "no reason was given"
+            missing[name] = metrics[name].get("reason") or "no reason was given"
     return Run(folder.path, metrics, missing, floor, reused)
 
 
@@ -330,6 +356,10 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
             f"{plan.spec.digest()}); install what run.json names, or run it again"
         )
     floor_name = folder.record().get("floor")
+    if floor_name and not RunDir(path.parent / floor_name).exists():
+        raise MibenchError(
+            f"the floor that {path} is compared with is not beside it: bring {floor_name} to {path.parent} as well"
+        )
     floor = rescore(path.parent / floor_name, device, reporter) if floor_name else None
     with folder.writing():
         judge_units(plan, folder, machine)

@@ -32,6 +32,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import filelock
 
 from mibench.errors import MibenchError
+from mibench.runrecord import CURE, check_record
+from mibench.textfiles import parse_json, read_object
+from mibench.textfiles import read_json as read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,14 +90,6 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, (text + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a file that is not JSON is a :class:`MibenchError` that names it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MibenchError(f"cannot read {path}: {error}; delete it or restore it") from error
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
@@ -121,7 +116,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise MibenchError(f"cannot read {path}: {error}; delete it and run the same command again") from error
-    return tensors, json.loads(metadata.get(METADATA_KEY, "{}"))
+    try:
+        facts = parse_json(metadata.get(METADATA_KEY, "{}"))
+    except ValueError as error:
+        raise MibenchError(
+            f"cannot read {path}: its metadata is not JSON ({error}); delete it and run the same command again"
+        ) from error
+    return tensors, facts if isinstance(facts, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,15 @@ class RunDir:
 
     def exists(self) -> bool:
         """Whether a run was ever started here."""
-        return self.record_path.is_file()
+        return self.record_path.exists()
 
     def record(self) -> dict[str, Any]:
-        """The contents of ``run.json``; {} when there is none yet."""
-        return dict(read_json(self.record_path)) if self.exists() else {}
+        """The contents of ``run.json``, each field of its kind; {} when there is none yet.
+
+        Raises:
+            MibenchError: it is not what a run writes; says what to do.
+        """
+        return check_record(read_object(self.record_path, cure=CURE), self.record_path) if self.exists() else {}
 
     def update_record(self, **fields: Any) -> None:
         """Replace top-level fields of ``run.json``."""
@@ -205,10 +210,9 @@ class RunDir:
         if not sidecar.is_file() or not tensors.is_file():
             return False
         try:
-            expected = read_json(sidecar)["sha256"]
-        except (MibenchError, KeyError, TypeError):
+            return file_sha256(tensors) == read_object(sidecar).get("sha256")
+        except (MibenchError, OSError):
             return False
-        return bool(file_sha256(tensors) == expected)
 
     def anything_stored(self) -> bool:
         """Whether a state or a unit was ever stored, intact or not."""

@@ -20,7 +20,7 @@ from mibench import config, registry
 from mibench.allocator import keep_freed_memory
 from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsFile, Workshop
 from mibench.assets import build_victim, load_weights, packed, shelve
-from mibench.cards import CARD_KINDS, CardFile, stem_of, target_tag
+from mibench.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
 from mibench.cards import find as find_card
 from mibench.config import Layer
 from mibench.data.identity import check_same_data
@@ -155,6 +155,7 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
         MibenchError: a mistake in the input; a folder that cannot be written.
     """
     reporter = reporter or Reporter()
+    refuse_shipped_name(training)
     recipe, dataset = resolve_training(training)
     target = target_of(training, recipe, dataset)
     backbone = backbone_of(recipe)
@@ -197,6 +198,21 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
         path, card = store_trained(training, trained, dataset, settings)
         checkpoint.discard()
     return path, card
+
+
+def refuse_shipped_name(training: Training) -> None:
+    """Refuse to put weights of one's own in the place of a shipped baseline: later runs would attack them by its name.
+
+    Raises:
+        MibenchError: the result would lie in ``$MIBENCH_HOME`` under the name of a shipped card.
+    """
+    if training.output is not None and training.output.resolve() != home().resolve():
+        return  # mibench does not look for cards there
+    if (shipped := shipped_cards().get(training.name)) is not None:
+        raise MibenchError(
+            f"{training.name!r} is the name of weights that {shipped.origin} ships; runs would take yours for them: "
+            f"add --tag NAME, which makes {training.architecture}+NAME, or choose another place with --output FOLDER"
+        )
 
 
 def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> str:

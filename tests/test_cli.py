@@ -17,7 +17,7 @@ from mibench.cli import cli
 FLAGS = {
     "run": {
         "--attack", "--target", "--dataset", "--protocol", "--prior", "--preset", "--seed", "--set", "--config",
-        "--output", "--device", "--precision", "--allow-changed-code", "--json",
+        "--output", "--device", "--precision", "--min-accuracy", "--allow-changed-code", "--json",
     },
     "audit": {
         "--model", "--weights", "--data", "--public", "--size", "--range", "--mean", "--std", "--channel-order",
@@ -93,11 +93,11 @@ def test_run_prints_the_floor_beside_the_run(toy: Path, tmp_path: Path) -> None:
 def test_a_run_says_that_its_target_is_not_what_was_published(toy: Path, tmp_path: Path) -> None:
     card = toy / "cards" / "toynet_toyfaces.yaml"
     kept = [line for line in card.read_text().splitlines() if not line.startswith(("measured", "  test_"))]
-    doubt = ["reported: {test_accuracy: 0.9116}", "measured: {test_accuracy: 0.0997, agrees_with_reported: false}"]
+    doubt = ["reported: {test_accuracy: 0.9116}", "measured: {test_accuracy: 0.4997, agrees_with_reported: false}"]
     card.write_text("\n".join([*kept, *doubt]) + "\n")
     done = call("run", *TOY, "--output", tmp_path)
     assert done.exit_code == 0, done.output
-    assert "warning: toynet@toyfaces reached 9.97% where it was measured and its source reports 91.16%" in done.stderr
+    assert "warning: toynet@toyfaces reached 49.97% where it was measured and its source reports 91.16%" in done.stderr
 
 
 def test_json_is_json_and_nothing_else(toy: Path, tmp_path: Path) -> None:
@@ -173,9 +173,10 @@ def test_a_config_file_is_weaker_than_a_flag(toy: Path, tmp_path: Path) -> None:
 
 
 def test_a_demanded_metric_without_value_exits_with_1(toy: Path, tmp_path: Path) -> None:
-    done = call("run", *TOY, "--output", tmp_path, "--set", "protocol.required=[acc1, fid]")
+    fid = ("--set", "protocol.metrics=[accuracy, fid]", "--set", "protocol.required=[acc1, fid]")
+    done = call("run", *TOY, "--output", tmp_path, *fid)
     assert done.exit_code == 1
-    assert "error: the protocol demands fid, which has no value: it was not computed" in done.stderr
+    assert "error: the protocol demands fid, which has no value: FID needs" in done.stderr
 
 
 def test_corrupt_weights_exit_with_2(toy: Path, tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def test_a_training_starts_from_a_backbone(
     weights = backbone(name.partition("@")[0])
     bring(f"backbone:{name}", save(tmp_path / "a.pth", weights, container="bare", prefix=""))
     settings = {"train": {"init": name, "width": WIDTH, "epochs": 1}, **SMALL_WORLD}
-    _, card = train(Training(kind=kind, architecture=architecture, settings=settings), device="cpu")
+    _, card = train(Training(kind=kind, architecture=architecture, tag="own", settings=settings), device="cpu")
     sha256 = cards.all_cards()[name].card().weights.sha256
     assert card.recipe["init"] == name
     assert card.recipe["init_sha256"] == sha256
@@ -386,7 +386,7 @@ def test_a_backbone_that_does_not_fit_is_refused(
         bring(f"backbone:{name}@ms1m", save(tmp_path / "a.pth", backbone(name), container="bare", prefix=""))
     chosen = {"train": {"width": WIDTH, "epochs": 1, **settings}, **SMALL_WORLD}
     with pytest.raises(MibenchError, match=message):
-        train(Training(kind="target", architecture="facenet64", settings=chosen), device="cpu")
+        train(Training(kind="target", architecture="facenet64", tag="own", settings=chosen), device="cpu")
 
 
 def test_mid_is_not_trained_by_a_recipe_that_lacks_its_loss(home: Path) -> None:

@@ -92,6 +92,7 @@ def test_attacks_run_against_the_family_and_are_judged_at_the_judges_size(
     monkeypatch.setattr("mibench.reports.figures.write_figures", lambda *run, **more: [])  # seconds each
     words = ["--attack", attack, "--target", "resnet18", *dogs, "--protocol", "ppa-smoke", "--prior", "stylegan2@afhq"]
     words += ["--set", f"prior.crop={CROP}", "--device", "cpu", "--output", tmp_path, "--json"]
+    words += ["--min-accuracy", 0]  # an epoch of a tiny network
     found = json.loads(call("run", *words).stdout)
     assert not found["missing"]
     metrics = found["metrics"]
@@ -141,7 +142,8 @@ def test_without_a_protocol_the_data_sets_own_asks_for_its_own_prior_and_presets
     dogs = world(monkeypatch)
     root = dogs[3].partition("=")[2]
     settings = {"dataset": {"root": root, "classes": 3}}
-    plan = make_plan(Request(attack="dmmia", target="resnet18", dataset="stanford_dogs", settings=settings))
+    named = Request(attack="dmmia", target="resnet18", dataset="stanford_dogs", settings=settings, min_accuracy=0.0)
+    plan = make_plan(named)
     assert plan.spec.protocol.title == "ppa-dogs v1"
     assert plan.spec.protocol.identities == 3
     assert plan.spec.prior is not None

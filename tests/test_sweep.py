@@ -51,7 +51,7 @@ def workers(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(PLUG)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     return toy
 
 
@@ -165,7 +165,8 @@ def test_a_dry_run_tells_everything_and_leaves_nothing(toy: Path, tmp_path: Path
     suite, out = write(tmp_path, MIXED + "seeds: [0, 1]\n"), tmp_path / "out"
     before = sorted(tmp_path.rglob("*"))
     done = call("sweep", suite, "--dry-run", "--output", out, "--device", "cpu", "--jobs", 2)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, "as the sweep itself would"
+    assert done.stderr == "error: 2 of 6 cells cannot start: toyattack against toynet, seed 0, ...\n"
     assert "6 cells: 0 complete, 4 to run, 2 cannot start" in done.stdout
     assert done.stdout.count("unknown prior 'nothing'") == 1, "one reason, stated once for both cells"
     found = json.loads(call("sweep", suite, "--dry-run", "--output", out, "--device", "cpu", "--json").stdout)

@@ -5,6 +5,7 @@ Shapes: N images, U identities, B latents per identity, Z latent and E style dim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -47,8 +48,9 @@ class StyleGAN2Arguments:
     def __post_init__(self) -> None:
         if self.noise not in ("const", "none"):
             raise MibenchError(f"prior.noise={self.noise!r} is not one of const, none")
-        if isinstance(self.truncation, bool) or not isinstance(self.truncation, int | float):
-            raise MibenchError(f"prior.truncation must be a number, got {self.truncation!r}")
+        number = isinstance(self.truncation, int | float) and not isinstance(self.truncation, bool)
+        if not number or not math.isfinite(self.truncation):
+            raise MibenchError(f"prior.truncation must be a finite number, got {self.truncation!r}")
         if self.crop is not None and (type(self.crop) is not int or not 1 <= self.crop <= self.resolution):
             raise MibenchError(
                 f"prior.crop must be a whole number of pixels from 1 to {self.resolution}, or null for the whole "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, ImageSpec
+from mibench.chance import least_accuracy as least_accuracy
 from mibench.data.split import IdentitySplit, Images
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import JudgeExtractor
@@ -57,12 +58,6 @@ class Hypothesis:
     flags: str
     image: ImageSpec
     turned: bool
-
-
-def least_accuracy(classes: int) -> float:
-    """Twice as good as chance, for two classes half way between chance and perfect."""
-    chance = 1 / classes
-    return min(2 * chance, (1 + chance) / 2)
 
 
 def spread(images: Images, most: int) -> Images:

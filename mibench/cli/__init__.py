@@ -17,6 +17,7 @@ from .doctor import doctor
 from .fetch import fetch
 from .import_ import import_command
 from .list import list_command
+from .output import NO_ROOM, any_code_page, let_go, no_room
 from .run import run
 from .score import score
 from .show import show
@@ -39,6 +40,12 @@ class _Commands(click.RichGroup):
             ctx.exit(BAD_INPUT)
         except SystemExit as end:  # commands end by ctx.exit: this is other people's code, and 0 would read as success
             click.echo(f"error: code that this command loaded ended the program (sys.exit({end.code!r}))", err=True)
+            ctx.exit(BAD_INPUT)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            let_go()
+            click.echo(f"error: {no_room(error)}", err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: everything finished is kept, continue with the same command", err=True)
@@ -65,4 +72,5 @@ for _command in (run, audit, sweep, list_command, show, score, train, import_com
 def main() -> None:
     """Entry point of the ``mibench`` program."""
     wait_briefly()  # before any command loads torch
+    any_code_page()
     cli()

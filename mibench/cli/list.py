@@ -9,6 +9,7 @@ from typing import Any
 import rich_click as click
 
 from mibench import cards, config, registry
+from mibench.yamltext import as_mapping
 
 from .examples import CommandWithExamples
 from .options import json_option
@@ -107,7 +108,7 @@ def _described(kind: str) -> list[dict[str, Any]]:
     """YAML files of a kind with their one-line description."""
     found = []
     for name, (source, text) in registry.yaml_files(kind).items():
-        content = config.parse_yaml(text, source) or {}
+        content = as_mapping(config.parse_yaml(text, source), source)
         row = {"name": name, "detail": " ".join(str(content.get("description", "")).split())}
         found.append(row | ({"version": content.get("version", 1)} if kind == "protocol" else {}))
     return found

@@ -53,6 +53,12 @@ SHOWN = (
 @output_option("runs", "Folder of run directories.")
 @device_option
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Numbers to compute with.  [default: float32]")
+@click.option(
+    "--min-accuracy",
+    type=float,
+    metavar="SHARE",
+    help="Least test accuracy of target and judge.  [default: twice chance]",
+)
 @click.option("--allow-changed-code", is_flag=True, help="Continue although the code that began the run has changed.")
 @json_option
 @click.pass_context
@@ -71,6 +77,7 @@ def run(
     output: Path,
     device: str,
     precision: str | None,
+    min_accuracy: float | None,
     allow_changed_code: bool,
     as_json: bool,
 ) -> None:
@@ -98,6 +105,7 @@ def run(
         out=output,
         device=device,
         precision=precision,
+        min_accuracy=min_accuracy,
         allow_changed_code=allow_changed_code,
         reporter=reporter(),
     )

@@ -117,7 +117,8 @@ def _card(name: str) -> dict[str, Any]:
 
 def _run(name: str) -> dict[str, Any]:
     from mibench.results import open_run
-    from mibench.store import RunDir, read_json
+    from mibench.runrecord import read_estimates
+    from mibench.store import RunDir
 
     folder = RunDir(Path(name))
     if not folder.exists():
@@ -125,5 +126,5 @@ def _run(name: str) -> dict[str, Any]:
     content = folder.record()
     metrics = folder.path / "metrics.json"
     content["cost"] = open_run(folder.path).cost()
-    content["metrics"] = read_json(metrics) if metrics.is_file() else None
+    content["metrics"] = read_estimates(metrics) if metrics.exists() else None
     return content

@@ -58,7 +58,7 @@ def sweep(
 
     SUITE is a YAML file or the name of a shipped suite (`mibench list suites`). Each cell is a `mibench run` in a
     process of its own: one that fails is shown as failed and does not stop the others. The same command continues a
-    sweep that was stopped and tries failed cells again. Exits with 1 when a cell failed or could not start.
+    sweep that was stopped and tries failed cells again. Exits with 1 when a cell failed or cannot start.
     """
     from mibench.sweep.conduct import forecast
     from mibench.sweep.conduct import sweep as run_sweep
@@ -71,6 +71,12 @@ def sweep(
     if dry_run:
         plan = spoken_aside()(forecast)(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
         click.echo(json.dumps(forecast_plain(plan), indent=2) if as_json else "\n".join(forecast_lines(plan)))
+        stuck = [standing for standing in plan.standings if standing.state == "cannot start"]
+        if stuck:
+            more = ", ..." if len(stuck) > 1 else ""
+            found = f"{len(stuck)} of {len(plan.standings)} cells cannot start: {stuck[0].cell.title}{more}"
+            click.echo(f"error: {found}", err=True)
+            ctx.exit(1)
         return
     done = spoken_aside()(run_sweep)(
         loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()

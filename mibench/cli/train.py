@@ -23,10 +23,10 @@ from .progress import duration
     epilog="""Examples:
 
 \b
-  mibench train target vgg16
-  mibench train judge facenet112 --precision bfloat16
-  mibench train prior stylegan2 --set train.images=200000
-  mibench train prior kedmi --target vgg16
+  mibench train target vgg16 --tag mine
+  mibench train judge facenet112 --tag mine --precision bfloat16
+  mibench train prior stylegan2 --tag short --set train.images=200000
+  mibench train prior kedmi --target vgg16+mine
   mibench train target vgg16 --tag smoothed --set train.label_smoothing=0.1
 """,
 )
@@ -60,7 +60,7 @@ def train(
     """Train a target, judge, regressor or prior; write its weights and a card with what was measured.
 
     KIND is target, judge, regressor or prior. A training that was stopped continues from its last checkpoint with the
-    same command.
+    same command. The names of shipped weights stay theirs: yours get a tag.
     """
     from mibench.config import parse_assignments
     from mibench.spec import plain

@@ -121,10 +121,12 @@ def check_same_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
         return
     now, trained = dataset.digest, card.dataset_digest
     if trained is not None and trained != now:
+        from mibench.cards import training_command
+
         cure = "" if _parts(now) and not _parts(trained) else "drop the --set dataset.*, restore the data, or "
         raise MibenchError(
             f"{kind} {card.name!r} was trained on another version of {dataset.name}: {what_changed(trained, now)}; "
-            f"{cure}train it again: mibench train {kind} {card.architecture} --dataset {dataset.name}"
+            f"{cure}train it again: {training_command(kind, card.name)}"
         )
     measured = (card.measured or {}).get("dataset_digest")
     if measured is not None and _other_private_images(str(measured), now):

@@ -194,16 +194,18 @@ class InceptionExtractor:
     ) -> None:
         named = path or os.environ.get(INCEPTION_VARIABLE)
         file = Path(named).expanduser() if named else home() / INCEPTION_PLACE
+        # what is said here becomes the reason of a metric without value: it names no folder of this machine
+        place = f".../{file.name}" if named else f"$MIBENCH_HOME/{INCEPTION_PLACE}"
         if not file.is_file():
             raise MibenchError(
-                f"FID needs pytorch-fid's Inception weights, and there are none at {file}: `mibench fetch inception` "
+                f"FID needs pytorch-fid's Inception weights, and there are none at {place}: `mibench fetch inception` "
                 f"brings them (or set {INCEPTION_VARIABLE} to the path of {INCEPTION_FILE})"
             )
         found = file_sha256(file)
         if found != sha256:
             raise MibenchError(
-                f"{file} is not {INCEPTION_FILE}: its sha256 begins with {found[:12]}, expected {sha256[:12]}; "
-                "move it away and run `mibench fetch inception`"
+                f"the file at {place} is not {INCEPTION_FILE}: its sha256 begins with {found[:12]}, expected "
+                f"{sha256[:12]}; move it away and run `mibench fetch inception`"
             )
         self.name = f"{INCEPTION_FILE.removesuffix('.pth')} pool3"
         self._sha256 = found
@@ -245,7 +247,7 @@ def _build_inception(file: Path) -> nn.Module:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise MibenchError(f"{file} cannot be read as weights ({type(error).__name__}); fetch it again") from error
+        raise MibenchError(f"{file.name} cannot be read as weights ({type(error).__name__}); fetch it again") from error
     original = inception.load_state_dict_from_url
     inception.load_state_dict_from_url = lambda *arguments, **options: weights
     try:

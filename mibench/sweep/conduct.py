@@ -24,7 +24,8 @@ from mibench.devices import choose_device
 from mibench.errors import MibenchError
 from mibench.progress import Reporter
 from mibench.runner import FLOOR, Run
-from mibench.store import RunDir, read_json, write_error, write_json
+from mibench.store import RunDir, write_error, write_json
+from mibench.textfiles import read_object, shown
 
 from . import cost, tables
 from .standing import Standing, finished, progress, standings
@@ -203,14 +204,19 @@ def _key(standing: Standing) -> str:
 def _remembered(suite: Suite, out: Path) -> dict[str, Mapping[str, Any]]:
     """What ``sweep.json`` says about each cell."""
     file = out / STATE
-    if not file.is_file():
+    if not file.exists():
         return {}
-    content = read_json(file)
+    cure = "delete it: which cells are complete is read from their folders"
+    content = read_object(file, cure=cure)
     if content.get("suite") != suite.name:
         raise MibenchError(
-            f"{out} holds the sweep {content.get('suite')!r}, this one is {suite.name!r}; choose another --output"
+            f"{out} holds the sweep {shown(content.get('suite'))}, this one is {suite.name!r}; choose another --output"
         )
-    return {str(sorted(cell["key"].items())): cell for cell in content.get("cells", [])}
+    cells = content.get("cells", [])
+    good = isinstance(cells, list) and all(isinstance(c, dict) and isinstance(c.get("key"), dict) for c in cells)
+    if not good or any(not isinstance(cell.get("seconds", 0.0), int | float | None) for cell in cells):
+        raise MibenchError(f"cannot read {file}: it is not what a sweep writes; {cure}")
+    return {str(sorted(cell["key"].items())): cell for cell in cells}
 
 
 def _before(standing: Standing, remembered: Mapping[str, Any]) -> Outcome:

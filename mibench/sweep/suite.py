@@ -3,7 +3,7 @@
 A file names lists along :data:`AXES` and values that hold everywhere::
 
     name: mine
-    protocol: standard                     # as for `mibench run`; dataset and precision likewise
+    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy likewise
     attacks:
       - floor
       - {attack: dmmia, label: no memory, settings: {attack: {lambda_imr: 0, lambda_idr: 0}}}
@@ -28,6 +28,7 @@ from typing import Any
 from mibench import config, registry
 from mibench.errors import MibenchError
 from mibench.plan import SCOPES, Request
+from mibench.textfiles import shown
 
 DETAILS = ("preset", "prior", "settings", "label")
 COMMON = ("protocol", "dataset", "precision")
@@ -54,7 +55,7 @@ AXES = (
     Axis("targets", "target"),
     Axis("seeds", "seed", kind=int, default=(0,)),
 )
-KEYS = ("name", "description", *COMMON, *(axis.key for axis in AXES), "settings", "exclude", "compare")
+KEYS = ("name", "description", *COMMON, "min_accuracy", *(axis.key for axis in AXES), "settings", "exclude", "compare")
 MATCHED = (*(axis.field for axis in AXES), "label", "preset", "prior")
 
 
@@ -127,13 +128,19 @@ def parse_suite(content: Any, source: str, name: str) -> Suite:
     """
     found = _mapping(content, source)
     _known(found, KEYS, source)
-    common = {key: _text(found[key], f"{source}: {key}") for key in COMMON if found.get(key) is not None}
+    common: dict[str, Any] = {
+        key: _text(found[key], f"{source}: {key}") for key in COMMON if found.get(key) is not None
+    }
+    if (least := found.get("min_accuracy")) is not None:
+        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+            raise MibenchError(f"{source}: min_accuracy: expected a share in [0, 1], got {shown(least)}")
+        common["min_accuracy"] = least
     settings = _settings(found.get("settings"), f"{source}: settings")
     entries = [_entries(found, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
     title = _text(found.get("name", name), f"{source}: name")
     if Path(title).name != title or title.startswith("."):
-        raise MibenchError(f"{source}: name: it becomes a folder, so it must be a plain name, got {title!r}")
+        raise MibenchError(f"{source}: name: it becomes a folder, so it must be a plain name, got {shown(title)}")
     kept = _without(cells, found.get("exclude"), f"{source}: exclude")
     if not kept:
         raise MibenchError(f"{source}: nothing is left to run: every cell is excluded")
@@ -141,7 +148,7 @@ def parse_suite(content: Any, source: str, name: str) -> Suite:
     _known(asked, ("reference", "metrics"), f"{source}: compare")
     metrics = asked.get("metrics") or []
     if not isinstance(metrics, list):
-        raise MibenchError(f"{source}: compare.metrics: expected a list of metrics, got {metrics!r}")
+        raise MibenchError(f"{source}: compare.metrics: expected a list of metrics, got {shown(metrics)}")
     return Suite(
         reference=_text(asked["reference"], f"{source}: compare.reference") if asked.get("reference") else None,
         metrics=tuple(_text(name, f"{source}: compare.metrics") for name in metrics),
@@ -152,7 +159,7 @@ def parse_suite(content: Any, source: str, name: str) -> Suite:
     )
 
 
-def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, str], settings: Mapping[str, Any]) -> Cell:
+def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settings: Mapping[str, Any]) -> Cell:
     fields: dict[str, Any] = dict(common)
     merged = {scope: dict(values) for scope, values in settings.items()}
     for entry in choice:
@@ -168,7 +175,7 @@ def _entries(found: Mapping[str, Any], axis: Axis, source: str) -> list[dict[str
     place = f"{source}: {axis.key}"
     given = found.get(axis.key, None if axis.default is None else list(axis.default))
     if not isinstance(given, list) or not given:
-        raise MibenchError(f"{place}: expected a list of at least one {axis.field}, got {given!r}")
+        raise MibenchError(f"{place}: expected a list of at least one {axis.field}, got {shown(given)}")
     entries = [_entry(item, axis, f"{place}[{number}]") for number, item in enumerate(given)]
     names = [entry.get("label", entry[axis.field]) for entry in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -197,7 +204,7 @@ def _entry(item: Any, axis: Axis, place: str) -> dict[str, Any]:
 def _value(item: Any, axis: Axis, place: str) -> Any:
     if axis.kind is int:
         if isinstance(item, bool) or not isinstance(item, int) or item < 0:
-            raise MibenchError(f"{place}: a {axis.field} is a whole number from 0, got {item!r}")
+            raise MibenchError(f"{place}: a {axis.field} is a whole number from 0, got {shown(item)}")
         return item
     return _text(item, place)
 
@@ -234,7 +241,7 @@ def _check_pattern(cells: Sequence[Cell], field: str, value: Any, place: str) ->
     present = {name for cell in cells for name in _names(cell, field)}
     for wanted in value if isinstance(value, list) else [value]:
         if not isinstance(wanted, str | int):
-            raise MibenchError(f"{place}: {field}: expected a name or a list of names, got {value!r}")
+            raise MibenchError(f"{place}: {field}: expected a name or a list of names, got {shown(value)}")
         if wanted not in present:
             raise MibenchError(f"{place}: {registry.unknown(field, str(wanted), map(str, present))}")
 
@@ -257,7 +264,7 @@ def _mapping(given: Any, place: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise MibenchError(f"{place}: expected a mapping of names to values, got {given!r}")
+        raise MibenchError(f"{place}: expected a mapping of names to values, got {shown(given)}")
     return {str(key): value for key, value in given.items()}
 
 
@@ -265,11 +272,11 @@ def _known(found: Mapping[str, Any], known: Sequence[str], place: str) -> None:
     for key in found:
         if key not in known:
             raise MibenchError(
-                f"{place}: unknown key {key!r}{registry.suggest(key, known)} (known: {', '.join(known)})"
+                f"{place}: unknown key {shown(key)}{registry.suggest(key, known)} (known: {', '.join(known)})"
             )
 
 
 def _text(given: Any, place: str) -> str:
     if not isinstance(given, str) or not given:
-        raise MibenchError(f"{place}: expected a name, got {given!r}")
+        raise MibenchError(f"{place}: expected a name, got {shown(given)}")
     return given

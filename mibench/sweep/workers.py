@@ -117,8 +117,15 @@ class Crew:
 def _next(waiting: Sequence[Job], running: Sequence[_Worker], out: Path) -> Job | None:
     """The first job that would not wait for a run directory that another one is making."""
     made = {name for worker in running for name in worker.job.makes}
-    busy = {name for name in made if RunDir(out / name).record().get("status") != "complete"}
+    busy = {name for name in made if not _complete(RunDir(out / name))}
     return next((job for job in waiting if not job.makes & busy), None)
+
+
+def _complete(folder: RunDir) -> bool:
+    try:
+        return folder.record().get("status") == "complete"
+    except MibenchError:  # spoilt meanwhile: the worker that makes it will say so
+        return False
 
 
 @contextlib.contextmanager

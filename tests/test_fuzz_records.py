@@ -1,0 +1,198 @@
+"""Five hundred spoilt settings, suites, cards and records: each is understood, or one line of :class:`MibenchError`."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import mibench
+from mibench import cards
+from mibench.cli import cli
+from mibench.errors import MibenchError
+from mibench.plan import Request, make_plan
+from mibench.results import open_run
+from mibench.runner import completed
+from mibench.store import RunDir
+from mibench.sweep.conduct import _remembered
+from mibench.sweep.standing import standings
+from mibench.sweep.suite import load_suite
+
+ROUNDS = 500
+SECONDS = 20
+MOST_MEMORY = 2_000_000_000  # bytes of this process, PyTorch included
+SUITE = """name: mine
+protocol: toy
+dataset: toyfaces
+attacks: [floor, {attack: toyattack, label: short, settings: {attack: {steps: 3}}}]
+targets: [toynet]
+seeds: [0, 1]
+settings: {protocol: {identities: 4}}
+exclude: [{attack: floor, seed: 1}]
+compare: {reference: floor, metrics: [acc1]}
+"""
+SNIPPETS = (
+    *("null", "true", ".nan", "-.inf", "1e999", "-1", "0", "9" * 400, "010", "1:30", "2026-99-99", '"\\UFFFFFFFF"'),
+    *("!!int x", "!!python/object:os.system {}", "&a [*a]", "*a", "[" * 200, "{" * 200, "<<: ", "? ", "- ", ": ", "\t"),
+    *("%YAML 9.9\n--- ", "\0", "\x1b[31m", "\u2028", "'", '"', "#", "|", ">", "NaN", "Infinity", "[]", "{}", '""'),
+)
+ODD: tuple[Any, ...] = (
+    *(None, True, -1, 0, 2**62, 2**80, 1e300, "", "x" * 5000, "\0", "nan", "inf", "../..", "/", [], {}, [[]], [1, None]),
+    *({"a": {"b": [1]}}, [{"key": 1}], {"value": "x"}, "2026-01-01"),
+)
+
+
+def scribbled(content: bytes, dice: random.Random) -> bytes:
+    """Bytes cut out, doubled, turned over, or something put between them."""
+    for _ in range(dice.choice((1, 1, 2, 5))):
+        at = dice.randrange(len(content) + 1)
+        to = min(len(content), at + dice.choice((1, 3, 20, 200)))
+        kind = dice.randrange(5)
+        if kind == 0:
+            content = content[:at] + content[to:]
+        elif kind == 1:
+            content = content[:to] + content[at:to] * dice.choice((1, 2, 50)) + content[to:]
+        elif kind == 2:
+            content = content[:at] + dice.randbytes(to - at) + content[to:]
+        else:
+            content = content[:at] + dice.choice(SNIPPETS).encode("utf-8", "surrogatepass") + content[to:]
+    return content
+
+
+def reshaped(value: Any, dice: random.Random) -> Any:
+    """The same JSON with one value somewhere in it replaced, renamed or left out."""
+    if not isinstance(value, dict | list) or not value or dice.random() < 0.25:
+        return dice.choice(ODD)
+    if isinstance(value, list):
+        at = dice.randrange(len(value))
+        return [*value[:at], reshaped(value[at], dice), *value[at + 1 :]]
+    name = dice.choice(list(value))
+    if dice.random() < 0.15:
+        return {key: item for key, item in value.items() if key != name}
+    return {**value, name: reshaped(value[name], dice)}
+
+
+def spoil(file: Path, dice: random.Random) -> None:
+    content = file.read_bytes()
+    if file.suffix == ".json" and dice.random() < 0.7:
+        file.write_text(json.dumps(reshaped(json.loads(content), dice)), encoding="utf-8")
+    elif file.suffix == ".safetensors":
+        head = 8 + int.from_bytes(content[:8], "little")
+        file.write_bytes(scribbled(content[:head], dice) + content[head:])
+    else:
+        file.write_bytes(scribbled(content, dice))
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Fails what hangs."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"longer than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def show(*words: object) -> None:
+    """A command that reads and computes nothing: fine, or one ``error:`` line for each cause."""
+    done = CliRunner().invoke(cli, [str(word) for word in words])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code in (0, 1, 2)
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines()), done.stderr
+
+
+def read_run(folder: Path) -> None:
+    """Everything that is read from a run: by a notebook, by `show`, by `run` that finds it."""
+    run = open_run(folder)
+    for part in (
+        *(lambda: run.record, lambda: run.metrics, lambda: run.samples, lambda: run.units, lambda: run.curves),
+        *(lambda: run.cost(), lambda: list(run.log), lambda: run.config, lambda: (run.protocol, run.seed, run.attack)),
+        lambda: completed(plan_of(folder), RunDir(folder), None),
+        lambda: RunDir(folder).load("units/000"),
+    ):
+        try:
+            part()
+        except MibenchError as error:
+            assert len(str(error)) < 2000
+    show("show", "run", folder)
+    show("compare", folder)
+
+
+def plan_of(folder: Path) -> Any:
+    return make_plan(Request(config=folder / "config.yaml"))
+
+
+def read_suite(file: Path) -> None:
+    standings(load_suite(str(file)).cells, file.parent / "out")
+
+
+def read_cards(home: Path) -> None:
+    show("list", "weights")
+    make_plan(Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy"))
+    for card in cards.all_cards().values():
+        card.card()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="POSIX signals")
+def test_five_hundred_spoilt_files_are_understood_or_refused_in_one_line(toy: Path, tmp_path: Path) -> None:
+    names: dict[str, Any] = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
+    whole = mibench.run("toyattack", out=tmp_path / "whole", device="cpu", **names).path
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(SUITE)
+    loaded = load_suite(str(suite))
+    key = {"label": "floor", "attack": "floor", "target": "toynet", "seed": 0}
+    cell = {"key": key, "status": "complete", "reason": "", "folder": None, "seconds": 1.5}
+    state = tmp_path / "sweep.json"
+    state.write_text(json.dumps({"schema": 1, "suite": "mine", "updated": "now", "cells": [cell]}))
+    work = tmp_path / "work"
+    place = work / whole.name
+    files = (
+        *("run.json", "metrics.json", "units/000.json", "state.json", "samples.csv", "log.jsonl"),
+        *("config.yaml", "units/000.safetensors"),
+    )
+    targets: list[tuple[Path, Path, Callable[[], Any]]] = [
+        *((whole / file, place / file, lambda: read_run(place)) for file in files),
+        (whole / "config.yaml", tmp_path / "c.yaml", lambda: make_plan(Request(config=tmp_path / "c.yaml"))),
+        (suite, tmp_path / "s.yaml", lambda: read_suite(tmp_path / "s.yaml")),
+        (state, work / "sweep.json", lambda: _remembered(loaded, work)),
+        *((card, card, lambda: read_cards(toy)) for card in sorted((toy / "cards").glob("toy[nj]*.yaml"))),
+    ]
+    kept = {original: original.read_bytes() for original, _, _ in targets}
+    understood = 0
+    for number in range(ROUNDS):
+        dice = random.Random(f"spoilt {number}")
+        original, file, read = targets[number % len(targets)]
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(whole.parent, work)
+        file.write_bytes(kept[original])
+        spoil(file, dice)
+        try:
+            with bounded():
+                read()
+            understood += 1
+        except MibenchError as error:
+            assert len(str(error)) < 2000, f"round {number}: a message is no novel"
+        except Exception as error:
+            raise AssertionError(f"round {number}: {original.name}: {type(error).__name__}: {error}") from error
+        finally:
+            if original == file:
+                file.write_bytes(kept[original])
+    assert 0 < understood < ROUNDS, "the changes are neither all harmless nor all fatal"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MOST_MEMORY
