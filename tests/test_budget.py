@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import test_gmi
 import torch
+from accelerator import an_accelerator  # noqa: F401
 from test_dmmia import CLASSES, SIZE, TINY, Classifier, context
 from torch import Tensor
 
@@ -412,9 +413,9 @@ def test_a_limit_holds_backwards() -> None:
 
 
 @pytest.mark.gpu
-def test_a_limit_holds_backwards_on_a_gpu() -> None:
+def test_a_limit_holds_backwards_on_a_gpu(accelerator: torch.device) -> None:
     found = victim(4, 3)
-    found._network.cuda()
-    images = torch.rand(4, 3, SIZE, SIZE, device="cuda", requires_grad=True)
+    found._network.to(accelerator)
+    images = torch.rand(4, 3, SIZE, SIZE, device=accelerator, requires_grad=True)
     with pytest.raises(MibenchError, match=r"3 images backwards in unit 3 and asked for 4"):
         found.logits(images).sum().backward()

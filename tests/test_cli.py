@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from mibench import checkup
 from mibench.cli import cli
 
 FLAGS = {
@@ -209,7 +210,9 @@ def test_list_and_show(toy: Path) -> None:
     assert "identities: 6" in call("show", "protocol", "toy").stdout
 
 
-def test_doctor_verifies_weights_and_accuracy(toy: Path) -> None:
+def test_doctor_verifies_weights_and_accuracy(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "LEAST_DISK", 0.0)  # what this machine has is not what is tested
+    monkeypatch.setattr(checkup, "_memory", lambda: None)
     done = call("doctor", "--full", "--json")
     assert done.exit_code == 0, done.output
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
@@ -242,16 +245,17 @@ def test_ctrl_c_leaves_with_130(toy: Path, tmp_path: Path) -> None:
 def test_ctrl_c_in_a_shell_leaves_with_130(toy_home: Path, tmp_path: Path) -> None:
     from nursery import start
 
-    process = start("run", *TOY, "--output", tmp_path, "--set", "attack.steps=1000000", home=toy_home)
-    assert process.stderr is not None
-    deadline = 60
-    while deadline and not list(tmp_path.glob("toyattack-*/state.json")):
-        try:
-            process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            deadline -= 1
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    process = start("run", *TOY, "--output", tmp_path, "--set", "attack.steps=100000000", home=toy_home)
+    try:
+        deadline = time.monotonic() + 300
+        while not list(tmp_path.glob("toyattack-*/state.json")):  # the attack itself has begun
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "continue with the same command" in errors
     assert "Traceback" not in errors

@@ -138,7 +138,7 @@ def refusal(*runs: Path, **options: Any) -> str:
 
 
 def edit(run: Path, file: str, change: Any) -> None:
-    content = json.loads((run / file).read_text())
+    content = json.loads((run / file).read_text(encoding="utf-8"))
     change(content)
     (run / file).write_text(json.dumps(content))
 
@@ -342,7 +342,7 @@ def test_an_attack_s_name_as_reference_means_the_row_that_nobody_changed(tmp_pat
     for number, changed in enumerate((True, False, True)):
         run = make(tmp_path / f"dmmia-{number}", "dmmia", 0.7, settings={"lambda_idr": number})
         origin = "--set" if changed else "preset recommended"
-        record = json.loads((run / "run.json").read_text())
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         record["settings"] = {"attack.lambda_idr": {"value": number, "origin": origin}}
         (run / "run.json").write_text(json.dumps(record))
     found = compare(tmp_path, reference="dmmia", metrics=["acc1"])
@@ -356,7 +356,7 @@ def test_floors_of_one_prior_are_told_apart_by_its_settings(tmp_path):
     changed = weights | {"arguments": {"z_dim": 8, "truncation": 1.0}}
     for name, each in (("plain", weights), ("changed", changed)):
         prior = make(tmp_path / name, "floor", 0.1)
-        record = json.loads((prior / "run.json").read_text())
+        record = json.loads((prior / "run.json").read_text(encoding="utf-8"))
         record["spec"]["prior"] = each
         (prior / "run.json").write_text(json.dumps(record))
     make(tmp_path / "gmi", "floor", 0.1, prior="gmi")
@@ -532,7 +532,7 @@ def test_files_hold_the_same_numbers_and_repeat(compared, suite, tmp_path):
     again = compare(suite).write(tmp_path / "b")
     for one, other in zip(files, again, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
-    lines = read((tmp_path / "a" / "differences.csv").read_text())
+    lines = read((tmp_path / "a" / "differences.csv").read_text(encoding="utf-8"))
     assert len(lines) == len(compared.differences)
     for line, each in zip(lines, compared.differences, strict=True):
         assert (line["first"], line["second"], line["metric"]) == (each.first, each.second, each.metric)
@@ -540,15 +540,16 @@ def test_files_hold_the_same_numbers_and_repeat(compared, suite, tmp_path):
         assert float(line["p_holm"]) == each.p_holm
         assert float(line["detectable"]) == each.detectable
         assert int(line["family"]) == compared.family
-    markdown = (tmp_path / "a" / "comparison.md").read_text()
-    latex = (tmp_path / "a" / "comparison.tex").read_text()
+    markdown = (tmp_path / "a" / "comparison.md").read_text(encoding="utf-8")
+    latex = (tmp_path / "a" / "comparison.tex").read_text(encoding="utf-8")
     for row in compared.rows:
         each = row.estimates["acc1"]
         interval = f"[{100 * each.low:.1f}, {100 * each.high:.1f}]"
         assert f"{100 * each.value:.1f} {interval}" in markdown.replace("*", "")
         assert re.search(rf"{100 * each.value:.1f}}}? {{\\tiny {re.escape(interval)}}}", latex)
     assert "acc@1 by target" in markdown
-    assert f"adjusted by Holm for all {compared.family} tests shown" in (tmp_path / "a" / "differences.md").read_text()
+    differences = (tmp_path / "a" / "differences.md").read_text(encoding="utf-8")
+    assert f"adjusted by Holm for all {compared.family} tests shown" in differences
 
 
 def test_latex_is_well_formed_and_escaped(tmp_path):

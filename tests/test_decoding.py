@@ -36,8 +36,9 @@ def pixels(path: Path, size: int = 16, framing: Framing | None = None) -> np.nda
 
 
 @pytest.fixture(autouse=True)
-def _home(home: Path) -> None:
-    """Every test has a cache of its own."""
+def _home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a cache of its own, also where whoever runs the tests does without."""
+    monkeypatch.delenv("MIBENCH_CACHE", raising=False)
 
 
 # --- framing ---
@@ -219,6 +220,8 @@ def test_a_terminal_shows_both_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from mibench.cli import progress
 
+    monkeypatch.setenv("COLUMNS", "100")  # bars are cut to a terminal's width,
+    monkeypatch.setenv("TERM", "xterm")  # and a dumb one gets none
     screen = io.StringIO()
     reporter = progress.TerminalReporter()
     reporter._console = Console(file=screen, force_terminal=True, width=100)

@@ -35,6 +35,9 @@ TINY = DMMIA(
     selection_transforms=2,
 )
 LABELS = torch.tensor([1, 3])
+# Kernels round otherwise in another batch, by 1e-7, and the steps of an attack carry that on: to 1e-5 of a pixel on the
+# processors tried. What one identity's images owe to another is 0.2.
+ROUNDED = {"rtol": 0.0, "atol": 1e-3}
 
 
 class Classifier(nn.Module):
@@ -129,8 +132,8 @@ def test_one_backward_pass_gives_the_prototypes_the_gradient_of_imr_alone() -> N
 @pytest.mark.parametrize("micro_batch", [1, 3, 5])
 def test_the_micro_batch_does_not_change_the_result(micro_batch: int) -> None:
     whole, split = attack(TINY), attack(TINY, context(micro_batch=micro_batch))
-    assert torch.allclose(whole.images, split.images, atol=1e-4)
-    assert torch.allclose(whole.confidence, split.confidence, atol=1e-4)
+    assert torch.allclose(whole.images, split.images, **ROUNDED)
+    assert torch.allclose(whole.confidence, split.confidence, **ROUNDED)
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
@@ -143,14 +146,14 @@ def test_without_memory_identities_do_not_depend_on_each_other() -> None:
     configuration = replace(TINY, lambda_idr=0.0)
     together = attack(configuration)
     alone = attack(configuration, labels=LABELS[1:])
-    assert torch.allclose(together.images[4:], alone.images, atol=1e-5)
+    assert torch.allclose(together.images[4:], alone.images, **ROUNDED)
 
 
 def test_the_memory_of_a_unit_is_shared_and_a_memory_of_one_s_own_is_not() -> None:
     shared, own = attack(TINY), attack(replace(TINY, memory_scope="identity"))
     alone = attack(TINY, labels=LABELS[1:])
-    assert torch.allclose(own.images[4:], alone.images, atol=1e-5)
-    assert not torch.allclose(shared.images[4:], alone.images, atol=1e-5)
+    assert torch.allclose(own.images[4:], alone.images, **ROUNDED)
+    assert not torch.allclose(shared.images[4:], alone.images, rtol=0.0, atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from accelerator import an_accelerator  # noqa: F401
 from toyworld.build import write_world
 from toyworld.data import ToyFaces
 
@@ -132,13 +134,18 @@ def test_changed_code_is_refused_unless_allowed(toy: Path, tmp_path: Path) -> No
     found = toy_run(tmp_path)
     record_path = found.path / "run.json"
     record = json.loads(record_path.read_text())
-    record["code"]["attack toyattack"] = "0" * 64
+    now = dict(record["code"])
+    before = {**now, "attack toyattack": "0" * 64}
+    record |= {"code": before, "code_history": [before]}  # as other code leaves a run that lacks a unit
     record_path.write_text(json.dumps(record))
+    (found.path / "units" / "001.safetensors").unlink()
+    (found.path / "metrics.json").unlink()
     with pytest.raises(MibenchError, match="attack toyattack changed since"):
         toy_run(tmp_path)
     toy_run(tmp_path, allow_changed_code=True)
-    history = json.loads(record_path.read_text())["code_history"]
-    assert len(history) >= 1
+    after = json.loads(record_path.read_text())
+    assert after["code"] == now
+    assert after["code_history"] == [before, now]
 
 
 @pytest.mark.parametrize(
@@ -235,10 +242,10 @@ def test_precision_bfloat16_is_another_run(toy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_gpu_agrees_with_the_cpu(toy: Path, tmp_path: Path, precision: str) -> None:
+def test_a_gpu_agrees_with_the_cpu(accelerator: torch.device, toy: Path, tmp_path: Path, precision: str) -> None:
     names = {"attack": "toyattack", **TOY, "precision": precision}
     here = mibench.run(**names, out=tmp_path / "cpu", device="cpu")  # type: ignore[arg-type]
-    there = mibench.run(**names, out=tmp_path / "cuda", device="cuda")  # type: ignore[arg-type]
+    there = mibench.run(**names, out=tmp_path / "there", device=str(accelerator))  # type: ignore[arg-type]
     assert there.path.name == here.path.name
     assert there.metrics["acc1"]["value"] == pytest.approx(here.metrics["acc1"]["value"], abs=0.1)
     assert there.metrics["knn_distance"]["value"] == pytest.approx(here.metrics["knn_distance"]["value"], abs=0.02)

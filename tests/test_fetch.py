@@ -20,9 +20,15 @@ from mibench.cli import cli
 from mibench.fetching import fetcher, known, transfer
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@pytest.fixture(autouse=True)
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have said that nothing is to be fetched, or through whom."""
+    monkeypatch.delenv("MIBENCH_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
     found = Server()
     thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -226,7 +232,7 @@ def test_a_silent_server_is_given_up(
     release = threading.Event()
     monkeypatch.setattr(transfer, "TIMEOUT", 0.05)
     catalogue()
-    server.script = [lambda handler: release.wait(10) and None]  # type: ignore[func-returns-value]
+    server.script = [lambda handler: release.wait(600) and None]  # type: ignore[func-returns-value]
     try:
         refused(fetch(), "does not answer in time (5 attempts)", "put it at")
     finally:

@@ -15,32 +15,44 @@ import torchvision
 from click.testing import CliRunner
 
 import mibench
-from mibench import registry
+from mibench import checkup, registry
 from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.fetching import known, magic
 
 
+def timed(code: str, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], bool, float]:
+    """A fresh interpreter: what it did, whether it imported torch, and its processor seconds (not what others took)."""
+    ending = "finally:\n    import sys, time; print('torch' in sys.modules, time.process_time())\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"try:\n    {code}\n{ending}", *arguments],
+        capture_output=True, text=True, env=os.environ | environment, timeout=600, check=False,
+    )  # fmt: skip
+    imported, seconds = done.stdout.split()
+    return done, imported == "True", float(seconds)
+
+
+@pytest.fixture(scope="module")
+def importing_torch() -> float:
+    """Processor seconds that importing torch takes here and now: the measure of what is slow."""
+    done, imported, seconds = timed("import torch")
+    assert imported, done.stderr
+    return seconds
+
+
 @pytest.mark.parametrize("by_variable", [False, True])
-def test_offline_names_the_file_in_under_a_second_and_without_torch(tmp_path: Path, by_variable: bool) -> None:
+def test_offline_names_the_file_at_once_and_without_torch(
+    tmp_path: Path, by_variable: bool, importing_torch: float
+) -> None:
     home = tmp_path / "home"
     names = ["inception", "resnet18@imagenet", "stylegan2@ffhq", "celeba"]
-    code = (
-        "import sys, time, click\n"
-        "import mibench.cli\n"
-        "try:\n    mibench.cli.cli()\n"
-        "finally:\n    print('torch' in sys.modules, time.process_time(), file=sys.stdout)\n"
-    )
-    environment = {**os.environ, "MIBENCH_HOME": str(home)} | ({"MIBENCH_OFFLINE": "1"} if by_variable else {})
+    variables = {"MIBENCH_HOME": str(home)} | ({"MIBENCH_OFFLINE": "1"} if by_variable else {})
     flags = [] if by_variable else ["--offline"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "fetch", *flags, *names],
-        capture_output=True, text=True, env=environment, timeout=60, check=False,
-    )  # fmt: skip
+    done, imported, seconds = timed("import mibench.cli; mibench.cli.cli()", "fetch", *flags, *names, **variables)
     assert done.returncode == 2, done.stderr
-    imported, seconds = done.stdout.split()
-    assert imported == "False"
-    assert float(seconds) < 1  # of this process alone: a busy machine does not count
+    assert not imported
+    # A quarter of it where this was written; whatever imports torch, or anything of its weight, takes more than all.
+    assert seconds < importing_torch
     errors = done.stderr.splitlines()
     assert [line.split()[2] for line in errors] == names
     assert str(home / "assets" / "inception" / "pt_inception-2015-12-05-6726825d.pth") in errors[0]
@@ -221,5 +233,7 @@ def test_commands_touch_no_network(
     toy: Path, no_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkup, "LEAST_DISK", 0.0)  # a full disk is no matter of the network
+    monkeypatch.setattr(checkup, "_memory", lambda: None)
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == (2 if "--offline" in arguments else 0), done.output

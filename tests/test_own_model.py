@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from accelerator import an_accelerator  # noqa: F401
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -379,8 +380,8 @@ def test_a_torchscript_file_is_a_victim_at_scores(own_models: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_files_answer_where_the_images_are() -> None:
-    device = torch.device("cuda")
+def test_files_answer_where_the_images_are(accelerator: torch.device) -> None:
+    device = accelerator
     for trained in (
         import_torchscript("torchscript", [as_file(script_file(Flat()))], {"classes": CLASSES, "size": SIZE}),
         import_onnx("onnx", [as_file(onnx_file())], {"classes": CLASSES}),
@@ -389,7 +390,7 @@ def test_files_answer_where_the_images_are() -> None:
         images = torch.rand(3, 3, SIZE, SIZE)
         expected = network(images).logits
         found = network.to(device)(images.to(device)).logits
-        assert found.device.type == "cuda"
+        assert found.device.type == device.type
         assert torch.allclose(found.cpu(), expected, atol=1e-4)
 
 

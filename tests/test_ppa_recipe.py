@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training_targets import CLASSES, CPU, Memory, TinySplit, assert_same_bytes, workshop
+from test_training_targets import CLASSES, CPU, ColourSplit, Memory, TinySplit, assert_same_bytes, workshop
 from torchvision.transforms import functional as reference
 
 from mibench.api import Access, MibenchError, MisfitError, Victim
@@ -188,17 +188,20 @@ def test_the_auxiliary_loss_of_inception_has_weight_one():
 
 def test_a_trained_target_is_attacked_behind_the_normalisation_it_was_trained_behind():
     """A wrong preprocessing leaves about 10 % accuracy: what training measured, victim and judge must see as well."""
-    recipe = tiny(epochs=6, learning_rate=5e-3, milestones=(5,))
-    trained = recipe.run(TinySplit(), workshop())
-    assert trained.measured["test_accuracy"] > 3 / CLASSES
+    recipe = tiny(epochs=16, learning_rate=5e-3, milestones=(12,))
+    trained = recipe.run(ColourSplit(), workshop())
+    assert trained.measured["test_accuracy"] > 0.9
     assert trained.image.mean == trained.image.std == (0.5, 0.5, 0.5)
-    test = TinySplit().private("test", 32)
+    test = ColourSplit().private("test", 32)
     network, _ = build(recipe, Streams(0), num_classes=CLASSES)
     network.load_state_dict(trained.weights)
     victim = Victim(network, image=trained.image, num_classes=CLASSES, access=Access.SCORES)
     judge = JudgeExtractor(network, trained.image, name="judge", resize="antialias")
     right = round(trained.measured["test_accuracy"] * len(test))
-    assert int((judge(test.pixels).logits.argmax(dim=1) == test.labels).sum()) == right
+    logits = judge(test.pixels).logits
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    assert float((first - second).min()) > 0.1, "counts can be compared: no answer hangs on rounding, about 1e-5 here"
+    assert int((logits.argmax(dim=1) == test.labels).sum()) == right
     assert int((victim.labels(test.floats()) == test.labels).sum()) == right
 
 

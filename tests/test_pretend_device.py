@@ -36,6 +36,7 @@ from mibench.attacks.priors.training import TrainStyleGAN2
 from mibench.devices import choose_device, deterministic, out_of_memory
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor
 from mibench.results import open_run
+from mibench.targets import loop
 from mibench.targets.facenet64 import FaceNet64
 from mibench.targets.ir152 import IR152
 from mibench.targets.judges.facenet112 import FaceNet112
@@ -323,6 +324,7 @@ def test_a_training_mixes_nothing_gives_the_cpu_s_weights_and_does_not_wait_in_i
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ChannelPReLU, "forward", nn.PReLU.forward)  # on the CPU it has a backward pass of its own
+    monkeypatch.setattr(loop, "REPORT_SECONDS", float("inf"))  # a slow machine would report, and wait, in between
     train = TRAININGS[name]
     expected = train(1, Workshop(device=CPU, checkpoint=Memory()))
     counts = []

@@ -42,7 +42,10 @@ def test_resumed_work_counts_its_own_time_only(
     assert capsys.readouterr().err == "training: 50%, 0:50 left\n"
 
 
-def test_work_that_is_quickly_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_is_quickly_done_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 100.0)  # a real clock may pass seconds on a busy machine
     reporter = progress.PlainReporter()
     reporter.start("drawing")
     reporter.update(1, 2)
@@ -56,6 +59,8 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatc
             return True
 
     screen = Terminal()
+    monkeypatch.setenv("COLUMNS", "100")  # bars are cut to a terminal's width,
+    monkeypatch.setenv("TERM", "xterm")  # and a dumb one gets none
     monkeypatch.setattr("sys.stderr", screen)
     reporter = progress.reporter()
     assert isinstance(reporter, progress.TerminalReporter)

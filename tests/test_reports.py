@@ -146,7 +146,7 @@ def world(tmp_path_factory) -> tuple[Run, Run]:
 
 
 def read(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as stream:
+    with file.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -232,7 +232,7 @@ def test_runs_of_other_identities_or_protocols_are_not_compared(world, tmp_path)
     run, _ = world
     fewer = make_run(tmp_path / "fewer", "dmmia", 0.1, identities=4)
     assert "different identities" in difference(run, fewer).reason
-    record = json.loads((fewer.path / "run.json").read_text())
+    record = json.loads((fewer.path / "run.json").read_text(encoding="utf-8"))
     record["spec"]["protocol"]["version"] = 3
     (fewer.path / "run.json").write_text(json.dumps(record))
     assert "protocols differ" in difference(run, open_run(fewer.path)).reason
@@ -275,7 +275,7 @@ def test_tables_carry_the_numbers_of_the_run(world, tmp_path):
 def test_markdown_says_what_is_missing_and_why(world, tmp_path):
     run, floor = world
     write_tables(run, tmp_path, floor=floor)
-    text = (tmp_path / "summary.md").read_text()
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert "floor (no attack)" in text
     assert "FID needs weights" in text
     assert "protocol toy v2" in text

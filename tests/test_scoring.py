@@ -283,8 +283,18 @@ def test_fid_uses_the_given_extractor():
     assert "at the size of the reconstructions" in missing.reason
 
 
+def brute_force(queries: int, references: int, dimensions: int) -> float:
+    """Processor seconds that comparing every query with every reference takes here and now, a query at a time."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(n, dimensions, generator=generator).double() for n in (queries, references))
+    start = time.process_time()
+    for query in first:
+        (query - second).square().sum(dim=1)
+    return time.process_time() - start
+
+
 def test_ten_identities_take_seconds():
-    """10 identities, 16 samples, 20 private images each, 512 features: well below 5 s beside the judge's forward."""
+    """10 identities, 16 samples, 20 private images each, 512 features: under a second where this was written."""
 
     class Random(nn.Module):
         def forward(self, images):
@@ -307,7 +317,8 @@ def test_ten_identities_take_seconds():
         "public": Images(some(1000, 3), torch.full((1000,), -1), ("y",) * 1000),
     }
     network = JudgeExtractor(Random(), ImageSpec(16), name="random")
+    yardstick = brute_force(160, 1400, 512)  # 0.1 to 0.25 s there: how fast this machine is counts on both sides
     start = time.process_time()
     found = score(given, judge=network, per_identity=16, **everyone)
-    assert time.process_time() - start < 10  # 5 s is the aim; slack for a loaded machine
+    assert time.process_time() - start < 50 * yardstick  # 2 to 8 times it there
     assert np.isfinite(found.metrics["frechet_judge"].value)

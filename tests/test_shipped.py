@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+import torch
+from accelerator import an_accelerator  # noqa: F401
+from test_resume import forking, kill_and_finish
 
 import mibench
 from mibench.results import open_run
@@ -58,40 +57,15 @@ def test_every_attack_runs_from_shipped_weights_and_is_compared(home: Path, tmp_
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("target", ["vgg16", "ir152", "facenet64"])
-def test_the_main_job_runs_on_a_gpu(home: Path, tmp_path: Path, target: str) -> None:
-    check(mibench.run(target=target, protocol="smoke", device="cuda", out=tmp_path))
+def test_the_main_job_runs_on_a_gpu(accelerator: torch.device, home: Path, tmp_path: Path, target: str) -> None:
+    check(mibench.run(target=target, protocol="smoke", device=str(accelerator), out=tmp_path))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@forking
 def test_a_killed_attack_ends_with_the_same_bytes(home: Path, tmp_path: Path) -> None:
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "mibench", "run", "--protocol", "smoke", "--output", str(folder)]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    began = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
-    seconds = time.monotonic() - began
-    kills = 0
-    for tenth in range(10):  # spread over the run: start-up, search, attack, judging, drawing
-        child = start(tmp_path / "killed")
-        try:
-            child.wait(seconds * (0.15 + 0.07 * tenth))
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            kills += child.wait() == -signal.SIGKILL
-    assert kills >= 3
-    assert start(tmp_path / "killed").wait() == 0
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Everything but times and machines: run.json, the log, the lock and the sidecars of units and state."""
-    ours = [
-        path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", "log.jsonl", ".lock")
-    ]
-    kept = [path for path in ours if path.parent.name != "units" or path.suffix != ".json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.name != "state.json"}
+    whole = kill_and_finish(tmp_path, home, "run", "--protocol", "smoke", "--device", "cpu", mode="kill-shipped")
+    assert {name.partition("/")[2] for name in whole} >= set(MADE)
 
 
 def test_the_floor_searches_as_its_attack_does() -> None:

@@ -37,21 +37,12 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> None
     monkeypatch.setattr(store.os, "fsync", refuse)
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        (errno.ENOSPC, "No space left on device"),
-        (errno.EROFS, "Read-only file system"),
-        (errno.EDQUOT, "Disk quota exceeded"),
-    ],
-)
-def test_a_disk_that_refuses_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
-) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_refuses_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     path = tmp_path / "metrics.json"
     atomic_write(path, b"old")
     full_disk(monkeypatch, code)
-    with pytest.raises(MibenchError, match=rf"cannot write .*metrics\.json: {reason}") as caught:
+    with pytest.raises(MibenchError, match=rf"cannot write .*metrics\.json: {os.strerror(code)}") as caught:
         atomic_write(path, b"new")
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == b"old"

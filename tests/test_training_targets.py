@@ -41,6 +41,21 @@ class TinySplit(IdentitySplit):
         raise AssertionError("a target's recipe has no use for public images")
 
 
+class ColourSplit(TinySplit):
+    """Each class is one plain colour, far from the others; an image adds noise."""
+
+    name = "colours"
+    digest = "colours-1"
+
+    def private(self, part, size, labels=None):
+        low, high = 0.1, 0.9
+        colours = torch.tensor([[low] * 3, [high] * 3, [high, low, low], [low, high, low], [low, low, high]])
+        images = super().private(part, size, labels)
+        seed = 1 if part == "train" else 2
+        noise = 0.1 * torch.randn(images.pixels.shape, generator=torch.Generator().manual_seed(seed))
+        return replace(images, pixels=to_uint8(colours[images.labels][:, :, None, None] + noise))
+
+
 class TruthfulSplit(TinySplit, GroundTruth):
     """Public images show their identity vector: six numbers as the colours of an upper and a lower half."""
 
@@ -119,24 +134,27 @@ def assert_same_bytes(first, second):
 
 
 def test_a_target_learns_its_classes():
-    recipe = tiny_target(architecture="vgg16", size=32, epochs=6, learning_rate=0.05, augment="light", flip=False)
+    epochs = 20
+    recipe = tiny_target(architecture="vgg16", size=32, epochs=epochs, learning_rate=0.01, augment="light", flip=False)
     records, bar = [], []
     trained = recipe.run(
         TinySplit(),
         workshop(log=lambda **record: records.append(record), progress=lambda *step: bar.append(step)),
     )
-    assert trained.measured["test_accuracy"] > 3 / CLASSES
+    # Far from what rounding decides: with eight seeds every image was right from epoch 6 on, and the loss fell to a
+    # sixtieth or less. After the first handful of epochs either was anywhere.
+    assert trained.measured["test_accuracy"] > 0.9
+    assert records[-1]["train_loss"] < 0.1 * records[0]["train_loss"]
     assert trained.measured["test_images"] == 6 * CLASSES
     assert trained.measured["train_images"] == 16 * CLASSES
     assert trained.measured["selection"] == "last epoch"
     assert trained.classes == CLASSES
     assert trained.image.size == 32
-    assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
-    assert records[-1]["train_loss"] < records[0]["train_loss"]
+    assert [record["epoch"] for record in records] == list(range(1, epochs + 1))
     assert {"train_accuracy", "test_accuracy", "learning_rate"} <= set(records[0])
     done, total, text = bar[-1]
-    assert done == total == 6 * 5  # 80 images in batches of 16
-    assert text.startswith("epoch 6/6, loss ")
+    assert done == total == epochs * 5  # 80 images in batches of 16
+    assert text.startswith(f"epoch {epochs}/{epochs}, loss ")
 
 
 def test_stored_weights_are_rounded_and_measured_after_rounding():
@@ -292,7 +310,8 @@ def test_the_regressor_reads_held_out_identities():
     assert trained.arguments == {"identity_dim": 6, "width": 0.125, "size": 16}
     assert measured["r2"] > 0.7
     assert len(measured["rmse_per_coordinate"]) == len(measured["r2_per_coordinate"]) == 6
-    assert measured["rmse"] == pytest.approx(sum(measured["rmse_per_coordinate"]) / 6, abs=1e-5)
+    # each number is rounded to five digits: half a digit of the one and half a digit of the others' mean
+    assert measured["rmse"] == pytest.approx(sum(measured["rmse_per_coordinate"]) / 6, abs=1.01e-5)
     assert measured["held_out_images"] == 4 * measured["held_out_identities"]
     assert measured["held_out_images"] + measured["train_images"] == 480
     assert measured["identification"]["candidates"] == measured["held_out_identities"] + 1000

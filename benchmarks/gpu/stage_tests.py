@@ -17,7 +17,7 @@ from bare import CHECKOUT
 from pytest_lines import FILE
 from stage import Stage
 
-SHORT = "limit or agrees or micro_batch"  # a rehearsal's selection
+SHORT = "limit or computes_what or micro_batch"  # a rehearsal's selection
 
 
 def main() -> None:
