@@ -1,4 +1,4 @@
-"""What a data set is: the contents of its files. Other pixels under the same names are other data, wherever it counts."""
+"""What a data set is: the contents of its files. Other pixels under the same names are other data, everywhere."""
 
 from __future__ import annotations
 
