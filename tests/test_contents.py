@@ -1,4 +1,4 @@
-"""The ledger of file contents: each file is read once for as long as it stays as it is, and never believed when it is not."""
+"""The ledger of file contents: a file is read once for as long as it stays as it is."""
 
 from __future__ import annotations
 

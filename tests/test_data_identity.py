@@ -1,4 +1,4 @@
-"""What a data set is: the contents of its files. Other pixels under the same names are other data, wherever it counts."""
+"""What a data set is: the contents of its files. Other pixels under the same names are other data, everywhere."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toyworld.data import ToyFaces
 
 from mibench import registry
 from mibench.api import Card, ImageSpec, WeightsFile
+from mibench.audit.material import read_material
+from mibench.audit.request import AuditRequest
 from mibench.data.celeba import CelebA
 from mibench.data.decoding import Framing, Picture, load
 from mibench.data.files import FileSplit
@@ -211,3 +214,35 @@ def test_lists_that_are_pinned_do_not_pin_pixels(tmp_path: Path) -> None:
     assert [one == other for one, other in zip(parts(before), parts(after), strict=True)] == [
         False, False, True, True, True,
     ]  # fmt: skip
+
+
+def test_a_stored_run_of_other_data_is_not_scored_again_nor_taken_for_done(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mibench
+    from mibench import runner
+
+    def toy_run() -> mibench.Run:
+        return mibench.run(
+            "toyattack", target="toynet", dataset="toyfaces", protocol="toy", out=tmp_path / "runs", device="cpu"
+        )
+
+    for path in (toy / "cards").glob("*.yaml"):  # as those of imported weights, which are tied to no digest
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("dataset_digest")]
+        path.write_text("\n".join(lines) + "\n")
+    found = toy_run()
+    assert toy_run().reused
+    before = ToyFaces().digest
+    monkeypatch.setattr(ToyFaces, "digest", property(lambda split: "others"))
+    with pytest.raises(MibenchError, match=rf"another version of toyfaces: digest {before}, here others; restore"):
+        runner.rescore(found.path, "cpu")
+    other = toy_run()
+    assert not other.reused
+    assert other.path != found.path
+
+
+def test_an_audit_says_what_it_does_not_use(tmp_path: Path) -> None:
+    root = people(tmp_path / "own")
+    shutil.copytree(root / "test", root / "val")
+    material = read_material(AuditRequest(model="x:y", data=root, public=root / "public"))
+    assert material.unused == ("val/ is not used: images are taken from train/ and test/ only",)

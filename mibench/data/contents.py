@@ -1,4 +1,4 @@
-"""SHA-256 of many files: read on all cores, and remembered, so that a file is read once for as long as it stays as it is.
+"""SHA-256 of many files: read on all cores, and remembered: a file is read once for as long as it stays as it is.
 
 What was read is kept in ``$MIBENCH_HOME/cache/contents.sqlite``: path -> size, modification and change time (ns), inode
 and hash. A file counts as unchanged while all four are the same; the change time is there because the others can be put

@@ -184,7 +184,7 @@ class Folder(FileSplit):
         train, test = (subfolders(folder, self._passed) for folder in (self.layout.train, self.layout.test))
         pairs = matched(train, test)
         if alone := sorted((set(train) - set(pairs)) | (set(test) - set(pairs.values()))):
-            near = [other for other in alone[1:] if folded(other) == folded(alone[0])]
+            near = [name for name in (*train, *test) if name != alone[0] and folded(name) == folded(alone[0])]
             why = f" ({spelt(alone[0], near[0])})" if near else ""
             raise MibenchError(
                 f"{self.layout.train} and {self.layout.test} do not hold the same people: {name_some(alone)} in one of "

@@ -24,7 +24,7 @@ def folded(name: str) -> str:
 def spelt(one: str, other: str) -> str:
     """How two names differ that :func:`folded` takes for one, with both in full: what looks the same is escaped."""
     if composed(one) == composed(other):
-        return f"{ascii(one)} and {ascii(other)}, which differ only in Unicode form"
+        return f"{one!a} and {other!a}, which differ only in Unicode form"
     return f"{one!r} and {other!r}, which differ only in upper and lower case"
 
 

@@ -92,8 +92,8 @@ class IdentitySplit(ABC):
 def shared_people(split: IdentitySplit) -> list[str]:
     """Who is both private and public, sorted; a person whose name is spelt in two ways, with both.
 
-    Names that differ only in Unicode form or in upper and lower case are one person here: to take two for one is noticed,
-    to take one for two spoils every number.
+    Names that differ only in Unicode form or in upper and lower case are one person here: to take two people for one is
+    noticed, to take one for two spoils every number.
     """
     private = {folded(person): person for person in sorted(split.people("private"))}
     found = []

@@ -53,7 +53,8 @@ def expect_folder(root: Path, name: str, holds: str) -> Iterator[Finding]:
     last = place.name
     if is_folder(place):
         inside = entries(place)
-        if last and is_folder(place / last) and not any(kind_of(entry) == "file" for entry in inside):
+        visible = [entry for entry in inside if not entry.name.startswith((".", "__MACOSX"))]
+        if [entry.name for entry in visible] == [last] and kind_of(visible[0]) == "folder":
             yield Finding("wrong", f"{name}/ lies one folder too deep, in {name}/{last}", f"move it up: {place / last}")
             return
         if not inside:
