@@ -18,6 +18,7 @@ from mibench.errors import MibenchError
 from mibench.fetching import magic
 from mibench.home import home
 from mibench.importing.formats import recognise, refuse_folder
+from mibench.importing.programs import check_program
 from mibench.importing.reading import read_weights
 from mibench.metrics.extractors import hash_weights
 from mibench.progress import Reporter
@@ -67,6 +68,7 @@ def architecture_of(model: str) -> str:
             raise MibenchError(f"--model {model} is {magic.page_reason(head)}")
         return "onnx"
     if _is_script(path):
+        check_program(path)
         return "torchscript"
     kind = recognise(path)  # refuses pages, archives and pictures by what they are
     raise MibenchError(

@@ -97,6 +97,8 @@ def worded(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch's errors end in what happened, after the trace of a script
     text = lines[-1].removeprefix(f"{name}: ") if lines else ""
+    # a file's own words may be quoted in it, and must not write on a terminal
+    text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text[:200])
     return f"{name}: {text[:200]}" if text else name
 
 
