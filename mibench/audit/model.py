@@ -19,6 +19,7 @@ from mibench.fetching import magic
 from mibench.gradients import gradient_fault
 from mibench.home import home
 from mibench.importing.formats import recognise, refuse_folder
+from mibench.importing.programs import check_program
 from mibench.importing.reading import read_weights
 from mibench.metrics.extractors import hash_weights
 from mibench.progress import Reporter
@@ -70,6 +71,7 @@ def architecture_of(model: str) -> str:
             raise MibenchError(f"--model {model} is {magic.page_reason(head)}")
         return "onnx"
     if _is_script(path):
+        check_program(path)
         return "torchscript"
     kind = recognise(path)  # refuses pages, archives and pictures by what they are
     raise MibenchError(

@@ -18,7 +18,8 @@ import numpy as np
 from mibench.errors import MibenchError
 
 LARGEST = 1 << 24  # bytes of a file; the released lists have a few hundred thousand
-LARGEST_UNPACKED = 1 << 27  # bytes of what is compressed inside
+LARGEST_UNPACKED = 1 << 25  # bytes of what is compressed inside; the released lists have seven million
+MOST_ITEMS = 1_000_000  # cells of an array, numbers of one: 20,580 pictures are in the longest list
 HEADER = 128
 MATRIX, COMPRESSED = 14, 15  # types of elements
 CELL, TEXT, NUMBERS = 1, 4, range(6, 16)  # classes of arrays
@@ -108,7 +109,7 @@ class _Variable:
         if kind != CELL:
             value = self._value(kind, items)
             return name, value if isinstance(value, list) else [value]
-        if items > len(self.content) // 8:  # before there is room for them
+        if items > min(len(self.content) // 8, MOST_ITEMS):  # before there is room for them
             raise ValueError(f"it claims {items:,} cells")
         return name, [self._cell() for _ in range(items)]
 
@@ -142,11 +143,13 @@ class _Variable:
             return content.decode(codec if "utf-" not in codec or codec == "utf-8" else codec + self._end)
         if kind not in NUMBERS:
             raise ValueError(f"an array of class {kind}")
+        if items > MOST_ITEMS:
+            raise ValueError(f"it claims {items:,} numbers")
         found, content = self._element(DTYPES)
-        numbers = np.frombuffer(content, dtype=self.order + DTYPES[found]).tolist()
+        numbers = np.frombuffer(content, dtype=self.order + DTYPES[found])
         if len(numbers) != items:
             raise ValueError("an array of another length than it says")
-        return numbers
+        return numbers.tolist()
 
     @property
     def _end(self) -> str:

@@ -89,7 +89,8 @@ def recognise(path: Path) -> Format:
     if head.startswith(b"PK"):
         return _zip(path)
     if head[:1] == b"\x80":
-        return Format.TORCH_LEGACY if head[2:].startswith(TORCH_MAGIC) else Format.PICKLE
+        old = head[2:].startswith(TORCH_MAGIC) or head[11:].startswith(TORCH_MAGIC)  # from protocol 4 on in a frame
+        return Format.TORCH_LEGACY if old else Format.PICKLE
     _refuse_archive(path, head)
     for (place, magic), (what, cure) in OTHERS.items():
         if head[place:].startswith(magic):

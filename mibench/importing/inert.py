@@ -52,6 +52,13 @@ STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 MOST_NAMES = 1000  # that are remembered; a message shows three
 
 
+@dataclass(frozen=True)
+class StorageType:
+    """A class of storages."""
+
+    dtype: torch.dtype
+
+
 class InertUnpickler(MeteredUnpickler):
     """Reads one pickle off a file; :attr:`findings` fills meanwhile."""
 
@@ -71,7 +78,7 @@ class InertUnpickler(MeteredUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for ``module.name``; nothing is imported."""
         if module in STORAGE_MODULES and name in STORAGES:
-            return _StorageType(STORAGES[name])
+            return StorageType(STORAGES[name])
         if module == "torch._utils" and name in self._rebuild:
             return self._rebuild[name]
         if module == "torch" and isinstance(kind := vars(torch).get(name), torch.dtype):  # getattr: lazy modules
@@ -101,7 +108,7 @@ class InertUnpickler(MeteredUnpickler):
             self.findings.whole_model = True
             return Foreign
         kind, storage_type, key, _, count, *view = identifier
-        if kind != "storage" or type(key) is not str or not isinstance(storage_type, _StorageType):
+        if kind != "storage" or type(key) is not str or not isinstance(storage_type, StorageType):
             raise pickle.UnpicklingError("it points at something that is not a storage")
         if type(count) is not int or not 0 <= count < LARGEST:
             raise pickle.UnpicklingError("a storage without a length")
@@ -140,11 +147,6 @@ class InertUnpickler(MeteredUnpickler):
             raise pickle.UnpicklingError("a tensor of another kind")
         self.charge(arguments)
         return rebuild(*arguments)
-
-
-@dataclass(frozen=True)
-class _StorageType:
-    dtype: torch.dtype
 
 
 PLAIN: dict[tuple[str, str], Callable[..., Any]] = {

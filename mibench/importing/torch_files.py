@@ -71,7 +71,7 @@ def refuse(path: Path, findings: Findings) -> None:
             f"weights; {SAVE_AGAIN}"
         )
     kinds = [name for name in names if name.startswith("torch._utils._rebuild")]
-    if kinds and kinds == names:
+    if kinds and all(name.startswith("torch.") for name in names):
         raise MibenchError(
             f"{path} holds tensors that are sparse, quantised or of another special kind ({listed(kinds)}); save plain "
             "tensors"
@@ -135,15 +135,26 @@ class _Maker:
         return raw
 
 
-def _open_zip(path: Path, file: BinaryIO) -> Saved:
-    total = path.stat().st_size
-    archive = zipfile.ZipFile(file)
+def records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The records of an archive, if every reader of archives finds the same ones.
+
+    Raises:
+        MibenchError: it holds two of one name, or two archives.
+    """
     entries = archive.infolist()
     held = {entry.filename: entry for entry in entries}
-    if len({name.lower() for name in held}) < len(entries):
+    if len({name.lower() for name in held}) < len(entries):  # torch does not tell capitals apart
         raise MibenchError(f"{path} holds two records of one name, which torch never writes; {AGAIN}")
     if min(entry.header_offset for entry in entries) != 0:
         raise MibenchError(f"{path} holds two archives, or does not begin with its first record; {AGAIN}")
+    return held
+
+
+def _open_zip(path: Path, file: BinaryIO) -> Saved:
+    total = path.stat().st_size
+    archive = zipfile.ZipFile(file)
+    held = records(path, archive)
+    entries = list(held.values())
     claimed = sum(entry.file_size for entry in entries)
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if claimed > total:

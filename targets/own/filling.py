@@ -131,7 +131,7 @@ def _joined(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, .
             others = [axis for axis in range(direction.ndim) if axis not in kept]
             if len(kept) > 1 or any(length.shape[axis] != direction.shape[axis] for axis in kept):
                 continue
-            norm = direction.norm(dim=others, keepdim=True) if others else direction.abs()
+            norm = torch.linalg.vector_norm(direction, dim=others, keepdim=True) if others else direction.abs()
             joined[stem + whole] = length * direction / norm
             del joined[name], joined[stem + directions]
     if joined.keys() == given.keys():

@@ -93,7 +93,8 @@ def session(content: bytes) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # without a second try, of which it would print
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except failures() as error:
         raise MibenchError(f"no ONNX model that onnxruntime can open ({worded(error)}); export it again") from error
 
@@ -104,7 +105,8 @@ def failures() -> tuple[type[Exception], ...]:
         onnxruntime_pybind11_state as state,
     )
 
-    return tuple(getattr(state, name) for name in FAILURES if hasattr(state, name))
+    # its errors quote the file, which need not be UTF-8
+    return (UnicodeDecodeError, *(getattr(state, name) for name in FAILURES if hasattr(state, name)))
 
 
 def entry_of(opened: Any) -> Entry:
