@@ -63,3 +63,10 @@ def spoken_aside() -> Iterator[None]:
         yield
     finally:
         _aside.leave()
+
+
+def last_words_aside() -> None:
+    """For the end of a program whose output is complete: functions that other code registered for it may print."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout that cannot take what it holds keeps saying so itself
+        sys.stdout.flush()
+        _aside.enter()

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mibench.errors import MibenchError
+from mibench.foreign import out_of_memory as out_of_memory
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -56,13 +57,6 @@ def deterministic(device: torch.device, precision: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = cudnn[:2]
         torch.backends.cuda.matmul.allow_tf32 = cudnn[2]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is full (the CPU allocator raises a plain RuntimeError)."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def total_memory(device: torch.device) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import rich_click as click
 
 from mibench import __version__
+from mibench.aside import last_words_aside
 from mibench.errors import MibenchError
 from mibench.waiting import wait_briefly
 
@@ -65,4 +67,7 @@ for _command in (run, audit, sweep, list_command, show, score, train, import_com
 def main() -> None:
     """Entry point of the ``mibench`` program."""
     wait_briefly()  # before any command loads torch
-    cli()
+    try:
+        cli()
+    finally:
+        atexit.register(last_words_aside)  # the last one in is the first to run
