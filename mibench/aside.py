@@ -67,6 +67,7 @@ def spoken_aside() -> Iterator[None]:
 
 def last_words_aside() -> None:
     """For the end of a program whose output is complete: functions that other code registered for it may print."""
-    with contextlib.suppress(OSError, ValueError):  # a stdout that cannot take what it holds keeps saying so itself
+    # A stdout that cannot take what it still holds has to say so itself.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         _aside.enter()
