@@ -23,6 +23,7 @@ from mibench.errors import MibenchError as MibenchError  # part of the contract;
 from mibench.errors import Misfit as Misfit
 from mibench.errors import MisfitError as MisfitError
 from mibench.foreign import foreign as foreign  # the guard around code that comes with a person's model
+from mibench.foreign import text_of as text_of
 from mibench.foreign import worded as worded
 from mibench.records import Card as Card
 from mibench.records import Estimate as Estimate

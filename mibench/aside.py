@@ -63,3 +63,11 @@ def spoken_aside() -> Iterator[None]:
         yield
     finally:
         _aside.leave()
+
+
+def last_words_aside() -> None:
+    """For the end of a program whose output is complete: functions that other code registered for it may print."""
+    # A stdout that cannot take what it still holds has to say so itself.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        _aside.enter()

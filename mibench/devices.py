@@ -15,15 +15,13 @@ from typing import Any
 import torch
 
 from mibench.errors import MibenchError
+from mibench.foreign import out_of_memory as out_of_memory
 
 DEVICES = ("auto", "cpu", "cuda")
 VARYING = (  # what torch warns of an operation whose numbers vary, and its name
     r"(.+?) (?:does not have a deterministic implementation|defaults to a non-deterministic algorithm)"
     r"|.*not deterministic because it uses (CuBLAS)"
 )
-FULL = (  # what errors say that are no OutOfMemoryError: the CPU's allocator, CUDA and its libraries without torch's
-    "DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-)  # fmt: skip
 
 
 def choose_device(name: str) -> torch.device:
@@ -99,13 +97,6 @@ def _collected() -> Iterator[set[str]]:
 
         warnings.showwarning = keep
         yield found
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is full (not every allocator raises an error of its own)."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
 
 
 def total_memory(device: torch.device) -> int | None:

@@ -16,9 +16,15 @@ from typing import Any, SupportsIndex, overload
 import torch
 
 from mibench.aside import spoken_aside
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, printable
 from mibench.process import randomness_of_others, settings_kept
 
+FULL = (  # what errors say that are no OutOfMemoryError: the CPU's allocator, CUDA and its libraries without torch's
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 LONGEST = 200  # characters of somebody else's message
 SCRIPT = 'keep what belongs to a script below `if __name__ == "__main__":`'
 
@@ -54,7 +60,7 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
                 raise MibenchError(f"{whose} ends the program {when} ({_exit(error)}); {SCRIPT}") from error
             if not isinstance(error, Exception):
                 raise MibenchError(f"{whose} raises {worded(error)} {when}") from error
-            if failing is None or full_memory(error):
+            if failing is None or out_of_memory(error):
                 raise
             raise MibenchError(f"{failing}: {worded(error)}") from error
         if line.read:
@@ -63,28 +69,8 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
         raise MibenchError(f"{whose} changes {', '.join(stuck)} {when}, and that cannot be put back; take it out")
 
 
-def worded(error: BaseException) -> str:
-    """``ValueError: what it says``, on one line and printable, also where the exception cannot say it."""
-    name = printable(type(error).__name__)
-    lines = [line.strip() for line in _text(error).splitlines() if line.strip()]
-    # torch's errors end in what happened, after the trace of a script
-    text = printable(lines[-1].removeprefix(f"{name}: "))[:LONGEST] if lines else ""
-    return f"{name}: {text}" if text else name
-
-
-def full_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is full (the CPU's allocator raises a plain RuntimeError)."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in _text(error)
-
-
-def printable(text: str) -> str:
-    """The text with line breaks and everything else that a terminal obeys written out."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """What an exception says; "" where saying it fails."""
     try:
         return "".join(str.__iter__(str(error)))  # a str of a subclass may lie about its parts
     except BaseException as unsaid:  # the text of an exception is somebody else's code, too
@@ -93,8 +79,24 @@ def _text(error: BaseException) -> str:
         return ""
 
 
+def worded(error: BaseException) -> str:
+    """``ValueError: what it says``, on one line and printable, also where the exception cannot say it."""
+    name = printable(type(error).__name__)
+    lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
+    # torch's errors end in what happened, after the trace of a script
+    text = printable(lines[-1].removeprefix(f"{name}: "))[:LONGEST] if lines else ""
+    return f"{name}: {text}" if text else name
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device's memory is full (not every allocator raises an error of its own)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in text_of(error) for words in FULL)
+
+
 def _exit(error: SystemExit) -> str:
-    code = error.code if isinstance(error.code, int | str | None) else type(error.code).__name__
+    code = error.code if type(error.code) in (int, str, type(None)) else type(error.code).__name__
     return f"sys.exit({printable(str(code))[:LONGEST]})"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mibench.api import Victim
 from mibench.devices import deterministic
 from mibench.errors import MibenchError
-from mibench.foreign import foreign, full_memory, worded
+from mibench.foreign import foreign, out_of_memory, worded
 from mibench.rng import stream
 
 CONTRASTS = (1.0, 0.2)  # of noise about mid-grey
@@ -41,7 +41,7 @@ def gradient_fault(victim: Victim, device: torch.device) -> str | None:
         except MibenchError:
             raise
         except Exception as error:  # the way back may be a person's own code, and raise anything
-            if full_memory(error):
+            if out_of_memory(error):
                 raise
             return f"it cannot be computed ({worded(error)})"
     if gradient is None:

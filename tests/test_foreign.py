@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from mibench.aside import spoken_aside
 from mibench.cli import cli
 from mibench.errors import MibenchError
-from mibench.foreign import foreign, full_memory, worded
+from mibench.foreign import foreign, out_of_memory, worded
 from mibench.process import SETTINGS, settings_kept
 
 numpy_wide: Any = np.random  # the generator of the whole process, which a person's code may use
@@ -125,8 +125,8 @@ def test_harmless_looks_at_the_command_line_are_allowed() -> None:
 def test_full_memory_and_control_c_reach_the_program(error: BaseException) -> None:
     with pytest.raises(type(error)), foreign("the model", "when it runs", failing="it fails"):
         raise error
-    assert full_memory(error) == (not isinstance(error, KeyboardInterrupt))
-    assert not full_memory(Silent())
+    assert out_of_memory(error) == (not isinstance(error, KeyboardInterrupt))
+    assert not out_of_memory(Silent())
 
 
 def test_nothing_that_is_printed_reaches_stdout(capfd: pytest.CaptureFixture[str]) -> None:
@@ -289,3 +289,14 @@ def test_code_that_ends_a_command_is_no_success(monkeypatch: pytest.MonkeyPatch,
     assert done.exit_code == 2
     assert done.stdout == ""
     assert "error: code that this command loaded ended the program (sys.exit(0))" in done.stderr
+
+
+def test_what_others_print_at_the_very_end_is_no_output() -> None:
+    program = (
+        "import atexit, sys; from mibench.cli import main; atexit.register(print, 'goodbye');"
+        "sys.argv = ['mibench', '--version']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mibench")
+    assert "goodbye" not in done.stdout
+    assert "goodbye" in done.stderr

@@ -63,7 +63,9 @@ class Net(nn.Module):
         return nn.functional.batch_norm(self.scores(x), None, None, training=True)
     def sparse(self, x): return self.scores(x).to_sparse()
     def meta(self, x): return self.scores(x).to("meta")
-    def quantised(self, x): return torch.quantize_per_tensor(self.scores(x), 0.1, 0, torch.qint8)
+    def quantised(self, x):
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(self.scores(x), 0.1, 0, torch.qint8)
     def whole_numbers(self, x): return nn.functional.one_hot(self.scores(x).argmax(1), 3)
     def parameter(self, x): return nn.Parameter(self.scores(x))
     def endless(self, x):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import rich_click as click
 
 from mibench import __version__
+from mibench.aside import last_words_aside
 from mibench.errors import MibenchError
 from mibench.waiting import wait_briefly
 
@@ -73,4 +75,7 @@ def main() -> None:
     """Entry point of the ``mibench`` program."""
     wait_briefly()  # before any command loads torch
     any_code_page()
-    cli()
+    try:
+        cli()
+    finally:
+        atexit.register(last_words_aside)  # the last one in is the first to run
