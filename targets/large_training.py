@@ -6,6 +6,7 @@ attacked behind the same normalisation, which its card carries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ class TrainLargeClassifier(TrainClassifier):
     """PPA's released configuration: Adam 1e-3, batches of 128, 100 epochs, MultiStep, crop, jitter and flip."""
 
     augmentations: ClassVar[tuple[str, ...]] = ("none", "jitter")
+    least_smoothing: ClassVar[float] = -math.inf
 
     architecture: str = "resnet18"
     size: int = 224
@@ -71,10 +73,10 @@ class TrainLargeClassifier(TrainClassifier):
         """Raise where a setting makes no sense."""
         if self.schedule not in SCHEDULES:
             raise MibenchError(f"unknown schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
-        super().check()
-        _ = self.jitter  # checks its own settings
         if not self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must be 1 at most, got {self.label_smoothing}")
+        super().check()
+        _ = self.jitter  # checks its own settings
         if not self.std > 0:
             raise MibenchError(f"std must be a positive number, got {self.std}")
 

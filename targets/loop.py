@@ -75,8 +75,15 @@ class SupervisedRecipe(Recipe):
         for name, least in (("epochs", 1), ("batch_size", 2), ("evaluate_every", 1)):
             if getattr(self, name) < least:
                 raise MibenchError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise MibenchError(f"learning_rate must be a positive number, got {self.learning_rate}")
+        for name in ("learning_rate", "width"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise MibenchError(f"{name} must be a positive number, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise MibenchError(f"momentum must lie in [0, 1), got {self.momentum}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise MibenchError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+        if self.size < 1:
+            raise MibenchError(f"size must be 1 pixel or more, got {self.size}")
 
     @property
     def image(self) -> ImageSpec:

@@ -28,7 +28,14 @@ class TrainClassifier(SupervisedRecipe):
 
     architecture: str = "vgg16"
     label_smoothing: float = 0.0
+    least_smoothing: ClassVar[float] = 0.0
     init: str | None = None  # backbone to start from: ir50@ms1m (facenet64, facenet112), ir152@ms1m, vgg16_bn@imagenet
+
+    def check(self) -> None:
+        """Raise where a setting makes no sense."""
+        super().check()
+        if not self.least_smoothing <= self.label_smoothing <= 1:
+            raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
     def run(self, data: IdentitySplit, workshop: Workshop) -> Trained:
         """Train on ``data.private("train", size)``, from the checkpoint when there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,8 @@ from click.testing import CliRunner, Result
 
 from mibench import checkup
 from mibench.cli import cli
+from mibench.errors import MibenchError
+from mibench.plan import Request, make_plan
 
 FLAGS = {
     "run": {
@@ -259,3 +262,76 @@ def test_ctrl_c_in_a_shell_leaves_with_130(toy_home: Path, tmp_path: Path) -> No
     assert process.returncode == 130, errors
     assert "continue with the same command" in errors
     assert "Traceback" not in errors
+
+
+def test_a_code_page_without_a_character_gets_another_one() -> None:
+    code = "from mibench.cli.output import any_code_page; any_code_page(); print('\\u2265')"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"?", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show", "protocol", "smoke"]])
+def test_output_that_is_full_is_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        program = [sys.executable, "-c", "from mibench.cli import main; main()", *words]
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot write the output: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_name_of_shipped_weights_stays_theirs(home: Path, tmp_path: Path) -> None:
+    tiny = ["--set", "train.epochs=1", "--set", "train.width=0.0625", "--device", "cpu"]
+    for kind, name in (("target", "vgg16"), ("judge", "facenet112"), ("regressor", "identity"), ("prior", "gmi")):
+        for place in ([], ["--output", home]):
+            done = call("train", kind, name, *tiny, *place)
+            assert done.exit_code == 2
+            assert f"'{name}@synthfaces' is the name of weights that mibench ships" in done.stderr
+            assert "add --tag NAME" in done.stderr
+    assert not home.exists()
+
+
+def test_whatever_hides_a_shipped_card_is_named(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from mibench import cards
+
+    own = cards.all_cards()["toynet@toyfaces"]
+    shipped = replace(own, origin="toyworld", content={**own.content, "notes": "the one that is shipped"})
+    monkeypatch.setattr(cards, "shipped_cards", lambda: {shipped.name: shipped})
+    first = call("run", *TOY, "--output", tmp_path)
+    again = call("run", *TOY, "--output", tmp_path)
+    for done in (first, again):
+        assert done.exit_code == 0
+        said = [line for line in done.stderr.splitlines() if "toynet@toyfaces is your own" in line]
+        assert len(said) == 1
+        assert "not the one that toyworld ships" in said[0]
+    assert "hides the one that toyworld ships" in call("doctor").stdout
+    with pytest.raises(MibenchError, match=r"mibench train target toynet --dataset toyfaces --tag NAME"):
+        make_plan(
+            Request(
+                attack="toyattack",
+                target="toynet",
+                dataset="toyfaces",
+                protocol="toy",
+                settings={"dataset": {"noise": 0.5}},
+            )
+        )
+
+
+def test_doctor_says_that_a_classifier_is_near_chance(toy: Path) -> None:
+    card = toy / "cards" / "toyjudge_toyfaces.yaml"
+    card.write_text(card.read_text().replace("test_accuracy: 1.0", "test_accuracy: 0.2"))
+    done = call("doctor")
+    assert done.exit_code == 1
+    assert "judge 'toyjudge@toyfaces' gets 20.00% of its test images right" in done.stdout
+    assert "runs refuse it" in done.stdout
+
+
+def test_missing_weights_with_a_tag_are_trained_with_the_tag(toy: Path) -> None:
+    assert (
+        "train them with `mibench train target toynet --dataset toyfaces --tag mine`"
+        in call("run", *TOY[:2], "--target", "toynet+mine", *TOY[4:]).stderr
+    )

@@ -182,3 +182,91 @@ def test_fields_of_a_dataclass_without_default_are_asked_for() -> None:
     made = dataclasses.make_dataclass("made", [("needed", int)], kw_only=True, frozen=True)
     with pytest.raises(MibenchError, match=r"train\.needed has no default"):
         resolve(made, [], scope="train")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rate": float("nan")}, r"attack\.rate: must be a finite number, got nan \(from --set\)"),
+        ({"rate": "inf"}, r"attack\.rate: must be a finite number, got inf"),
+        ({"betas": [0.1, float("inf")]}, r"attack\.betas: must be a finite number"),
+        ({"memory": {"rate": -float("inf")}}, r"attack\.memory\.rate: must be a finite number"),
+        ({"steps": 2**70}, r"attack\.steps: is too large a number"),
+        ({"steps": True}, r"attack\.steps: expected a number, got True \(from --set\)"),
+        ({"betas": [True, 0]}, r"attack\.betas: expected a number, got \[True, 0\]"),
+        ({"mode": "a\0b"}, r"attack\.mode: holds a null character"),
+        ({"steps": ["x" * 1000]}, r"got \['x{70,80}\.\.\. \(from"),
+        ({"x" * 1000: 1}, r"unknown setting 'attack\.x{70,80}\.\.\.' from"),
+    ],
+)
+def test_values_that_no_setting_means_are_refused_and_shown_in_short(values: dict[str, object], message: str) -> None:
+    with pytest.raises(MibenchError, match=message) as caught:
+        settings_of(Layer("--set", values))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("settings: [1]", "settings: expected a mapping"),
+        ("settings: {attack: 3}", r"settings\.attack: expected a mapping"),
+        ("settings: {atack: {}}", "settings: unknown scope 'atack'; did you mean 'attack'"),
+        ("preset: 5", "preset: expected a name, got 5"),
+        ("dataset: [toyfaces]", r"dataset: expected a name, got \['toyfaces'\]"),
+        ("precision: float31", "unknown precision 'float31'"),
+        ("seed: true", "seed must be a whole number"),
+        ("seed: 2026-99-99", "seed must be a whole number from 0 .*, got '2026-99-99'"),
+        ("min_accuracy: 2", r"min_accuracy is a share in \[0, 1\], got 2"),
+        ("- 1", "expected a mapping of names to values, got list"),
+    ],
+)
+def test_a_configuration_file_of_the_wrong_types_names_file_and_key(
+    toy: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    from mibench.plan import Request, make_plan
+
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(MibenchError, match=rf"mine\.yaml: .*{message}"):
+        make_plan(Request(config=path, attack="floor", target="toynet", protocol="toy"))
+
+
+def test_null_in_a_configuration_file_leaves_it_to_the_default(toy: Path, tmp_path: Path) -> None:
+    from mibench.plan import Request, make_plan
+
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: null\npreset: null\nsettings: {attack: null}\ntarget: toynet\ndataset: toyfaces\n")
+    assert make_plan(Request(config=path, attack="floor", protocol="toy")).spec.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"metrics": ["nonsense"]}, r"protocol\.metrics: unknown metric 'nonsense'"),
+        ({"required": ["acc9"]}, r"protocol\.required: unknown estimate 'acc9'"),
+        ({"metrics": ["prdc"]}, r"demands acc1, knn_distance, .*'protocol\.metrics=\[prdc, accuracy, knn-distance\]'"),
+    ],
+)
+def test_metrics_that_clash_with_demands_are_refused_before_anything_runs(
+    toy: Path, values: dict[str, list[str]], message: str
+) -> None:
+    from mibench.plan import Request, make_plan
+
+    named = {"attack": "toyattack", "target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
+    with pytest.raises(MibenchError, match=message):
+        make_plan(Request(**named, settings={"protocol": values}))
+
+
+@pytest.mark.parametrize("name", ["floor", "dmmia", "gmi", "kedmi", "ppa"])
+def test_every_number_of_an_attack_is_checked(name: str) -> None:
+    from mibench import registry
+
+    kind = registry.load("attack", name)
+    for setting in dataclasses.fields(kind):
+        if type(setting.default) is float:
+            with pytest.raises(MibenchError):
+                kind(**{setting.name: float("nan")})
+        if setting.name in ("unit_size", "pool_size", "candidates", "epochs", "iterations", "batch_size", "restarts"):
+            for count in (0, -1):
+                with pytest.raises(MibenchError):
+                    resolve(kind, [Layer("--set", {setting.name: count})], scope="attack")

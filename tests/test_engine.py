@@ -121,6 +121,72 @@ def test_a_damaged_unit_is_made_again(toy: Path, tmp_path: Path, damage: str) ->
     assert result_files(again.path) == expected
 
 
+@pytest.mark.parametrize("file", ["units/000.safetensors", "units/000.json", "state.safetensors", "samples.csv"])
+@pytest.mark.parametrize("whose", ["run", "floor"])
+def test_a_complete_run_is_not_believed_unseen(toy: Path, tmp_path: Path, file: str, whose: str) -> None:
+    found = toy_run(tmp_path)
+    assert found.floor is not None
+    folder = found.path if whose == "run" else found.floor.path
+    expected = result_files(folder)
+    damaged = folder / file
+    content = bytearray(damaged.read_bytes())
+    content[-20] ^= 1
+    damaged.write_bytes(content)
+    again = toy_run(tmp_path)
+    part = again if whose == "run" else again.floor
+    assert part is not None
+    assert not part.reused
+    assert result_files(folder) == expected
+    assert toy_run(tmp_path).reused
+
+
+def test_units_in_each_others_place_are_not_scored(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path)
+    for suffix in (".safetensors", ".json"):
+        first, second = (found.path / "units" / f"{number}{suffix}" for number in ("000", "001"))
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    with pytest.raises(MibenchError, match=r"000\.safetensors does not hold the reconstructions of identities 0 to 1"):
+        toy_run(tmp_path)
+
+
+def test_a_run_that_was_moved_without_its_floor_says_so(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path / "runs")
+    assert found.floor is not None
+    (tmp_path / "elsewhere").mkdir()
+    moved = found.path.rename(tmp_path / "elsewhere" / "renamed")
+    with pytest.raises(MibenchError, match=rf"not beside it: bring {found.floor.path.name} to"):
+        runner.rescore(moved, "cpu")
+    found.floor.path.rename(moved.parent / found.floor.path.name)
+    before = result_files(moved)
+    runner.rescore(moved, "cpu")
+    assert result_files(moved) == before
+
+
+def test_results_name_no_folder_of_this_machine(toy: Path, tmp_path: Path) -> None:
+    found = toy_run(tmp_path, settings={"protocol": {"metrics": ["accuracy", "knn-distance", "fid"]}})
+    for name, content in result_files(found.path).items():
+        assert str(tmp_path).encode() not in content, name
+        assert str(toy).encode() not in content, name
+    assert "$MIBENCH_HOME/assets" in found.metrics["fid"]["reason"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("target", "toynet"), ("judge", "toyjudge")])
+def test_a_classifier_near_chance_is_refused_unless_told(toy: Path, tmp_path: Path, kind: str, name: str) -> None:
+    card = toy / "cards" / f"{name}_toyfaces.yaml"
+    card.write_text(card.read_text().replace("test_accuracy: 1.0", "test_accuracy: 0.2"))
+    with pytest.raises(MibenchError, match=rf"{kind} '{name}@toyfaces' gets 20\.00% .*33\.33% is the least"):
+        toy_run(tmp_path)
+    assert not list(tmp_path.glob("*/run.json"))
+    found = toy_run(tmp_path, min_accuracy=0)
+    assert "min_accuracy: 0" in (found.path / "config.yaml").read_text()
+    assert found.floor is not None
+    runner.rescore(found.path, "cpu")  # what it was told once it knows
+    with pytest.raises(MibenchError, match=r"90\.00% is the least"):
+        toy_run(tmp_path, min_accuracy=0.9)
+
+
 def test_units_do_not_depend_on_which_came_before(toy: Path, tmp_path: Path) -> None:
     whole = toy_run(tmp_path / "whole")
     part = toy_run(tmp_path / "part", settings={"protocol": {"identities": 2, "first_identity": 4}})

@@ -177,3 +177,79 @@ def test_a_disk_that_fills_up_during_a_run_loses_no_unit(
     after = {path.name: path.stat().st_mtime_ns for path in (found.path / "units").glob("*.safetensors")}
     assert {name: after[name] for name in before} == before
     assert found.metrics["acc1"]["n"] > 0
+
+
+SPOILT = {
+    "null": "null",
+    "nested": "[" * 100_000,
+    "text": '"run"',
+    "a list": "[1]",
+    "status": '{"status": 5}',
+    "outputs": '{"status": "complete", "outputs": ["a"]}',
+    "outside": '{"status": "complete", "outputs": {"../../x": "0"}}',
+    "code": '{"code": {"mibench.api": null}}',
+    "seconds": '{"seconds": "long"}',
+    "floor": '{"floor": "../elsewhere"}',
+    "infinite": '{"seconds": 1e999}',
+}
+
+
+@pytest.mark.parametrize("content", SPOILT.values(), ids=SPOILT)
+def test_a_record_of_another_shape_is_one_line_everywhere(toy: Path, tmp_path: Path, content: str) -> None:
+    from click.testing import CliRunner
+
+    import mibench
+    from mibench.cli import cli
+
+    names = ["--attack", "floor", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy", "--device", "cpu"]
+    folder = mibench.run(
+        "floor", target="toynet", dataset="toyfaces", protocol="toy", out=tmp_path / "runs", device="cpu"
+    ).path
+    (folder / "run.json").write_text(content)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for command in (
+        ["run", *names, "--output", tmp_path / "runs"],
+        ["show", "run", folder],
+        ["score", folder, "--device", "cpu"],
+        ["compare", folder],
+    ):
+        done = CliRunner().invoke(cli, [str(word) for word in command])
+        assert done.exit_code == 2, (command[0], done.output, done.exception)
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(line) < 500
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("null", '{"acc1": null}', '{"acc1": {"value": "high"}}', '{"acc1": {"low": 0.1}}'),
+        *('{"acc1": {"value": 1, "n": "many"}}', '{"acc1": {"value": 1, "added": 1}}', '{"acc1": {"value": NaN}}'),
+    ],
+)
+def test_estimates_of_another_shape_are_one_line(tmp_path: Path, content: str) -> None:
+    from mibench.results import open_run
+
+    (tmp_path / "run.json").write_text('{"status": "complete"}')
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(MibenchError, match=r"metrics\.json") as caught:
+        _ = open_run(tmp_path).metrics
+    assert "score the run again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_of_another_shape_are_one_line(tmp_path: Path) -> None:
+    from mibench.results import open_run
+
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "samples.csv").write_text("identity,sample,selected,hit1,hit5\n0,0,banana,True,True\n")
+    with pytest.raises(MibenchError, match="the column 'selected' should hold True and False"):
+        _ = open_run(tmp_path).samples
+
+
+def test_metadata_that_is_no_json_is_one_line(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, tmp_path / "state.safetensors", metadata={"mibench": "[" * 100_000})
+    with pytest.raises(MibenchError, match="its metadata is not JSON"):
+        read_tensors(tmp_path / "state.safetensors")
