@@ -30,6 +30,8 @@ collect_ignore = [] if importlib.util.find_spec("onnx") else ["test_own_model.py
 def no_home_of_yours(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the weights that are shipped and none that lie in the home of whoever runs them."""
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path_factory.getbasetemp() / "no_home"))
+    for name in ("MIBENCH_DATA", "MIBENCH_OFFLINE", "MIBENCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -214,7 +214,7 @@ class _Training:
             now = time.monotonic()
             if self.step % log_steps == 0 or last:
                 self.measured |= {name: round(float(loss), 4) for name, loss in losses.items()}
-                rate = (shown - shown_before) / (now - logged_at)
+                rate = (shown - shown_before) / max(now - logged_at, 1e-9)
                 workshop.log(event="train", images=shown, images_per_second=round(rate, 1), **self.measured)
                 logged_at, shown_before = now, shown
             if last or now - moved_at >= 0.5:
