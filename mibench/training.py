@@ -23,6 +23,7 @@ from mibench.assets import build_victim, load_weights, packed, shelve
 from mibench.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
 from mibench.cards import find as find_card
 from mibench.config import Layer
+from mibench.data.files import FileSplit
 from mibench.data.identity import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.devices import choose_device
@@ -145,8 +146,16 @@ def resolve_training(training: Training) -> tuple[Recipe, IdentitySplit]:
     return recipe, dataset
 
 
-def train(training: Training, *, device: str = "auto", reporter: Reporter | None = None) -> tuple[Path, Card]:
+def train(
+    training: Training, *, device: str = "auto", reporter: Reporter | None = None, unused: bool = True
+) -> tuple[Path, Card]:
     """Train to the end, or on from the last checkpoint of the same training, and write weights and card.
+
+    Args:
+        training: what to train, on what.
+        device: where.
+        reporter: who hears of the progress.
+        unused: say what lies in the data's folder and is not used.
 
     Returns:
         The card's path and the card.
@@ -157,6 +166,9 @@ def train(training: Training, *, device: str = "auto", reporter: Reporter | None
     reporter = reporter or Reporter()
     refuse_shipped_name(training)
     recipe, dataset = resolve_training(training)
+    if unused and isinstance(dataset, FileSplit):
+        for line in dataset.unused():
+            reporter.say(line)
     target = target_of(training, recipe, dataset)
     backbone = backbone_of(recipe)
     chosen = choose_device(device)

@@ -29,6 +29,8 @@ from mibench.data.folder import Folder
 from mibench.data.identity import check_same_data, what_changed
 from mibench.data.synthfaces import SynthFaces
 from mibench.errors import MibenchError
+from mibench.progress import Reporter
+from mibench.training import Training, train
 
 FIXTURES: dict[str, dict[str, Any]] = {
     "folder": {},
@@ -246,3 +248,24 @@ def test_an_audit_says_what_it_does_not_use(tmp_path: Path) -> None:
     shutil.copytree(root / "test", root / "val")
     material = read_material(AuditRequest(model="x:y", data=root, public=root / "public"))
     assert material.unused == ("val/ is not used: images are taken from train/ and test/ only",)
+
+
+def test_a_training_says_what_it_does_not_use_before_it_begins(tmp_path: Path) -> None:
+    root = people(tmp_path / "own")
+    shutil.copytree(root / "test", root / "val")
+
+    class Said(Exception):
+        pass
+
+    class Listener(Reporter):
+        def say(self, text: str) -> None:
+            raise Said(text)
+
+    training = Training(
+        kind="target",
+        architecture="vgg16",
+        dataset="folder",
+        settings={"dataset": {"root": str(root)}, "train": {"width": 0.0625, "epochs": 1}},
+    )
+    with pytest.raises(Said, match="val/ is not used"):
+        train(training, device="cpu", reporter=Listener())

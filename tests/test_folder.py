@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -192,13 +193,13 @@ def test_a_picture_on_both_sides_is_refused_by_content(tmp_path: Path) -> None:
 
 
 def test_copies_read_only_files_of_equal_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mibench.data import copies as module
+    from mibench.data import contents as module
 
     for name, content in (("a", b"one"), ("b", b"four"), ("c", b"two"), ("d", b"one")):
         (tmp_path / name).write_bytes(content)
     read = []
     hashed = module._sha256
-    monkeypatch.setattr(module, "_sha256", lambda path: read.append(path.name) or hashed(path))
+    monkeypatch.setattr(module, "_sha256", lambda key: read.append(Path(os.fsdecode(key)).name) or hashed(key))
     assert copies([tmp_path / "a", tmp_path / "b"], [tmp_path / "c", tmp_path / "d"]) == [
         (str(tmp_path / "a"), str(tmp_path / "d"))
     ]

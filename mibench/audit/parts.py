@@ -169,5 +169,5 @@ def _trained(
         reporter.say(f"{kind}: {training.name} was trained before")
         return Part.of(known)
     reporter.say(announcement)
-    train(training, device=device, reporter=reporter)
+    train(training, device=device, reporter=reporter, unused=False)  # the audit has said it
     return Part.of(all_cards()[training.name])

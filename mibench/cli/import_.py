@@ -97,7 +97,7 @@ def import_command(
         beside = "" if reported_there is None else f", {reported_there:.2%} reported"
         click.echo(f"  test accuracy: {measured:.2%} of {images:,} images{beside}")
     for text in done.remarks:
-        click.echo(f"  {text}")
+        click.echo(f"  {printable(text)}")
     for text in done.doubts:
-        click.echo(f"warning: {text}; the card says so", err=True)
+        click.echo(f"warning: {printable(text)}; the card says so", err=True)
     click.echo(f"card: {printable(str(done.path))}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from mibench.data.contents import content_hashes
 from mibench.errors import MibenchError
 
 
@@ -14,16 +14,20 @@ def copies(some: Sequence[Path], others: Sequence[Path]) -> list[tuple[str, str]
     """Pairs (of ``some``, of ``others``) with equal bytes. Only files that have a size in common are read.
 
     Raises:
-        MibenchError: a file has gone.
+        MibenchError: a file has gone, or cannot be read.
     """
     try:
         sizes, other_sizes = _by_size(some), _by_size(others)
-        found = []
-        for size in sizes.keys() & other_sizes.keys():
-            known = {_sha256(path): path for path in reversed(other_sizes[size])}
-            found += [(path, known[key]) for path in sizes[size] if (key := _sha256(path)) in known]
     except OSError as error:
         raise MibenchError(f"cannot read {error.filename}: {error.strerror}; restore it") from error
+    shared = sizes.keys() & other_sizes.keys()
+    ours = [path for size in shared for path in sizes[size]]
+    theirs = [path for size in shared for path in reversed(other_sizes[size])]
+    hashes = content_hashes([*ours, *theirs])
+    known = dict(zip(hashes[len(ours) :], theirs, strict=True))
+    found = [
+        (path, known[content]) for path, content in zip(ours, hashes[: len(ours)], strict=True) if content in known
+    ]
     return [(str(path), str(other)) for path, other in sorted(found)]
 
 
@@ -32,8 +36,3 @@ def _by_size(paths: Sequence[Path]) -> dict[int, list[Path]]:
     for path in paths:
         found[path.stat().st_size].append(path)
     return found
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
