@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import save, state
+from checkpoints import gan, save, state
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, remove_weight_norm, weight_norm
@@ -159,6 +159,14 @@ def test_counters_saved_as_real_numbers_are_counters(home: Path, tmp_path: Path)
     weights["bn.num_batches_tracked"] += 0.5
     with pytest.raises(MibenchError, match=r"bn.num_batches_tracked is a count and holds fractions"):
         bring("target:vgg16@celeba+b", save(tmp_path / "b.tar", weights))
+
+
+def test_the_prior_has_real_numbers_too(home: Path, tmp_path: Path) -> None:
+    generator, critic = (dict(part) for part in gan("gmi"))
+    critic["ls.0.weight"] = critic["ls.0.weight"].to(torch.int8)
+    paths = [save(tmp_path / f"{n}.tar", part) for n, part in enumerate((generator, critic))]
+    with pytest.raises(MibenchError, match=r"D.ls.0.weight holds int8: quantised weights"):
+        import_weights(Import(files=paths, wanted="prior:gmi@celeba"), device="cpu")
 
 
 # An own model

@@ -18,7 +18,7 @@ from mibench.errors import MibenchError
 from mibench.fetching import magic
 from mibench.gradients import gradient_fault
 from mibench.home import home
-from mibench.importing.formats import recognise, refuse_folder
+from mibench.importing.formats import Format, recognise, refuse_folder
 from mibench.importing.programs import check_program
 from mibench.importing.reading import read_weights
 from mibench.metrics.extractors import hash_weights
@@ -74,6 +74,8 @@ def architecture_of(model: str) -> str:
         check_program(path)
         return "torchscript"
     kind = recognise(path)  # refuses pages, archives and pictures by what they are
+    if kind is Format.PICKLE:
+        read_weights(path)  # refuses what is no file of weights either
     raise MibenchError(
         f"--model {model} is a file of weights ({kind.value}), not a model: name the code that builds it, "
         f"--model package.module:build --weights {model}"

@@ -53,6 +53,10 @@ def fitted(wanted: Wanted, trained: Trained, importer: Importer, files: Sequence
     try:
         if wanted.kind == "prior":
             prior = registry.load("prior", wanted.architecture)
+            for key, value in floats.items():
+                if value.ndim and not value.is_floating_point():  # counters have no axes
+                    kind = str(value.dtype).removeprefix("torch.")
+                    raise MibenchError(f"{source}: {shown(key)} holds {kind}: quantised weights; save them as float32")
             return prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
         network = _built(wanted, trained, floats)
         load_strictly(network, floats, name=wanted.name, architecture=wanted.architecture)

@@ -42,7 +42,7 @@ OTHERS = {  # (place, bytes) -> what it is, what to do; checked before the name 
     (0, b"GGUF"): ("a GGUF file, not weights of torch", NAME),
     (0, b"ftrt"): ("an engine of TensorRT, made for one GPU", EXPORT),
 }
-BY_NAME = {  # files without magic bytes, told by their endings where they do not begin like a pickle
+BY_NAME = {  # files without magic bytes, told by their endings
     ".onnx": ("an ONNX file, a program rather than weights", "audit it with `mibench audit`"),
     ".py": ("Python code, not weights", CODE),
     ".ipynb": ("a notebook, not weights", "put the network into a module: " + CODE),
@@ -58,7 +58,6 @@ FOLDERS = {  # a file in it -> what the folder is, what to do
     "model.safetensors": "a folder; name the file model.safetensors in it, with --weights and the code that builds it",
     "pytorch_model.bin": "a folder; name the file pytorch_model.bin in it, with --weights and the code that builds it",
 }
-PICKLES = (b"(", b"]", b"}", b"c", b"\x80")  # first bytes of pickles without a number of their protocol
 
 
 class Format(enum.Enum):
@@ -95,7 +94,7 @@ def recognise(path: Path) -> Format:
     for (place, magic), (what, cure) in OTHERS.items():
         if head[place:].startswith(magic):
             raise MibenchError(f"{path} is {what}; {cure}")
-    if head[:1] not in PICKLES and (known := BY_NAME.get(path.suffix.lower())) is not None:
+    if (known := BY_NAME.get(path.suffix.lower())) is not None:
         what, cure = known
         raise MibenchError(f"{path} is {what}; {cure}".replace("STEM", path.stem))
     return Format.PICKLE  # pickles of protocol 0 and 1 have no magic: the reader finds out
@@ -110,6 +109,8 @@ def _refuse_text(path: Path, head: bytes) -> None:
                 f"{path} is the drive's quota page, not weights: too many people downloaded the file; try again in a "
                 "day, or copy it into a drive of your own and download it from there"
             )
+        if b"<net " in head:
+            raise MibenchError(f"{path} is a model of OpenVINO, which is not run here; {EXPORT}")
         raise MibenchError(f"{path} is a web page, not weights (a log-in or an error); {AGAIN} in a browser")
     if start.startswith(b"version https://git-lfs"):
         raise MibenchError(f"{path} is a pointer of Git LFS, not weights; fetch the file with `git lfs pull`")
