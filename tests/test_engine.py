@@ -151,6 +151,52 @@ def test_units_in_each_others_place_are_not_scored(toy: Path, tmp_path: Path) ->
         toy_run(tmp_path)
 
 
+class _Cut(BaseException):
+    """The process ends here, as by SIGKILL: nobody catches it."""
+
+
+def test_a_run_that_is_cut_off_at_each_of_its_writes_ends_with_the_same_bytes(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attacking, scoring, drawing and the last word of run.json: the first process gets to its first write, ..."""
+    expected = result_files(toy_run(tmp_path / "whole").path)
+    replace, cuts, left = Path.replace, 0, 0
+
+    def until(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _Cut
+        return replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", until)
+        while cuts < 100:
+            left = cuts
+            try:
+                found = toy_run(tmp_path / "cut")
+            except _Cut:
+                cuts += 1
+            else:
+                break
+    assert cuts > 5
+    assert result_files(found.path) == expected
+    assert toy_run(tmp_path / "cut").reused
+
+
+def test_a_copy_of_a_run_is_a_run(toy: Path, tmp_path: Path) -> None:
+    import shutil
+
+    found = toy_run(tmp_path / "runs")
+    shutil.copytree(tmp_path / "runs", tmp_path / "copy")
+    assert toy_run(tmp_path / "copy").reused
+    shutil.rmtree(tmp_path / "runs")
+    copied = tmp_path / "copy" / found.path.name
+    before = result_files(copied)
+    assert runner.rescore(copied, "cpu").path == copied
+    assert result_files(copied) == before
+
+
 def test_a_run_that_was_moved_without_its_floor_says_so(toy: Path, tmp_path: Path) -> None:
     found = toy_run(tmp_path / "runs")
     assert found.floor is not None

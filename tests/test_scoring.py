@@ -16,6 +16,7 @@ from mibench.data.split import Images, to_uint8
 from mibench.metrics import METRICS
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.identity import IdentityTruth
+from mibench.metrics.names import ESTIMATES
 from mibench.scoring import COLUMNS, Reconstructions, Scores, score
 
 CLASSES, SIZE = 6, 8
@@ -87,6 +88,10 @@ def full() -> Scores:
             metrics=tuple(METRICS),
         ),
     )
+
+
+def test_every_group_yields_the_estimates_that_it_is_said_to_yield(full):
+    assert set(full.metrics) == {name for names in ESTIMATES.values() for name in names}
 
 
 def test_the_table(full):
