@@ -296,7 +296,7 @@ def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) ->
             continue  # nobody knows the truth about photographs: null with the reason, and no reason to fail
         if name not in metrics:
             missing[name] = "it was not computed"
-        elif metrics[name]["value"] is None:
+        elif metrics[name]["value"] is None and not metrics[name].get("params", {}).get("cannot_differ"):
             missing[name] = metrics[name]["reason"] or "no reason was given"
     return Run(folder.path, metrics, missing, floor, reused)
 

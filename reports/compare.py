@@ -229,7 +229,8 @@ def _pooled_estimate(pool: Pool, name: str) -> Estimate:
     fields = {"higher_is_better": first.higher_is_better, "version": first.version, "extractor": first.extractor}
     each = pool.values(name) if name in PER_IDENTITY else None
     if each is not None:
-        return pooled(name, each, proportion=name in SHARES, params={"seeds": len(found)}, **fields)
+        counted = {"proportion": True, "trials": pool.samples} if name in SHARES else {}
+        return pooled(name, each, params={"seeds": len(found)}, **counted, **fields)
     why = "none: it has no value for each identity, so seeds have no interval in common"
     return replace(
         first, value=sum(values) / len(values), low=None, high=None, params={"seeds": len(found), "interval": why}

@@ -141,6 +141,11 @@ def summary(found: Run) -> list[str]:
         if found.floor is not None and name in found.floor.metrics:
             row += f"  {cell(found.floor.metrics[name])}"
         lines.append(row.rstrip())
+    lines += [
+        f"no {title}: {found.metrics[name]['reason']}"
+        for name, title in names
+        if found.metrics[name]["params"].get("cannot_differ")
+    ]
     lines += ["", cost_line(open_run(found.path))]
     lines += ["", f"95 % intervals over identities; everything is in {found.path}"]
     for folder, what in (("tables", "tables"), ("figures", "figures")):
