@@ -319,8 +319,8 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     recorded = folder.record().get("digest")
     if plan.spec.digest() != recorded:
         raise MibenchError(
-            f"{path} was made with other weights, data or protocol than are installed now (digest {recorded}, now "
-            f"{plan.spec.digest()}); install what run.json names, or run it again"
+            f"{path} was made with other weights, data, protocol or attack file than are here now (digest {recorded}, "
+            f"now {plan.spec.digest()}); install what run.json names, or run it again"
         )
     floor_name = folder.record().get("floor")
     floor = rescore(path.parent / floor_name, device, reporter) if floor_name else None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import rich_click as click
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option, set_option
+from .options import device_option, json_option, output_option, plugin_option, set_option
 
 
 @click.command(
@@ -63,6 +63,7 @@ The folder of people has one directory for each; public images lie in its public
 @set_option("model, dataset, judge_training, prior_training, prior, attack, protocol")
 @output_option("runs", "Folder of run directories.")
 @device_option
+@plugin_option
 @json_option
 @click.pass_context
 def audit(

@@ -11,7 +11,7 @@ import rich_click as click
 from mibench import cards, config, registry
 
 from .examples import CommandWithExamples
-from .options import json_option
+from .options import json_option, plugin_option
 
 PLURALS = {
     "attacks": "attack",
@@ -41,6 +41,7 @@ PLURALS = {
 """,
 )
 @click.argument("kind", required=False, metavar="[KIND]")
+@plugin_option
 @json_option
 def list_command(*, kind: str | None, as_json: bool) -> None:
     """List what is installed: attacks, targets, datasets, protocols, suites, priors, judges, metrics, reports ..."""

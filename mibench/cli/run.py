@@ -12,7 +12,7 @@ import rich_click as click
 from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option, set_option
+from .options import device_option, json_option, output_option, plugin_option, set_option
 
 if TYPE_CHECKING:
     from mibench.results import Run as StoredRun
@@ -39,7 +39,7 @@ SHOWN = (
   mibench run --config runs/NAME/config.yaml      the same run again
 """,
 )
-@click.option("--attack", metavar="NAME", help="The attack.  [default: dmmia]")
+@click.option("--attack", metavar="NAME", help="The attack; FILE.py:CLASS for one of your own.  [default: dmmia]")
 @click.option("--target", metavar="NAME", help="The classifier under attack.  [default: vgg16]")
 @click.option("--dataset", metavar="NAME", help="Private and public people.  [default: synthfaces]")
 @click.option("--protocol", metavar="NAME", help="Who is attacked and how it is judged.  [default: the data set's]")
@@ -52,6 +52,7 @@ SHOWN = (
 @device_option
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Numbers to compute with.  [default: float32]")
 @click.option("--allow-changed-code", is_flag=True, help="Continue although the code that began the run has changed.")
+@plugin_option
 @json_option
 @click.pass_context
 def run(

@@ -7,7 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option
+from .options import device_option, json_option, plugin_option
 
 
 @click.command(
@@ -21,6 +21,7 @@ from .options import device_option, json_option
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @device_option
+@plugin_option
 @json_option
 @click.pass_context
 def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None:

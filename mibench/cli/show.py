@@ -16,7 +16,7 @@ from mibench.errors import MibenchError
 from mibench.spec import plain
 
 from .examples import CommandWithExamples
-from .options import json_option
+from .options import json_option, plugin_option
 
 
 @click.command(
@@ -34,6 +34,7 @@ from .options import json_option
 )
 @click.argument("kind", metavar="KIND")
 @click.argument("name", metavar="NAME")
+@plugin_option
 @json_option
 def show(*, kind: str, name: str, as_json: bool) -> None:
     """Show an attack, preset, protocol, card, dataset or run in full."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option
+from .options import device_option, json_option, output_option, plugin_option
 from .progress import duration
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @output_option(None, "Folder of run directories and tables.  [default: runs/NAME-OF-SUITE]")
 @device_option
 @click.option("--allow-changed-code", is_flag=True, help="Continue runs although the code that began them has changed.")
+@plugin_option
 @json_option
 @click.pass_context
 def sweep(
