@@ -10,6 +10,7 @@ import rich_click as click
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option, set_option
+from .prose import say
 
 
 @click.command(
@@ -137,8 +138,8 @@ def audit(
         click.echo(json.dumps({"path": str(found.path), **found.verdict.as_json()}, indent=2))
     else:
         for line in (*found.verdict.lines(), "", f"numbers: {found.path}", f"tables and figures: {found.run.path}"):
-            click.echo(line)
+            say(line)
     for name, reason in found.run.missing.items():
-        click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+        say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.run.missing:
         ctx.exit(1)

@@ -13,6 +13,7 @@ from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option, set_option
+from .prose import say
 
 if TYPE_CHECKING:
     from mibench.results import Run as StoredRun
@@ -109,9 +110,9 @@ def finish(ctx: click.Context, found: Run, as_json: bool) -> None:
         click.echo(json.dumps(as_plain(found), indent=2))
     else:
         for line in summary(found):
-            click.echo(line)
+            say(line)
     for name, reason in found.missing.items():
-        click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+        say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.missing:
         ctx.exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import rich_click as click
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option
 from .progress import duration
+from .prose import say
 
 if TYPE_CHECKING:
     from mibench.sweep.conduct import Forecast, Sweep
@@ -69,15 +71,20 @@ def sweep(
     out = output or Path("runs") / loaded.name
     if dry_run:
         plan = forecast(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
-        click.echo(json.dumps(forecast_plain(plan), indent=2) if as_json else "\n".join(forecast_lines(plan)))
+        if as_json:
+            click.echo(json.dumps(forecast_plain(plan), indent=2))
+        else:
+            for line in forecast_lines(plan):
+                say(line)
         return
     done = run_sweep(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter())
     if as_json:
         click.echo(json.dumps(sweep_plain(done), indent=2))
     else:
-        click.echo("\n".join(sweep_lines(done)))
+        for line in sweep_lines(done):
+            say(line)
     for outcome in done.failed:
-        click.echo(f"error: {outcome.standing.cell.title}: {outcome.status}: {outcome.reason}", err=True)
+        say(f"error: {outcome.standing.cell.title}: {outcome.status}: {outcome.reason}", err=True)
     if done.failed:
         ctx.exit(1)
 
@@ -97,15 +104,14 @@ def sweep_plain(done: Sweep) -> dict[str, Any]:
 
 
 def sweep_lines(done: Sweep) -> list[str]:
-    """The table and where it lies."""
-    from mibench.sweep.tables import markdown, rows
+    """The table and where everything else lies: comparisons are long, and in files."""
+    from mibench.sweep.tables import brief, rows
 
     complete = len(done.outcomes) - len(done.failed)
-    lines = [markdown(rows(done.outcomes, done.path)), ""]
-    for text in done.written.compared:
-        lines += [text, ""]
+    width = max(80, shutil.get_terminal_size((110, 24)).columns)
+    lines = [*brief(rows(done.outcomes, done.path), width), ""]
     lines += [f"{complete} of {len(done.outcomes)} cells complete; everything is in {done.path}"]
-    lines += [f"  {path}" for path in done.written.files if path.suffix in (".csv", ".md")]
+    lines += [f"  {path}" for path in done.written.files if path.suffix == ".md"]
     return [*lines, *done.written.notes]
 
 
