@@ -79,6 +79,13 @@ def test_prose_is_broken_between_words_and_nothing_is_lost() -> None:
     assert wrapped("| " + "cell | " * 30, 60) == ["| " + "cell | " * 30]
 
 
+def test_a_list_on_a_terminal_hangs_below_its_names() -> None:
+    lines = wrapped("  demo      ten people, a few steps each, to see what a run is before it is quoted", 50, hang=10)
+    assert lines[0].startswith("  demo      ten people")  # the column stays
+    assert all(line.startswith(" " * 12) for line in lines[1:])
+    assert all(len(line) <= 50 for line in lines)
+
+
 def test_output_in_a_pipe_is_not_wrapped() -> None:
     done = CliRunner().invoke(cli, ["run", "--attack", "x" * 90], env={"COLUMNS": "80"})
     assert len(done.stderr.splitlines()) == 1

@@ -12,6 +12,7 @@ from mibench import cards, config, registry
 
 from .examples import CommandWithExamples
 from .options import json_option, plugin_option
+from .prose import say
 
 PLURALS = {
     "attacks": "attack",
@@ -65,7 +66,7 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
         width = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
             detail = entry.get("detail", "")
-            click.echo(f"  {entry['name']:{width}}  {detail}".rstrip())
+            say(f"  {entry['name']:{width}}  {detail}".rstrip(), hang=width + 2 if width < 40 else 4)
         if not entries:
             click.echo("  none")
 

@@ -11,16 +11,16 @@ import rich_click as click
 LEAST = 40  # columns; below, wrapping helps nobody
 
 
-def say(line: str, *, err: bool = False) -> None:
-    """Print a line; on a terminal, one that is too long goes on below, indented as it began."""
+def say(line: str, *, err: bool = False, hang: int = 0) -> None:
+    """Print a line; on a terminal, one that is too long goes on below, indented as it began and by ``hang`` more."""
     if not (sys.stderr if err else sys.stdout).isatty():
         click.echo(line, err=err)
         return
-    for part in wrapped(line, shutil.get_terminal_size().columns):
+    for part in wrapped(line, shutil.get_terminal_size().columns, hang):
         click.echo(part, err=err)
 
 
-def wrapped(line: str, width: int) -> list[str]:
+def wrapped(line: str, width: int, hang: int = 0) -> list[str]:
     """A line as lines of at most ``width`` letters, broken between words; a word that is longer stays whole.
 
     Rows of tables and lines that fit stay as they are.
@@ -29,7 +29,7 @@ def wrapped(line: str, width: int) -> list[str]:
         return [line]
     text = line.lstrip()
     indent = " " * (len(line) - len(text))
-    later = indent + ("  " if text.startswith(("- ", "error: ")) else "")
+    later = indent + " " * (hang or (2 if text.startswith(("- ", "error: ")) else 0))
     return textwrap.wrap(
         text,
         max(width, LEAST),
