@@ -116,8 +116,23 @@ class DMMIA(Attack):
             raise MibenchError(
                 f"dmmia: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"
             )
+        if reason := self._no_rival_possible():
+            raise MibenchError(
+                f"dmmia: with {reason} no other class can enter the memory of an identity, so that L_idr is 0 in every "
+                "step; set lambda_idr=0 to attack without IDR, or memory_start=warm"
+            )
         if not 0 <= self.momentum <= 1:
             raise MibenchError(f"dmmia: momentum must lie in [0, 1], got {self.momentum}")
+
+    def _no_rival_possible(self) -> str | None:
+        """The settings that leave a memory with nothing but its identity's own class, in words; None elsewhere."""
+        if not self.lambda_idr or self.memory_start != "empty":
+            return None
+        own = ["memory_key=target"] if self.memory_key == "target" else []
+        own += ["memory_samples=correct"] if self.memory_samples == "correct" else []
+        alone = ["memory_scope=identity"] if self.memory_scope == "identity" else []
+        alone += ["unit_size=1"] if self.unit_size == 1 else []
+        return f"{own[0]} and {alone[0]}" if own and alone else None
 
     def planned_preparation(self) -> Queries:
         """Every image of the pool and its mirror image; once more for their features, where the memory starts warm."""

@@ -232,6 +232,7 @@ class UnitRun:
                 renormalise=attack.memory_renormalise,
                 initial=initial,
                 initial_seen=known,
+                placeholder=attack.memory_start == "random",
                 device=self.context.device,
             )
             for _ in range(1 if attack.memory_scope == "unit" else len(self.names))
@@ -281,8 +282,21 @@ class UnitRun:
             confidence=confidence.flatten(),
             latents=self.variable.untruncated(flat).float().cpu(),
             curves=curves,
-            notes=tuple(_warnings(attack, curves)),
+            notes=(*_warnings(attack, curves), *self._without_rivals()),
         )
+
+    def _without_rivals(self) -> Iterator[str]:
+        """Whose L_idr was 0 from the first step to the last, although it was asked for."""
+        if not self.banks:
+            return
+        banks = self.banks * len(self.names) if len(self.banks) == 1 else self.banks
+        alone = [str(y) for y, bank in zip(self.names, banks, strict=True) if not bank.has_rival(y)]
+        if alone:
+            yield (
+                f"L_idr was 0 throughout for class {', '.join(alone)}: no other class entered the memory, so IDR had "
+                "no part in it; give a unit more identities (unit_size), fill the memory (memory_start=warm), or set "
+                "lambda_idr=0"
+            )
 
 
 def _warnings(attack: DMMIA, curves: dict[str, Tensor]) -> Iterator[str]:

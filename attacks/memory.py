@@ -25,6 +25,8 @@ class MemoryBank:
         renormalise: bring stored rows back to unit length after each update.
         initial: rows ``(C, D)`` to start from, or None for an empty bank.
         initial_seen: which of them count as seen ``(C,)``; all when None.
+        placeholder: the rows to start from are no features: they are rivals of other classes like any row, and the
+            first features of a class take the place of its own instead of being averaged with it (released code).
         device: where the bank lives.
     """
 
@@ -39,6 +41,7 @@ class MemoryBank:
         renormalise: bool = False,
         initial: Tensor | None = None,
         initial_seen: Tensor | None = None,
+        placeholder: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.momentum, self.slots, self.sequential, self.renormalise = momentum, slots, sequential, renormalise
@@ -48,7 +51,8 @@ class MemoryBank:
         if initial is not None:
             self.rows[:, 0] = initial.to(device)
             self.seen[:, 0] = True if initial_seen is None else initial_seen.to(device)
-            self.turn = self.seen[:, 0].long() % slots
+            self.turn = self.turn if placeholder else self.seen[:, 0].long() % slots
+        self.learnt = torch.zeros_like(self.seen) if placeholder else self.seen.clone()  # rows that hold features
 
     def loss(
         self,
@@ -91,6 +95,11 @@ class MemoryBank:
         own, others = torch.where(usable, own, 0.0), torch.where(usable, others, 0.0)
         return torch.where(usable, reading.objective_of(own, others), 0.0)
 
+    def has_rival(self, label: int) -> bool:
+        """Whether any other class has been seen; while none has, the loss of ``label`` is 0. Waits for the device."""
+        known = self.seen.any(dim=1)
+        return bool(known[:label].any() | known[label + 1 :].any())
+
     @torch.no_grad()
     def update(self, features: Tensor, classes: Tensor, use: Tensor | None = None) -> None:
         """Remember a step's features.
@@ -117,10 +126,12 @@ class MemoryBank:
             mean = (member.T @ features) / count.clamp(min=1)[:, None]
         index = torch.arange(self.seen.shape[0], device=self.rows.device)
         old, was_seen = self.rows[index, self.turn], self.seen[index, self.turn]
-        new = torch.where(was_seen[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
+        was_learnt = self.learnt[index, self.turn]
+        new = torch.where(was_learnt[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
         if self.renormalise:
             new = nn.functional.normalize(new, dim=1)
         touched = count > 0
         self.rows[index, self.turn] = torch.where(touched[:, None], new, old)
         self.seen[index, self.turn] = was_seen | touched
+        self.learnt[index, self.turn] = was_learnt | touched
         self.turn = torch.where(touched, (self.turn + 1) % self.slots, self.turn)

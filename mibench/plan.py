@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mibench import cards, config, registry
+from mibench import cards, config, provenance, registry
 from mibench.api import Access, Attack
 from mibench.budget import within_budget
 from mibench.chance import refuse_weak
@@ -75,7 +75,7 @@ class Plan:
     def entries(self) -> list[registry.Entry]:
         """The registered parties that take part; their code is part of the record."""
         found = [
-            registry.entry("attack", self.spec.attack),
+            registry.entry("attack", str(self.chosen["attack"])),
             registry.entry("dataset", self.spec.dataset),
             registry.entry("target", self.spec.target.architecture),
         ]
@@ -99,6 +99,7 @@ def make_plan(request: Request) -> Plan:
         found = [Layer(str(request.config), file_settings.get(scope, {}))] if request.config else []
         return [*found, Layer("--set", request.settings.get(scope, {}))]
 
+    entry = registry.entry("attack", str(chosen["attack"]))
     dataset_kind = registry.load("dataset", str(chosen["dataset"]))
     asked = chosen["protocol"]
     chosen["protocol"] = asked or dataset_kind.protocol
@@ -106,7 +107,7 @@ def make_plan(request: Request) -> Plan:
     if not asked:
         protocol_origins["name"] = Setting(protocol.name, f"default of data set {chosen['dataset']}")
     check_metrics(protocol)
-    attack, attack_origins, preset = _attack(chosen, protocol, layers("attack"))
+    attack, attack_origins, preset = _attack(entry, chosen, protocol, layers("attack"))
     _check_access(attack, protocol)
     said = ("--set", str(request.config))
     problems: list[MibenchError] = []
@@ -155,7 +156,8 @@ def make_plan(request: Request) -> Plan:
         arguments, prior_origins = _prior_arguments(weights["prior"], [of_protocol, *layers("prior")])
         weights["prior"] = dataclasses.replace(weights["prior"], arguments=arguments)
     spec = RunSpec(
-        attack=str(chosen["attack"]),
+        attack=entry.name,
+        attack_code=provenance.attack_code(entry),
         attack_settings=dataclasses.asdict(attack),
         preset=preset,
         dataset=str(chosen["dataset"]),
@@ -194,11 +196,10 @@ def make_plan(request: Request) -> Plan:
 
 
 def _attack(
-    chosen: Mapping[str, Any], protocol: EvalProtocol, layers: list[Layer]
+    entry: registry.Entry, chosen: Mapping[str, Any], protocol: EvalProtocol, layers: list[Layer]
 ) -> tuple[Attack, dict[str, Setting], str | None]:
-    name = str(chosen["attack"])
-    kind = registry.load("attack", name)
-    presets = config.attack_presets(name)
+    name, kind = entry.name, entry.load()
+    presets = config.attack_presets(str(chosen["attack"]))
     of_protocol = protocol.attack_presets.get(name)
     preset = presets.choose(
         name,

@@ -12,7 +12,7 @@ from mibench.data.split import GroundTruth, IdentitySplit
 MARGIN = 90  # pixels left of the rows, for their names
 GAP = 2
 HEADING = 22
-BLOCKS = 4  # a hidden face is a mosaic of 4 x 4, as in the reports
+BLOCKS = 8  # a hidden face is a mosaic of 8 x 8, as in the reports: a face still, but whose? (benchmarks/mosaic.py)
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 
@@ -33,7 +33,7 @@ def preview_png(split: IdentitySplit, *, people: int, images: int, size: int, hi
     Args:
         split: the data set; ``people`` is cut to the number of its classes (0 for a set that is public only).
         size: pixels a side of one image.
-        hide_faces: show every image as a coarse mosaic; None hides them unless the people are made up.
+        hide_faces: show every image as a mosaic; None hides them unless the people are made up.
     """
     from PIL import Image, ImageDraw
 

@@ -14,6 +14,8 @@ from mibench.spec import EvalProtocol
 from mibench.textfiles import shown
 from mibench.yamltext import as_mapping
 
+DEFAULT = "default"  # in protocol.metrics: the default groups, to which others are added
+
 
 def protocol_files() -> dict[str, tuple[str, str]]:
     """Name -> (source for messages, YAML text) of every protocol on offer."""
@@ -29,6 +31,7 @@ def load_protocol(name: str, layers: Sequence[Layer] = ()) -> tuple[EvalProtocol
     base = Layer(source, as_mapping(config.parse_yaml(text, source), source))
     original, _ = config.resolve(EvalProtocol, [base], scope="protocol")
     protocol, origins = config.resolve(EvalProtocol, [base, *layers], scope="protocol")
+    original, protocol = (dataclasses.replace(p, metrics=_spelled_out(p.metrics)) for p in (original, protocol))
     if protocol.identity() != original.identity():
         protocol = dataclasses.replace(protocol, name=f"{protocol.name} (changed)")
     return protocol, origins
@@ -60,3 +63,9 @@ def check_metrics(protocol: EvalProtocol) -> None:
         f"protocol {protocol.title!r} demands {', '.join(lacking)}, which its metrics leave out "
         f"({shown(list(groups))}): --set 'protocol.metrics=[{wanted}]', or name less in protocol.required"
     )
+
+
+def _spelled_out(groups: Sequence[str]) -> tuple[str, ...]:
+    """Groups of metrics with the default ones in place of the word ``default``; each once."""
+    each = (DEFAULT_METRICS if name == DEFAULT else (name,) for name in groups)
+    return tuple(dict.fromkeys(name for part in each for name in part))

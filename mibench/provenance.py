@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mibench import registry
+from mibench import plugins, registry
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "safetensors", "mibench")
 REFEREE = (
@@ -98,6 +98,17 @@ def code_hashes(entries: Iterable[registry.Entry]) -> dict[str, str]:
     """
     hashes = {f"mibench.{name}": code_hash(f"mibench.{name}", f"mibench.{name}") for name in REFEREE}
     return hashes | {f"{entry.kind} {entry.name}": code_hash(entry.module) for entry in entries}
+
+
+def attack_code(entry: registry.Entry) -> str | None:
+    """Hash of the source of an attack that was brought by its path, a part of its run's digest; None when installed.
+
+    Of a package it covers what :func:`code_hash` does, of a single file also the files beside it that it imports.
+    """
+    if entry.installed:
+        return None
+    source = _source_of(entry.module)
+    return code_hash(entry.module) if source is None or "." in entry.module else plugins.source_hash(source)
 
 
 def git_commit() -> str | None:

@@ -9,19 +9,24 @@ A distribution plugs in with one entry point in the group ``mibench``::
 module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, backbone, recipe, importer, dataset,
 metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of YAML
 files (``"package"``).
+
+Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
+wherever the name of one is asked for, as ``path/to/file.py:Class``.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
+from mibench import plugins
 from mibench.aside import spoken_aside
 from mibench.errors import MibenchError
 from mibench.textfiles import LONGEST, shown
@@ -54,6 +59,7 @@ class Entry:
     name: str
     address: str  # "module:attribute", or a package for cards, protocol and suite
     distribution: str
+    installed: bool = True  # False: brought by a path, so its source is part of what it is
 
     @property
     def module(self) -> str:
@@ -111,18 +117,27 @@ def catalogue() -> dict[str, dict[str, Entry]]:
                 f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error}); "
                 f"repair or uninstall {owner}"
             ) from error
-        for kind, names in offered.items():
-            if kind not in found:
-                raise MibenchError(f"{owner} registers the unknown kind {kind!r}{suggest(kind, KINDS)}")
-            for name, address in names.items():
-                other = found[kind].get(name)
-                if other is not None and other.address != address:
-                    raise MibenchError(
-                        f"two distributions register the {kind} {name!r}: {other.distribution} ({other.address}) and "
-                        f"{owner} ({address}); uninstall one of them"
-                    )
-                found[kind][name] = Entry(kind, name, address, owner)
+        _offer(found, owner, offered)
+    for place in plugins.added():
+        _offer(found, f"plugin {Path(place).name}", plugins.catalogue_of(place), installed=False)
     return {kind: dict(sorted(names.items())) for kind, names in found.items()}
+
+
+def _offer(
+    found: dict[str, dict[str, Entry]], owner: str, offered: Mapping[str, Mapping[str, str]], *, installed: bool = True
+) -> None:
+    """Add the names of one catalogue."""
+    for kind, names in offered.items():
+        if kind not in found:
+            raise MibenchError(f"{owner} registers the unknown kind {kind!r}{suggest(kind, KINDS)}")
+        for name, address in names.items():
+            other = found[kind].get(name)
+            if other is not None and other.address != address:
+                raise MibenchError(
+                    f"two distributions register the {kind} {name!r}: {other.distribution} ({other.address}) and "
+                    f"{owner} ({address}); uninstall one of them"
+                )
+            found[kind].setdefault(name, Entry(kind, name, address, owner, installed))
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -131,15 +146,28 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def entry(kind: str, name: str) -> Entry:
-    """The entry of a name.
+    """The entry of a name; of an attack in a file (``path/to/file.py:Class``), under the name that it calls itself.
 
     Raises:
-        MibenchError: unknown name, with the nearest known ones.
+        MibenchError: unknown name, with the nearest known ones; a file without such an attack.
     """
+    if kind == "attack" and plugins.names_a_file(name):
+        return _from_file(name)
     known = catalogue()[kind]
     if name not in known:
         raise MibenchError(unknown(kind, name, known))
     return known[name]
+
+
+def _from_file(address: str) -> Entry:
+    found: Any = plugins.attack_class(address)
+    taken = catalogue()["attack"].get(found.name)
+    if taken is not None:
+        raise MibenchError(
+            f"attack {address}: it calls itself {found.name!r}, which is an attack of {taken.distribution}; give the "
+            "class another name, so that tables tell them apart"
+        )
+    return Entry("attack", found.name, f"{found.__module__}:{found.__qualname__}", "a file", installed=False)
 
 
 def load(kind: str, name: str) -> Any:

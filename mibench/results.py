@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mibench.api import Estimate, MibenchError
+from mibench.paired import adjusted as adjusted  # part of the read side, which reports may import
+from mibench.paired import compared as compared
+from mibench.paired import difference as difference
+from mibench.paired import differences as differences
+from mibench.paired import per_identity as per_identity
+from mibench.paired import pooled as pooled
+from mibench.paired import without_value as without_value
 from mibench.runrecord import check_record, read_estimates
 from mibench.textfiles import parse_json, read_object, read_text
 from mibench.yamltext import read_yaml
@@ -240,66 +247,6 @@ def open_run(path: Path | str) -> Run:
     if not (folder / "run.json").exists():
         raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
     return Run(folder)
-
-
-def per_identity(run: Run, column: str) -> pd.Series[float]:
-    """Mean of a column over the selected samples of each identity, identities ascending."""
-    chosen = run.samples[run.samples["selected"]]
-    if column not in chosen:
-        raise MibenchError(f"{run.path / 'samples.csv'} has no column {column!r}; score the run again")
-    if chosen[column].dtype.kind not in "biuf":
-        raise MibenchError(f"{run.path / 'samples.csv'}: the column {column!r} holds no numbers; score the run again")
-    found: pd.Series[float] = chosen.groupby("identity")[column].mean().astype(float).sort_index()
-    return found
-
-
-def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None = None) -> Estimate:
-    """Mean difference ``run - other`` of a column over the identities of both: bootstrap interval, sign-flip p value.
-
-    Null with the reason when the runs do not share their protocol or their identities.
-    """
-    from mibench.metrics.estimate import null
-
-    label = name or f"difference_{column}"
-    if run.protocol != other.protocol:
-        return null(label, f"protocols differ: {run.protocol} and {other.protocol}")
-    first, second = per_identity(run, column), per_identity(other, column)
-    if list(first.index) != list(second.index):
-        return null(label, "the runs attack different identities")
-    return compared(label, first, second)
-
-
-def differences(run: Run, other: Run, columns: Sequence[str]) -> list[Estimate]:
-    """:func:`difference` for several columns; ``params["p_holm"]`` holds for all of them together."""
-    from mibench.metrics.estimate import holm
-
-    found = [difference(run, other, column) for column in columns]
-    tested = [index for index, estimate in enumerate(found) if "p_value" in estimate.params]
-    adjusted = holm([float(found[index].params["p_value"]) for index in tested])
-    for index, p_value in zip(tested, adjusted, strict=True):
-        found[index] = replace(found[index], params={**found[index].params, "p_holm": p_value})
-    return found
-
-
-def pooled(name: str, values: pd.Series[float], **fields: Any) -> Estimate:
-    """Mean over identities of ``values`` (indexed by identity) with its interval; ``fields`` as ``estimate.ratio``."""
-    from mibench.metrics.estimate import ratio
-
-    return ratio(name, values.tolist(), [1.0] * len(values), **fields)
-
-
-def compared(name: str, first: pd.Series[float], second: pd.Series[float]) -> Estimate:
-    """``first - second`` over the same identities in the same order: ``estimate.compared``."""
-    from mibench.metrics import estimate
-
-    return estimate.compared(name, first.tolist(), second.tolist())
-
-
-def adjusted(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment of a family of p values, in the order given."""
-    from mibench.metrics.estimate import holm
-
-    return holm(p_values)
 
 
 def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:

@@ -323,7 +323,7 @@ def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) ->
             continue  # nobody knows the truth about photographs: null with the reason, and no reason to fail
         if name not in metrics:
             missing[name] = "it was not computed"
-        elif metrics[name]["value"] is None:
+        elif metrics[name]["value"] is None and not metrics[name].get("params", {}).get("cannot_differ"):
             missing[name] = metrics[name].get("reason") or "no reason was given"
     return Run(folder.path, metrics, missing, floor, reused)
 
@@ -352,8 +352,8 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
         )
     if plan.spec.digest() != recorded:
         raise MibenchError(
-            f"{path} was made with other weights, data or protocol than are installed now (digest {recorded}, now "
-            f"{plan.spec.digest()}); install what run.json names, or run it again"
+            f"{path} was made with other weights, data, protocol or attack file than are here now (digest {recorded}, "
+            f"now {plan.spec.digest()}); install what run.json names, or run it again"
         )
     floor_name = folder.record().get("floor")
     if floor_name and not RunDir(path.parent / floor_name).exists():

@@ -19,7 +19,7 @@ from torch import Tensor
 from mibench.api import Estimate, MibenchError
 from mibench.data.split import Images
 from mibench.metrics import DEFAULT_METRICS, METRICS
-from mibench.metrics.accuracy import label_confidence, top_k_hits
+from mibench.metrics.accuracy import always_hit, label_confidence, top_k_hits
 from mibench.metrics.controls import control_tables, frame, judged_columns
 from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimate import RESAMPLES
@@ -92,13 +92,13 @@ class Scores:
     notes: tuple[str, ...] = ()
 
     def missing(self, names: Iterable[str]) -> dict[str, str]:
-        """Name -> reason of those estimates (or metrics never computed) that have no value."""
+        """Name -> reason of those estimates (or metrics never computed) that have no value and could have one."""
         found = {}
         for name in names:
             estimate = self.metrics.get(name)
             if estimate is None:
                 found[name] = "it was not computed"
-            elif estimate.value is None:
+            elif estimate.value is None and not estimate.params.get("cannot_differ"):
                 found[name] = estimate.reason or "no reason was given"
         return found
 
@@ -181,6 +181,7 @@ def score(
     ranks = _ranks(kept.labels)
     notes = _count_notes(kept.labels, per_identity)
     reasons: dict[str, str] = {}
+    fixed = {f"hit{k}": always_hit(k, seen.logits.shape[1], f"judge {judge.name!r}") for k in (1, 5)}
     columns: dict[str, Any] = {
         "identity": kept.labels,
         "sample": ranks,
@@ -204,6 +205,7 @@ def score(
         reasons["target_hit1"] = reasons["target_confidence"] = "the attacked model was not given to the scoring"
     else:
         logits = target(kept.images).logits
+        fixed["target_hit1"] = fixed["target_confidence"] = always_hit(1, logits.shape[1], "the attacked model")
         columns["target_hit1"] = top_k_hits(logits, kept.labels, 1)
         columns["target_confidence"] = label_confidence(logits, kept.labels)
     identity_params: dict[str, Any] = {}
@@ -217,6 +219,8 @@ def score(
             "ranked_among": int(truth.private.shape[0] + truth.foreign.shape[0]),
             "standardised": truth.error is not None,
         }
+        if identity_params["ranked_among"] == 1:
+            fixed["true_identity_rank"] = "there is nobody else to rank the true person among"
         if truth.error is not None:
             identity_params["regressor_rmse"] = float(truth.error.double().square().mean().sqrt())
 
@@ -247,6 +251,7 @@ def score(
         extractor=judge.record,
         feature_extractor=feature_extractor,
         reasons=reasons,
+        fixed={name: reason for name, reason in fixed.items() if reason},
         inception=features_of,
         inception_name=inception.name if inception is not None else Evidence.inception_name,
         controls=controls,

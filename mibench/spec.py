@@ -143,6 +143,7 @@ class RunSpec:
     Attributes:
         attack, attack_settings: registered name and every hyper-parameter of the attack.
         preset: the preset the settings started from (for people; not part of the digest).
+        attack_code: hash of the source of an attack that is not installed; None for an installed one.
         dataset, dataset_settings, dataset_digest: registered name, settings and the split's own hash.
         target, judge, prior, regressor: weights.
     """
@@ -160,6 +161,7 @@ class RunSpec:
     protocol: EvalProtocol
     seed: int = 0
     precision: Precision = "float32"
+    attack_code: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """The canonical form that is hashed. Card names are left out: weights are what their hash says."""
@@ -177,6 +179,7 @@ class RunSpec:
             "schema": 1,
             "attack": self.attack,
             "attack_settings": plain(self.attack_settings),
+            **({} if self.attack_code is None else {"attack_code": self.attack_code}),
             "dataset": self.dataset,
             "dataset_digest": self.dataset_digest,
             "target": hashed(self.target),

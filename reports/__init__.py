@@ -7,7 +7,7 @@ A report is a callable ``report(run, folder=None, *, floor=None, private=None, h
 * ``floor``: the same protocol without an attack; a row of every table, a reference line in figures.
 * ``private``: private training images of the attacked identities (``.pixels`` uint8 ``(N, 3, H, W)``, ``.labels``
   ``(N,)``, ordered by class as the scoring saw them), handed over by the referee; without them they are left out.
-* ``hide_faces``: show faces only as coarse mosaics; None hides them unless the data set is synthetic.
+* ``hide_faces``: show faces only as mosaics; None hides them unless the data set is synthetic.
 
 It returns the files it wrote. The same run gives the same bytes.
 

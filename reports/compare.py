@@ -78,6 +78,7 @@ class Comparison:
         mixed: names of circumstances that differ between the rows (only after ``mix=True``).
         notes: sentences that a reader needs, warnings first.
         left_out: sentences on runs that were not used.
+        chosen: metrics that a person asked for; these alone are printed. None asked for: all, with costs.
     """
 
     rows: tuple[Row, ...]
@@ -88,6 +89,7 @@ class Comparison:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+    chosen: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -149,7 +151,7 @@ def compare(
         runs: runs, their folders, or folders of runs; floors that lie beside them come along.
         reference: label or attack that every row is tested against; ``floor`` is each row's own floor. By default
             every pair is tested on targets with at most ``PAIRED_ROWS`` rows, else every row against the first one.
-        metrics: which to test, out of ``TESTED`` and ``true_identity_top1``; ``TESTED`` by default.
+        metrics: which to show and to test, out of ``TESTED`` and ``true_identity_top1``; ``TESTED`` by default.
         mix: show runs of different protocols, data sets, judges or identities beside each other, without tests
             between them, instead of refusing.
 
@@ -186,6 +188,7 @@ def compare(
         mixed=tuple(differing(facts)),
         notes=tuple(notes + _remarks(pools, family, reference)),
         left_out=left_out,
+        chosen=tuple(dict.fromkeys(metrics)),
     )
 
 
@@ -229,7 +232,8 @@ def _pooled_estimate(pool: Pool, name: str) -> Estimate:
     fields = {"higher_is_better": first.higher_is_better, "version": first.version, "extractor": first.extractor}
     each = pool.values(name) if name in PER_IDENTITY else None
     if each is not None:
-        return pooled(name, each, proportion=name in SHARES, params={"seeds": len(found)}, **fields)
+        counted = {"proportion": True, "trials": pool.samples} if name in SHARES else {}
+        return pooled(name, each, params={"seeds": len(found)}, **counted, **fields)
     why = "none: it has no value for each identity, so seeds have no interval in common"
     return replace(
         first, value=sum(values) / len(values), low=None, high=None, params={"seeds": len(found), "interval": why}

@@ -85,7 +85,7 @@ def differences_table(comparison: Comparison) -> Table:
 
 def overall_table(comparison: Comparison) -> Table | None:
     """acc@1: attacks down, targets across; None with one target."""
-    if len(comparison.targets) < 2 or "acc1" not in comparison.metrics:
+    if len(comparison.targets) < 2 or "acc1" not in _shown_metrics(comparison):
         return None
     labels = list(dict.fromkeys(row.label for row in sorted(comparison.rows, key=lambda row: row.floor)))
     by_place = {(row.label, row.target): row for row in comparison.rows}
@@ -110,7 +110,7 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
     found = [] if overall is None else [overall]
     pairs = []
     several = any(len(row.seeds) > 1 for row in comparison.rows)
-    results = ["row", *comparison.metrics]
+    results = ["row", *_shown_metrics(comparison)]
     if several and "acc1" in results:
         results.insert(results.index("acc1") + 1, "acc1_seeds")
     if _counts(comparison) is None:
@@ -123,7 +123,7 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
             return cells["target"].value == target
 
         found.append(whole.part(f"results-{place}", f"Target {target}", results, here))
-        if any(row.cost[name] is not None for row in comparison.rows for name in COSTS):
+        if _shows_costs(comparison):
             cost = whole.part(f"cost-{place}", f"Cost per identity, target {target}", costs, here)
             found.append(dataclasses.replace(cost, notes=(_context(comparison), _COST_NOTE)))
         wanted = [column.name for column in tests.columns if column.name != "target" and column.title is not None]
@@ -138,7 +138,7 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
     notes = [_context(comparison)]
     notes.append("Brackets: 95 % interval over identities. Arrows: which way the attack does better.")
     if any(len(row.seeds) > 1 for row in comparison.rows):
-        apart = [measure(name).title for name in comparison.metrics if _without_interval(comparison, name)]
+        apart = [measure(name).title for name in _shown_metrics(comparison) if _without_interval(comparison, name)]
         without = f" {', '.join(apart)}: mean of the seeds, which have no interval in common." if apart else ""
         notes.append(
             "Seeds are pooled: an identity's value is its mean over the seeds; “over seeds” is the lowest and the "
@@ -147,7 +147,7 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
     notes.append(
         "Bold: found stronger than every other row of its target (Holm, 5 %); a column without bold has no such row."
     )
-    if any(value is not None for row in comparison.rows for value in row.cost.values()):
+    if _shows_costs(comparison):
         notes.append(_COST_NOTE)
     notes += [f"{note[:1].upper()}{note[1:]}." for note in comparison.notes]
     return notes + _absent(comparison)
@@ -190,11 +190,12 @@ def render(comparison: Comparison, kind: str, *, width: int = 110) -> str:
 
 
 def write_all(comparison: Comparison, folder: Path) -> list[Path]:
-    """CSV, Markdown and LaTeX of rows and of differences, and the figure."""
+    """CSV, Markdown and LaTeX of rows and of differences, and the figure; of every metric, whichever were asked for."""
     from .canvas import save
     from .comparison_plot import comparison_plot
     from .latex import document
 
+    comparison = dataclasses.replace(comparison, chosen=())
     rows, differences = tables_for_people(comparison)
     files = []
     for table, parts, notes, aside in (
@@ -294,11 +295,22 @@ def _costs_that_matter(comparison: Comparison) -> list[str]:
     return [name for name in COSTS if asked or name != "prior_queries_forward"]
 
 
+def _shown_metrics(comparison: Comparison) -> list[str]:
+    """Metrics that people see: all there are, or those that were asked for."""
+    return [name for name in comparison.metrics if not comparison.chosen or name in comparison.chosen]
+
+
+def _shows_costs(comparison: Comparison) -> bool:
+    """Whether people see costs: not when they asked for certain metrics."""
+    recorded = any(row.cost[name] is not None for row in comparison.rows for name in COSTS)
+    return recorded and not comparison.chosen
+
+
 def _absent(comparison: Comparison) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for row in comparison.rows:
         for name, estimate in row.estimates.items():
-            if estimate.value is None:
+            if estimate.value is None and (not comparison.chosen or name in comparison.chosen):
                 titles = reasons.setdefault(estimate.reason or "no reason was given", [])
                 titles += [measure(name).title] if measure(name).title not in titles else []
     return [f"{ABSENT} {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]

@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 TILE, GAP, GUTTER = 112, 14, 46  # pixels: a tile, between tiles, between groups
 CAPTION = 26  # pixels below a tile
 INCH = 128  # pixels per inch on the page
-BLOCKS = 4  # a hidden face is a mosaic of 4 x 4
+BLOCKS = 8  # a hidden face is a mosaic of 8 x 8: a face still, but whose? (benchmarks/mosaic.py)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def contact_sheet(run: Run, label: str, private: LabelledImages | None, *, hide_
         run: a scored run.
         label: what the run is called.
         private: private training images, ordered as the scoring saw them; without them only reconstructions are shown.
-        hide_faces: show every face as a coarse mosaic.
+        hide_faces: show every face as a mosaic.
         rows: most identities.
     """
     table = run.samples[run.samples["selected"]]
@@ -169,7 +169,7 @@ def _draw(axes: Axes, tile: _Tile, y: float) -> None:
 
 
 def _pixels(image: Tensor, hide: bool) -> Pixels:
-    """A uint8 image ``(3, H, W)`` as a tile ``(TILE, TILE, 3)``; a hidden one keeps 16 mean colours only."""
+    """A uint8 image ``(3, H, W)`` as a tile ``(TILE, TILE, 3)``; a hidden one keeps 64 mean colours only."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))

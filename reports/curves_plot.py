@@ -11,7 +11,7 @@ import numpy as np
 from mibench.results import Run
 
 from .canvas import GREY, INK, LINES, NORMAL, SMALL, colours, figure, heading, say, tidy
-from .labels import context
+from .labels import context, curve_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +24,8 @@ def curves_plot(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
 
     A curve whose mean is positive and spans more than three orders of magnitude gets a logarithmic axis.
     """
+    from matplotlib.ticker import MaxNLocator
+
     curves = [run.curves for run in runs]
     names = sorted({name for found in curves for name in found}, key=lambda name: (not name.startswith("L_"), name))
     columns = 2 if len(names) in (2, 4) else min(3, max(1, len(names)))
@@ -59,7 +61,8 @@ def curves_plot(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
             least, most = min(least, low_end), max(most, float(middle.max()))
         if least > 0 and most / least > 1e3:
             panel.set_yscale("log")
-        title = name if name.startswith("L_") else name.replace("_", " ")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))  # steps are counted
+        title = curve_title(name)
         n = "/".join(str(count) for count in sorted(counts))
         panel.set_title(f"{title} (n = {n})", fontsize=NORMAL, color=INK)
         panel.set_xlabel("step", fontsize=SMALL, color=GREY)

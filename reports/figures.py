@@ -39,7 +39,7 @@ def write_figures(
         floor: the same protocol without an attack.
         private: private training images of the attacked identities as the scoring saw them (uint8), for the contact
             sheet; without them it shows reconstructions only.
-        hide_faces: show faces as coarse mosaics; None hides them unless the data set is synthetic.
+        hide_faces: show faces as mosaics; None hides them unless the data set is synthetic.
     """
     runs = as_runs(run)
     first, labels = runs[0], run_labels(runs)

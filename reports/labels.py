@@ -48,6 +48,22 @@ MEASURES: dict[str, Measure] = {
 CONTROLS = {"nearest_public": "control: nearest public images", "private_test": "control: private test images"}
 
 
+CURVES = {
+    "L_ce": "identity loss",
+    "L_id": "identity loss",
+    "L_imr": "loss within the class (IMR)",
+    "L_idr": "loss across classes (IDR)",
+    "L_prior": "prior loss",
+    "drift": "drift of w (standard deviations)",
+    "prototype_displacement": "displacement of the prototypes",
+}  # what attacks log -> what it is
+
+
+def curve_title(name: str) -> str:
+    """A curve in words; an attack's own name for it where it is not known here."""
+    return CURVES.get(name) or (f"loss {name[2:]}" if name.startswith("L_") else name).replace("_", " ")
+
+
 def measure(name: str) -> Measure:
     """How to show a metric, known or not."""
     if name in MEASURES:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mibench.api import Estimate, MibenchError
-from mibench.results import adjusted, compared
+from mibench.results import adjusted, compared, without_value
 
 from .pooling import FLOOR, Pool, differing, prior_of, value_of
 
@@ -98,7 +98,9 @@ def difference(first: Pool, second: Pool, metric: str) -> Difference:
         return replace(found, estimate=Estimate(name=metric, value=None, reason=f"{apart[0]} differs: {sides}"))
     one, other = first.values(metric), second.values(metric)
     if one is None or other is None:
-        return found
+        reasons = (without_value(run, metric) for pool in (first, second) for run in pool.runs)
+        reason = next((reason for reason in reasons if reason), found.estimate.reason)
+        return replace(found, estimate=replace(found.estimate, reason=reason))
     better = first.runs[0].metrics[metric].higher_is_better if metric in first.runs[0].metrics else None
     estimate = replace(compared(metric, one, other), higher_is_better=better)
     p_value, detectable = estimate.params.get("p_value"), estimate.params.get("detectable")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mibench.api import MibenchError
-from mibench.results import Run, open_run, per_identity
+from mibench.results import Run, open_run, per_identity, without_value
 
 from .tables import FLOOR_LABEL
 
@@ -58,6 +58,11 @@ class Pool:
         """Labels of the attacked classes, ascending."""
         return identities_of(self.runs[0])
 
+    @cached_property
+    def samples(self) -> int:
+        """Selected samples of all runs together."""
+        return sum(int(run.samples["selected"].sum()) for run in self.runs)
+
     def values(self, metric: str) -> pd.Series[float] | None:
         """Value of each identity, mean over seeds; None where a run does not know it."""
         found = [per_identity_metric(run, metric) for run in self.runs]
@@ -68,17 +73,10 @@ class Pool:
 
 def per_identity_metric(run: Run, metric: str) -> pd.Series[float] | None:
     """Mean of a metric over the selected samples of each identity; None where the run does not know it."""
-    column = COLUMN_OF.get(metric, "true_identity_rank")
-    if column not in run.samples:
+    if COLUMN_OF.get(metric, "true_identity_rank") not in run.samples or without_value(run, metric) is not None:
         return None
-    values = per_identity(run, column)
-    if bool(values.isna().any()):
-        return None
-    if metric != "true_identity_top1":
-        return values
-    chosen = run.samples[run.samples["selected"]]
-    found: pd.Series[float] = (chosen[column] == 1).groupby(chosen["identity"]).mean().astype(float).sort_index()
-    return found
+    values = per_identity(run, metric)
+    return None if bool(values.isna().any()) else values
 
 
 def open_runs(given: Sequence[Run | Path | str]) -> tuple[tuple[Run, ...], tuple[str, ...]]:

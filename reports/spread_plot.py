@@ -31,12 +31,13 @@ def spread_plot(runs: Sequence[Run], labels: Sequence[str], floor: Run | None) -
     if floor is not None and floor.path not in {run.path for run in runs}:
         points.insert(0, (floor, "floor (no attack)", GREY, "D"))
     _panel(left, points, "recall", "precision")
-    _panel(right, points, "coverage", "density")
+    dense = _panel(right, points, "coverage", "density")
     left.set_ylim(-0.04, 1.04)
     tallest = max((run.metrics["density"].high or 0 for run, *_ in points if "density" in run.metrics), default=0)
     right.set_ylim(-0.04, max(1.1, 1.08 * tallest))
-    right.axhline(1, color=GREY, linestyle=":", linewidth=1.2)
-    right.text(1.03, 1, "as dense as\nprivate data", fontsize=SMALL - 1, color=GREY, ha="right", va="bottom")
+    if dense:
+        right.axhline(1, color=GREY, linestyle=":", linewidth=1.2)
+        right.text(1.03, 1, "as dense as\nprivate data", fontsize=SMALL - 1, color=GREY, ha="right", va="bottom")
     made.legend(
         handles=[
             Line2D([], [], marker=marker, linestyle="", markersize=9, label=label, color=colour, **_face(colour))
@@ -56,7 +57,8 @@ def spread_plot(runs: Sequence[Run], labels: Sequence[str], floor: Run | None) -
     return made
 
 
-def _panel(axes: Axes, points: Sequence[Point], across: str, up: str) -> None:
+def _panel(axes: Axes, points: Sequence[Point], across: str, up: str) -> bool:
+    """Draw the points; whether there was one."""
     tidy(axes)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel(f"{across} →", fontsize=NORMAL, color=INK)
@@ -84,7 +86,9 @@ def _panel(axes: Axes, points: Sequence[Point], across: str, up: str) -> None:
         )
         drawn += 1
     if not drawn:
+        axes.axis("off")  # empty axes behind a sentence look like a plot
         say(axes, f"No {up} and {across}:\n{reason}")
+    return drawn > 0
 
 
 def _face(colour: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mibench.api import Estimate, MibenchError
-from mibench.results import LabelledImages, Run, as_runs, differences
+from mibench.results import LabelledImages, Run, as_runs, differences, without_value
 
 from .labels import (
     ABSENT,
@@ -150,8 +150,12 @@ def identities(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
     ]
     for label, run in rows:
         chosen = run.samples[run.samples["selected"]]
+        fixed = {column for column in columns if without_value(run, column)}
         for identity, group in chosen.groupby("identity"):
-            values = [float(group[column].mean()) if column in group else float("nan") for column in columns]
+            values = [
+                float(group[column].mean()) if column in group and column not in fixed else float("nan")
+                for column in columns
+            ]
             table.append(
                 [label, str(identity), str(len(group)), *("" if value != value else repr(value) for value in values)]
             )

@@ -22,20 +22,20 @@ from mibench.plan import Request, make_plan
 FLAGS = {
     "run": {
         "--attack", "--target", "--dataset", "--protocol", "--prior", "--preset", "--seed", "--set", "--config",
-        "--output", "--device", "--precision", "--min-accuracy", "--allow-changed-code", "--json",
+        "--output", "--device", "--precision", "--min-accuracy", "--allow-changed-code", "--json", "--plugin",
     },
     "audit": {
         "--model", "--weights", "--data", "--public", "--size", "--range", "--mean", "--std", "--channel-order",
         "--classes", "--outputs", "--features", "--attack", "--access", "--judge", "--prior", "--identities",
-        "--min-accuracy", "--seed", "--set", "--output", "--device", "--json",
+        "--min-accuracy", "--seed", "--set", "--output", "--device", "--json", "--plugin",
     },
-    "sweep": {"SUITE", "--dry-run", "--jobs", "--output", "--device", "--allow-changed-code", "--json"},
-    "list": {"KIND", "--json"},
-    "show": {"KIND", "NAME", "--json"},
-    "score": {"PATH", "--device", "--json"},
+    "sweep": {"SUITE", "--dry-run", "--jobs", "--output", "--device", "--allow-changed-code", "--json", "--plugin"},
+    "list": {"KIND", "--json", "--plugin"},
+    "show": {"KIND", "NAME", "--json", "--plugin"},
+    "score": {"PATH", "--device", "--json", "--plugin"},
     "train": {
         "KIND", "ARCHITECTURE", "--dataset", "--target", "--tag", "--seed", "--set", "--output", "--device",
-        "--precision", "--json",
+        "--precision", "--json", "--plugin",
     },
     "import": {
         "FILES", "--as", "--set", "--source", "--licence", "--reported", "--sha256", "--replace", "--output",

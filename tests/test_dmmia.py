@@ -15,6 +15,7 @@ from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.dmmia_unit import UnitRun
 from mibench.attacks.floor import Floor
 from mibench.attacks.losses import poincare
+from mibench.attacks.memory import MemoryBank
 from mibench.attacks.priors.stylegan2 import StyleGAN2Prior
 from mibench.attacks.priors.stylegan2_generator import Generator
 from mibench.rng import Streams
@@ -256,6 +257,81 @@ def test_a_saturated_imr_is_said() -> None:
     hot = attack(replace(TINY, prototype_rate=0.2, temperature=0.05, epochs=12))
     assert not any("saturated" in note for note in calm.notes)
     assert any("saturated" in note for note in hot.notes)
+
+
+def bank(**options: Any) -> MemoryBank:
+    return MemoryBank(3, 2, momentum=0.7, **options)
+
+
+DRAWN = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_random_row_is_replaced_by_the_first_features_and_averaged_with_the_next(
+    slots: int, sequential: bool
+) -> None:
+    memory = bank(initial=DRAWN, placeholder=True, slots=slots, sequential=sequential)
+    assert memory.seen[:, 0].all()  # random rows are rivals from the first step
+    assert float(memory.loss(DRAWN[:1], torch.tensor([0]), 1.0)) > 0
+    first = torch.tensor([[0.0, -1.0]])
+    memory.update(first, torch.tensor([0]))
+    assert torch.equal(memory.rows[0, 0], first[0])  # released code, queue update: the first time a copy
+    assert torch.equal(memory.rows[1:, 0], DRAWN[1:])
+    for _ in range(slots):
+        memory.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    assert torch.allclose(memory.rows[0, 0], 0.7 * first[0] + 0.3 * torch.tensor([1.0, 0.0]))
+
+
+def test_a_row_of_features_to_start_from_is_averaged() -> None:
+    """``memory_start=warm``: the pool's features are what the released code's first copy would have been."""
+    memory = bank(initial=DRAWN, initial_seen=torch.tensor([True, False, True]))
+    memory.update(torch.tensor([[0.0, -1.0], [0.5, 0.5]]), torch.tensor([0, 1]))
+    assert torch.allclose(memory.rows[0, 0], 0.7 * DRAWN[0] + 0.3 * torch.tensor([0.0, -1.0]))
+    assert torch.equal(memory.rows[1, 0], torch.tensor([0.5, 0.5]))  # not seen in the pool: a copy
+
+
+def test_the_random_start_of_a_run_is_replaced() -> None:
+    unit = run(replace(TINY, memory_start="random", memory_key="target"))
+    (memory,) = unit.banks
+    attacked = torch.isin(torch.arange(CLASSES), LABELS)
+    assert torch.equal(memory.learnt[:, 0], attacked)
+    untouched = memory.rows[~attacked, 0].norm(dim=1)
+    assert torch.allclose(untouched, torch.ones_like(untouched))
+
+
+NO_RIVAL = "no other class entered the memory"
+
+
+@pytest.mark.parametrize(
+    ("change", "labels", "alone"),
+    [
+        ({}, [1, 3], None),
+        ({"memory_key": "target"}, [1, 3], None),
+        ({"memory_key": "target"}, [1], "class 1"),  # the last unit of a run may hold one identity
+        ({"memory_samples": "correct"}, [3], "class 3"),
+        ({"memory_key": "target", "memory_start": "random"}, [1], None),
+        ({"memory_key": "target", "memory_start": "warm"}, [1], None),
+        ({"memory_key": "target", "order": "sequential"}, [1, 3], "class 1"),  # the second one finds the first
+        ({"memory_key": "target", "lambda_idr": 0.0}, [1], None),
+    ],
+)
+def test_an_idr_without_rivals_is_said(change: dict[str, Any], labels: list[int], alone: str | None) -> None:
+    result = attack(replace(TINY, **change), labels=torch.tensor(labels))
+    said = [note for note in result.notes if NO_RIVAL in note]
+    assert [alone in note for note in said] == ([] if alone is None else [True])
+    if alone is not None:
+        assert float(result.curves["L_idr"][0].abs().max()) == 0
+
+
+@pytest.mark.parametrize("own", [{"memory_key": "target"}, {"memory_samples": "correct"}])
+@pytest.mark.parametrize("alone", [{"memory_scope": "identity"}, {"unit_size": 1}])
+def test_settings_under_which_no_rival_can_exist_are_refused(own: dict[str, Any], alone: dict[str, Any]) -> None:
+    with pytest.raises(MibenchError, match="no other class can enter the memory"):
+        replace(TINY, **own, **alone)
+    for start in ("random", "warm"):
+        replace(TINY, **own, **alone, memory_start=start)
+    replace(TINY, **own, **alone, lambda_idr=0.0)
 
 
 def test_the_loop_costs_one_forward_and_one_backward_query_per_image() -> None:

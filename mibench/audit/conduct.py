@@ -70,7 +70,7 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
     prior = prior_for(request, attack, material, attacked.file, device, reporter)
     run = run_request(
         Request(
-            attack=attack.name,
+            attack=request.attack or attack.name,
             target=attacked.file.name,
             dataset=request.dataset,
             protocol=PROTOCOL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 from typing import Any
 
 import rich_click as click
@@ -20,6 +21,7 @@ from .fetch import fetch
 from .import_ import import_command
 from .list import list_command
 from .output import NO_ROOM, any_code_page, let_go, no_room
+from .prose import say
 from .run import run
 from .score import score
 from .show import show
@@ -28,30 +30,52 @@ from .train import train
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
+JSON = "mibench.cli.json"  # key of a context's facts
 
 
 class _Commands(click.RichGroup):
-    """One ``error:`` line per cause for a user's mistakes, a word of comfort on Ctrl-C; bugs keep their traceback."""
+    """One ``error:`` line per cause for a user's mistakes, a word of comfort on Ctrl-C; bugs keep their traceback.
+
+    After ``--json`` a mistake is JSON on stdout as well.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether JSON is asked for: also a word that cannot be parsed is answered in it."""
+        ctx.meta[JSON] = "--json" in args
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except MibenchError as error:
+            json_error(ctx, str(error), BAD_INPUT)
             for line in str(error).splitlines():
-                click.echo(f"error: {line}", err=True)
+                say(f"error: {line}", err=True)
             ctx.exit(BAD_INPUT)
+        except click.ClickException as error:
+            json_error(ctx, error.format_message(), error.exit_code)
+            raise
         except SystemExit as end:  # commands end by ctx.exit: this is other people's code, and 0 would read as success
-            click.echo(f"error: code that this command loaded ended the program (sys.exit({end.code!r}))", err=True)
+            text = f"code that this command loaded ended the program (sys.exit({end.code!r}))"
+            json_error(ctx, text, BAD_INPUT)
+            say(f"error: {text}", err=True)
             ctx.exit(BAD_INPUT)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
             let_go()
-            click.echo(f"error: {no_room(error)}", err=True)
+            say(f"error: {no_room(error)}", err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
+            json_error(ctx, "interrupted", INTERRUPTED)
             click.echo("\ninterrupted: everything finished is kept, continue with the same command", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def json_error(ctx: click.Context, text: str, exit_code: int) -> None:
+    """``{"error": ..., "exit_code": ...}`` on stdout, where the command was to print JSON."""
+    if ctx.meta.get(JSON):
+        click.echo(json.dumps({"error": text, "exit_code": exit_code}, indent=2))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

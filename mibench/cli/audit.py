@@ -11,7 +11,8 @@ import rich_click as click
 from mibench.aside import spoken_aside
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option, set_option
+from .options import device_option, json_option, output_option, plugin_option, set_option
+from .prose import say
 
 
 @click.command(
@@ -65,6 +66,7 @@ The folder of people has one directory for each; public images lie in its public
 @set_option("model, dataset, judge_training, prior_training, prior, attack, protocol")
 @output_option("runs", "Folder of run directories.")
 @device_option
+@plugin_option
 @json_option
 @click.pass_context
 def audit(
@@ -139,8 +141,8 @@ def audit(
         click.echo(json.dumps({"path": str(found.path), **found.verdict.as_json()}, indent=2))
     else:
         for line in (*found.verdict.lines(), "", f"numbers: {found.path}", f"tables and figures: {found.run.path}"):
-            click.echo(printable(line))
+            say(printable(line))
     for name, reason in found.run.missing.items():
-        click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+        say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.run.missing:
         ctx.exit(1)

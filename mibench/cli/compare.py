@@ -11,6 +11,7 @@ import rich_click as click
 
 from .examples import CommandWithExamples
 from .options import json_option, output_option
+from .prose import say
 
 FORMATS = ("text", "csv", "markdown", "latex")
 
@@ -29,7 +30,9 @@ FORMATS = ("text", "csv", "markdown", "latex")
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--reference", metavar="ROW", help="Test every row against this one only; floor: against its own floor.")
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Test this metric; may be repeated.")
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME", help="Show and test this metric only; may be repeated."
+)
 @click.option("--mix", is_flag=True, help="Show runs of different protocols, data or judges, without tests across.")
 @output_option(None, "Folder for comparison.* and differences.*: CSV, Markdown, LaTeX, PNG and SVG.")
 @click.option(
@@ -64,7 +67,9 @@ def compare(
         click.echo(json.dumps(found.as_plain() | {"files": [str(file) for file in files]}, indent=2))
         return
     width = max(80, shutil.get_terminal_size((110, 24)).columns)
-    click.echo(found.render(kind, width=width), nl=False)
-    if kind == "text":
-        for file in files:
-            click.echo(f"written: {file}")
+    text = found.render(kind, width=width)
+    if kind != "text":
+        click.echo(text, nl=False)
+        return
+    for line in (*text.splitlines(), *(f"written: {file}" for file in files)):
+        say(line)

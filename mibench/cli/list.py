@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import rich_click as click
@@ -12,7 +12,8 @@ from mibench import cards, config, registry
 from mibench.yamltext import as_mapping
 
 from .examples import CommandWithExamples
-from .options import json_option
+from .options import json_option, plugin_option
+from .prose import say
 
 PLURALS = {
     "attacks": "attack",
@@ -42,6 +43,7 @@ PLURALS = {
 """,
 )
 @click.argument("kind", required=False, metavar="[KIND]")
+@plugin_option
 @json_option
 def list_command(*, kind: str | None, as_json: bool) -> None:
     """List what is installed: attacks, targets, datasets, protocols, suites, priors, judges, metrics, reports ..."""
@@ -65,7 +67,7 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
         width = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
             detail = entry.get("detail", "")
-            click.echo(f"  {entry['name']:{width}}  {detail}".rstrip())
+            say(f"  {entry['name']:{width}}  {detail}".rstrip(), hang=width + 2 if width < 40 else 4)
         if not entries:
             click.echo("  none")
 
@@ -92,16 +94,24 @@ def rows(kind: str) -> list[dict[str, Any]]:
 
 
 def _weights() -> list[dict[str, Any]]:
-    return [
-        {
-            "name": card.name,
-            "kind": card.kind,
-            "from": card.origin,
-            "file": str(card.path),
-            "detail": card.kind + ("" if card.origin == "mibench" else f", from {card.origin}"),
-        }
-        for card in cards.all_cards().values()
-    ]
+    found = []
+    for file in cards.all_cards().values():
+        measured = config.read_yaml(file.path).get("measured")  # a card itself would import torch
+        measured = measured if isinstance(measured, dict) else {}
+        accuracy = measured.get("test_accuracy")
+        accuracy = accuracy if isinstance(accuracy, int | float) and not isinstance(accuracy, bool) else None
+        parts = [file.kind]
+        parts += [] if accuracy is None else [f"{accuracy:.1%} of {_counted(measured)} right"]
+        parts += [] if file.origin == "mibench" else [f"from {file.origin}"]
+        row: dict[str, Any] = {"name": file.name, "kind": file.kind, "from": file.origin, "file": str(file.path)}
+        found.append(row | {"test_accuracy": accuracy, "detail": ", ".join(parts)})
+    return found
+
+
+def _counted(measured: Mapping[str, Any]) -> str:
+    """``1,000 held-out images``, or without the number where the card does not say."""
+    images = measured.get("test_images")
+    return f"{images:,} held-out images" if isinstance(images, int) else "held-out images"
 
 
 def _described(kind: str) -> list[dict[str, Any]]:

@@ -35,3 +35,23 @@ def output_option(default: str | None, text: str) -> Callable[[Function], Functi
     return click.option(
         "--output", type=click.Path(path_type=Path), default=default, show_default=default is not None, help=text
     )
+
+
+def plugin_option(function: Function) -> Function:
+    """``--plugin``: before anything else is read, since the other words may name what it brings."""
+
+    def add(context: click.Context, option: click.Parameter, paths: tuple[str, ...]) -> None:
+        from mibench import plugins
+
+        for path in paths:
+            plugins.add(path)
+
+    return click.option(
+        "--plugin",
+        multiple=True,
+        metavar="PATH",
+        is_eager=True,
+        expose_value=False,
+        callback=add,
+        help="A package folder or .py file with a CATALOGUE that is not installed.",
+    )(function)

@@ -33,6 +33,12 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def times(passed: float | None, left: float | None) -> str:
+    """``1:05 gone, 0:35 left``: which is which is said."""
+    parts = [f"{duration(passed)} gone"] if passed is not None else []
+    return ", ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])
+
+
 class PlainReporter(Reporter):
     """At most one line every few seconds, with the share done and the time left."""
 
@@ -88,16 +94,24 @@ class TerminalReporter(Reporter):
 
     def _make_bar(self) -> Progress:
         from rich import progress
+        from rich.table import Column
+        from rich.text import Text
 
+        class Times(progress.ProgressColumn):
+            """``1:05 gone, 0:35 left``."""
+
+            def render(self, task: progress.Task) -> Text:
+                return Text(times(task.elapsed, task.time_remaining), style="progress.elapsed")
+
+        words = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # the numbers stay when the line is short
         return progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.TaskProgressColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}", markup=False, table_column=words),
+            progress.BarColumn(bar_width=20),
+            progress.TaskProgressColumn(table_column=Column(no_wrap=True)),
+            Times(table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
+            expand=True,
         )
 
     def say(self, text: str) -> None:

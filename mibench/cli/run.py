@@ -14,7 +14,8 @@ from mibench.errors import printable
 from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option, set_option
+from .options import device_option, json_option, output_option, plugin_option, set_option
+from .prose import say
 
 if TYPE_CHECKING:
     from mibench.results import Run as StoredRun
@@ -41,7 +42,7 @@ SHOWN = (
   mibench run --config runs/NAME/config.yaml      the same run again
 """,
 )
-@click.option("--attack", metavar="NAME", help="The attack.  [default: dmmia]")
+@click.option("--attack", metavar="NAME", help="The attack; FILE.py:CLASS for one of your own.  [default: dmmia]")
 @click.option("--target", metavar="NAME", help="The classifier under attack.  [default: vgg16]")
 @click.option("--dataset", metavar="NAME", help="Private and public people.  [default: synthfaces]")
 @click.option("--protocol", metavar="NAME", help="Who is attacked and how it is judged.  [default: the data set's]")
@@ -60,6 +61,7 @@ SHOWN = (
     help="Least test accuracy of target and judge.  [default: twice chance]",
 )
 @click.option("--allow-changed-code", is_flag=True, help="Continue although the code that began the run has changed.")
+@plugin_option
 @json_option
 @click.pass_context
 def run(
@@ -118,9 +120,9 @@ def finish(ctx: click.Context, found: Run, as_json: bool) -> None:
         click.echo(json.dumps(as_plain(found), indent=2))
     else:
         for line in summary(found):
-            click.echo(printable(line))
+            say(printable(line))
     for name, reason in found.missing.items():
-        click.echo(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+        say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.missing:
         ctx.exit(1)
 
@@ -151,6 +153,11 @@ def summary(found: Run) -> list[str]:
         if found.floor is not None and name in found.floor.metrics:
             row += f"  {cell(found.floor.metrics[name])}"
         lines.append(row.rstrip())
+    lines += [
+        f"no {title}: {found.metrics[name]['reason']}"
+        for name, title in names
+        if found.metrics[name]["params"].get("cannot_differ")
+    ]
     lines += ["", cost_line(open_run(found.path))]
     lines += ["", f"95 % intervals over identities; everything is in {found.path}"]
     for folder, what in (("tables", "tables"), ("figures", "figures")):

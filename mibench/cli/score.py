@@ -9,7 +9,7 @@ import rich_click as click
 from mibench.aside import spoken_aside
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option
+from .options import device_option, json_option, plugin_option
 
 
 @click.command(
@@ -23,6 +23,7 @@ from .options import device_option, json_option
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @device_option
+@plugin_option
 @json_option
 @click.pass_context
 def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None:

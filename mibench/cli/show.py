@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from mibench.errors import MibenchError
 from mibench.spec import plain
 
 from .examples import CommandWithExamples
-from .options import json_option
+from .options import json_option, plugin_option
 
 
 @click.command(
@@ -34,6 +36,7 @@ from .options import json_option
 )
 @click.argument("kind", metavar="KIND")
 @click.argument("name", metavar="NAME")
+@plugin_option
 @json_option
 def show(*, kind: str, name: str, as_json: bool) -> None:
     """Show an attack, preset, protocol, card, dataset or run in full."""
@@ -51,7 +54,8 @@ def show(*, kind: str, name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(plain(content), indent=2))
     else:
-        click.echo(yaml.safe_dump(plain_in_order(content), sort_keys=False, allow_unicode=True, width=110).rstrip())
+        width = min(110, shutil.get_terminal_size((110, 24)).columns - 2) if sys.stdout.isatty() else 110
+        click.echo(yaml.safe_dump(plain_in_order(content), sort_keys=False, allow_unicode=True, width=width).rstrip())
 
 
 def plain_in_order(value: Any) -> Any:

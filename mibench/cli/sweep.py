@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import rich_click as click
 from mibench.aside import spoken_aside
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option
+from .options import device_option, json_option, output_option, plugin_option
 from .progress import duration
+from .prose import say
 
 if TYPE_CHECKING:
     from mibench.sweep.conduct import Forecast, Sweep
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 @output_option(None, "Folder of run directories and tables.  [default: runs/NAME-OF-SUITE]")
 @device_option
 @click.option("--allow-changed-code", is_flag=True, help="Continue runs although the code that began them has changed.")
+@plugin_option
 @json_option
 @click.pass_context
 def sweep(
@@ -70,12 +73,16 @@ def sweep(
     out = output or Path("runs") / loaded.name
     if dry_run:
         plan = spoken_aside()(forecast)(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
-        click.echo(json.dumps(forecast_plain(plan), indent=2) if as_json else "\n".join(forecast_lines(plan)))
+        if as_json:
+            click.echo(json.dumps(forecast_plain(plan), indent=2))
+        else:
+            for line in forecast_lines(plan):
+                say(line)
         stuck = [standing for standing in plan.standings if standing.state == "cannot start"]
         if stuck:
             more = ", ..." if len(stuck) > 1 else ""
             found = f"{len(stuck)} of {len(plan.standings)} cells cannot start: {stuck[0].cell.title}{more}"
-            click.echo(f"error: {found}", err=True)
+            say(f"error: {found}", err=True)
             ctx.exit(1)
         return
     done = spoken_aside()(run_sweep)(
@@ -84,9 +91,10 @@ def sweep(
     if as_json:
         click.echo(json.dumps(sweep_plain(done), indent=2))
     else:
-        click.echo("\n".join(sweep_lines(done)))
+        for line in sweep_lines(done):
+            say(line)
     for outcome in done.failed:
-        click.echo(f"error: {outcome.standing.cell.title}: {outcome.status}: {outcome.reason}", err=True)
+        say(f"error: {outcome.standing.cell.title}: {outcome.status}: {outcome.reason}", err=True)
     if done.failed:
         ctx.exit(1)
 
@@ -106,15 +114,14 @@ def sweep_plain(done: Sweep) -> dict[str, Any]:
 
 
 def sweep_lines(done: Sweep) -> list[str]:
-    """The table and where it lies."""
-    from mibench.sweep.tables import markdown, rows
+    """The table and where everything else lies: comparisons are long, and in files."""
+    from mibench.sweep.tables import brief, rows
 
     complete = len(done.outcomes) - len(done.failed)
-    lines = [markdown(rows(done.outcomes, done.path)), ""]
-    for text in done.written.compared:
-        lines += [text, ""]
+    width = max(80, shutil.get_terminal_size((110, 24)).columns)
+    lines = [*brief(rows(done.outcomes, done.path), width), ""]
     lines += [f"{complete} of {len(done.outcomes)} cells complete; everything is in {done.path}"]
-    lines += [f"  {path}" for path in done.written.files if path.suffix in (".csv", ".md")]
+    lines += [f"  {path}" for path in done.written.files if path.suffix == ".md"]
     return [*lines, *done.written.notes]
 
 

@@ -14,7 +14,7 @@ from mibench.errors import printable
 from mibench.spec import PRECISIONS
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option, set_option
+from .options import device_option, json_option, output_option, plugin_option, set_option
 from .progress import duration
 
 
@@ -42,6 +42,7 @@ from .progress import duration
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True, help="Numbers to compute with."
 )
+@plugin_option
 @json_option
 def train(
     *,

@@ -29,6 +29,15 @@ def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (ahead.sum(dim=1) < k) & ~logits.isnan().any(dim=1)
 
 
+def always_hit(k: int, classes: int, network: str) -> str | None:
+    """Why being among the ``k`` best says nothing with so few classes; None where it does."""
+    if classes > k:
+        return None
+    counted = "one class" if classes == 1 else f"{classes} classes"
+    place = "the best" if k == 1 else f"among the {k} best"
+    return f"{network} knows {counted}, so that every image is {place}"
+
+
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """Softmax probability of the label, float32 ``(N,)`` in [0, 1]."""
     return logits.softmax(dim=1).gather(1, labels.view(-1, 1)).squeeze(1)
@@ -67,6 +76,8 @@ def measure_legacy(evidence: Evidence) -> list[Estimate]:
     table = chosen.pivot_table(index="identity", columns="sample", values="hit1", aggfunc="mean", observed=True)
     fields: dict[str, Any] = {"higher_is_better": None, "extractor": evidence.extractor, "unit": "draw"}
     names = ("acc1_std_legacy", "acc1_std_draws")
+    if reason := evidence.fixed.get("hit1"):
+        return [estimate.cannot_differ(name, reason, **fields) for name in names]
     if table.shape[1] < 2 or bool(table.isna().to_numpy().any()):
         reason = "a spread over draws needs at least two selected samples and as many for every identity"
         return [estimate.null(name, reason, **fields) for name in names]

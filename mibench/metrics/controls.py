@@ -12,6 +12,7 @@ from torch import Tensor
 from mibench.api import Estimate
 from mibench.data.split import Images
 
+from . import estimate
 from .accuracy import label_confidence, top_k_hits
 from .distance import nearest, nearest_in_class
 from .evidence import Evidence, column_mean
@@ -117,7 +118,12 @@ def measure(evidence: Evidence) -> list[Estimate]:
     for name, table in evidence.controls.items():
         options: dict[str, Any] = {"extractor": evidence.extractor, **evidence.intervals}
         label = f"control_{name}"
-        found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, higher_is_better=True, **options))
+        if reason := evidence.fixed.get("hit1"):
+            found.append(
+                estimate.cannot_differ(f"{label}_acc1", reason, higher_is_better=True, extractor=evidence.extractor)
+            )
+        else:
+            found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, higher_is_better=True, **options))
         found.append(column_mean(f"{label}_knn_distance", table, "knn_distance", higher_is_better=False, **options))
         if "true_identity_error" in table:
             options["extractor"] = evidence.identity_params.get("regressor")

@@ -4,7 +4,8 @@ Every function is deterministic (the draws come from :mod:`mibench.rng`) and doe
 ``N`` is the number of samples, ``I`` the number of identities, ``B`` the number of bootstrap resamples.
 
 With few identities the percentile bootstrap is too narrow: measured over 1,000 draws of normal identity means, its
-"95 %" intervals held the truth in 83 % (5 identities), 92 % (10), 92 % (20), 93 % (50) and 95 % (100) of cases.
+"95 %" intervals held the truth in 83 % (5 identities), 92 % (10), 92 % (20), 93 % (50) and 95 % (100) of cases. For
+shares, where it is worse, :mod:`mibench.metrics.shares` has another interval.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from mibench.api import Estimate
 from mibench.rng import stream
 
+from .shares import share_interval
+
 Array = NDArray[np.float64]
 
 RESAMPLES = 1000
@@ -33,6 +36,11 @@ _CHUNK = 8_000_000  # most weights held at once by the weighted median
 def null(name: str, reason: str, **fields: Any) -> Estimate:
     """An estimate that could not be had, with the reason in one sentence."""
     return Estimate(name=name, value=None, reason=reason, **fields)
+
+
+def cannot_differ(name: str, reason: str, **fields: Any) -> Estimate:
+    """A null whose value would be the same whatever an attack did: no protocol demands it, no test is spent on it."""
+    return null(name, reason, **{**fields, "params": {**fields.get("params", {}), "cannot_differ": True}})
 
 
 @lru_cache(maxsize=8)
@@ -58,25 +66,13 @@ def percentile_interval(statistics: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def wilson_interval(successes: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion ``successes / n``; not empty at 0 % and 100 %."""
-    if n < 1:
-        raise ValueError("a proportion needs at least one trial")
-    z2 = _NORMAL_QUANTILE**2
-    p = successes / n
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _NORMAL_QUANTILE * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    low = 0.0 if successes <= 0 else centre - half  # exact there, and free of rounding
-    high = 1.0 if successes >= n else centre + half
-    return low, high
-
-
 def ratio(
     name: str,
     numerators: Sequence[float] | Array,
     denominators: Sequence[float] | Array,
     *,
     proportion: bool = False,
+    trials: float | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     **fields: Any,
@@ -87,8 +83,9 @@ def ratio(
         name: of the estimate.
         numerators: one number per identity ``(I,)``, identities in a fixed order.
         denominators: one number per identity ``(I,)``, positive in total.
-        proportion: the ratio is a share of successes in [0, 1]. At 0 and at 1 every resample is the same, so the
-            interval is Wilson's with the identities as trials.
+        proportion: the ratio is a share in [0, 1] of every identity, and has the interval of shares
+            (:mod:`mibench.metrics.shares`) in place of the bootstrap.
+        trials: samples that a share was counted over; by default the sum of ``denominators``.
         seed: of the resampling.
         resamples: how many.
         fields: further fields of the :class:`~mibench.api.Estimate`.
@@ -107,9 +104,9 @@ def ratio(
     params = dict(fields.pop("params", {}))
     low: float | None
     high: float | None
-    if proportion and value in (0.0, 1.0):
-        low, high = wilson_interval(value * n, n)
-        params["interval"] = "wilson"
+    if proportion:
+        low, high, worth = share_interval(top, bottom, trials)
+        params |= {"interval": "clopper-pearson", "effective_trials": round(worth, 2)}
     elif n == 1:
         low = high = None
         params["interval"] = "none: one identity"

@@ -36,6 +36,7 @@ class Evidence:
         extractor: the judge's name, for the record.
         feature_extractor: what ``feature_distance`` was measured with.
         reasons: column or metric name -> why it is missing.
+        fixed: column -> why every image has the same value in it, whatever the attack did; there is nothing to measure.
         inception: scaling (``"unit"`` or ``"ppa-legacy"``) -> Inception features of the selected reconstructions, of
             the private images, and the classes of the latter. None without weights (see ``reasons["fid"]``).
         inception_name: for the record.
@@ -52,6 +53,7 @@ class Evidence:
     extractor: str
     feature_extractor: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
     inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
@@ -83,6 +85,9 @@ class Evidence:
     def mean(self, name: str, column: str, *, every: bool = False, **options: Any) -> Estimate:
         """Mean of a column over the selected rows (over every row with ``every``), null with the reason if missing."""
         options.setdefault("extractor", self.extractor)
+        if reason := self.fixed.get(column):
+            kept = {key: value for key, value in options.items() if key != "proportion"}
+            return estimate.cannot_differ(name, reason, **kept)
         if reason := self.reasons.get(column):
             kept = {key: value for key, value in options.items() if key != "proportion"}
             return estimate.null(name, reason, **kept)

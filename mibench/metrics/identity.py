@@ -132,13 +132,17 @@ def measure(evidence: Evidence) -> list[Estimate]:
             estimate.null(name, reason, higher_is_better=flag, **fields)
             for name, flag in zip(names, better, strict=True)
         ]
+    error = evidence.mean(names[0], "true_identity_error", higher_is_better=False, **fields)
+    if reason := evidence.fixed.get("true_identity_rank"):
+        ranked = zip(names[1:], better[1:], strict=True)
+        return [error, *(estimate.cannot_differ(n, reason, higher_is_better=flag, **fields) for n, flag in ranked)]
     chosen = evidence.samples[evidence.selected]
     identities = chosen["identity"].to_numpy(dtype=np.int64)
     ranks = chosen["true_identity_rank"].to_numpy(dtype=np.float64)
     top1 = (ranks == 1).astype(np.float64)
     shared = {**evidence.intervals, **fields}
     return [
-        evidence.mean(names[0], "true_identity_error", higher_is_better=False, **fields),
+        error,
         estimate.median(names[1], ranks, identities, higher_is_better=False, **shared),
         estimate.mean(names[2], top1, identities, higher_is_better=True, proportion=True, **shared),
     ]

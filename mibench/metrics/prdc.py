@@ -83,12 +83,13 @@ def measure_ppa_legacy(evidence: Evidence) -> list[Estimate]:
 
 def _measure(evidence: Evidence, variant: Variant, suffix: str) -> list[Estimate]:
     rows: list[Prdc] = []
-    skipped = 0
+    fakes = reals = skipped = 0
     for fake, real in evidence.per_identity().values():
         if min(real.shape[0], fake.shape[0]) <= NEIGHBOURS + 1:
             skipped += 1
         else:
             rows.append(prdc(real, fake, NEIGHBOURS, variant))
+            fakes, reals = fakes + fake.shape[0], reals + real.shape[0]
     params = {"k": NEIGHBOURS, "definition": variant, "skipped_identities": skipped}
     found = []
     for field in Prdc._fields:
@@ -107,6 +108,7 @@ def _measure(evidence: Evidence, variant: Variant, suffix: str) -> list[Estimate
                 values,
                 np.ones_like(values),
                 proportion=field != "density",
+                trials=fakes if field == "precision" else reals,
                 **evidence.intervals,
                 **fields,
             )

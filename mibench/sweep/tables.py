@@ -85,6 +85,23 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def brief(found: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """The table in ``width`` letters for a terminal: what does not fit is left out from the right, the state last.
+
+    ``sweep.md`` has every column.
+    """
+    head = ["attack", "target", "seed", *SHOWN, "queries", "seconds", "status"]
+    lines = [head, *([_escaped(text) for text in _shown(row)] for row in found)]
+    kept = list(range(len(head)))
+    lines = [[*line[:-1], line[-1].partition(":")[0]] for line in lines]  # reasons are printed below
+    while len(kept) > 4 and sum(max(len(line[c]) for line in lines) + 3 for c in kept) + 1 > width:
+        del kept[-2]
+    widths = [max(len(line[column]) for line in lines) for column in kept]
+    table = [[line[column] for column in kept] for line in lines]
+    table.insert(1, ["-" * size for size in widths])
+    return ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in table]
+
+
 def _shown(row: Mapping[str, Any]) -> list[str]:
     metrics = [
         interval({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})

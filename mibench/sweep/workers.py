@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from mibench import registry
 from mibench.errors import MibenchError
 from mibench.plan import Request
 from mibench.progress import Reporter
@@ -262,7 +263,8 @@ def work(
         from mibench.runner import run_request
 
         torch.set_num_threads(threads)
-        machine = Machine(choose_device(device), reporter=PipeReporter(connection, str(request.attack)))
+        attack = registry.entry("attack", str(request.attack)).name
+        machine = Machine(choose_device(device), reporter=PipeReporter(connection, attack))
         found = run_request(request, out, machine, allow_changed_code=allow_changed_code)
     except MibenchError as error:
         connection.send(("failed", one_line(str(error))))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from mibench.api import text_of
+
 CAUSES = (  # what errors of torch say, and what follows
     (
         re.compile(r"\b(double|float64|f64)\b", re.IGNORECASE),
@@ -35,5 +37,5 @@ CAUSES = (  # what errors of torch say, and what follows
 
 def likely(error: BaseException) -> str:
     """``; is --size right?`` and the like where the error's text is evidence for it, else nothing."""
-    text = " ".join(str(error).split())
+    text = " ".join(text_of(error).split())
     return next((cause for pattern, cause in CAUSES if pattern.search(text)), "")
