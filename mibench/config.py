@@ -163,15 +163,15 @@ def check_value(value: Any, place: str, origin: str) -> None:
     Raises:
         MibenchError: with the place, the value and the origin.
     """
-    problem = None
+    problem, cure = None, ""
     if isinstance(value, float) and not math.isfinite(value):
         problem = "must be a finite number"
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         problem = "is too large a number"
     elif isinstance(value, str) and "\0" in value:
-        problem = "holds a null character"
+        problem, cure = "holds a null character", "; take it out"
     if problem is not None:
-        raise MibenchError(f"{place}: {problem}, got {shown(value)} (from {origin})")
+        raise MibenchError(f"{place}: {problem}, got {shown(value)} (from {origin}){cure}")
     if isinstance(value, Mapping):
         for item in (*value.keys(), *value.values()):
             check_value(item, place, origin)

@@ -203,6 +203,7 @@ def main(folder: Path) -> None:
     """Read every file of a folder, in the order of their names."""
     import torch
 
+    from mibench.devices import peak_memory
     from mibench.errors import MibenchError
 
     torch.set_num_threads(1)
@@ -228,7 +229,7 @@ def main(folder: Path) -> None:
         except Exception as error:  # noqa: BLE001 (what else it may be is what is asked)
             answer = f"{type(error).__name__}: {error}"[:300]
         armed[0] = False
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = peak_memory(torch.device("cpu"))
         taken = time.monotonic() - start
         say({"answer": answer, "seconds": taken, "did": done, "memory": memory})
 

@@ -218,7 +218,7 @@ def test_a_model_without_a_usable_gradient_is_attacked_by_its_scores_and_only_so
         (["--model", "own_colours:biuld"], "own_colours has no 'biuld' (it has: build)"),
         (["--model", "gone.onnx"], "--model gone.onnx: there is no such file"),
         (["--model", "w.safetensors"], "is a file of weights (safetensors), not a model"),
-        (["--weights", "own_colours.py"], "no file of weights"),
+        (["--weights", "own_colours.py"], "is Python code, not weights"),
         (
             ["--set", "model.people=4"],
             "w.safetensors does not fit the model that the factory builds: 2 of another shape",

@@ -209,7 +209,8 @@ def test_the_commands_reporter_hears_of_decoding_inside_a_stretch(
         lines = capsys.readouterr().err.splitlines()
     finally:
         set_current_reporter(before)
-    assert lines[0].startswith("decoding 40 images at 16 pixels: 40%")
+    assert lines[0].startswith("reading 40 files, once, to know them again: 40%")
+    assert any(line.startswith("decoding 40 images at 16 pixels: 40%") for line in lines)
     assert lines[-1].startswith("training: 50%"), "the stretch goes on under its own name"
 
 

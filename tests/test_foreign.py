@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import os
 import random
@@ -287,7 +288,8 @@ def test_code_that_ends_a_command_is_no_success(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("mibench.runner.run", leave)
     done = CliRunner().invoke(cli, ["run", "--json"])
     assert done.exit_code == 2
-    assert done.stdout == ""
+    assert "on my way out" not in done.stdout
+    assert json.loads(done.stdout)["exit_code"] == 2
     assert "error: code that this command loaded ended the program (sys.exit(0))" in done.stderr
 
 

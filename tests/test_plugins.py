@@ -134,8 +134,8 @@ def test_an_installed_attack_keeps_its_digest(toy: Path) -> None:
         ("guess.py:Guess", ATTACK.replace("    access:", "    excess:"), "it needs the class variable 'access'"),
         ("guess.py:Guess", "import nowhere_to_be_found\n", "needs module 'nowhere_to_be_found'"),
         ("guess.py:Guess", "def broken(:\n", "fails on import: SyntaxError: invalid syntax, line 1"),
-        ("guess.py:Guess", "raise ValueError('first\\nsecond')\n", "fails on import: ValueError: first"),
-        ("guess.py:Guess", "import sys\nsys.exit(0)\n", "fails on import: SystemExit: 0"),
+        ("guess.py:Guess", "raise ValueError('first\\nsecond')\n", "fails on import: ValueError: second"),
+        ("guess.py:Guess", "import sys\nsys.exit(0)\n", "ends the program on import (sys.exit(0))"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(

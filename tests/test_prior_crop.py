@@ -158,7 +158,7 @@ def test_a_crop_that_cannot_be_is_refused_before_anything_is_written(crop: Any, 
 def test_other_values_of_a_prior_are_checked_as_early() -> None:
     with pytest.raises(MibenchError, match=r"prior\.noise='random'"):
         plan(noise="random")
-    with pytest.raises(MibenchError, match=r"prior\.truncation must be a number"):
+    with pytest.raises(MibenchError, match=r"prior\.truncation must be a finite number"):
         plan(truncation="much")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import json
 from typing import Any
 
@@ -10,7 +11,8 @@ import rich_click as click
 
 from mibench import __version__
 from mibench.aside import last_words_aside
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, MisfitError
+from mibench.spec import plain
 from mibench.waiting import wait_briefly
 
 from .audit import audit
@@ -48,7 +50,8 @@ class _Commands(click.RichGroup):
         try:
             return super().invoke(ctx)
         except MibenchError as error:
-            json_error(ctx, str(error), BAD_INPUT)
+            misfit = dataclasses.asdict(error.misfit) if isinstance(error, MisfitError) else {}
+            json_error(ctx, str(error), BAD_INPUT, **plain(misfit))
             for line in str(error).splitlines():
                 say(f"error: {line}", err=True)
             ctx.exit(BAD_INPUT)
@@ -72,10 +75,10 @@ class _Commands(click.RichGroup):
             ctx.exit(INTERRUPTED)
 
 
-def json_error(ctx: click.Context, text: str, exit_code: int) -> None:
-    """``{"error": ..., "exit_code": ...}`` on stdout, where the command was to print JSON."""
+def json_error(ctx: click.Context, text: str, exit_code: int, **details: Any) -> None:
+    """``{"error": ..., "exit_code": ...}`` and ``details`` on stdout, where the command was to print JSON."""
     if ctx.meta.get(JSON):
-        click.echo(json.dumps({"error": text, "exit_code": exit_code}, indent=2))
+        click.echo(json.dumps({"error": text, "exit_code": exit_code, **details}, indent=2))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -60,7 +60,7 @@ def import_command(
     images of its data set where those are here, and compared with what its source reports.
     """
     from mibench.config import parse_assignments
-    from mibench.errors import MisfitError, printable
+    from mibench.errors import printable
     from mibench.importing.describing import IMPORT_SCOPES, Import
     from mibench.importing.storing import import_weights
     from mibench.spec import plain
@@ -78,12 +78,7 @@ def import_command(
         output=output,
         replace=replace,
     )
-    try:
-        done = spoken_aside()(import_weights)(request, device=device, reporter=reporter())
-    except MisfitError as error:
-        if as_json:
-            click.echo(json.dumps({"error": str(error), **plain(dataclasses.asdict(error.misfit))}, indent=2))
-        raise
+    done = spoken_aside()(import_weights)(request, device=device, reporter=reporter())
     card = done.card
     if as_json:
         said = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}
