@@ -26,7 +26,8 @@ from mibench import registry
 torch.set_num_threads(int(os.environ.get("MIBENCH_TEST_THREADS", "1")))
 
 # tests of models in ONNX, an extra that a bare machine may lack
-collect_ignore = [] if importlib.util.find_spec("onnx") else ["test_own_model.py"]
+ONNX = ["test_own_model.py", "test_pretend_device.py", "test_mutated_weights.py"]
+collect_ignore = [] if importlib.util.find_spec("onnx") else ONNX
 
 
 @pytest.fixture(autouse=True)

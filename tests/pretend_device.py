@@ -199,8 +199,10 @@ class PretendGPU(TorchDispatchMode):
 
 @cache
 def _ours(file: str) -> bool:
-    """Whether a source file is of this repository (and not this one)."""
+    """Whether a source file is of this repository, or of mibench as it is installed (and not this one)."""
     path = Path(file).resolve()
+    if "site-packages" in path.parts:  # an environment may lie in the checkout, and all its libraries with it
+        return path.parts[path.parts.index("site-packages") + 1] == "mibench"
     return path.is_relative_to(ROOT) and path != Path(__file__).resolve()
 
 
