@@ -38,6 +38,16 @@ def no_home_of_yours(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, for bits that are promised to be the same in batches of any size: how an operation is split among
+    several, and so how its sums round, depends on its size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def toy_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``$MIBENCH_HOME`` with the toy world's weights; shared, so tests do not write into it."""

@@ -170,6 +170,7 @@ def test_its_curves_and_shapes() -> None:
     assert torch.allclose(result.confidence, scores)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_the_micro_batch_does_not_change_a_bit(micro_batch: int) -> None:
     whole, split = (attack(TINY, context(micro_batch=size)) for size in (64, micro_batch))

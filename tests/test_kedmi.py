@@ -107,6 +107,7 @@ def test_its_curves_and_shapes() -> None:
     assert torch.allclose(result.confidence, scores)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("configuration", [TINY, replace(TINY, samples_per_step=3)], ids=["1", "3"])
 def test_the_micro_batch_does_not_change_a_bit(configuration: KEDMI) -> None:
     for prior in (None, crowd()):
@@ -116,6 +117,7 @@ def test_the_micro_batch_does_not_change_a_bit(configuration: KEDMI) -> None:
         assert all(torch.equal(whole.curves[name], split.curves[name]) for name in whole.curves)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_people_depend_on_each_other_through_a_discriminator_that_compares_and_in_no_other_way() -> None:
     def apart(configuration: KEDMI, prior: Any) -> bool:
         together = attack(configuration, context(prior))

@@ -319,6 +319,7 @@ TRAININGS: dict[str, Callable[[int, Workshop], Trained]] = {
 }
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_mixes_nothing_gives_the_cpu_s_weights_and_does_not_wait_in_its_steps(
     name: str, monkeypatch: pytest.MonkeyPatch
