@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-SPINS = "500"  # about ten microseconds, what falling asleep and waking costs; measured by benchmarks/waiting.py
+SPINS = "500"  # looks before a thread sleeps; chosen by what benchmarks/waiting.py measures
 SAID_BY_THE_USER = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
