@@ -2,26 +2,26 @@
 
 CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {
-        "dmmia": "mibench.attacks.dmmia:DMMIA",
+        "dmmia": "mibench.attacks.dmmia.attack:DMMIA",
         "floor": "mibench.attacks.floor:Floor",
         "gmi": "mibench.attacks.gmi:GMI",
         "kedmi": "mibench.attacks.kedmi:KEDMI",
         "ppa": "mibench.attacks.ppa:PPA",
     },
     "prior": {
-        "stylegan2": "mibench.attacks.priors.stylegan2:StyleGAN2Prior",
-        "gmi": "mibench.attacks.priors.dcgan:GMIPrior",
-        "kedmi": "mibench.attacks.priors.dcgan:KEDMIPrior",
+        "stylegan2": "mibench.attacks.priors.stylegan2.prior:StyleGAN2Prior",
+        "gmi": "mibench.attacks.priors.dcgan.prior:GMIPrior",
+        "kedmi": "mibench.attacks.priors.dcgan.prior:KEDMIPrior",
     },
     "recipe": {
-        "prior:stylegan2": "mibench.attacks.priors.training:TrainStyleGAN2",
-        "prior:gmi": "mibench.attacks.priors.dcgan_training:TrainGMI",
-        "prior:kedmi": "mibench.attacks.priors.dcgan_training:TrainKEDMI",
+        "prior:stylegan2": "mibench.attacks.priors.stylegan2.training:TrainStyleGAN2",
+        "prior:gmi": "mibench.attacks.priors.dcgan.training:TrainGMI",
+        "prior:kedmi": "mibench.attacks.priors.dcgan.training:TrainKEDMI",
     },
     "importer": {
-        "prior:gmi": "mibench.attacks.priors.dcgan_importing:import_gan",
-        "prior:kedmi": "mibench.attacks.priors.dcgan_importing:import_gan",
-        "prior:stylegan2": "mibench.attacks.priors.stylegan2_importing:import_stylegan2",
+        "prior:gmi": "mibench.attacks.priors.dcgan.importing:import_gan",
+        "prior:kedmi": "mibench.attacks.priors.dcgan.importing:import_gan",
+        "prior:stylegan2": "mibench.attacks.priors.stylegan2.importing:import_stylegan2",
     },
-    "cards": {"priors": "mibench.attacks.priors.cards"},
+    "cards": {"priors": "mibench.attacks.cards"},
 }

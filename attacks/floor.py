@@ -12,7 +12,7 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .candidates import pieces, pool, pool_confidence, render, robust_confidence
+from .initial_selection import pieces, pool, pool_confidence, render, robust_confidence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .candidates import needed, often, pieces, robust_confidence
+from .initial_selection import needed, often, pieces, robust_confidence
+from .latent_optimisation import check_settings, compares_its_batch, critic, finished_images, logged, stacked, stalled
 from .losses import IDENTITY_LOSSES
-from .recovery import check_settings, compares_its_batch, critic, finished_images, logged, stacked, stalled
 
 
 def momentum_step(

@@ -24,9 +24,9 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .candidates import needed, often, pieces, robust_confidence
+from .initial_selection import needed, often, pieces, robust_confidence
+from .latent_optimisation import check_settings, critic, finished_images, logged, stacked, stalled
 from .losses import IDENTITY_LOSSES, negative_log_realness
-from .recovery import check_settings, critic, finished_images, logged, stacked, stalled
 
 _BLOCK = 64  # steps whose noise is drawn at once; part of what a seed means
 _NARROW = 1e-3  # draws of a smaller mean sigma are one image

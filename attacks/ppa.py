@@ -21,10 +21,10 @@ from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstr
 from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
-from .candidates import blocks, choose, develop, in_place, needed, pool, pool_confidence, robust_confidence
-from .curves import by_epoch, stray_note
+from .diagnostics import by_epoch, stray_note
+from .initial_selection import blocks, choose, develop, in_place, needed, pool, pool_confidence, robust_confidence
 from .losses import IDENTITY_LOSSES, identity_loss
-from .variables import DirectVectors, gather_rows
+from .parameterisation import DirectVectors, gather_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ def main(target: str, protocol: str, identities: int | None, seeds: str, out: Pa
 
 def markdown(table: Any) -> str:
     """Value and interval of every variant, and the paired difference of acc@1 from the full method."""
-    from mibench.metrics.estimate import compared, holm, mean
+    from mibench.metrics.estimates import compared, holm, mean
 
     averaged = table.groupby(["variant", "identity"])[list(METRICS)].mean().reset_index()
     seeds = table["seed"].nunique()

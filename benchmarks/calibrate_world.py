@@ -22,9 +22,9 @@ from search import number
 from torch import Tensor, nn
 
 from mibench.api import Workshop
-from mibench.data.synthfaces import SynthFaces
-from mibench.targets.training import TrainTarget
-from mibench.targets.vgg16 import VGG16
+from mibench.data.datasets.synthfaces import SynthFaces
+from mibench.targets.networks.vgg16 import VGG16
+from mibench.targets.training.recipes import TrainTarget
 
 WORLDS = (
     "rough: identities=100, spread=1.0, nuisance=0.5, train_images=40",

@@ -20,9 +20,9 @@ from pathlib import Path
 import click
 from decode import Stage, forget, timed, write_pictures
 
-from mibench.data.contents import SETTLED, content_hashes
-from mibench.data.decoding import worker_count
-from mibench.data.folder import Folder
+from mibench.data.content_hashes import SETTLED, content_hashes
+from mibench.data.datasets.folder import Folder
+from mibench.data.images import worker_count
 
 PEOPLE = 500
 

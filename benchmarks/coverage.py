@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, expit, ndtr, ndtri, stdtrit
 
-from mibench.metrics.estimate import resample_counts
-from mibench.metrics.shares import share_interval
+from mibench.metrics.estimates import resample_counts
+from mibench.metrics.share_interval import share_interval
 
 Array = NDArray[np.float64]
 Interval = tuple[Array, Array]

@@ -22,10 +22,11 @@ SIZE = 64
 @click.option("--people", default=30, show_default=True)
 @click.option("--blocks", default="4,6,8,10,12,16", show_default=True)
 def main(people: int, blocks: str) -> None:
-    from mibench import assets, cards, registry
+    from mibench import registry
+    from mibench.weights import cards, load
 
     split = registry.load("dataset", "synthfaces")()
-    judge = assets.build_judge(cards.find("judge", "facenet112", "synthfaces"), torch.device("cpu"), None)
+    judge = load.build_judge(cards.find("judge", "facenet112", "synthfaces"), torch.device("cpu"), None)
     shown = split.private("test", SIZE, list(range(people)))
     click.echo("| blocks | right |")
     click.echo("| --- | --- |")

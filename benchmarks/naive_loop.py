@@ -28,21 +28,22 @@ import click
 import torch
 from torch import Tensor
 
-from mibench import assets, cards
-from mibench.allocator import keep_freed_memory
 from mibench.api import Access, Attack, Context, ImageSpec, MibenchError, Prior, State
 from mibench.attacks.augment import apply_crops, draw_crops
-from mibench.attacks.candidates import develop, robust_confidence
-from mibench.attacks.dmmia import DMMIA
+from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia.memory import MemoryBank
+from mibench.attacks.dmmia.prototypes import draw_prototypes, imr_loss
 from mibench.attacks.gmi import GMI, momentum_step
+from mibench.attacks.initial_selection import develop, robust_confidence
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.latent_optimisation import finished_images
 from mibench.attacks.losses import cross_entropy, negative_log_realness, poincare
-from mibench.attacks.memory import MemoryBank
 from mibench.attacks.ppa import PPA
-from mibench.attacks.priors import dcgan, dcgan_networks
-from mibench.attacks.prototypes import draw_prototypes, imr_loss
-from mibench.attacks.recovery import finished_images
+from mibench.attacks.priors.dcgan import networks
+from mibench.attacks.priors.dcgan import prior as dcgan
 from mibench.rng import Streams
+from mibench.system.malloc import keep_freed_memory
+from mibench.weights import cards, load
 
 NOISE_BLOCK = 64  # steps whose noise KEDMI draws at once
 Outcome = tuple[Tensor, Tensor]  # latents (N, ...) and the identity loss (U, steps)
@@ -243,7 +244,7 @@ def main(
 
 def build_context(attack: Attack, target: str, device: torch.device, micro_batch: int) -> tuple[Context, str]:
     """Victim and prior, and where the prior's weights come from."""
-    victim = assets.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
+    victim = load.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
     prior, origin = build_prior(attack.prior or "stylegan2", target, victim.num_classes, device)
     return Context(victim=victim, prior=prior, device=device, micro_batch=micro_batch), origin
 
@@ -254,15 +255,15 @@ def build_prior(kind: str, target: str, classes: int, device: torch.device) -> t
     except MibenchError:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            generator = dcgan_networks.Generator(width=0.5)
-            critic: Any = dcgan_networks.Critic(width=0.5)
+            generator = networks.Generator(width=0.5)
+            critic: Any = networks.Critic(width=0.5)
             if kind == "kedmi":
-                critic = dcgan_networks.MinibatchDiscriminator(num_classes=classes, width=0.5)
+                critic = networks.MinibatchDiscriminator(num_classes=classes, width=0.5)
         shape: dict[str, Any] = {"z_dim": 100, "image": ImageSpec(64), "name": f"{kind}, random weights"}
         maker: Any = dcgan.KEDMIPrior if kind == "kedmi" else dcgan.GMIPrior
         made: Prior = maker(generator, critic, **shape).to(device)
         return made, "random weights"
-    return assets.build_prior(file, file.card().arguments, device), file.card().name
+    return load.build_prior(file, file.card().arguments, device), file.card().name
 
 
 def unfrozen(context: Context, frozen: bool) -> Context:

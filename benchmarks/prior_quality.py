@@ -17,12 +17,12 @@ import click
 import torch
 from torch import Tensor
 
-from mibench import assets, cards
+from mibench.data.datasets.synthfaces import SynthFaces
 from mibench.data.split import to_uint8
-from mibench.data.synthfaces import SynthFaces
 from mibench.metrics.frechet import frechet_distance
 from mibench.metrics.prdc import prdc
 from mibench.rng import stream
+from mibench.weights import cards, load
 
 
 @click.command(help=__doc__)
@@ -34,7 +34,7 @@ from mibench.rng import stream
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table as Markdown.")
 def main(priors: str, judge: str, count: int, truncations: str, grid: Path | None, out: Path | None) -> None:
     device = torch.device("cpu")
-    extractor = assets.build_judge(cards.find("judge", judge, "synthfaces"), device, None)
+    extractor = load.build_judge(cards.find("judge", judge, "synthfaces"), device, None)
     public = SynthFaces().public(64, 2 * count).pixels
     features = extractor(public).features.float()
     real, other = features[:count], features[count:]
@@ -42,7 +42,7 @@ def main(priors: str, judge: str, count: int, truncations: str, grid: Path | Non
     samples = []
     for name in priors.split(","):
         file = cards.find("prior", name, "synthfaces")
-        network: Any = assets.build_prior(file, file.card().arguments, device)
+        network: Any = load.build_prior(file, file.card().arguments, device)
         latents = network.sample(count, stream(0, "prior_quality"))
         has_mapping = hasattr(network, "mapping")
         for psi in (float(text) for text in truncations.split(",")) if has_mapping else (None,):

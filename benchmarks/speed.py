@@ -23,12 +23,12 @@ import click
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mibench import assets, cards
-from mibench.allocator import keep_freed_memory
 from mibench.api import Access, Context
-from mibench.attacks.dmmia import DMMIA
-from mibench.attacks.dmmia_unit import UnitRun
+from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia.optimisation import UnitRun
 from mibench.rng import Streams
+from mibench.system.malloc import keep_freed_memory
+from mibench.weights import cards, load
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "DMMIA": {},
@@ -60,9 +60,9 @@ def measure(target: str, place: str, identities: int, batch: int, steps: int, tu
     """Figures of one target; the variants' turns alternate, and so does who goes first."""
     device = torch.device(place)
     keep_freed_memory()  # as runs do
-    victim = assets.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
+    victim = load.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
     file = cards.find("prior", "stylegan2", "synthfaces")
-    prior = assets.build_prior(file, file.card().arguments, device)
+    prior = load.build_prior(file, file.card().arguments, device)
     context = Context(victim=victim, prior=prior, device=device, micro_batch=identities * batch)
     labels = torch.arange(identities)
     runs = {}

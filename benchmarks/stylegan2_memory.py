@@ -17,7 +17,7 @@ import click
 import torch
 
 from mibench.api import ImageSpec
-from mibench.attacks.priors.stylegan2 import StyleGAN2Arguments, StyleGAN2Prior
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Arguments, StyleGAN2Prior
 
 
 def measure(size: int, images: int, backwards: bool, device: str, threads: int) -> tuple[float, int, int]:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mibench.runner import Run, run
+    from mibench.runs.run import Run, run
 
 __all__ = ["Run", "__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("run", "Run"):
-        from mibench import runner
+        from mibench.runs import run
 
-        return getattr(runner, name)
+        return getattr(run, name)
     raise AttributeError(f"module 'mibench' has no attribute {name!r}")

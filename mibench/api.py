@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from mibench.errors import MibenchError as MibenchError  # part of the contract; defined where torch is not needed
 from mibench.errors import Misfit as Misfit
 from mibench.errors import MisfitError as MisfitError
-from mibench.foreign import foreign as foreign  # the guard around code that comes with a person's model
-from mibench.foreign import text_of as text_of
-from mibench.foreign import worded as worded
 from mibench.records import Card as Card
 from mibench.records import Estimate as Estimate
 from mibench.records import ImageSpec as ImageSpec
 from mibench.records import WeightsFile as WeightsFile
 from mibench.rng import Streams
+from mibench.system.foreign_code import foreign as foreign  # the guard around code that comes with a person's model
+from mibench.system.foreign_code import text_of as text_of
+from mibench.system.foreign_code import worded as worded
 
 
 class AccessError(MibenchError):

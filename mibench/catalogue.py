@@ -6,19 +6,19 @@ from mibench.metrics import METRICS
 
 CATALOGUE: dict[str, dict[str, str]] = {
     "dataset": {
-        "synthfaces": "mibench.data.synthfaces:SynthFaces",
-        "celeba": "mibench.data.celeba:CelebA",
-        "celeba1000": "mibench.data.celeba1000:CelebA1000",
-        "facescrub": "mibench.data.facescrub:FaceScrub",
-        "stanford_dogs": "mibench.data.stanford_dogs:StanfordDogs",
-        "folder": "mibench.data.folder:Folder",
-        "ffhq": "mibench.data.ffhq:FFHQ",
-        "metfaces": "mibench.data.metfaces:MetFaces",
-        "afhq": "mibench.data.afhq:AFHQ",
+        "synthfaces": "mibench.data.datasets.synthfaces:SynthFaces",
+        "celeba": "mibench.data.datasets.celeba:CelebA",
+        "celeba1000": "mibench.data.datasets.celeba1000:CelebA1000",
+        "facescrub": "mibench.data.datasets.facescrub:FaceScrub",
+        "stanford_dogs": "mibench.data.datasets.stanford_dogs:StanfordDogs",
+        "folder": "mibench.data.datasets.folder:Folder",
+        "ffhq": "mibench.data.datasets.ffhq:FFHQ",
+        "metfaces": "mibench.data.datasets.metfaces:MetFaces",
+        "afhq": "mibench.data.datasets.afhq:AFHQ",
     },
     "metric": METRICS,
     "protocol": {
-        "mibench": "mibench.presets",
+        "mibench": "mibench.protocols",
     },
     "suite": {
         "mibench": "mibench.suites",

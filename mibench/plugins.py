@@ -80,7 +80,7 @@ def add(path: str) -> None:
     Raises:
         MibenchError: there is no catalogue there.
     """
-    from mibench import registry
+    from . import registry
 
     place = str(Path(path).resolve())
     known = added()
@@ -203,7 +203,7 @@ def _search(folder: Path) -> None:
 @contextlib.contextmanager
 def _foreign(said: str) -> Iterator[None]:
     """Somebody's code on import, behind the guard; what it raises becomes one line."""
-    from mibench.foreign import foreign  # loads torch, as an attack does
+    from mibench.system.foreign_code import foreign  # loads torch, as an attack does
 
     try:
         with foreign(said, "on import"):
@@ -217,7 +217,7 @@ def _foreign(said: str) -> Iterator[None]:
 
 
 def _worded(error: BaseException) -> str:
-    from mibench.foreign import worded
+    from mibench.system.foreign_code import worded
 
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}, line {error.lineno}"

@@ -26,10 +26,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from mibench import plugins
-from mibench.aside import spoken_aside
 from mibench.errors import MibenchError
-from mibench.textfiles import LONGEST, shown
+from mibench.system.stdout_guard import spoken_aside
+from mibench.system.text_files import LONGEST, shown
+
+from . import plugins
 
 GROUP = "mibench"
 KINDS = (

@@ -19,7 +19,7 @@ types) and ``write(folder) -> list[Path]``.
 CATALOGUE: dict[str, dict[str, str]] = {
     "report": {
         "tables": "mibench.reports.tables:write_tables",
-        "figures": "mibench.reports.figures:write_figures",
+        "figures": "mibench.reports.figures.write:write_figures",
     },
     "comparison": {"table": "mibench.reports.compare:compare"},
 }

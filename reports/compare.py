@@ -14,8 +14,7 @@ from typing import Any
 from mibench.api import Estimate, MibenchError
 from mibench.results import Run, pooled
 
-from .pairing import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, suggest, untested
-from .pooling import (
+from .rows import (
     COLUMN_OF,
     PER_IDENTITY,
     Pool,
@@ -26,6 +25,7 @@ from .pooling import (
     prior_of,
     refuse_mixture,
 )
+from .significance import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, suggest, untested
 
 SHOWN = (*PER_IDENTITY, "coverage", "div_feat_ratio", "frechet_judge")
 TESTED = tuple(COLUMN_OF)

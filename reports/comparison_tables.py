@@ -10,10 +10,10 @@ from typing import Any
 
 from mibench.api import Estimate, MibenchError
 
-from .cells import Cell, Column, Kind, Table, csv_text, markdown_text, number_text
 from .compare import Comparison, Row
-from .labels import ABSENT, measure
-from .pairing import Difference
+from .formatting import ABSENT, measure
+from .significance import Difference
+from .table_model import Cell, Column, Kind, Table, csv_text, markdown_text, number_text
 from .tables import write
 
 _COST_NOTE = (
@@ -191,8 +191,8 @@ def render(comparison: Comparison, kind: str, *, width: int = 110) -> str:
 
 def write_all(comparison: Comparison, folder: Path) -> list[Path]:
     """CSV, Markdown and LaTeX of rows and of differences, and the figure; of every metric, whichever were asked for."""
-    from .canvas import save
-    from .comparison_plot import comparison_plot
+    from .figures.comparison import comparison_plot
+    from .figures.style import save
     from .latex import document
 
     comparison = dataclasses.replace(comparison, chosen=())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .cells import Cell, Column, Table, heading, shown
-from .labels import ABSENT
+from .formatting import ABSENT
+from .table_model import Cell, Column, Table, heading, shown
 
 _WIDE = 5  # columns of numbers from which a table spans both columns of a page
 _LONG_HEAD = 12  # letters of a heading that stay on one line

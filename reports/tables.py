@@ -21,7 +21,7 @@ from pathlib import Path
 from mibench.api import Estimate, MibenchError
 from mibench.results import LabelledImages, Run, as_runs, differences, without_value
 
-from .labels import (
+from .formatting import (
     ABSENT,
     CONTROLS,
     MEASURES,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from mibench.api import Attack, Context, Reconstruction
 from mibench.attacks.floor import Floor
-from mibench.devices import deterministic
 from mibench.rng import Streams
+from mibench.system.devices import deterministic
 
 VARIABLE = "MIBENCH_TEST_ACCELERATOR"
 LABELS = torch.tensor([1, 3])

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mibench.attacks.priors.dcgan_networks import Critic, Generator, MinibatchDiscriminator
-from mibench.targets.backbones import VGG16BN, IR50Backbone, IR152Backbone
-from mibench.targets.facenet64 import FaceNet64
-from mibench.targets.ir152 import IR152
+from mibench.attacks.priors.dcgan.networks import Critic, Generator, MinibatchDiscriminator
 from mibench.targets.judges.facenet112 import FaceNet112
-from mibench.targets.vgg16 import VGG16
-from mibench.targets.vgg16_mid import VGG16MID
+from mibench.targets.networks.facenet64 import FaceNet64
+from mibench.targets.networks.ir152 import IR152
+from mibench.targets.networks.vgg16 import VGG16
+from mibench.targets.networks.vgg16_mid import VGG16MID
+from mibench.targets.training.backbones import VGG16BN, IR50Backbone, IR152Backbone
 
 WIDTH = 0.0625
 CLASSES = 5

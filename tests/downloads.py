@@ -7,9 +7,9 @@ import http.server
 from collections.abc import Callable
 from typing import Any
 
-from mibench.fetching import magic
+from mibench.downloads import file_type
 
-CONTENT = magic.TORCH_LEGACY + bytes(range(256)) * 4000  # about a megabyte, several chunks
+CONTENT = file_type.TORCH_LEGACY + bytes(range(256)) * 4000  # about a megabyte, several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 Answer = Callable[["Handler"], None]
 

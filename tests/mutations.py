@@ -80,7 +80,7 @@ def originals(container: str) -> list[bytes]:
     if container == "stylegan":
         from stylegan_standin import dumped, snapshot
 
-        from mibench.attacks.priors.stylegan2_generator import Generator
+        from mibench.attacks.priors.stylegan2.generator import Generator
 
         small = Generator(z_dim=4, w_dim=4, mapping_layers=1, resolution=8, channel_base=16, channel_max=4)
         return [dumped(snapshot(small, marker=MARKER), protocol) for protocol in (2, 4)]
@@ -174,15 +174,15 @@ def repacked(content: bytes, draw: random.Random) -> bytes:
 def reader(container: str) -> Callable[[Path], Any]:
     """What reads files of a container."""
     if container == "matlab":
-        from mibench.data.matlab import read_list
+        from mibench.data.formats.matlab import read_list
 
         return read_list
     if container not in RUNS:
-        from mibench.importing.reading import read_weights
+        from mibench.weights.importing.reader import read_weights
 
         return read_weights
-    from mibench.audit.model import _whole, architecture_of
-    from mibench.targets.own.importing import import_onnx, import_torchscript
+    from mibench.audit.target import _whole, architecture_of
+    from mibench.targets.custom.importing import import_onnx, import_torchscript
 
     take = import_onnx if container == "onnx" else import_torchscript
 
@@ -203,8 +203,8 @@ def main(folder: Path) -> None:
     """Read every file of a folder, in the order of their names."""
     import torch
 
-    from mibench.devices import peak_memory
     from mibench.errors import MibenchError
+    from mibench.system.devices import peak_memory
 
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

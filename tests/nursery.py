@@ -86,7 +86,7 @@ def main() -> None:
         return
     import pandas  # noqa: F401 (imported once, here, so that the children spend their time on the run)
 
-    import mibench.runner  # noqa: F401
+    import mibench.runs.run  # noqa: F401
 
     shares, whole, killed, *arguments = arguments
     first, calls = run_child([*arguments, "--output", whole])

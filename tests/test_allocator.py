@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from mibench.allocator import keep_freed_memory
+from mibench.system.malloc import keep_freed_memory
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,10 @@ import torch
 import yaml
 from safetensors.torch import load, save
 
-from mibench import assets, cards
 from mibench.api import Access
 from mibench.errors import MibenchError
+from mibench.weights import cards
+from mibench.weights import load as assets
 
 CPU = torch.device("cpu")
 

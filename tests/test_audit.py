@@ -19,17 +19,17 @@ from torch import nn
 from workplace import enter
 
 from mibench.api import Access, Estimate, ImageSpec
-from mibench.audit.conduct import audit
-from mibench.audit.material import read_material
-from mibench.audit.parts import Part, judge_for
+from mibench.audit.audit import audit
+from mibench.audit.data import read_material
+from mibench.audit.findings import _leak
+from mibench.audit.judge_and_prior import Part, judge_for
+from mibench.audit.preprocessing import advice, least_accuracy, logits_of, measure
 from mibench.audit.request import AuditRequest, numbers
-from mibench.audit.sanity import advice, least_accuracy, logits_of, measure
-from mibench.audit.verdict import _leak
-from mibench.cards import all_cards
 from mibench.cli import cli
-from mibench.data.folder import Folder
+from mibench.data.datasets.folder import Folder
 from mibench.errors import MibenchError
-from mibench.progress import Reporter
+from mibench.system.progress import Reporter
+from mibench.weights.cards import all_cards
 
 SIZE = 16
 # Dark, so that a wrong normalisation confuses them; with channels turned ann is taken for cy, and both others for ann,

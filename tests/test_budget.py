@@ -18,18 +18,19 @@ from test_dmmia import CLASSES, SIZE, TINY, Classifier, context
 from torch import Tensor
 
 import mibench
-from mibench import config, registry
+from mibench import registry
+from mibench import settings as config
 from mibench.api import Access, Attack, Context, ImageSpec, MibenchError, Queries, QueryLimit, Reconstruction, Victim
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.ppa import PPA
-from mibench.budget import planned_total, within_budget
-from mibench.config import Layer, Setting
-from mibench.plan import Plan, Request, make_plan
-from mibench.protocols import load_protocol
 from mibench.rng import Streams
-from mibench.spec import EvalProtocol
+from mibench.runs.budget import planned_total, within_budget
+from mibench.runs.plan import Plan, Request, make_plan
+from mibench.runs.protocol import load_protocol
+from mibench.runs.spec import EvalProtocol
+from mibench.settings import Layer, Setting
 
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from mibench.api import MibenchError
-from mibench.data import celeba
-from mibench.data.celeba import CelebA
-from mibench.data.celeba_split import rebuilt_split
+from mibench.data.datasets import celeba
+from mibench.data.datasets.celeba import CelebA
+from mibench.data.datasets.celeba_split import rebuilt_split
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from mibench.api import MibenchError
-from mibench.data.celeba1000 import CelebA1000
-from mibench.data.celeba_split import frequent_split
+from mibench.data.datasets.celeba1000 import CelebA1000
+from mibench.data.datasets.celeba_split import frequent_split
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from mibench.cli import cli
-from mibench.previews import BLOCKS, HEADING, MARGIN
+from mibench.data.preview import BLOCKS, HEADING, MARGIN
 
 TINY_TRAINING = ["--set", "train.width=0.0625", "--set", "train.epochs=1", "--device", "cpu"]
 TINY_PRIOR = [

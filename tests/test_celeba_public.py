@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from mibench.api import MibenchError
-from mibench.data.celeba import CelebA
-from mibench.data.celeba1000 import CelebA1000
-from mibench.data.verification import verify
+from mibench.data.datasets.celeba import CelebA
+from mibench.data.datasets.celeba1000 import CelebA1000
+from mibench.data.verify import verify
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from mibench.api import Card, ImageSpec, MibenchError, WeightsFile
-from mibench.chance import least_accuracy, refuse_weak, weakness
 from mibench.metrics import DEFAULT_METRICS, METRICS
 from mibench.metrics.names import ESTIMATES
-from mibench.protocols import load_protocol, protocol_files
+from mibench.runs.protocol import load_protocol, protocol_files
+from mibench.weights.minimum_accuracy import least_accuracy, refuse_weak, weakness
 
 CARD = Card(
     name="net@people",

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, remove_weight_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel
 
-from mibench import cards
 from mibench.api import WeightsContents
-from mibench.assets import load_weights
 from mibench.errors import MibenchError
-from mibench.importing.describing import Import
-from mibench.importing.reading import read_weights
-from mibench.importing.storing import Imported, import_weights
-from mibench.targets.own.filling import check_numbers, fill
+from mibench.targets.custom.loading import check_numbers, fill
+from mibench.weights import cards
+from mibench.weights.importing.checkpoint_card import Import
+from mibench.weights.importing.importer import Imported, import_weights
+from mibench.weights.importing.reader import read_weights
+from mibench.weights.load import load_weights
 
 WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3), "head.bias": torch.ones(2)}
 
@@ -207,7 +207,7 @@ def test_wrappers_on_either_side_are_matched() -> None:
 def test_data_parallel_from_a_factory_is_the_network_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workplace import enter
 
-    from mibench.targets.own.factory import build
+    from mibench.targets.custom.factory import build
 
     code = "from torch import nn\ndef build(): return nn.DataParallel(nn.Linear(2, 3))\n"
     (tmp_path / "parallel_net.py").write_text(code)

@@ -14,10 +14,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from mibench import checkup
+from mibench import doctor
 from mibench.cli import cli
 from mibench.errors import MibenchError
-from mibench.plan import Request, make_plan
+from mibench.runs.plan import Request, make_plan
 
 FLAGS = {
     "run": {
@@ -215,8 +215,8 @@ def test_list_and_show(toy: Path) -> None:
 
 
 def test_doctor_verifies_weights_and_accuracy(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "LEAST_DISK", 0.0)  # what this machine has is not what is tested
-    monkeypatch.setattr(checkup, "_memory", lambda: None)
+    monkeypatch.setattr(doctor, "LEAST_DISK", 0.0)  # what this machine has is not what is tested
+    monkeypatch.setattr(doctor, "_memory", lambda: None)
     done = call("doctor", "--full", "--json")
     assert done.exit_code == 0, done.output
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
@@ -297,7 +297,7 @@ def test_the_name_of_shipped_weights_stays_theirs(home: Path, tmp_path: Path) ->
 def test_whatever_hides_a_shipped_card_is_named(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from mibench import cards
+    from mibench.weights import cards
 
     own = cards.all_cards()["toynet@toyfaces"]
     shipped = replace(own, origin="toyworld", content={**own.content, "notes": "the one that is shipped"})

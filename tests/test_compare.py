@@ -20,11 +20,11 @@ from click.testing import CliRunner, Result
 
 from mibench.api import Estimate, MibenchError
 from mibench.cli import cli
-from mibench.metrics import estimate
+from mibench.metrics import estimates
+from mibench.metrics.scoring import estimate_as_json
 from mibench.reports.compare import TESTED, Comparison, compare
 from mibench.reports.latex import escape
 from mibench.results import open_run
-from mibench.scoring import estimate_as_json
 
 PEOPLE, SAMPLES = 16, 4
 
@@ -64,7 +64,7 @@ def make(
 
     def mean(name: str, values: pd.Series, better: bool) -> Estimate:
         shares = name.startswith("acc") or name.endswith("top1")
-        return estimate.mean(
+        return estimates.mean(
             name, values.astype(float), identity, proportion=shares, higher_is_better=better, extractor="judge"
         )
 
@@ -246,7 +246,7 @@ def test_the_order_of_runs_does_not_change_a_row(suite, compared):
 
 def test_every_pair_and_metric_is_one_family(compared):
     assert compared.family == len(compared.differences) == 2 * 3 * len(TESTED)
-    adjusted = estimate.holm([each.p_value for each in compared.differences])
+    adjusted = estimates.holm([each.p_value for each in compared.differences])
     assert [each.p_holm for each in compared.differences] == pytest.approx(adjusted)
     ordered = sorted(compared.differences, key=lambda each: each.p_value)
     assert all(one.p_holm <= other.p_holm for one, other in itertools.pairwise(ordered))
@@ -267,11 +267,11 @@ def test_a_difference_is_paired_over_the_means_of_seeds(compared, suite):
         )
         for attack in ("dmmia", "ppa")
     ]
-    expected = estimate.compared("acc1", *means)
+    expected = estimates.compared("acc1", *means)
     assert each.estimate.value == pytest.approx(expected.value)
     assert (each.estimate.low, each.estimate.high) == pytest.approx((expected.low, expected.high))
     assert each.p_value == expected.params["p_value"]
-    assert each.detectable == pytest.approx(estimate.detectable_difference(means[0] - means[1]))
+    assert each.detectable == pytest.approx(estimates.detectable_difference(means[0] - means[1]))
 
 
 def test_differences_turn_round(suite):
@@ -617,7 +617,7 @@ def test_the_command_prints_every_format(suite, tmp_path):
 
 
 def test_the_figure_shows_every_row_once(compared):
-    from mibench.reports.comparison_plot import comparison_plot
+    from mibench.reports.figures.comparison import comparison_plot
 
     figure = comparison_plot(compared)
     labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_yticklabels()]

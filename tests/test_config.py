@@ -9,10 +9,10 @@ from typing import Literal
 
 import pytest
 
-from mibench import config
-from mibench.config import Layer, parse_assignments, parse_yaml, resolve
+from mibench import settings
 from mibench.errors import MibenchError
-from mibench.protocols import load_protocol
+from mibench.runs.protocol import load_protocol
+from mibench.settings import Layer, parse_assignments, parse_yaml, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Settings:
             raise MibenchError(f"steps must be at least 1, got {self.steps}")
 
 
-def settings_of(*layers: Layer) -> tuple[Settings, dict[str, config.Setting]]:
+def settings_of(*layers: Layer) -> tuple[Settings, dict[str, settings.Setting]]:
     return resolve(Settings, layers, scope="attack")
 
 
@@ -73,7 +73,7 @@ def test_later_layers_win_and_origins_are_remembered() -> None:
     assert origins["steps"].origin == "preset paper (section 5.1)"
     assert origins["rate"].origin == "--set"
     assert origins["mode"].origin == "default"
-    assert origins["memory.size"] == config.Setting(4, "default")
+    assert origins["memory.size"] == settings.Setting(4, "default")
 
 
 def test_nested_settings_are_addressed_by_dots_or_mappings() -> None:
@@ -133,14 +133,14 @@ def test_one_setting_given_twice_is_refused() -> None:
 
 
 def test_presets_extend_and_cite(toy: Path) -> None:
-    presets = config.attack_presets("toyattack")
+    presets = settings.attack_presets("toyattack")
     assert presets.presets["slow"].values == {"steps": 60, "learning_rate": 0.5}
     assert presets.presets["paper"].origin_of("steps") == "preset paper (section 5.1)"
     assert presets.presets["slow"].origin_of("steps") == "preset slow"  # its own value, not the paper's
 
 
 def test_the_preset_is_chosen_by_person_then_data_set_then_protocol_then_file(toy: Path) -> None:
-    presets = config.attack_presets("toyattack")
+    presets = settings.attack_presets("toyattack")
 
     def chosen(asked: str | None, by_protocol: str | None, dataset: str) -> str | None:
         layer = presets.choose("toyattack", asked, by_protocol, dataset=dataset, protocol="toy")
@@ -153,7 +153,7 @@ def test_the_preset_is_chosen_by_person_then_data_set_then_protocol_then_file(to
     assert chosen(None, None, "toyfaces") == "preset quick"
     with pytest.raises(MibenchError, match="did you mean 'quick'"):
         chosen("quik", None, "toyfaces")
-    assert config.attack_presets("floor").choose("floor", None, None) is None
+    assert settings.attack_presets("floor").choose("floor", None, None) is None
 
 
 def test_a_protocol_is_checked(toy: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_protocol_is_checked(toy: Path) -> None:
 
 
 def test_every_shipped_protocol_is_valid() -> None:
-    from mibench.protocols import protocol_files
+    from mibench.runs.protocol import protocol_files
 
     names = set(protocol_files())
     assert {"demo", "standard", "smoke"} <= names
@@ -223,7 +223,7 @@ def test_values_that_no_setting_means_are_refused_and_shown_in_short(values: dic
 def test_a_configuration_file_of_the_wrong_types_names_file_and_key(
     toy: Path, tmp_path: Path, text: str, message: str
 ) -> None:
-    from mibench.plan import Request, make_plan
+    from mibench.runs.plan import Request, make_plan
 
     path = tmp_path / "mine.yaml"
     path.write_text(text)
@@ -232,7 +232,7 @@ def test_a_configuration_file_of_the_wrong_types_names_file_and_key(
 
 
 def test_null_in_a_configuration_file_leaves_it_to_the_default(toy: Path, tmp_path: Path) -> None:
-    from mibench.plan import Request, make_plan
+    from mibench.runs.plan import Request, make_plan
 
     path = tmp_path / "mine.yaml"
     path.write_text("seed: null\npreset: null\nsettings: {attack: null}\ntarget: toynet\ndataset: toyfaces\n")
@@ -250,7 +250,7 @@ def test_null_in_a_configuration_file_leaves_it_to_the_default(toy: Path, tmp_pa
 def test_metrics_that_clash_with_demands_are_refused_before_anything_runs(
     toy: Path, values: dict[str, list[str]], message: str
 ) -> None:
-    from mibench.plan import Request, make_plan
+    from mibench.runs.plan import Request, make_plan
 
     named = {"attack": "toyattack", "target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
     with pytest.raises(MibenchError, match=message):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from mibench.data import contents
-from mibench.data.contents import content_hashes
+from mibench.data import content_hashes as contents
+from mibench.data.content_hashes import content_hashes
 from mibench.errors import MibenchError
-from mibench.progress import Reporter
+from mibench.system.progress import Reporter
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from mibench import cards, config, registry
+from mibench import registry, settings
 from mibench.api import Access, Attack, ClassifierOutput, Recipe
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
+from mibench.weights import cards
 
 ATTACKS, RECIPES = registry.names("attack"), registry.names("recipe")
 CLASSIFIERS = [
@@ -54,10 +55,10 @@ def test_an_attack_is_a_frozen_keyword_only_configuration(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_preset_of_an_attack_is_valid(name: str) -> None:
-    presets = config.attack_presets(name)
+    presets = settings.attack_presets(name)
     kind = registry.load("attack", name)
     for preset, layer in presets.presets.items():
-        attack, _ = config.resolve(kind, [layer], scope="attack")
+        attack, _ = settings.resolve(kind, [layer], scope="attack")
         assert isinstance(attack, kind), preset
     assert presets.default is None or presets.default in presets.presets
     for choices in presets.default_for.values():
@@ -65,12 +66,12 @@ def test_every_preset_of_an_attack_is_valid(name: str) -> None:
 
 
 def test_protocols_name_presets_that_exist() -> None:
-    from mibench.protocols import load_protocol, protocol_files
+    from mibench.runs.protocol import load_protocol, protocol_files
 
     for name in protocol_files():
         protocol, _ = load_protocol(name)
         for attack, preset in protocol.attack_presets.items():
-            assert preset in config.attack_presets(attack).presets, f"protocol {name}: {attack}:{preset}"
+            assert preset in settings.attack_presets(attack).presets, f"protocol {name}: {attack}:{preset}"
 
 
 def usual_size(kind: str, architecture: type[nn.Module]) -> int:
@@ -126,8 +127,8 @@ def test_a_dataset_is_a_frozen_configuration(name: str) -> None:
 
 
 def test_every_shipped_card_is_whole() -> None:
-    from mibench.assets import load_weights
-    from mibench.store import file_sha256
+    from mibench.runs.store import file_sha256
+    from mibench.weights.load import load_weights
 
     shipped = [file for file in cards.all_cards().values() if file.origin != "user"]
     total = 0

@@ -115,7 +115,7 @@ def test_a_prior_of_one_target_without_a_count_is_unknown_and_not_free(
 ) -> None:
     from toyworld.networks import ToyPrior
 
-    from mibench.plan import Request, make_plan
+    from mibench.runs.plan import Request, make_plan
 
     request = Request(attack="toyattack", **TOY)
     assert make_plan(request).prior_queries() == 0

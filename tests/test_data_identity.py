@@ -19,18 +19,18 @@ from toyworld.data import ToyFaces
 
 from mibench import registry
 from mibench.api import Card, ImageSpec, WeightsFile
-from mibench.audit.material import read_material
+from mibench.audit.data import read_material
 from mibench.audit.request import AuditRequest
-from mibench.data.celeba import CelebA
-from mibench.data.decoding import Framing, Picture, load
+from mibench.data.datasets.celeba import CelebA
+from mibench.data.datasets.folder import Folder
+from mibench.data.datasets.synthfaces import SynthFaces
 from mibench.data.files import FileSplit
-from mibench.data.fixtures.writing import write_fixture
-from mibench.data.folder import Folder
-from mibench.data.identity import check_same_data, what_changed
-from mibench.data.synthfaces import SynthFaces
+from mibench.data.fingerprint import check_same_data, what_changed
+from mibench.data.fixtures.writer import write_fixture
+from mibench.data.images import Framing, Picture, load
 from mibench.errors import MibenchError
-from mibench.progress import Reporter
-from mibench.training import Training, train
+from mibench.system.progress import Reporter
+from mibench.weights.training import Training, train
 
 FIXTURES: dict[str, dict[str, Any]] = {
     "folder": {},
@@ -222,7 +222,7 @@ def test_a_stored_run_of_other_data_is_not_scored_again_nor_taken_for_done(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mibench
-    from mibench import runner
+    from mibench.runs import run
 
     def toy_run() -> mibench.Run:
         return mibench.run(
@@ -237,7 +237,7 @@ def test_a_stored_run_of_other_data_is_not_scored_again_nor_taken_for_done(
     before = ToyFaces().digest
     monkeypatch.setattr(ToyFaces, "digest", property(lambda split: "others"))
     with pytest.raises(MibenchError, match=rf"another version of toyfaces: digest {before}, here others; restore"):
-        runner.rescore(found.path, "cpu")
+        run.rescore(found.path, "cpu")
     other = toy_run()
     assert not other.reused
     assert other.path != found.path

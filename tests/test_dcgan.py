@@ -16,9 +16,9 @@ from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 from mibench.api import Access, ClassifierOutput, ImageSpec, MibenchError, PublicAndVictim, Trained, Victim, Workshop
-from mibench.attacks.priors.dcgan import GMIPrior, KEDMIPrior
-from mibench.attacks.priors.dcgan_networks import Critic, Discriminated, Generator, MinibatchDiscriminator
-from mibench.attacks.priors.dcgan_training import (
+from mibench.attacks.priors.dcgan.networks import Critic, Discriminated, Generator, MinibatchDiscriminator
+from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
+from mibench.attacks.priors.dcgan.training import (
     TrainDCGAN,
     TrainGMI,
     TrainKEDMI,

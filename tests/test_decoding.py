@@ -12,9 +12,9 @@ from PIL import Image
 from torchvision import transforms
 
 from mibench.api import MibenchError
-from mibench.data import decoding
-from mibench.data.decoding import Framing, Picture, load
-from mibench.progress import current_reporter, set_current_reporter
+from mibench.data import images
+from mibench.data.images import Framing, Picture, load
+from mibench.system.progress import current_reporter, set_current_reporter
 
 
 def noise(seed: int, width: int, height: int) -> Image.Image:
@@ -32,7 +32,7 @@ def write(folder: Path, count: int, width: int = 40, height: int = 48) -> list[P
 
 
 def pixels(path: Path, size: int = 16, framing: Framing | None = None) -> np.ndarray:
-    return decoding.decode(Picture(path), size, framing or Framing())
+    return images.decode(Picture(path), size, framing or Framing())
 
 
 @pytest.fixture(autouse=True)
@@ -72,12 +72,12 @@ def test_a_box_comes_first_and_is_clipped(tmp_path: Path) -> None:
     noise(1, 40, 40).save(tmp_path / "a.png")
     whole = np.array(noise(1, 40, 40))
     framing = Framing(crop=10)
-    inside = decoding.decode(Picture(tmp_path / "a.png", (10, 4, 30, 24)), 10, framing)
+    inside = images.decode(Picture(tmp_path / "a.png", (10, 4, 30, 24)), 10, framing)
     assert np.array_equal(inside, whole[9:19, 15:25])
-    clipped = decoding.decode(Picture(tmp_path / "a.png", (20, 20, 55, 44)), 10, framing)
+    clipped = images.decode(Picture(tmp_path / "a.png", (20, 20, 55, 44)), 10, framing)
     assert np.array_equal(clipped, whole[25:35, 25:35])
     with pytest.raises(MibenchError, match=r"a\.png is 40x40, which its box \(50, 0, 60, 9\) misses"):
-        decoding.decode(Picture(tmp_path / "a.png", (50, 0, 60, 9)), 10, framing)
+        images.decode(Picture(tmp_path / "a.png", (50, 0, 60, 9)), 10, framing)
 
 
 def test_a_picture_smaller_than_its_crop_is_refused(tmp_path: Path) -> None:

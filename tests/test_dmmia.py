@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from mibench.api import Access, AccessError, ClassifierOutput, Context, ImageSpec, MibenchError, Reconstruction, Victim
 from mibench.attacks.augment import apply_crops, draw_crops
-from mibench.attacks.dmmia import DMMIA
-from mibench.attacks.dmmia_unit import UnitRun
+from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia.memory import MemoryBank
+from mibench.attacks.dmmia.optimisation import UnitRun
 from mibench.attacks.floor import Floor
 from mibench.attacks.losses import poincare
-from mibench.attacks.memory import MemoryBank
-from mibench.attacks.priors.stylegan2 import StyleGAN2Prior
-from mibench.attacks.priors.stylegan2_generator import Generator
+from mibench.attacks.priors.stylegan2.generator import Generator
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.rng import Streams
 
 SIZE, CLASSES = 16, 5

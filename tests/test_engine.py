@@ -12,8 +12,8 @@ from toyworld.build import write_world
 from toyworld.data import ToyFaces
 
 import mibench
-from mibench import runner
 from mibench.api import AccessError, MibenchError
+from mibench.runs import run as runner
 
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 
@@ -300,7 +300,7 @@ def test_running_out_of_memory_halves_the_batch_and_counts_queries_once(toy: Pat
     found = toy_run(tmp_path, "badattack", settings={"attack.fault": "memory"})
     sidecar = json.loads((found.path / "units" / "000.json").read_text())
     assert sidecar["micro_batch"] == 4
-    from mibench.store import RunDir
+    from mibench.runs.store import RunDir
 
     _, facts = RunDir(found.path).load("units/000")
     assert facts["queries_forward"] == 12

@@ -12,12 +12,12 @@ import torch
 import yaml
 from test_contract import usual_size
 
-from mibench import config, plugins, registry
+from mibench import plugins, registry, settings
 from mibench.api import Access, ClassifierOutput, Context, Queries, Victim
-from mibench.budget import planned_total
 from mibench.metrics import DEFAULT_METRICS
-from mibench.protocols import load_protocol
 from mibench.rng import Streams
+from mibench.runs.budget import planned_total
+from mibench.runs.protocol import load_protocol
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="needs a checkout")
@@ -74,12 +74,12 @@ def test_the_attack_asks_what_it_planned(toy: Path, examples: Path) -> None:
 
 
 def victim_and_prior() -> Context:
-    from mibench import assets, cards
+    from mibench.weights import cards, load
 
     target, prior = cards.find("target", "toynet", "toyfaces"), cards.find("prior", "toygan", "toyfaces")
     device = torch.device("cpu")
-    victim: Victim = assets.build_victim(target, Access.SCORES, device)
-    return Context(victim=victim, prior=assets.build_prior(prior, {}, device), device=device)
+    victim: Victim = load.build_victim(target, Access.SCORES, device)
+    return Context(victim=victim, prior=load.build_prior(prior, {}, device), device=device)
 
 
 def test_its_presets_are_valid(examples: Path) -> None:
@@ -88,7 +88,7 @@ def test_its_presets_are_valid(examples: Path) -> None:
     assert set(content["presets"]) == {"quick", "patient"}
     for values in content["presets"].values():
         chosen = {name: item["value"] for name, item in values.items() if name != "extends"}
-        attack, _ = config.resolve(kind, [config.Layer("preset", chosen)], scope="attack")
+        attack, _ = settings.resolve(kind, [settings.Layer("preset", chosen)], scope="attack")
         assert attack.steps in (20, 200)
 
 
@@ -116,7 +116,7 @@ def test_the_data_set_and_its_recipe_work_together() -> None:
 
 def test_metrics_are_added_to_the_default_ones() -> None:
     def chosen(*groups: str) -> tuple[str, ...]:
-        return load_protocol("demo", [config.Layer("--set", {"metrics": list(groups)})])[0].metrics
+        return load_protocol("demo", [settings.Layer("--set", {"metrics": list(groups)})])[0].metrics
 
     assert chosen("default", "prdc-ppa-legacy") == (*DEFAULT_METRICS, "prdc-ppa-legacy")
     assert chosen("mine", "default", "accuracy") == ("mine", *DEFAULT_METRICS)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mibench.data.celeba import CelebA
-from mibench.data.class_folders import released_shuffle
-from mibench.data.facescrub import FaceScrub
-from mibench.data.fixtures.writing import write_fixture
-from mibench.data.verification import verify
+from mibench.data.datasets.celeba import CelebA
+from mibench.data.datasets.class_folders import released_shuffle
+from mibench.data.datasets.facescrub import FaceScrub
+from mibench.data.fixtures.writer import write_fixture
+from mibench.data.verify import verify
 from mibench.errors import MibenchError
 
 

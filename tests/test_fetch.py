@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from downloads import CONTENT, SHA256, Answer, Handler, Server, broken, page, status, whole
 
 from mibench.cli import cli
-from mibench.fetching import fetcher, known, transfer
+from mibench.downloads import catalogue as known
+from mibench.downloads import download, http
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def server() -> Iterator[Server]:
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were waited between attempts, without waiting."""
     found: list[float] = []
-    monkeypatch.setattr(transfer, "pause", found.append)
+    monkeypatch.setattr(http, "pause", found.append)
     return found
 
 
@@ -223,14 +224,14 @@ def test_a_server_says_how_long_to_wait(server: Server, catalogue: Any, home: Pa
     catalogue()
     server.script = [status(503, Retry_After=17), status(503, Retry_After=100_000), whole()]
     assert fetch().exit_code == 0
-    assert naps == [17.0, transfer.LONGEST_WAIT]
+    assert naps == [17.0, http.LONGEST_WAIT]
 
 
 def test_a_silent_server_is_given_up(
     server: Server, catalogue: Any, home: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.05)
+    monkeypatch.setattr(http, "TIMEOUT", 0.05)
     catalogue()
     server.script = [lambda handler: release.wait(600) and None]  # type: ignore[func-returns-value]
     try:
@@ -321,9 +322,9 @@ def test_a_redirect_is_followed(server: Server, catalogue: Any, home: Path) -> N
 
 @pytest.mark.parametrize("new", ["http://example.org/x", "file:///x", "ftp://example.org/x", "javascript:x"])
 def test_a_redirect_never_weakens_https(new: str) -> None:
-    transfer.check_redirect("https://example.org/x", "https://cdn.example.org/y")
-    with pytest.raises(transfer.NotServed, match="refused as unsafe"):
-        transfer.check_redirect("https://example.org/x", new)
+    http.check_redirect("https://example.org/x", "https://cdn.example.org/y")
+    with pytest.raises(http.NotServed, match="refused as unsafe"):
+        http.check_redirect("https://example.org/x", new)
 
 
 def test_a_size_that_does_not_fit_is_refused_at_once(server: Server, catalogue: Any, home: Path) -> None:
@@ -414,7 +415,7 @@ def test_a_full_disk_is_noticed_beforehand(
     server: Server, catalogue: Any, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(Path.cwd())
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=fetcher.SPARE + 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=download.SPARE + 1000))
     catalogue()
     server.script = [whole()]
     refused(fetch(), "no room for", "1 MB are still to come", "--to")
@@ -453,7 +454,7 @@ def test_two_fetches_do_not_fight(server: Server, catalogue: Any, home: Path) ->
 
 
 def test_ctrl_c_keeps_the_part(server: Server, catalogue: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mibench.fetching.part import Part
+    from mibench.downloads.partial_file import Part
 
     write = Part.write
 
@@ -477,7 +478,7 @@ def test_ctrl_c_keeps_the_part(server: Server, catalogue: Any, home: Path, monke
 
 
 def test_progress_is_told(server: Server, catalogue: Any, home: Path) -> None:
-    from mibench.progress import Reporter
+    from mibench.system.progress import Reporter
 
     class Listener(Reporter):
         def __init__(self) -> None:
@@ -488,7 +489,7 @@ def test_progress_is_told(server: Server, catalogue: Any, home: Path) -> None:
 
     listener = Listener()
     server.script = [whole()]
-    fetcher.Fetcher(reporter=listener).fetch([catalogue()])
+    download.Fetcher(reporter=listener).fetch([catalogue()])
     assert listener.told == sorted(listener.told)
     assert len(listener.told) > 3
     assert listener.told[-1] == (len(CONTENT), len(CONTENT))
@@ -529,7 +530,7 @@ def test_the_list_says_what_is_here(server: Server, catalogue: Any, home: Path) 
 
 
 def test_doctor_checks_what_was_fetched(server: Server, catalogue: Any, home: Path) -> None:
-    from mibench.checkup import _fetched
+    from mibench.doctor import _fetched
 
     catalogue()
     (nothing,) = _fetched()

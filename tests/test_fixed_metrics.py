@@ -16,11 +16,11 @@ from mibench.metrics import DEFAULT_METRICS
 from mibench.metrics.accuracy import always_hit
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.identity import IdentityTruth
-from mibench.paired import difference, differences, per_identity
+from mibench.metrics.scoring import Reconstructions, Scores, estimate_as_json, score
 from mibench.reports.compare import TESTED, compare
 from mibench.reports.tables import against_floor, identities
 from mibench.results import open_run
-from mibench.scoring import Reconstructions, Scores, estimate_as_json, score
+from mibench.results.paired import difference, differences, per_identity
 
 
 class Rule(nn.Module):

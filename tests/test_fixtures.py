@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mibench.cli import cli
-from mibench.data.fixtures import writing
+from mibench.data.fixtures import writer
 from mibench.data.fixtures.celeba import ATTRIBUTES
-from mibench.data.fixtures.writing import KINDS, write_fixture
+from mibench.data.fixtures.writer import KINDS, write_fixture
 from mibench.errors import MibenchError
 
 SMALL = {"people": 4, "images": 5}
@@ -195,16 +195,16 @@ def test_an_order_that_makes_no_sense_writes_nothing(
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = writing.Tree.picture
+    stored = writer.Tree.picture
     taken = []
 
-    def picture(self: writing.Tree, name: str, image: Image.Image) -> None:
+    def picture(self: writer.Tree, name: str, image: Image.Image) -> None:
         taken.append(name)
         if len(taken) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         stored(self, name, image)
 
-    monkeypatch.setattr(writing.Tree, "picture", picture)
+    monkeypatch.setattr(writer.Tree, "picture", picture)
     with pytest.raises(MibenchError, match="No space left on device"):
         write_fixture("afhq", tmp_path / "out", people=6, images=1)
     assert not list(tmp_path.iterdir())

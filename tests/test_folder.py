@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mibench.data.class_folders import hold_out
-from mibench.data.class_order import class_order
-from mibench.data.copies import copies
-from mibench.data.fixtures.writing import write_fixture
-from mibench.data.folder import Folder
-from mibench.data.verification import verify
+from mibench.data.datasets.class_folders import hold_out
+from mibench.data.datasets.class_order import class_order
+from mibench.data.datasets.folder import Folder
+from mibench.data.duplicate_files import copies
+from mibench.data.fixtures.writer import write_fixture
+from mibench.data.verify import verify
 from mibench.errors import MibenchError
 
 
@@ -193,7 +193,7 @@ def test_a_picture_on_both_sides_is_refused_by_content(tmp_path: Path) -> None:
 
 
 def test_copies_read_only_files_of_equal_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mibench.data import contents as module
+    from mibench.data import content_hashes as module
 
     for name, content in (("a", b"one"), ("b", b"four"), ("c", b"two"), ("d", b"one")):
         (tmp_path / name).write_bytes(content)

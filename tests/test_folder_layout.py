@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mibench.cli import cli
-from mibench.data.celeba import CelebA
-from mibench.data.folder import Folder
-from mibench.data.listing import is_folder, kind_of, real
-from mibench.data.verification import Finding, verify
+from mibench.data.datasets.celeba import CelebA
+from mibench.data.datasets.folder import Folder
+from mibench.data.directory_listing import is_folder, kind_of, real
+from mibench.data.verify import Finding, verify
 from mibench.errors import MibenchError
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mibench.data.class_order import class_order
-from mibench.data.facescrub import FaceScrub
+from mibench.data.datasets.class_order import class_order
+from mibench.data.datasets.facescrub import FaceScrub
+from mibench.data.datasets.folder import Folder
 from mibench.data.files import held_out
-from mibench.data.folder import Folder
-from mibench.data.names import alike, alike_but_for_case, composed, folded, matched, spelt
-from mibench.data.verification import verify
+from mibench.data.identity_names import alike, alike_but_for_case, composed, folded, matched, spelt
+from mibench.data.verify import verify
 from mibench.errors import MibenchError
 
 NAME = "érable"

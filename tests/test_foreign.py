@@ -22,11 +22,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mibench.aside import spoken_aside
 from mibench.cli import cli
 from mibench.errors import MibenchError
-from mibench.foreign import foreign, out_of_memory, worded
-from mibench.process import SETTINGS, settings_kept
+from mibench.system.foreign_code import foreign, out_of_memory, worded
+from mibench.system.process_state import SETTINGS, settings_kept
+from mibench.system.stdout_guard import spoken_aside
 
 numpy_wide: Any = np.random  # the generator of the whole process, which a person's code may use
 
@@ -285,7 +285,7 @@ def test_code_that_ends_a_command_is_no_success(monkeypatch: pytest.MonkeyPatch,
         sys.stdout.write("on my way out\n")
         sys.exit(0)
 
-    monkeypatch.setattr("mibench.runner.run", leave)
+    monkeypatch.setattr("mibench.runs.run.run", leave)
     done = CliRunner().invoke(cli, ["run", "--json"])
     assert done.exit_code == 2
     assert "on my way out" not in done.stdout

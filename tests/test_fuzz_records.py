@@ -16,17 +16,17 @@ import torch
 from click.testing import CliRunner
 
 import mibench
-from mibench import cards
 from mibench.cli import cli
-from mibench.devices import peak_memory, reset_peak_memory
 from mibench.errors import MibenchError
-from mibench.plan import Request, make_plan
 from mibench.results import open_run
-from mibench.runner import completed
-from mibench.store import RunDir
-from mibench.sweep.conduct import _remembered
-from mibench.sweep.standing import standings
-from mibench.sweep.suite import load_suite
+from mibench.runs.plan import Request, make_plan
+from mibench.runs.run import completed
+from mibench.runs.store import RunDir
+from mibench.sweeps.status import standings
+from mibench.sweeps.suite import load_suite
+from mibench.sweeps.sweep import _remembered
+from mibench.system.devices import peak_memory, reset_peak_memory
+from mibench.weights import cards
 
 CPU = torch.device("cpu")
 ROUNDS = 500

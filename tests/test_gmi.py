@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mibench import config
+from mibench import settings
 from mibench.api import Access, AccessError, ClassifierOutput, Context, ImageSpec, MibenchError, Reconstruction, Victim
 from mibench.attacks.gmi import GMI, momentum_step
-from mibench.attacks.priors.dcgan import GMIPrior, KEDMIPrior
-from mibench.attacks.priors.dcgan_networks import Critic, Generator, MinibatchDiscriminator
-from mibench.attacks.priors.stylegan2 import StyleGAN2Prior
-from mibench.attacks.priors.stylegan2_generator import Generator as StyleGenerator
+from mibench.attacks.priors.dcgan.networks import Critic, Generator, MinibatchDiscriminator
+from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
+from mibench.attacks.priors.stylegan2.generator import Generator as StyleGenerator
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.rng import Streams
 
 SIZE, CLASSES, Z = 16, 5, 6
@@ -314,8 +314,8 @@ def test_it_needs_gradients_and_a_prior() -> None:
 
 
 def test_presets_say_what_the_repositories_do() -> None:
-    presets = config.attack_presets("gmi").presets
-    resolved = {name: config.resolve(GMI, [layer], scope="attack")[0] for name, layer in presets.items()}
+    presets = settings.attack_presets("gmi").presets
+    resolved = {name: settings.resolve(GMI, [layer], scope="attack")[0] for name, layer in presets.items()}
     assert resolved["paper"] == GMI(unit_size=60)
     assert resolved["original"] == GMI(unit_size=100, batch_scale=100.0, best_of=5)
     assert resolved["toolbox"] == GMI(unit_size=60, nesterov=False, clip=None)

@@ -25,21 +25,21 @@ from test_training_targets import CLASSES, TinySplit, TruthfulSplit, tiny_target
 from torch import Tensor
 
 import mibench
-from mibench import provenance
 from mibench.api import Access, ImageSpec, PublicAndVictim, Trained, Victim, Workshop
-from mibench.attacks.priors.dcgan import GMIPrior, KEDMIPrior
-from mibench.attacks.priors.stylegan2 import StyleGAN2Prior
-from mibench.attacks.priors.training import TrainStyleGAN2
+from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
+from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2
 from mibench.cli import cli
-from mibench.devices import choose_device, deterministic
-from mibench.engine import Machine, attack_units
-from mibench.plan import Request, make_plan
 from mibench.results import open_run
 from mibench.rng import Streams
-from mibench.store import RunDir
-from mibench.targets.regression import TrainRegressor
-from mibench.targets.training import TrainJudge, build
-from mibench.training import FileCheckpoint
+from mibench.runs.attack import Machine, attack_units
+from mibench.runs.plan import Request, make_plan
+from mibench.runs.store import RunDir
+from mibench.system import provenance
+from mibench.system.devices import choose_device, deterministic
+from mibench.targets.training.identity_regressor import TrainRegressor
+from mibench.targets.training.recipes import TrainJudge, build
+from mibench.weights.training import FileCheckpoint
 
 pytestmark = pytest.mark.gpu
 

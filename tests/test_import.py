@@ -12,18 +12,19 @@ from checkpoints import BACKBONES, CLASSES, NETWORKS, PUBLISHED, WIDTH, backbone
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mibench import cards, registry
+from mibench import registry
 from mibench.api import Trained, WeightsContents
-from mibench.assets import build_network, build_prior, load_weights
-from mibench.attacks.priors.dcgan_importing import import_gan
+from mibench.attacks.priors.dcgan.importing import import_gan
 from mibench.errors import MibenchError, Misfit, MisfitError
-from mibench.importing import accuracy, naming
-from mibench.importing.accuracy import Accuracy, doubt
-from mibench.importing.describing import Import
-from mibench.importing.storing import Imported, import_weights
-from mibench.targets.importing import from_bido, import_backbone, import_classifier
-from mibench.targets.released import kind_of
-from mibench.targets.vgg16_mid import VGG16MID
+from mibench.targets.importing.checkpoint_kinds import kind_of
+from mibench.targets.importing.released import from_bido, import_backbone, import_classifier
+from mibench.targets.networks.vgg16_mid import VGG16MID
+from mibench.weights import cards, names
+from mibench.weights.importing import accuracy
+from mibench.weights.importing.accuracy import Accuracy, doubt
+from mibench.weights.importing.checkpoint_card import Import
+from mibench.weights.importing.importer import Imported, import_weights
+from mibench.weights.load import build_network, build_prior, load_weights
 
 SMALL_WORLD = {"dataset": {"identities": CLASSES, "train_images": 1, "test_images": 14, "public_identities": 1}}
 
@@ -327,8 +328,8 @@ def test_a_training_starts_from_a_backbone(
 ) -> None:
     """The output layer of an MS1M file goes into the judge and is left out of the 64-pixel targets."""
     from mibench import targets
-    from mibench.targets import training as recipes
-    from mibench.training import Training, train
+    from mibench.targets.training import recipes
+    from mibench.weights.training import Training, train
 
     seen: dict[str, Tensor] = {}
 
@@ -353,7 +354,7 @@ def test_a_training_starts_from_a_backbone(
 
 
 def test_trainings_from_different_backbones_do_not_share_a_checkpoint(home: Path, tmp_path: Path) -> None:
-    from mibench.training import Training, _digest, resolve_training
+    from mibench.weights.training import Training, _digest, resolve_training
 
     def digest(sha256: str, **settings: Any) -> str:
         training = Training(kind="target", architecture="facenet64", settings={"train": settings})
@@ -380,7 +381,7 @@ def test_trainings_from_different_backbones_do_not_share_a_checkpoint(home: Path
 def test_a_backbone_that_does_not_fit_is_refused(
     home: Path, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    from mibench.training import Training, train
+    from mibench.weights.training import Training, train
 
     for name in {"ir152@ms1m": ["ir152"], "ir50@ms1m": ["ir50"]}.get(settings["init"], []):
         bring(f"backbone:{name}@ms1m", save(tmp_path / "a.pth", backbone(name), container="bare", prefix=""))
@@ -390,7 +391,7 @@ def test_a_backbone_that_does_not_fit_is_refused(
 
 
 def test_mid_is_not_trained_by_a_recipe_that_lacks_its_loss(home: Path) -> None:
-    from mibench.training import Training, train
+    from mibench.weights.training import Training, train
 
     with pytest.raises(MibenchError, match="vgg16_mid can only be imported: its training needs the loss of MID"):
         train(Training(kind="target", architecture="vgg16_mid", settings=SMALL_WORLD), device="cpu")
@@ -487,8 +488,8 @@ def test_the_accuracy_is_measured_and_compared(home: Path, tmp_path: Path) -> No
 
 def test_accuracy_counts_every_image_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     from mibench.api import ImageSpec
-    from mibench.data.synthfaces import SynthFaces
-    from mibench.progress import Reporter
+    from mibench.data.datasets.synthfaces import SynthFaces
+    from mibench.system.progress import Reporter
 
     class Knows(nn.Module):
         """Answers the brightest channel's label: anything that depends on the image alone."""
@@ -550,12 +551,12 @@ def test_a_difference_of_more_than_a_point_has_a_likely_cause(right: int, report
     ],
 )
 def test_released_names_carry_what_their_authors_report(file: str, wanted: str, percent: float | None) -> None:
-    from mibench.importing.released import RELEASED, recognise
+    from mibench.weights.importing.released_files import RELEASED, recognise
 
-    found = recognise(file, naming.parse(wanted))
+    found = recognise(file, names.parse(wanted))
     assert (None if found is None else found.accuracy) == percent
     for release in RELEASED:
-        naming.parse(release.name if "kedmi" not in release.name else f"{release.name}+vgg16")
+        names.parse(release.name if "kedmi" not in release.name else f"{release.name}+vgg16")
 
 
 @pytest.mark.parametrize(
@@ -573,9 +574,9 @@ def test_released_names_carry_what_their_authors_report(file: str, wanted: str, 
     ],
 )
 def test_released_gans_and_backbones_are_recognised_by_name(file: str, wanted: str, source: str | None) -> None:
-    from mibench.importing.released import recognise
+    from mibench.weights.importing.released_files import recognise
 
-    found = recognise(file, naming.parse(wanted))
+    found = recognise(file, names.parse(wanted))
     assert (found is None) if source is None else (found is not None and found.source.endswith(source))
 
 
@@ -622,7 +623,7 @@ def test_the_same_content_is_taken_twice_and_other_content_is_refused_or_replace
 def test_a_replacement_that_fails_leaves_the_old_pair(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench import assets
+    from mibench.weights import load
 
     bring("target:vgg16@celeba", save(tmp_path / "a.tar", state("vgg16")))
     before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
@@ -630,7 +631,7 @@ def test_a_replacement_that_fails_leaves_the_old_pair(
     def full(*arguments: Any) -> None:
         raise MibenchError("cannot write the card: no space left on device; make room")
 
-    monkeypatch.setattr(assets, "write_card", full)
+    monkeypatch.setattr(load, "write_card", full)
     other = save(tmp_path / "b.tar", state("vgg16", seed=1))
     for wanted, replace in (("target:vgg16@celeba", True), ("target:vgg16@celeba+b", False)):
         with pytest.raises(MibenchError, match="no space left"):
@@ -692,15 +693,15 @@ def test_names_that_cannot_be(home: Path, tmp_path: Path, wanted: str, message: 
 
 
 def test_an_importer_may_be_of_one_architecture_or_of_a_kind() -> None:
-    from mibench.importing.storing import find_importer
+    from mibench.weights.importing.importer import find_importer
 
-    assert find_importer(naming.parse("target:ir152@celeba")) is import_classifier
-    assert find_importer(naming.parse("backbone:ir50@ms1m")) is import_backbone
-    assert find_importer(naming.parse("target:resnet18@celeba")) is registry.load("importer", "target:resnet18")
+    assert find_importer(names.parse("target:ir152@celeba")) is import_classifier
+    assert find_importer(names.parse("backbone:ir50@ms1m")) is import_backbone
+    assert find_importer(names.parse("target:resnet18@celeba")) is registry.load("importer", "target:resnet18")
 
 
 def test_an_importer_that_cannot_explain_still_gives_a_cause(tmp_path: Path) -> None:
-    from mibench.importing.fitting import fitted
+    from mibench.weights.importing.network_loading import fitted
 
     def importer(architecture: str, files: Any, settings: Any) -> Trained:
         raise NotImplementedError
@@ -708,4 +709,4 @@ def test_an_importer_that_cannot_explain_still_gives_a_cause(tmp_path: Path) -> 
     weights = {**state("vgg16"), "more": torch.zeros(1)}
     trained = dataclasses.replace(import_classifier("vgg16", [contents(state("vgg16"))], {}), weights=weights)
     with pytest.raises(MisfitError, match="likely cause: another architecture"):
-        fitted(naming.parse("target:vgg16@celeba"), trained, importer, [contents(weights)])
+        fitted(names.parse("target:vgg16@celeba"), trained, importer, [contents(weights)])

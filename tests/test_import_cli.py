@@ -230,7 +230,7 @@ def test_every_key_of_a_misfit_is_in_the_json(home: Path, tmp_path: Path) -> Non
 
 def test_an_imported_target_can_be_audited_by_name(home: Path, tmp_path: Path) -> None:
     """What was imported is found by the commands that use weights."""
-    from mibench import cards
+    from mibench.weights import cards
 
     call("import", save(tmp_path / "a.tar", state("ir152")), "--as", "target:ir152@celeba")
     paths = [save(tmp_path / f"celeba_{n}.tar", w) for n, w in zip("GD", gan("gmi"), strict=True)]

@@ -16,15 +16,15 @@ from stylegan_standin import dumped, generator_settings, snapshot
 from torch import Tensor
 
 from mibench.api import MibenchError, MisfitError, Trained, WeightsContents
-from mibench.attacks.priors.stylegan2 import StyleGAN2Arguments, StyleGAN2Prior
-from mibench.attacks.priors.stylegan2_discriminator import Discriminator
-from mibench.attacks.priors.stylegan2_generator import Generator
-from mibench.attacks.priors.stylegan2_importing import import_stylegan2
-from mibench.attacks.priors.stylegan2_layers import resampling_filter
-from mibench.cards import find
+from mibench.attacks.priors.stylegan2.discriminator import Discriminator
+from mibench.attacks.priors.stylegan2.generator import Generator
+from mibench.attacks.priors.stylegan2.importing import import_stylegan2
+from mibench.attacks.priors.stylegan2.layers import resampling_filter
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Arguments, StyleGAN2Prior
 from mibench.cli import cli
-from mibench.importing.reading import read_weights
-from mibench.plan import Request, make_plan
+from mibench.runs.plan import Request, make_plan
+from mibench.weights.cards import find
+from mibench.weights.importing.reader import read_weights
 
 DATA = Path(__file__).parent / "data"
 SHAPE: dict[str, Any] = {"resolution": 16, "channel_base": 128, "channel_max": 12}

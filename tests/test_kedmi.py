@@ -13,7 +13,7 @@ import torch
 from test_gmi import SIZE, Toy, Z, context, small
 from torch import Tensor, nn
 
-from mibench import config
+from mibench import settings
 from mibench.api import Access, AccessError, Context, MibenchError, Reconstruction
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.losses import negative_log_realness
@@ -246,8 +246,8 @@ def test_it_needs_gradients() -> None:
 
 
 def test_presets_say_what_the_repositories_do() -> None:
-    presets = config.attack_presets("kedmi").presets
-    resolved = {name: config.resolve(KEDMI, [layer], scope="attack")[0] for name, layer in presets.items()}
+    presets = settings.attack_presets("kedmi").presets
+    resolved = {name: settings.resolve(KEDMI, [layer], scope="attack")[0] for name, layer in presets.items()}
     assert resolved["paper"] == KEDMI()
     assert resolved["lomma"] == KEDMI(clip_z=True)
     assert resolved["bido"] == KEDMI(iterations=5000, logvar_start=0.0)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mibench.api import MibenchError
 from mibench.attacks import losses
-from mibench.attacks.memory import MemoryBank
-from mibench.attacks.prototypes import Reading, draw_prototypes, imr_loss
+from mibench.attacks.dmmia.memory import MemoryBank
+from mibench.attacks.dmmia.prototypes import Reading, draw_prototypes, imr_loss
 from mibench.rng import Streams
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "test_vectors.json").read_text())["functions"]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from mibench.audit.model import architecture_of
+from mibench.audit.target import architecture_of
 from mibench.errors import MibenchError
-from mibench.importing.reading import read_weights
-from mibench.targets.own.causes import likely
-from mibench.targets.own.factory import find_factory
+from mibench.targets.custom.causes import likely
+from mibench.targets.custom.factory import find_factory
+from mibench.weights.importing.reader import read_weights
 
 
 def written(path: Path, content: bytes) -> Path:

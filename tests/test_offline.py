@@ -15,10 +15,10 @@ import torchvision
 from click.testing import CliRunner
 
 import mibench
-from mibench import checkup, registry
+from mibench import doctor, registry
 from mibench.cli import cli
+from mibench.downloads import catalogue, file_type
 from mibench.errors import MibenchError
-from mibench.fetching import known, magic
 
 
 def timed(code: str, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], bool, float]:
@@ -67,36 +67,36 @@ def test_offline_names_the_file_at_once_and_without_torch(
 
 
 def entries(kind: type) -> list[Any]:
-    return [entry for entry in known.catalogue().values() if isinstance(entry, kind)]
+    return [entry for entry in catalogue.catalogue().values() if isinstance(entry, kind)]
 
 
 def test_the_catalogue_is_well_formed() -> None:
-    for asset in entries(known.Asset):
+    for asset in entries(catalogue.Asset):
         assert all(url.startswith("https://") for url in asset.urls)
         assert asset.urls[0].endswith(asset.file)
-        assert len(asset.sha256) in (0, known.LEAST_PREFIX, 64)
+        assert len(asset.sha256) in (0, catalogue.LEAST_PREFIX, 64)
         assert set(asset.sha256) <= set("0123456789abcdef")
         assert not Path(asset.path).is_absolute()
         assert ".." not in Path(asset.path).parts
         assert not asset.use or "{path}" in asset.use
         assert asset.licence
-    for entry in entries(known.ByHand):
+    for entry in entries(catalogue.ByHand):
         assert entry.steps
         assert entry.check.startswith("mibench ")
         assert entry.instructions()
 
 
 def test_every_import_that_is_named_is_one_that_there_is() -> None:
-    from mibench.importing.naming import parse
+    from mibench.weights.names import parse
 
-    steps = [asset.use for asset in entries(known.Asset)]
-    steps += [step for entry in entries(known.ByHand) for step in entry.steps]
+    steps = [asset.use for asset in entries(catalogue.Asset)]
+    steps += [step for entry in entries(catalogue.ByHand) for step in entry.steps]
     wanted = [parse(step.split("--as ")[1].split()[0]) for step in steps if "--as " in step]
     assert len(wanted) > 20
-    made = {entry.name: entry.brings for entry in entries(known.ByHand) if entry.brings}
+    made = {entry.name: entry.brings for entry in entries(catalogue.ByHand) if entry.brings}
     named = {want.name for want in wanted}
     assert {card for cards in made.values() for card in cards} <= named
-    assert all(known.source_of(name) for name in named)
+    assert all(catalogue.source_of(name) for name in named)
     backbones = {name for name in registry.names("backbone") if hasattr(torchvision.models, name)}
     assert {f"{name}@imagenet" for name in backbones} <= named
 
@@ -105,12 +105,12 @@ def test_every_data_set_of_files_is_explained() -> None:
     from mibench.data.files import FileSplit
 
     of_files = {name for name in registry.names("dataset") if issubclass(registry.load("dataset", name), FileSplit)}
-    places = {entry.dataset for entry in entries(known.ByHand)} - {""}
+    places = {entry.dataset for entry in entries(catalogue.ByHand)} - {""}
     assert of_files - {"folder"} == places  # folder: one's own
 
 
 def test_torchvisions_addresses_are_those_of_the_installed_torchvision() -> None:
-    found = [asset for asset in entries(known.Asset) if asset.name.partition("@")[2].startswith("imagenet")]
+    found = [asset for asset in entries(catalogue.Asset) if asset.name.partition("@")[2].startswith("imagenet")]
     assert len(found) > 10
     for asset in found:
         name, _, tag = asset.name.partition("@")
@@ -126,8 +126,8 @@ def test_inception_is_where_fid_looks(home: Path, monkeypatch: pytest.MonkeyPatc
 
     from mibench.metrics import extractors
 
-    asset = known.entry(extractors.INCEPTION_FILE)
-    assert isinstance(asset, known.Asset)
+    asset = catalogue.entry(extractors.INCEPTION_FILE)
+    assert isinstance(asset, catalogue.Asset)
     assert asset.place() == home / extractors.INCEPTION_PLACE
     assert asset.sha256 == extractors.INCEPTION_SHA256
     assert asset.urls == (inception.FID_WEIGHTS_URL,)
@@ -146,7 +146,7 @@ def test_magic_numbers_are_those_of_torch(tmp_path: Path) -> None:
     for zipped in (True, False):
         path = tmp_path / "w.pth"
         torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=zipped)
-        assert magic.complaint(path.read_bytes()[: magic.HEAD], "torch") is None
+        assert file_type.complaint(path.read_bytes()[: file_type.HEAD], "torch") is None
 
 
 # Nothing else touches a network.
@@ -194,7 +194,7 @@ def test_only_fetching_can_reach_a_network() -> None:
             elif isinstance(node, ast.Attribute):
                 names = {ast.unparse(node)}
             bad = {n for n in names for forbidden in NETWORK if n == forbidden or n.startswith(f"{forbidden}.")}
-            assert not bad, f"{path} uses {sorted(bad)}: only mibench.fetching may"
+            assert not bad, f"{path} uses {sorted(bad)}: only mibench.downloads may"
     assert seen > 50
 
 
@@ -233,7 +233,7 @@ def test_commands_touch_no_network(
     toy: Path, no_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkup, "LEAST_DISK", 0.0)  # a full disk is no matter of the network
-    monkeypatch.setattr(checkup, "_memory", lambda: None)
+    monkeypatch.setattr(doctor, "LEAST_DISK", 0.0)  # a full disk is no matter of the network
+    monkeypatch.setattr(doctor, "_memory", lambda: None)
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == (2 if "--offline" in arguments else 0), done.output

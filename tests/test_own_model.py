@@ -20,13 +20,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from workplace import enter
 
-from mibench import assets, cards, registry
+from mibench import registry
 from mibench.api import Access, AccessError, Card, ImageSpec, MibenchError, Trained, WeightsContents, WeightsFile
-from mibench.plan import Request, make_plan
-from mibench.targets.own.declared import Declared
-from mibench.targets.own.factory import code_of
-from mibench.targets.own.importing import fill, import_module, import_onnx, import_torchscript
-from mibench.targets.own.outputs import recognise
+from mibench.runs.plan import Request, make_plan
+from mibench.targets.custom.factory import code_of
+from mibench.targets.custom.importing import fill, import_module, import_onnx, import_torchscript
+from mibench.targets.custom.outputs import recognise
+from mibench.targets.custom.preprocessing import Declared
+from mibench.weights import cards, load
 
 CLASSES, SIZE = 5, 8
 CPU = torch.device("cpu")
@@ -96,7 +97,7 @@ def taken_in(returns: str = "logits", **settings: Any) -> Trained:
 def network_of(trained: Trained) -> Any:
     kind = registry.load("target", trained.architecture)
     network = kind(num_classes=trained.classes, **trained.arguments)
-    assets.load_strictly(network, trained.weights, name="own", architecture=trained.architecture)
+    load.load_strictly(network, trained.weights, name="own", architecture=trained.architecture)
     return network.eval().requires_grad_(False)
 
 
@@ -359,7 +360,7 @@ def test_an_onnx_file_is_a_victim_at_scores(
     content = onnx_file(batch=batch, channels_last=channels_last, softmax=softmax)
     trained = import_onnx("onnx", [as_file(content)], {"classes": CLASSES, "mean": [0.5], "std": [0.5]})
     assert trained.image == ImageSpec(size=SIZE, mean=(0.5,), std=(0.5,))
-    victim = assets.build_victim(stored(own_models, trained, access="scores"), Access.SCORES, CPU)
+    victim = load.build_victim(stored(own_models, trained, access="scores"), Access.SCORES, CPU)
     images = torch.rand(5, 3, SIZE, SIZE)
     weights = numpy_helper.to_array(onnx.load_from_string(content).graph.initializer[0]).copy()
     expected = (((images - 0.5) / 0.5).mean(dim=(2, 3)) @ torch.from_numpy(weights)).softmax(1)
@@ -373,7 +374,7 @@ def test_an_onnx_file_is_a_victim_at_scores(
 def test_a_torchscript_file_is_a_victim_at_scores(own_models: Path) -> None:
     network = Flat()
     trained = import_torchscript("torchscript", [as_file(script_file(network))], {"classes": CLASSES, "size": SIZE})
-    victim = assets.build_victim(stored(own_models, trained, access="scores"), Access.SCORES, CPU)
+    victim = load.build_victim(stored(own_models, trained, access="scores"), Access.SCORES, CPU)
     images = torch.rand(5, 3, SIZE, SIZE)
     assert torch.allclose(victim.scores(images), network(images).softmax(1), atol=1e-6)
     assert len({tuple(victim.scores(images).flatten().tolist()) for _ in range(5)}) == 1
@@ -484,14 +485,14 @@ def test_an_attack_that_needs_more_than_the_card_gives_is_refused_with_those_tha
 def test_a_card_cannot_promise_more_than_its_kind_of_network_can(own_models: Path) -> None:
     card = stored(own_models, import_onnx("onnx", [as_file(onnx_file(classes=6))], {"classes": 6}))  # says gradients
     with pytest.raises(AccessError, match="no more than scores, gradients was asked for"):
-        assets.build_victim(card, Access.GRADIENTS, CPU)
+        load.build_victim(card, Access.GRADIENTS, CPU)
 
 
 def test_a_card_may_say_less_than_its_network_can(own_models: Path, own: Path) -> None:
     card = stored(own_models, taken_in(), access="labels")
-    assert assets.build_victim(card, Access.LABELS, CPU).labels(torch.rand(2, 3, SIZE, SIZE)).shape == (2,)
+    assert load.build_victim(card, Access.LABELS, CPU).labels(torch.rand(2, 3, SIZE, SIZE)).shape == (2,)
     with pytest.raises(AccessError, match="no more than labels"):
-        assets.build_victim(card, Access.SCORES, CPU)
+        load.build_victim(card, Access.SCORES, CPU)
 
 
 def test_a_target_without_a_usable_gradient_grants_none(own_models: Path, own: Path) -> None:
@@ -504,17 +505,17 @@ def test_a_target_without_a_usable_gradient_grants_none(own_models: Path, own: P
     )
     card = stored(own_models, taken_in(factory="own_rounded:build", arguments={}))
     with pytest.raises(AccessError, match=r"gives no usable gradient: it is zero everywhere .* makes do with scores"):
-        assets.build_victim(card, Access.GRADIENTS, CPU)
-    assert assets.build_victim(card, Access.SCORES, CPU).scores(torch.rand(2, 3, SIZE, SIZE)).shape == (2, CLASSES)
+        load.build_victim(card, Access.GRADIENTS, CPU)
+    assert load.build_victim(card, Access.SCORES, CPU).scores(torch.rand(2, 3, SIZE, SIZE)).shape == (2, CLASSES)
 
 
 def test_a_look_at_gradients_is_not_counted(own_models: Path, own: Path) -> None:
-    victim = assets.build_victim(stored(own_models, taken_in()), Access.GRADIENTS, CPU)
+    victim = load.build_victim(stored(own_models, taken_in()), Access.GRADIENTS, CPU)
     assert (victim.queries.forward, victim.queries.backward) == (0, 0)
 
 
 def test_own_models_are_taken_in_not_trained() -> None:
-    from mibench.training import find_recipe
+    from mibench.weights.training import find_recipe
 
     with pytest.raises(MibenchError, match="mibench audit takes it in"):
         find_recipe("target", "onnx")

@@ -16,9 +16,9 @@ from workplace import enter
 
 from mibench.api import Access, ImageSpec, MibenchError, Victim, WeightsContents
 from mibench.metrics.extractors import JudgeExtractor
-from mibench.targets.own.importing import import_module, import_torchscript
-from mibench.targets.own.module import ModuleNetwork
-from mibench.targets.own.torchscript import TorchScriptNetwork
+from mibench.targets.custom.importing import import_module, import_torchscript
+from mibench.targets.custom.module import ModuleNetwork
+from mibench.targets.custom.torchscript import TorchScriptNetwork
 
 CLASSES, SIZE = 3, 8
 SOURCE = """

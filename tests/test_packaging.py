@@ -133,7 +133,7 @@ def installed(folder: Path, requirement: Sequence[object]) -> dict[str, object]:
 
 
 def shipped_cards() -> int:
-    return len([*ROOT.glob("targets/cards/*.yaml"), *ROOT.glob("attacks/priors/cards/*.yaml")])
+    return len([*ROOT.glob("targets/cards/*.yaml"), *ROOT.glob("attacks/cards/*.yaml")])
 
 
 def check(found: dict[str, object], place: Path) -> None:

@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from mibench.api import MibenchError
-from mibench.data import decoding, pixelcache
-from mibench.data.decoding import Framing, Picture, load
-from mibench.progress import Reporter
-from mibench.targets.augment import channels_last_store
+from mibench.data import images as decoding
+from mibench.data import pixel_cache
+from mibench.data.images import Framing, Picture, load
+from mibench.system.progress import Reporter
+from mibench.targets.training.augment import channels_last_store
 
 
 def noise(seed: int, width: int, height: int) -> Image.Image:
@@ -168,7 +169,7 @@ def _fill_half(pictures: list[Picture]) -> None:
         return honest(picture, size, framing)
 
     decoding.decode = stuck
-    pixelcache.COMMIT = 16 * 16 * 3 * 8
+    pixel_cache.COMMIT = 16 * 16 * 3 * 8
     load(pictures, 16, Framing())
 
 
@@ -214,7 +215,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(self: object, row: int, values: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pixelcache._RowFile, "put", full)
+    monkeypatch.setattr(pixel_cache._RowFile, "put", full)
     with pytest.raises(MibenchError, match=r"No space left on device; make room or .* MIBENCH_CACHE=0"):
         load(pictures, 16, Framing())
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 import mibench
 from mibench import plugins, registry
 from mibench.cli import cli
-from mibench.plan import Request, make_plan
 from mibench.results import open_run
+from mibench.runs.plan import Request, make_plan
 
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 ATTACK = '''"""A copy of the floor under another name, small enough for a test."""

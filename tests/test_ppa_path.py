@@ -12,10 +12,11 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save
 
-from mibench import assets, cards, config
+from mibench import settings as config
 from mibench.api import Card, ImageSpec, WeightsFile
-from mibench.attacks.priors.stylegan2 import StyleGAN2Arguments
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Arguments
 from mibench.cli import cli
+from mibench.weights import cards, load
 
 SIZE, JUDGE_SIZE, RESOLUTION, CROP = 32, 75, 32, 26
 PRIOR = {
@@ -89,7 +90,7 @@ def test_attacks_run_against_the_family_and_are_judged_at_the_judges_size(
     world: Callable[[pytest.MonkeyPatch], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attack: str
 ) -> None:
     dogs = world(monkeypatch)
-    monkeypatch.setattr("mibench.reports.figures.write_figures", lambda *run, **more: [])  # seconds each
+    monkeypatch.setattr("mibench.reports.figures.write.write_figures", lambda *run, **more: [])  # seconds each
     words = ["--attack", attack, "--target", "resnet18", *dogs, "--protocol", "ppa-smoke", "--prior", "stylegan2@afhq"]
     words += ["--set", f"prior.crop={CROP}", "--device", "cpu", "--output", tmp_path, "--json"]
     words += ["--min-accuracy", 0]  # an epoch of a tiny network
@@ -119,7 +120,7 @@ def test_a_file_as_ppa_writes_it_comes_in_and_is_measured_as_what_it_was(
         ("judge", "inception_v3", JUDGE_SIZE, "model."),
     ):
         original = cards.all_cards()[f"{name}@stanford_dogs"]
-        state = {f"{prefix}{key}": value for key, value in assets.load_weights(original).items()}
+        state = {f"{prefix}{key}": value for key, value in load.load_weights(original).items()}
         file = tmp_path / f"{name}.pth"
         torch.save({"epoch": 100, "model_state_dict": state, "optimizer_state_dict": {"state": {}}}, file)
         wanted = f"{kind}:{name}@stanford_dogs+ppa"
@@ -137,7 +138,7 @@ def test_a_file_as_ppa_writes_it_comes_in_and_is_measured_as_what_it_was(
 def test_without_a_protocol_the_data_sets_own_asks_for_its_own_prior_and_presets(
     world: Callable[[pytest.MonkeyPatch], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.plan import Request, make_plan
+    from mibench.runs.plan import Request, make_plan
 
     dogs = world(monkeypatch)
     root = dogs[3].partition("=")[2]

@@ -13,11 +13,13 @@ from mibench.api import Access, MibenchError, MisfitError, Victim
 from mibench.data.split import Images
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.rng import Streams
-from mibench.targets import augment, jitter
-from mibench.targets.augment import channels_last_store, training_batch
-from mibench.targets.jitter import Jitter, apply, draw
 from mibench.targets.judges.inception_v3 import INCEPTION_V3
-from mibench.targets.large_training import (
+from mibench.targets.networks.torchvision_networks import RESNET18, RESNET34, VIT_B_16
+from mibench.targets.training import augment, jitter
+from mibench.targets.training.augment import channels_last_store, training_batch
+from mibench.targets.training.jitter import Jitter, apply, draw
+from mibench.targets.training.recipes import build, normalise_inside
+from mibench.targets.training.torchvision_recipe import (
     TrainLargeJudge,
     TrainLargeTarget,
     TrainTimmTarget,
@@ -25,9 +27,7 @@ from mibench.targets.large_training import (
     smoothed_cross_entropy,
     start_whole,
 )
-from mibench.targets.torchvision_networks import RESNET18, RESNET34, VIT_B_16
-from mibench.targets.training import build, normalise_inside
-from mibench.training import Training, find_recipe, resolve_training
+from mibench.weights.training import Training, find_recipe, resolve_training
 
 PUBLISHED = Jitter(scale=(0.85, 1.0), brightness=0.2, contrast=0.2, saturation=0.1, hue=0.1)
 ADJUST = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation, reference.adjust_hue)

@@ -32,21 +32,21 @@ from torch import Tensor, nn
 
 import mibench
 from mibench.api import Access, Attack, ImageSpec, MibenchError, PublicAndVictim, Trained, Victim, Workshop
-from mibench.attacks.priors.training import TrainStyleGAN2
-from mibench.devices import choose_device, deterministic, out_of_memory
+from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor
 from mibench.results import open_run
-from mibench.targets import loop
-from mibench.targets.facenet64 import FaceNet64
-from mibench.targets.ir152 import IR152
+from mibench.system.devices import choose_device, deterministic, out_of_memory
+from mibench.targets.custom.importing import import_onnx
 from mibench.targets.judges.facenet112 import FaceNet112
 from mibench.targets.judges.identity_regressor import IdentityRegressor
-from mibench.targets.large_training import TrainLargeTarget
-from mibench.targets.own.importing import import_onnx
-from mibench.targets.prelu import ChannelPReLU
-from mibench.targets.regression import TrainRegressor
-from mibench.targets.torchvision_networks import RESNET18, VIT_B_16
-from mibench.targets.vgg16 import VGG16
+from mibench.targets.networks.facenet64 import FaceNet64
+from mibench.targets.networks.ir152 import IR152
+from mibench.targets.networks.prelu import ChannelPReLU
+from mibench.targets.networks.torchvision_networks import RESNET18, VIT_B_16
+from mibench.targets.networks.vgg16 import VGG16
+from mibench.targets.training import supervised
+from mibench.targets.training.identity_regressor import TrainRegressor
+from mibench.targets.training.torchvision_recipe import TrainLargeTarget
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -325,7 +325,7 @@ def test_a_training_mixes_nothing_gives_the_cpu_s_weights_and_does_not_wait_in_i
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ChannelPReLU, "forward", nn.PReLU.forward)  # on the CPU it has a backward pass of its own
-    monkeypatch.setattr(loop, "REPORT_SECONDS", float("inf"))  # a slow machine would report, and wait, in between
+    monkeypatch.setattr(supervised, "REPORT_SECONDS", float("inf"))  # a slow machine would report, and wait, in between
     train = TRAININGS[name]
     expected = train(1, Workshop(device=CPU, checkpoint=Memory()))
     counts = []
@@ -431,7 +431,7 @@ def test_what_says_that_memory_is_full(error: Exception, full: bool) -> None:
 
 def test_an_onnx_graph_answers_where_the_images_are(monkeypatch: pytest.MonkeyPatch) -> None:
     # a pretended tensor is of a class of its own, which is taken off the tensors of a person's model
-    monkeypatch.setattr("mibench.targets.own.network.dense", lambda tensor: tensor)
+    monkeypatch.setattr("mibench.targets.custom.network.dense", lambda tensor: tensor)
     trained = import_onnx("onnx", [as_file(onnx_file())], {"classes": 5})
     network, images = network_of(trained), torch.rand(3, 3, 8, 8)
     expected = network(images).logits

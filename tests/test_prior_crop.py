@@ -13,20 +13,21 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from mibench import devices, engine
 from mibench.api import Access, Attack, ClassifierOutput, Context, ImageSpec, MibenchError, Victim
-from mibench.attacks.dmmia import DMMIA
+from mibench.attacks.dmmia.attack import DMMIA
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.ppa import PPA
-from mibench.attacks.priors.stylegan2 import StyleGAN2Prior
-from mibench.attacks.priors.stylegan2_discriminator import Discriminator
-from mibench.attacks.priors.stylegan2_generator import Generator
+from mibench.attacks.priors.stylegan2.discriminator import Discriminator
+from mibench.attacks.priors.stylegan2.generator import Generator
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.cli import cli
-from mibench.plan import Request, make_plan
 from mibench.rng import Streams
-from mibench.store import RunDir
+from mibench.runs import attack as engine
+from mibench.runs.plan import Request, make_plan
+from mibench.runs.store import RunDir
+from mibench.system import devices
 
 PRIOR, CROP, VICTIM = 32, 24, 16
 SHAPE: dict[str, Any] = {"resolution": PRIOR, "channel_base": 64, "channel_max": 8}

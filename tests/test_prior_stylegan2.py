@@ -10,10 +10,10 @@ from accelerator import TOLERANCE, an_accelerator, relative  # noqa: F401
 from torch import Tensor
 
 from mibench.api import ImageSpec, MibenchError, Prior
-from mibench.attacks.priors.stylegan2 import StyleGAN2Prior
-from mibench.attacks.priors.stylegan2_discriminator import Discriminator
-from mibench.attacks.priors.stylegan2_generator import Generator
-from mibench.devices import deterministic
+from mibench.attacks.priors.stylegan2.discriminator import Discriminator
+from mibench.attacks.priors.stylegan2.generator import Generator
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
+from mibench.system.devices import deterministic
 
 SHAPE: dict[str, Any] = {"resolution": 16, "channel_base": 128, "channel_max": 12}
 ARGUMENTS: dict[str, Any] = {**SHAPE, "z_dim": 8, "w_dim": 6, "mapping_layers": 3}

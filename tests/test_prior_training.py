@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mibench.api import MibenchError, Trained, Workshop
-from mibench.attacks.priors.stylegan2 import StyleGAN2Prior
-from mibench.attacks.priors.training import TrainStyleGAN2, _Training
+from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
+from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2, _Training
 
 TINY: dict[str, Any] = {
     "resolution": 8,

@@ -12,15 +12,16 @@ import torch
 from toyworld.data import ToyFaces
 
 import mibench
-from mibench import config, registry
+from mibench import registry
+from mibench import settings as config
 from mibench.api import MibenchError, Reconstruction
-from mibench.config import Layer, Setting
 from mibench.data.split import GroundTruth
-from mibench.engine import surest
-from mibench.plan import Plan, Request, make_plan
-from mibench.protocols import load_protocol, protocol_files
 from mibench.results import open_run
-from mibench.spec import EvalProtocol
+from mibench.runs.attack import surest
+from mibench.runs.plan import Plan, Request, make_plan
+from mibench.runs.protocol import load_protocol, protocol_files
+from mibench.runs.spec import EvalProtocol
+from mibench.settings import Layer, Setting
 
 TOY = {"target": "toynet", "dataset": "toyfaces", "attack": "toyattack"}
 GROUP_OF = {

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from mibench.cli.data import data as data_group
-from mibench.data.afhq import AFHQ
-from mibench.data.elsewhere import Everybody
-from mibench.data.ffhq import FFHQ, numbered
-from mibench.data.fixtures.writing import write_fixture
-from mibench.data.metfaces import MetFaces
-from mibench.data.verification import verify
+from mibench.data.datasets.afhq import AFHQ
+from mibench.data.datasets.ffhq import FFHQ, numbered
+from mibench.data.datasets.metfaces import MetFaces
+from mibench.data.fixtures.writer import write_fixture
+from mibench.data.public_data import Everybody
+from mibench.data.verify import verify
 from mibench.errors import MibenchError
 
 
@@ -156,7 +156,7 @@ def test_verify_says_that_a_set_is_not_whole(trees: Path) -> None:
 
 
 def test_everybody_of_ffhq_can_be_framed_for_another_protocol(trees: Path) -> None:
-    from mibench.data.decoding import Framing
+    from mibench.data.images import Framing
 
     ffhq = FFHQ(root=str(trees / "ffhq"))
     framed = Everybody(ffhq, Framing(crop=None, expected=(128, 128)))

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench.errors import MibenchError
-from mibench.importing.reading import read_weights
-from mibench.importing.wording import size
+from mibench.weights.importing.reader import read_weights
+from mibench.weights.importing.text import size
 
 WEIGHTS = OrderedDict({"fc.weight": torch.arange(6.0).view(2, 3), "bn.num_batches_tracked": torch.tensor(7)})
 

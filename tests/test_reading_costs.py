@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from mibench.data.matlab import read_list
+from mibench.data.formats.matlab import read_list
 from mibench.errors import MibenchError
-from mibench.importing import metered
-from mibench.importing.reading import read_weights
+from mibench.weights.importing import metered_unpickler
+from mibench.weights.importing.reader import read_weights
 
 MOST_MEMORY = 1.5e9  # bytes, of which an idle process with torch takes 0.6
 NUMBERS = b"](" + b"".join(b"J" + struct.pack("<i", n) for n in range(200_000)) + b"e"
@@ -142,8 +142,8 @@ def test_honest_keys_of_other_kinds_are_taken(tmp_path: Path) -> None:
 
 def test_the_limits_are_far_from_honest_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of each limit does for a network of three hundred layers."""
-    monkeypatch.setattr(metered, "MOST_WORK", metered.MOST_WORK // 10)
-    monkeypatch.setattr(metered.Steps, "left", metered.MOST_STEPS // 10)
+    monkeypatch.setattr(metered_unpickler, "MOST_WORK", metered_unpickler.MOST_WORK // 10)
+    monkeypatch.setattr(metered_unpickler.Steps, "left", metered_unpickler.MOST_STEPS // 10)
     weights = {
         f"layers.{n}.{part}": torch.zeros(3, 2) for n in range(300) for part in ("weight", "bias", "mean", "var")
     }

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench.errors import MibenchError
-from mibench.importing.reading import read_weights
+from mibench.weights.importing.reader import read_weights
 
 WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.ones(2)}
 DTYPES = [

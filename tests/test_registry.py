@@ -84,7 +84,15 @@ def test_entry_points_without_a_distribution_are_named_by_themselves(monkeypatch
     "arguments", [["list"], ["list", "--json"], ["--help"], ["run", "--help"], ["show", "protocol", "demo"]]
 )
 def test_listing_imports_neither_torch_nor_a_party(arguments: list[str]) -> None:
-    heavy = ("torch", "numpy", "pandas", "scipy", "matplotlib", "mibench.attacks.dmmia", "mibench.targets.vgg16")
+    heavy = (
+        "torch",
+        "numpy",
+        "pandas",
+        "scipy",
+        "matplotlib",
+        "mibench.attacks.dmmia.attack",
+        "mibench.targets.networks.vgg16",
+    )
     code = (
         "import sys\n"
         "from mibench.cli import cli\n"

@@ -17,11 +17,11 @@ from mibench.api import ClassifierOutput, ImageSpec, MibenchError
 from mibench.data.split import Images, to_uint8
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.identity import IdentityTruth
+from mibench.metrics.scoring import Reconstructions, score
 from mibench.reports import CATALOGUE
-from mibench.reports.figures import write_figures
+from mibench.reports.figures.write import write_figures
 from mibench.reports.tables import as_markdown, write_tables
 from mibench.results import Run, difference, differences, open_run
-from mibench.scoring import Reconstructions, score
 
 
 def people(count: int) -> torch.Tensor:
@@ -353,7 +353,7 @@ def test_figures_keep_no_global_state(world, tmp_path):
 
 
 def test_hidden_faces_keep_only_a_coarse_mosaic():
-    from mibench.reports.contact_sheet import BLOCKS, _pixels
+    from mibench.reports.figures.contact_sheet import BLOCKS, _pixels
 
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     hidden = _pixels(image, hide=True)
@@ -365,7 +365,7 @@ def test_hidden_faces_keep_only_a_coarse_mosaic():
     ("synthfaces", None, False), ("celeba", None, True), ("celeba", False, False), ("synthfaces", True, True),
 ])  # fmt: skip
 def test_real_faces_are_hidden_unless_asked_for(world, dataset, asked, hidden):
-    from mibench.reports.labels import hides_faces
+    from mibench.reports.formatting import hides_faces
 
     class Named(Run):
         @property
@@ -386,7 +386,7 @@ def test_figures_survive_what_is_missing(world, tmp_path):
 def test_many_identities_stay_within_the_page(tmp_path):
     import pandas as pd
 
-    from mibench.reports.identity_plot import identity_plot
+    from mibench.reports.figures.identities import identity_plot
 
     (tmp_path / "run.json").write_text("{}")
     count = 300

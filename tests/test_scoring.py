@@ -17,7 +17,7 @@ from mibench.metrics import METRICS
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.identity import IdentityTruth
 from mibench.metrics.names import ESTIMATES
-from mibench.scoring import COLUMNS, Reconstructions, Scores, score
+from mibench.metrics.scoring import COLUMNS, Reconstructions, Scores, score
 
 CLASSES, SIZE = 6, 8
 

@@ -46,8 +46,8 @@ def test_the_other_targets_run_too(home: Path, tmp_path: Path, target: str) -> N
 
 @pytest.mark.slow
 def test_every_attack_runs_from_shipped_weights_and_is_compared(home: Path, tmp_path: Path) -> None:
-    from mibench.sweep.conduct import sweep
-    from mibench.sweep.suite import load_suite
+    from mibench.sweeps.suite import load_suite
+    from mibench.sweeps.sweep import sweep
 
     done = sweep(load_suite("smoke"), tmp_path, jobs=2, device="cpu")
     assert not done.failed
@@ -69,8 +69,8 @@ def test_a_killed_attack_ends_with_the_same_bytes(home: Path, tmp_path: Path) ->
 
 
 def test_the_floor_searches_as_its_attack_does() -> None:
-    from mibench.plan import Request, make_plan
-    from mibench.runner import floor_plan
+    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.run import floor_plan
 
     changed = Request(protocol="smoke", settings={"attack": {"pool_size": 64, "truncation": 0.5, "learning_rate": 0.1}})
     floor = floor_plan(changed, make_plan(changed)).spec.attack_settings

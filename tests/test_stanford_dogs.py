@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from mibench.data import matlab
-from mibench.data.annotation import first_box
-from mibench.data.class_folders import released_shuffle
-from mibench.data.fixtures.writing import write_fixture
-from mibench.data.stanford_dogs import StanfordDogs
-from mibench.data.verification import verify
+from mibench.data.datasets.class_folders import released_shuffle
+from mibench.data.datasets.stanford_dogs import StanfordDogs
+from mibench.data.fixtures.writer import write_fixture
+from mibench.data.formats import matlab
+from mibench.data.formats.voc_xml import first_box
+from mibench.data.verify import verify
 from mibench.errors import MibenchError
 
 
@@ -109,7 +109,7 @@ def test_cards_of_target_and_judge_agree_on_the_data(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The recipe gets another view, the card the digest of the data set as it was asked for."""
-    from mibench import training
+    from mibench.weights import training
 
     seen: list[str] = []
 
@@ -138,8 +138,8 @@ def test_metrics_are_measured_on_what_judges_see(tree: Path, tmp_path: Path, mon
     from types import SimpleNamespace
     from unittest.mock import Mock
 
-    from mibench import judging
-    from mibench.store import RunDir
+    from mibench.runs import score as judging
+    from mibench.runs.store import RunDir
 
     asked: list[StanfordDogs] = []
 

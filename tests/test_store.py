@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from mibench import store
 from mibench.errors import MibenchError
-from mibench.store import RunDir, atomic_write, read_tensors, write_json, write_tensors
+from mibench.runs import store
+from mibench.runs.store import RunDir, atomic_write, read_tensors, write_json, write_tensors
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere"
@@ -109,7 +109,7 @@ def test_a_unit_counts_only_with_its_sidecar(tmp_path: Path) -> None:
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
-        "from mibench.store import RunDir\n"
+        "from mibench.runs.store import RunDir\n"
         "folder = RunDir(pathlib.Path(sys.argv[1]))\n"
         "with folder.writing():\n"
         "    folder.update_record(pid=4242)\n"

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.attacks.priors.stylegan2_discriminator import Discriminator
-from mibench.attacks.priors.stylegan2_generator import Generator
-from mibench.attacks.priors.stylegan2_layers import (
+from mibench.attacks.priors.stylegan2.discriminator import Discriminator
+from mibench.attacks.priors.stylegan2.generator import Generator
+from mibench.attacks.priors.stylegan2.layers import (
     Convolution,
     SynthesisLayer,
     ToRGB,

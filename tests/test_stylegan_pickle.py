@@ -19,12 +19,12 @@ from stylegan_standin import Persistent, dumped, persistent, snapshot
 from torch import Tensor
 
 from mibench.api import MibenchError, WeightsContents
-from mibench.attacks.priors.stylegan2_discriminator import Discriminator
-from mibench.attacks.priors.stylegan2_generator import Generator
-from mibench.importing import metered, stylegan_pickle
-from mibench.importing.reading import read_weights
-from mibench.importing.stylegan_pickle import read_stylegan_pickle
-from mibench.importing.stylegan_records import ALLOWED
+from mibench.attacks.priors.stylegan2.discriminator import Discriminator
+from mibench.attacks.priors.stylegan2.generator import Generator
+from mibench.weights.importing import metered_unpickler, stylegan_pickle
+from mibench.weights.importing.reader import read_weights
+from mibench.weights.importing.stylegan_pickle import read_stylegan_pickle
+from mibench.weights.importing.stylegan_records import ALLOWED
 
 SHAPE: dict[str, Any] = {"resolution": 8, "channel_base": 64, "channel_max": 8}
 
@@ -454,7 +454,7 @@ def test_one_storage_cannot_become_many_tensors(tmp_path: Path) -> None:
 
 
 def test_a_pickle_of_many_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(metered.Steps, "left", 10_000)
+    monkeypatch.setattr(metered_unpickler.Steps, "left", 10_000)
     assert "instructions" in refused(b"\x80\x03" + b"}" * 20_000 + b".", tmp_path)
 
 

@@ -21,8 +21,8 @@ from toyworld.attacks import KILLED_AT
 from mibench import registry
 from mibench.cli import cli
 from mibench.errors import MibenchError
-from mibench.runner import run
-from mibench.sweep.suite import Suite, load_suite, parse_suite
+from mibench.runs.run import run
+from mibench.sweeps.suite import Suite, load_suite, parse_suite
 
 HERE = Path(__file__).parent
 PLUG = f"""
@@ -265,25 +265,25 @@ def test_a_failed_cell_does_not_stop_the_others(workers: Path, tmp_path: Path) -
 def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from mibench.sweep import conduct
+    from mibench.sweeps import sweep
 
-    assert conduct.crew_devices("cpu", None) == ("cpu",)
-    assert conduct.crew_devices("cpu", 2) == ("cpu", "cpu")
+    assert sweep.crew_devices("cpu", None) == ("cpu",)
+    assert sweep.crew_devices("cpu", 2) == ("cpu", "cpu")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert [conduct.threads_each(jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert [sweep.threads_each(jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert conduct.crew_devices("auto", None) == ("cuda:0", "cuda:1")
-    assert conduct.crew_devices("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
-    assert conduct.crew_devices("cuda:1", None) == ("cuda:1",)
+    assert sweep.crew_devices("auto", None) == ("cuda:0", "cuda:1")
+    assert sweep.crew_devices("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
+    assert sweep.crew_devices("cuda:1", None) == ("cuda:1",)
 
 
 def test_cells_never_wait_for_a_floor_that_another_one_makes(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from mibench.plan import Request
-    from mibench.store import RunDir
-    from mibench.sweep import workers as crew
+    from mibench.runs.plan import Request
+    from mibench.runs.store import RunDir
+    from mibench.sweeps import workers as crew
 
     first, second, third = (
         crew.Job(index=index, request=Request(), makes=frozenset(names))

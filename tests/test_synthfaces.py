@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from mibench.api import MibenchError
-from mibench.data.synthfaces import SynthFaces, hashed_uniforms
-from mibench.data.synthfaces_render import IDENTITY, NUISANCE, render
+from mibench.data.datasets.synthfaces import SynthFaces, hashed_uniforms
+from mibench.data.datasets.synthfaces_render import IDENTITY, NUISANCE, render
 
 WORLD = SynthFaces(identities=6, train_images=3, test_images=2, public_identities=7, public_images=20)
 

@@ -17,14 +17,14 @@ from torch import nn
 
 from mibench.api import ClassifierOutput, MibenchError
 from mibench.targets import CATALOGUE
-from mibench.targets.facenet64 import FaceNet64
-from mibench.targets.ir import Projection, Subsample
-from mibench.targets.ir152 import IR152
 from mibench.targets.judges.facenet112 import FaceNet112
 from mibench.targets.judges.identity_regressor import IdentityRegressor
-from mibench.targets.prelu import ChannelPReLU
-from mibench.targets.vgg16 import VGG16
-from mibench.targets.width import scaled
+from mibench.targets.networks.facenet64 import FaceNet64
+from mibench.targets.networks.ir import Projection, Subsample
+from mibench.targets.networks.ir152 import IR152
+from mibench.targets.networks.prelu import ChannelPReLU
+from mibench.targets.networks.vgg16 import VGG16
+from mibench.targets.networks.width import scaled
 
 DATA = Path(__file__).parent / "data"
 MODELS = json.loads((DATA / "test_vectors.json").read_text())["models"]

@@ -12,10 +12,10 @@ from torch import nn
 from mibench import registry
 from mibench.api import Access, ClassifierOutput, ImageSpec, MibenchError, Victim, WeightsContents
 from mibench.targets import LARGE
+from mibench.targets.importing.torchvision import import_backbone, import_inception, import_target, import_timm
 from mibench.targets.judges.inception_v3 import INCEPTION_V3
-from mibench.targets.large_importing import import_backbone, import_inception, import_target, import_timm
-from mibench.targets.timm_networks import TIMM
-from mibench.targets.torchvision_networks import RESNET18, VIT_B_16, Head
+from mibench.targets.networks.timm_networks import TIMM
+from mibench.targets.networks.torchvision_networks import RESNET18, VIT_B_16, Head
 
 TINY = 1 / 16
 

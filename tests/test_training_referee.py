@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from mibench import cards, training
-from mibench.assets import build_network
 from mibench.errors import MibenchError
-from mibench.store import file_sha256
-from mibench.training import FileCheckpoint, Training
+from mibench.runs.store import file_sha256
+from mibench.weights import cards, training
+from mibench.weights.load import build_network
+from mibench.weights.training import FileCheckpoint, Training
 
 
 def toy_training(kind: str = "target", architecture: str = "toynet", **fields: Any) -> Training:
@@ -87,7 +87,7 @@ def test_a_prior_made_against_a_target_is_named_after_it_and_may_only_query_it(t
 
 
 def test_a_run_takes_the_prior_of_its_target(toy: Path) -> None:
-    from mibench.plan import Request, make_plan
+    from mibench.runs.plan import Request, make_plan
 
     request = Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy", prior="toyaimed")
     with pytest.raises(MibenchError, match=r"mibench train prior toyaimed --target toynet --dataset toyfaces"):
@@ -106,8 +106,8 @@ def test_a_run_takes_the_prior_of_its_target(toy: Path) -> None:
 
 def test_an_attack_brings_its_own_prior(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mibench import registry
-    from mibench.plan import Request, make_plan
-    from mibench.runner import floor_plan
+    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.run import floor_plan
 
     training.train(toy_training("prior", "toyaimed", target="toynet"), device="cpu")
     monkeypatch.setattr(registry.load("attack", "toyattack"), "prior", "toyaimed")
@@ -126,7 +126,7 @@ def test_an_attack_on_styles_is_refused_a_prior_without_them_before_anything_is_
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mibench import registry
-    from mibench.plan import Request, make_plan
+    from mibench.runs.plan import Request, make_plan
 
     monkeypatch.setattr(registry.load("attack", "toyattack"), "needs_mapping", True)
     with pytest.raises(MibenchError, match=r"needs a prior with a mapping network, 'toygan@toyfaces' has none"):

@@ -11,12 +11,12 @@ import torch
 from mibench.api import MibenchError, Workshop
 from mibench.data.split import GroundTruth, IdentitySplit, Images, to_uint8
 from mibench.rng import Streams
-from mibench.targets.augment import channels_last_store, plain_batch, training_batch
-from mibench.targets.loop import preferred_layout
-from mibench.targets.measures import accuracy, explained_variance, identity_ranks
-from mibench.targets.optimisation import learning_rate_at
-from mibench.targets.regression import TrainRegressor, coordinate_weights, held_out_images
-from mibench.targets.training import TrainJudge, TrainTarget, build
+from mibench.targets.training.augment import channels_last_store, plain_batch, training_batch
+from mibench.targets.training.evaluation import accuracy, explained_variance, identity_ranks
+from mibench.targets.training.identity_regressor import TrainRegressor, coordinate_weights, held_out_images
+from mibench.targets.training.optimisation import learning_rate_at
+from mibench.targets.training.recipes import TrainJudge, TrainTarget, build
+from mibench.targets.training.supervised import preferred_layout
 
 CPU = torch.device("cpu")
 CLASSES = 5

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mibench.waiting import SAID_BY_THE_USER, SPINS
+from mibench.system.openmp import SAID_BY_THE_USER, SPINS
 
 PROGRAM = """
 import os, sys
@@ -51,7 +51,7 @@ def test_openmp_hears_it() -> None:
 
 
 def test_nothing_is_asked_of_a_process_that_has_torch_already() -> None:
-    from mibench.waiting import wait_briefly
+    from mibench.system.openmp import wait_briefly
 
     before = dict(os.environ)
     assert not wait_briefly()  # torch is loaded here: OpenMP has read its environment

@@ -19,11 +19,11 @@ from mibench.cli import cli, progress
 from mibench.cli.examples import CommandWithExamples, fitted
 from mibench.cli.prose import wrapped
 from mibench.reports.compare import compare
-from mibench.reports.curves_plot import curves_plot
-from mibench.reports.labels import curve_title
-from mibench.reports.spread_plot import spread_plot
+from mibench.reports.figures.curves import curves_plot
+from mibench.reports.figures.spread import spread_plot
+from mibench.reports.formatting import curve_title
 from mibench.results import open_run
-from mibench.sweep.tables import COLUMNS, brief
+from mibench.sweeps.tables import COLUMNS, brief
 
 SENTENCE = "the judge is weak (71.2% on held-out images, 80% is the least to rely on): it misses people, so " * 2
 

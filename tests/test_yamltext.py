@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mibench import textfiles
 from mibench.errors import MibenchError
-from mibench.textfiles import parse_json, read_object, read_text
-from mibench.yamltext import MOST_BYTES, parse_yaml, read_yaml
+from mibench.system import text_files
+from mibench.system.strict_yaml import MOST_BYTES, parse_yaml, read_yaml
+from mibench.system.text_files import parse_json, read_object, read_text
 
 BOMB = "[&a [x,x,x,x,x,x,x,x,x,x]," + ",".join(
     f"&{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]" for n in range(12)
@@ -89,7 +89,7 @@ def test_a_file_that_is_too_large_or_no_text_is_refused(tmp_path: Path, monkeypa
     path.write_text("x" * 11)
     with pytest.raises(MibenchError, match="more than 10 bytes"):
         read_text(path, most=10)
-    assert len(textfiles.shown("x" * 10_000)) < 100
+    assert len(text_files.shown("x" * 10_000)) < 100
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "1e999", "9" * 30, "9" * 5000, "[" * 100_000, "{", ""])

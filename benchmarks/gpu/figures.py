@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mibench.reports.canvas import GREY, INK, NORMAL, PALE, SMALL, colours, figure, heading, say, tidy
+from mibench.reports.figures.style import GREY, INK, NORMAL, PALE, SMALL, colours, figure, heading, say, tidy
 
 DOTS_PER_INCH = 110
 PRECISIONS = ("float32", "tf32", "bfloat16")

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mibench import assets, cards, registry
+from mibench import registry
 from mibench.api import Access, Attack, Context, ImageSpec, Prior, Victim
-from mibench.devices import deterministic
 from mibench.rng import Streams
+from mibench.system.devices import deterministic
+from mibench.weights import cards, load
 
 CLASSES = 300
 STEPS = 100  # an attack reports each of so many
@@ -78,9 +79,9 @@ def workbench(attack: str, target: str, width: str, device: torch.device) -> Con
     """Victim and prior of an attack: the shipped ones, or published width and random weights."""
     kind = registry.load("attack", attack).prior or "stylegan2"
     if width == "shipped":
-        victim = assets.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
+        victim = load.build_victim(cards.find("target", target, "synthfaces"), Access.GRADIENTS, device)
         file = cards.find("prior", f"kedmi@synthfaces+{target}" if kind == "kedmi" else kind, "synthfaces")
-        return Context(victim=victim, prior=assets.build_prior(file, file.card().arguments, device), device=device)
+        return Context(victim=victim, prior=load.build_prior(file, file.card().arguments, device), device=device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = registry.load("target", target)(num_classes=CLASSES, size=64)
@@ -95,18 +96,18 @@ def full_prior(kind: str, device: torch.device) -> Prior:
     module: Any = registry.load("prior", kind)
     arguments: dict[str, Any] = {"width": 1.0}
     if kind == "stylegan2":
-        from mibench.attacks.priors.stylegan2 import StyleGAN2Arguments
+        from mibench.attacks.priors.stylegan2.prior import StyleGAN2Arguments
 
         arguments = FULL_STYLEGAN2
         parts = {"G": StyleGAN2Arguments(**arguments).generator()}
     else:
-        from mibench.attacks.priors import dcgan_networks
+        from mibench.attacks.priors.dcgan import networks
 
-        critic: Any = dcgan_networks.Critic(width=1.0)
+        critic: Any = networks.Critic(width=1.0)
         if kind == "kedmi":
             arguments = {"width": 1.0, "num_classes": CLASSES}
-            critic = dcgan_networks.MinibatchDiscriminator(num_classes=CLASSES, width=1.0)
-        parts = {"G": dcgan_networks.Generator(width=1.0), "D": critic}
+            critic = networks.MinibatchDiscriminator(num_classes=CLASSES, width=1.0)
+        parts = {"G": networks.Generator(width=1.0), "D": critic}
     weights = {f"{part}.{key}": value for part, network in parts.items() for key, value in network.state_dict().items()}
     made: Any = module.build(arguments, weights, ImageSpec(64), name=f"{kind}, random weights")
     prior: Prior = made.to(device)

@@ -24,9 +24,9 @@ from stage_main_job import shown
 
 import mibench
 from mibench import registry
-from mibench.config import Layer, attack_presets, resolve
-from mibench.engine import MICRO_BATCH
 from mibench.results import open_run
+from mibench.runs.attack import MICRO_BATCH
+from mibench.settings import Layer, attack_presets, resolve
 
 TARGET = "vgg16"
 PEOPLE = (50, 25, 10, 5)

@@ -25,8 +25,8 @@ from loops import MODES, Timing, configuration, first_images, in_mode, step_flop
 from stage import BREAKDOWNS, Stage, one_line, out_of_memory
 from stage_environment import PRECISIONS, matmul_rate
 
-from mibench.allocator import keep_freed_memory
-from mibench.devices import deterministic
+from mibench.system.devices import deterministic
+from mibench.system.malloc import keep_freed_memory
 
 ATTACKS = ("dmmia", "ppa", "gmi", "kedmi")
 TARGETS = ("vgg16", "ir152", "facenet64")

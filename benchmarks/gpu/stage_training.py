@@ -20,10 +20,10 @@ from figures import draw_training
 from stage import BREAKDOWNS, Stage, one_line
 from torch import Tensor
 
-from mibench import assets, cards
-from mibench.home import home
-from mibench.progress import Reporter
-from mibench.training import Training, train
+from mibench.system.paths import home
+from mibench.system.progress import Reporter
+from mibench.weights import cards, load
+from mibench.weights.training import Training, train
 
 ROOM = 15 * 2**20  # bytes of weights.zip
 TAG = "full"
@@ -165,7 +165,7 @@ def faces(stage: Stage) -> dict[str, Tensor]:
             file = cards.find("prior", name, "synthfaces")
         except BREAKDOWNS:
             continue  # not trained yet
-        prior: Any = assets.build_prior(file, file.card().arguments, stage.device)
+        prior: Any = load.build_prior(file, file.card().arguments, stage.device)
         latents = prior.sample(SHOWN, torch.Generator().manual_seed(0)).to(stage.device)
         made[title] = prior.decode(latents).mul(255).round().to(torch.uint8).cpu()
     return made

@@ -10,10 +10,10 @@ from typing import Any
 import rich_click as click
 
 from mibench import __version__
-from mibench.aside import last_words_aside
 from mibench.errors import MibenchError, MisfitError
-from mibench.spec import plain
-from mibench.waiting import wait_briefly
+from mibench.runs.spec import plain
+from mibench.system.openmp import wait_briefly
+from mibench.system.stdout_guard import last_words_aside
 
 from .audit import audit
 from .compare import compare

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import rich_click as click
 
-from mibench.aside import spoken_aside
+from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option, set_option
@@ -102,10 +102,10 @@ def audit(
     step is kept: the same command goes on where it was stopped. A model in code is run as it is, so is TorchScript:
     take neither from somebody you do not trust.
     """
-    from mibench.audit.conduct import audit as conduct
+    from mibench.audit.audit import audit as conduct
     from mibench.audit.request import SCOPES, AuditRequest, numbers
-    from mibench.config import parse_assignments
     from mibench.errors import printable
+    from mibench.settings import parse_assignments
 
     from .progress import reporter
 

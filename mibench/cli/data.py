@@ -51,11 +51,12 @@ def preview(
     output: Path,
 ) -> None:
     """Draw a grid: one private person a row, then public people. Faces of real people are hidden."""
-    from mibench import config, registry
-    from mibench.config import Layer
+    from mibench import registry
+    from mibench import settings as config
+    from mibench.data.preview import preview_png
     from mibench.errors import printable
-    from mibench.previews import preview_png
-    from mibench.store import atomic_write
+    from mibench.runs.store import atomic_write
+    from mibench.settings import Layer
 
     settings = config.parse_assignments(assignments, ("dataset",))["dataset"]
     split, _ = config.resolve(registry.load("dataset", dataset), [Layer("--set", settings)], scope="dataset")
@@ -89,8 +90,9 @@ def verify(
     Also: whether its lists are the released ones, how many people each side has, and that nobody is on both.
     Exit code 2 when something is wrong.
     """
-    from mibench import config, registry
-    from mibench.data.verification import verify as look
+    from mibench import registry
+    from mibench import settings as config
+    from mibench.data.verify import verify as look
     from mibench.errors import MibenchError, printable
 
     from .progress import reporter

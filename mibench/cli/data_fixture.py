@@ -39,7 +39,7 @@ def fixture(
 
     Everything that needs the data set then runs on it; its numbers compare with nothing measured on real pictures.
     """
-    from mibench.data.fixtures.writing import write_fixture
+    from mibench.data.fixtures.writer import write_fixture
 
     written = write_fixture(name, output, people=people, images=images, size=size, seed=seed, reporter=reporter())
     if as_json:

@@ -6,7 +6,7 @@ import json
 
 import rich_click as click
 
-from mibench.aside import spoken_aside
+from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import json_option
@@ -29,7 +29,7 @@ def doctor(ctx: click.Context, *, full: bool, as_json: bool) -> None:
 
     Exits with 1 when something is wrong.
     """
-    from mibench.checkup import examine
+    from mibench.doctor import examine
 
     from .progress import reporter
 

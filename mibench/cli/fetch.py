@@ -14,8 +14,8 @@ from .examples import CommandWithExamples
 from .options import json_option
 
 if TYPE_CHECKING:
-    from mibench.fetching.fetcher import Outcome
-    from mibench.fetching.known import Known
+    from mibench.downloads.catalogue import Known
+    from mibench.downloads.download import Outcome
 
 
 @click.command(
@@ -51,25 +51,25 @@ def fetch(
 
     No other command touches a network. Exits with 2 when a file could not be had, or when a person must fetch it.
     """
-    from mibench.fetching import fetcher, known
+    from mibench.downloads import catalogue, download
 
     from .progress import reporter
 
     if listing or not names:
         if demanded is not None:
             raise MibenchError("--sha256 needs the NAME of the file it belongs to")
-        chosen = [known.entry(name) for name in names] or list(known.catalogue().values())
+        chosen = [catalogue.entry(name) for name in names] or list(catalogue.catalogue().values())
         show_list(chosen, folder, as_json)
         return
-    entries = list({(found := known.entry(name)).name: found for name in names}.values())
+    entries = list({(found := catalogue.entry(name)).name: found for name in names}.values())
     if demanded is not None:
-        if len(entries) != 1 or not isinstance(entries[0], known.Asset):
+        if len(entries) != 1 or not isinstance(entries[0], catalogue.Asset):
             raise MibenchError("--sha256 belongs to one downloadable file: name just that one")
-        demanded = known.checked_sha256(demanded)
-    work = fetcher.Fetcher(
+        demanded = catalogue.checked_sha256(demanded)
+    work = download.Fetcher(
         folder=folder,
         demanded=demanded or "",
-        offline=fetcher.offline_wanted(offline),
+        offline=download.offline_wanted(offline),
         reporter=reporter(),
     )
     outcomes = work.fetch(entries)
@@ -85,7 +85,7 @@ def fetch(
 
 def lines(outcome: Outcome, folder: Path | None) -> list[str]:
     """What became of a name, and the command that goes on from there."""
-    from mibench.fetching.known import ByHand
+    from mibench.downloads.catalogue import ByHand
 
     entry = outcome.entry
     if isinstance(entry, ByHand):
@@ -99,14 +99,14 @@ def lines(outcome: Outcome, folder: Path | None) -> list[str]:
 
 def next_command(outcome: Outcome) -> str:
     """The command that uses the file."""
-    from mibench.fetching.known import Asset
+    from mibench.downloads.catalogue import Asset
 
     return outcome.entry.use.format(path=outcome.path) if isinstance(outcome.entry, Asset) else outcome.entry.check
 
 
 def as_plain(outcome: Outcome, folder: Path | None) -> dict[str, Any]:
     """An outcome as JSON."""
-    from mibench.fetching.known import ByHand
+    from mibench.downloads.catalogue import ByHand
 
     entry = outcome.entry
     by_hand = isinstance(entry, ByHand) and outcome.status == "by hand"
@@ -124,7 +124,7 @@ def as_plain(outcome: Outcome, folder: Path | None) -> dict[str, Any]:
 
 def show_list(entries: list[Known], folder: Path | None, as_json: bool) -> None:
     """Names, what they are, whether they are here."""
-    from mibench.fetching.known import Asset
+    from mibench.downloads.catalogue import Asset
 
     rows = []
     for entry in entries:

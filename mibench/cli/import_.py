@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from mibench.aside import spoken_aside
+from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
@@ -59,11 +59,11 @@ def import_command(
     KIND is target, judge, backbone or prior. Nothing in a file is ever run. A classifier is measured on the test
     images of its data set where those are here, and compared with what its source reports.
     """
-    from mibench.config import parse_assignments
     from mibench.errors import printable
-    from mibench.importing.describing import IMPORT_SCOPES, Import
-    from mibench.importing.storing import import_weights
-    from mibench.spec import plain
+    from mibench.runs.spec import plain
+    from mibench.settings import parse_assignments
+    from mibench.weights.importing.checkpoint_card import IMPORT_SCOPES, Import
+    from mibench.weights.importing.importer import import_weights
 
     from .progress import reporter
 

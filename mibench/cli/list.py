@@ -8,8 +8,9 @@ from typing import Any
 
 import rich_click as click
 
-from mibench import cards, config, registry
-from mibench.yamltext import as_mapping
+from mibench import registry, settings
+from mibench.system.strict_yaml import as_mapping
+from mibench.weights import cards
 
 from .examples import CommandWithExamples
 from .options import json_option, plugin_option
@@ -85,7 +86,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
     for entry in registry.catalogue()[kind].values():
         row: dict[str, Any] = {"name": entry.name, "from": entry.distribution}
         if kind == "attack":
-            row["presets"] = sorted(config.attack_presets(entry.name).presets)
+            row["presets"] = sorted(settings.attack_presets(entry.name).presets)
             row["detail"] = "presets: " + (", ".join(row["presets"]) or "none")
         elif entry.distribution != "mibench":
             row["detail"] = f"from {entry.distribution}"
@@ -96,7 +97,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
 def _weights() -> list[dict[str, Any]]:
     found = []
     for file in cards.all_cards().values():
-        measured = config.read_yaml(file.path).get("measured")  # a card itself would import torch
+        measured = settings.read_yaml(file.path).get("measured")  # a card itself would import torch
         measured = measured if isinstance(measured, dict) else {}
         accuracy = measured.get("test_accuracy")
         accuracy = accuracy if isinstance(accuracy, int | float) and not isinstance(accuracy, bool) else None
@@ -118,7 +119,7 @@ def _described(kind: str) -> list[dict[str, Any]]:
     """YAML files of a kind with their one-line description."""
     found = []
     for name, (source, text) in registry.yaml_files(kind).items():
-        content = as_mapping(config.parse_yaml(text, source), source)
+        content = as_mapping(settings.parse_yaml(text, source), source)
         row = {"name": name, "detail": " ".join(str(content.get("description", "")).split())}
         found.append(row | ({"version": content.get("version", 1)} if kind == "protocol" else {}))
     return found

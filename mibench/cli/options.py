@@ -19,7 +19,7 @@ def set_option(scopes: str) -> Callable[[Function], Function]:
 
 
 def device_option(function: Function) -> Function:
-    """``--device``: checked by :func:`mibench.devices.choose_device`, which knows what is here."""
+    """``--device``: checked by :func:`mibench.system.devices.choose_device`, which knows what is here."""
     return click.option(
         "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to compute."
     )(function)

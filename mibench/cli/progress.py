@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from mibench.errors import printable
-from mibench.progress import Reporter, set_current_reporter
+from mibench.system.progress import Reporter, set_current_reporter
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

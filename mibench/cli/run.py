@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from mibench.aside import spoken_aside
 from mibench.errors import printable
-from mibench.spec import PRECISIONS
+from mibench.runs.spec import PRECISIONS
+from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option, set_option
@@ -19,7 +19,7 @@ from .prose import say
 
 if TYPE_CHECKING:
     from mibench.results import Run as StoredRun
-    from mibench.runner import Run
+    from mibench.runs.run import Run
 
 SHOWN = (
     ("acc1", "attack accuracy @1"),
@@ -88,9 +88,9 @@ def run(
     Alone it means `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`; another data set has another
     protocol. The same command means the same folder: a run that was stopped continues, a finished one is shown again.
     """
-    from mibench.config import parse_assignments
-    from mibench.plan import SCOPES
-    from mibench.runner import run as run_attack
+    from mibench.runs.plan import SCOPES
+    from mibench.runs.run import run as run_attack
+    from mibench.settings import parse_assignments
 
     from .progress import reporter
 

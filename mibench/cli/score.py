@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from mibench.aside import spoken_aside
+from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, plugin_option
@@ -28,7 +28,7 @@ from .options import device_option, json_option, plugin_option
 @click.pass_context
 def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None:
     """Judge and draw a stored run again, without attacking again."""
-    from mibench.runner import rescore
+    from mibench.runs.run import rescore
 
     from .progress import reporter
     from .run import finish

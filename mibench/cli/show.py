@@ -13,9 +13,10 @@ from typing import Any
 import rich_click as click
 import yaml
 
-from mibench import cards, config, registry
+from mibench import registry, settings
 from mibench.errors import MibenchError
-from mibench.spec import plain
+from mibench.runs.spec import plain
+from mibench.weights import cards
 
 from .examples import CommandWithExamples
 from .options import json_option, plugin_option
@@ -77,7 +78,7 @@ def _settings(kind: str, name: str) -> dict[str, Any]:
     }
     if kind == "attack":
         content["access"] = found.access.name.lower()
-        content["presets"] = sorted(config.attack_presets(name).presets)
+        content["presets"] = sorted(settings.attack_presets(name).presets)
     content["settings"] = {
         field.name: _default(field) for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())
     }
@@ -94,17 +95,17 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _preset(name: str) -> dict[str, Any]:
     attack, colon, preset = name.partition(":")
-    presets = config.attack_presets(attack).presets
+    presets = settings.attack_presets(attack).presets
     if not colon:
         raise MibenchError(f"name a preset as ATTACK:PRESET, such as {attack}:{next(iter(presets), 'NAME')}")
     if preset not in presets:
         raise MibenchError(registry.unknown(f"preset of attack {attack!r}", preset, presets))
-    _, origins = config.resolve(registry.load("attack", attack), [presets[preset]], scope="attack")
+    _, origins = settings.resolve(registry.load("attack", attack), [presets[preset]], scope="attack")
     return {"preset": name, "settings": {key: {"value": s.value, "origin": s.origin} for key, s in origins.items()}}
 
 
 def _protocol(name: str) -> dict[str, Any]:
-    from mibench.protocols import load_protocol
+    from mibench.runs.protocol import load_protocol
 
     protocol, _ = load_protocol(name)
     return dataclasses.asdict(protocol)
@@ -121,8 +122,8 @@ def _card(name: str) -> dict[str, Any]:
 
 def _run(name: str) -> dict[str, Any]:
     from mibench.results import open_run
-    from mibench.runrecord import read_estimates
-    from mibench.store import RunDir
+    from mibench.results.run_record import read_estimates
+    from mibench.runs.store import RunDir
 
     folder = RunDir(Path(name))
     if not folder.exists():

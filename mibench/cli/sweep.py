@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from mibench.aside import spoken_aside
+from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option
@@ -17,8 +17,8 @@ from .progress import duration
 from .prose import say
 
 if TYPE_CHECKING:
-    from mibench.sweep.conduct import Forecast, Sweep
-    from mibench.sweep.cost import Cost
+    from mibench.sweeps.estimate import Cost
+    from mibench.sweeps.sweep import Forecast, Sweep
 
 
 @click.command(
@@ -63,9 +63,9 @@ def sweep(
     process of its own: one that fails is shown as failed and does not stop the others. The same command continues a
     sweep that was stopped and tries failed cells again. Exits with 1 when a cell failed or cannot start.
     """
-    from mibench.sweep.conduct import forecast
-    from mibench.sweep.conduct import sweep as run_sweep
-    from mibench.sweep.suite import load_suite
+    from mibench.sweeps.suite import load_suite
+    from mibench.sweeps.sweep import forecast
+    from mibench.sweeps.sweep import sweep as run_sweep
 
     from .progress import reporter
 
@@ -101,7 +101,7 @@ def sweep(
 
 def sweep_plain(done: Sweep) -> dict[str, Any]:
     """A finished sweep as JSON."""
-    from mibench.sweep.tables import rows
+    from mibench.sweeps.tables import rows
 
     return {
         "suite": done.suite.name,
@@ -115,7 +115,7 @@ def sweep_plain(done: Sweep) -> dict[str, Any]:
 
 def sweep_lines(done: Sweep) -> list[str]:
     """The table and where everything else lies: comparisons are long, and in files."""
-    from mibench.sweep.tables import brief, rows
+    from mibench.sweeps.tables import brief, rows
 
     complete = len(done.outcomes) - len(done.failed)
     width = max(80, shutil.get_terminal_size((110, 24)).columns)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import rich_click as click
 
-from mibench.aside import spoken_aside
 from mibench.errors import printable
-from mibench.spec import PRECISIONS
+from mibench.runs.spec import PRECISIONS
+from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option, set_option
@@ -63,10 +63,10 @@ def train(
     KIND is target, judge, regressor or prior. A training that was stopped continues from its last checkpoint with the
     same command. The names of shipped weights stay theirs: yours get a tag.
     """
-    from mibench.config import parse_assignments
-    from mibench.spec import plain
-    from mibench.training import TRAIN_SCOPES, Training
-    from mibench.training import train as train_network
+    from mibench.runs.spec import plain
+    from mibench.settings import parse_assignments
+    from mibench.weights.training import TRAIN_SCOPES, Training
+    from mibench.weights.training import train as train_network
 
     from .progress import reporter
 

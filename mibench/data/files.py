@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from mibench.data import decoding
-from mibench.data.decoding import Framing, Picture
-from mibench.data.identity import Parts, parts_of
-from mibench.data.names import composed
+from mibench.data.fingerprint import Parts, parts_of
+from mibench.data.identity_names import composed
+from mibench.data.images import Framing, Picture
 from mibench.data.split import IdentitySplit, Images, Part
 from mibench.errors import MibenchError
-from mibench.home import data_root
+from mibench.system.paths import data_root
+
+from . import images
 
 if TYPE_CHECKING:
-    from mibench.data.verification import Finding
+    from mibench.data.verify import Finding
 
 Role = Literal["train", "test", "public"]
 ROLES: tuple[Role, ...] = ("train", "test", "public")
@@ -92,7 +93,7 @@ class FileSplit(IdentitySplit):
             folder: where the data set should lie.
             settings: the settings that were given, unchecked; what is wanted may depend on them.
         """
-        from mibench.data.verification import expect_folder
+        from mibench.data.verify import expect_folder
 
         del cls, settings
         yield from expect_folder(folder.parent, folder.name, "the data set's folder")
@@ -124,7 +125,7 @@ class FileSplit(IdentitySplit):
     def digest(self) -> str:
         """By the contents of all files, names, labels and identities of all rows, framing and details.
 
-        See :mod:`mibench.data.identity`. Other pixels under the same names are another data set.
+        See :mod:`mibench.data.fingerprint`. Other pixels under the same names are another data set.
         """
         return self.parts.digest
 
@@ -169,7 +170,7 @@ class FileSplit(IdentitySplit):
     def _load(self, rows: Sequence[Row], size: int, wanted: list[int] | None) -> Images:
         """Images of some rows of a whole list: parts of one list share one cache."""
         chosen = rows if wanted is None else [rows[place] for place in wanted]
-        pixels = decoding.load([self.picture(row) for row in rows], size, self.framing, wanted)
+        pixels = images.load([self.picture(row) for row in rows], size, self.framing, wanted)
         labels = torch.from_numpy(np.array([row.label for row in chosen], dtype=np.int64))
         return Images(pixels, labels, tuple(row.identity for row in chosen))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mibench.api import MibenchError
-from mibench.data.names import folded, spelt
+from mibench.data.identity_names import folded, spelt
 
 Part = Literal["train", "test"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mibench.api import Estimate
 
-from . import estimate
-from .evidence import Evidence
+from . import estimates
+from .inputs import Evidence
 
 LEGACY_BATCH = 60  # identities per batch in the published 300-identity protocol
 
@@ -77,10 +77,10 @@ def measure_legacy(evidence: Evidence) -> list[Estimate]:
     fields: dict[str, Any] = {"higher_is_better": None, "extractor": evidence.extractor, "unit": "draw"}
     names = ("acc1_std_legacy", "acc1_std_draws")
     if reason := evidence.fixed.get("hit1"):
-        return [estimate.cannot_differ(name, reason, **fields) for name in names]
+        return [estimates.cannot_differ(name, reason, **fields) for name in names]
     if table.shape[1] < 2 or bool(table.isna().to_numpy().any()):
         reason = "a spread over draws needs at least two selected samples and as many for every identity"
-        return [estimate.null(name, reason, **fields) for name in names]
+        return [estimates.null(name, reason, **fields) for name in names]
     hits = table.to_numpy(dtype=np.float64)
     draws = int(hits.shape[1])
     return [

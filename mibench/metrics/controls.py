@@ -12,12 +12,12 @@ from torch import Tensor
 from mibench.api import Estimate
 from mibench.data.split import Images
 
-from . import estimate
+from . import estimates
 from .accuracy import label_confidence, top_k_hits
 from .distance import nearest, nearest_in_class
-from .evidence import Evidence, column_mean
 from .extractors import JudgeExtractor
 from .identity import IdentityTruth, true_identity
+from .inputs import Evidence, column_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def measure(evidence: Evidence) -> list[Estimate]:
         label = f"control_{name}"
         if reason := evidence.fixed.get("hit1"):
             found.append(
-                estimate.cannot_differ(f"{label}_acc1", reason, higher_is_better=True, extractor=evidence.extractor)
+                estimates.cannot_differ(f"{label}_acc1", reason, higher_is_better=True, extractor=evidence.extractor)
             )
         else:
             found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, higher_is_better=True, **options))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mibench.api import Estimate, MibenchError
 
-from .evidence import Evidence
+from .inputs import Evidence
 
 
 class Nearest(NamedTuple):
@@ -114,7 +114,7 @@ def measure_centre(evidence: Evidence) -> list[Estimate]:
     """centre_distance: mean squared L2 in judge features to the mean private training feature of the class."""
     import numpy as np
 
-    from . import estimate
+    from . import estimates
 
     chosen = torch.from_numpy(evidence.selected.copy())
     identities = evidence.samples["identity"].to_numpy(dtype=np.int64)
@@ -125,7 +125,7 @@ def measure_centre(evidence: Evidence) -> list[Estimate]:
         evidence.private_labels,
     )
     return [
-        estimate.mean(
+        estimates.mean(
             "centre_distance",
             distance.numpy(),
             identities[evidence.selected],

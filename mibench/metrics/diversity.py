@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mibench.api import Estimate
 
-from . import estimate
-from .evidence import Evidence
+from . import estimates
+from .inputs import Evidence
 from .prdc import pairwise
 
 
@@ -44,8 +44,8 @@ def measure(evidence: Evidence) -> list[Estimate]:
     }
     if not fakes:
         reason = f"all {skipped} identities have fewer than two selected reconstructions or private images"
-        return [estimate.null(name, reason, **fields) for name in ("div_feat", "div_feat_ratio")]
+        return [estimates.null(name, reason, **fields) for name in ("div_feat", "div_feat_ratio")]
     return [
-        estimate.ratio("div_feat", fakes, [1.0] * len(fakes), **evidence.intervals, **fields),
-        estimate.ratio("div_feat_ratio", fakes, reals, **evidence.intervals, **fields),
+        estimates.ratio("div_feat", fakes, [1.0] * len(fakes), **evidence.intervals, **fields),
+        estimates.ratio("div_feat_ratio", fakes, reals, **evidence.intervals, **fields),
     ]

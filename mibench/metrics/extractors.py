@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, ImageSpec, MibenchError
-from mibench.home import home
+from mibench.system.paths import home
 
 Resize = Literal["low2high", "bilinear", "antialias"]
 

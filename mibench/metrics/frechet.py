@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mibench.api import Estimate, MibenchError
 
-from . import estimate
-from .evidence import Evidence
+from . import estimates
+from .inputs import Evidence
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -85,7 +85,7 @@ def measure_fid_success_only(evidence: Evidence) -> list[Estimate]:
 def _fid(name: str, evidence: Evidence, scaling: str, *, success_only: bool = False) -> Estimate:
     fields: dict[str, Any] = {"higher_is_better": False, "extractor": evidence.inception_name}
     if evidence.inception is None:
-        return estimate.null(name, evidence.reasons.get("fid", "no Inception weights were given"), **fields)
+        return estimates.null(name, evidence.reasons.get("fid", "no Inception weights were given"), **fields)
     fake, real, real_labels = evidence.inception(scaling)
     labels = _labels(evidence)[torch.from_numpy(evidence.selected.copy())]
     if success_only:
@@ -102,7 +102,7 @@ def _estimate(
     fields: dict[str, Any] = {"higher_is_better": False, "extractor": extractor}
     if min(real.shape[0], fake.shape[0]) < 2:
         reason = f"a covariance needs at least two images on each side, got {real.shape[0]} real, {fake.shape[0]} fake"
-        return estimate.null(name, reason, params=record, **fields)
+        return estimates.null(name, reason, params=record, **fields)
     if min(real.shape[0], fake.shape[0]) <= real.shape[1]:
         record["warning"] = (
             f"no more images than the {real.shape[1]} feature dimensions: singular covariance, biased upwards; "
@@ -117,11 +117,11 @@ def _estimate(
         return frechet_distance(fake[kept_fake], real[kept_real])
 
     try:
-        result = estimate.jackknife(
+        result = estimates.jackknife(
             name, without, [int(label) for label in labels.unique()], floor=0.0, params=record, **fields
         )
     except MibenchError as error:
-        return estimate.null(name, str(error), params=record, **fields)
+        return estimates.null(name, str(error), params=record, **fields)
     if result.low is not None and not np.isfinite(result.low):
         record["interval"] = "none: too few images per identity"
         return Estimate(name=name, value=result.value, n=result.n, params=record, **fields)

@@ -17,8 +17,8 @@ from torch import Tensor
 from mibench.api import Estimate, MibenchError
 from mibench.data.split import GroundTruth
 
-from . import estimate
-from .evidence import Evidence
+from . import estimates
+from .inputs import Evidence
 
 FOREIGN = 1000
 
@@ -129,13 +129,13 @@ def measure(evidence: Evidence) -> list[Estimate]:
     better = (False, False, True)
     if reason := evidence.reasons.get("true_identity_error"):
         return [
-            estimate.null(name, reason, higher_is_better=flag, **fields)
+            estimates.null(name, reason, higher_is_better=flag, **fields)
             for name, flag in zip(names, better, strict=True)
         ]
     error = evidence.mean(names[0], "true_identity_error", higher_is_better=False, **fields)
     if reason := evidence.fixed.get("true_identity_rank"):
         ranked = zip(names[1:], better[1:], strict=True)
-        return [error, *(estimate.cannot_differ(n, reason, higher_is_better=flag, **fields) for n, flag in ranked)]
+        return [error, *(estimates.cannot_differ(n, reason, higher_is_better=flag, **fields) for n, flag in ranked)]
     chosen = evidence.samples[evidence.selected]
     identities = chosen["identity"].to_numpy(dtype=np.int64)
     ranks = chosen["true_identity_rank"].to_numpy(dtype=np.float64)
@@ -143,6 +143,6 @@ def measure(evidence: Evidence) -> list[Estimate]:
     shared = {**evidence.intervals, **fields}
     return [
         error,
-        estimate.median(names[1], ranks, identities, higher_is_better=False, **shared),
-        estimate.mean(names[2], top1, identities, higher_is_better=True, proportion=True, **shared),
+        estimates.median(names[1], ranks, identities, higher_is_better=False, **shared),
+        estimates.mean(names[2], top1, identities, higher_is_better=True, proportion=True, **shared),
     ]

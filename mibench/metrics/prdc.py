@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mibench.api import Estimate
 
-from . import estimate
-from .evidence import Evidence
+from . import estimates
+from .inputs import Evidence
 
 Variant = Literal["published", "ppa-legacy"]
 NEIGHBOURS = 3
@@ -99,11 +99,11 @@ def _measure(evidence: Evidence, variant: Variant, suffix: str) -> list[Estimate
                 f"all {skipped} identities have at most {NEIGHBOURS + 1} selected reconstructions or private images; "
                 f"k={NEIGHBOURS} needs more"
             )
-            found.append(estimate.null(field + suffix, reason, **fields))
+            found.append(estimates.null(field + suffix, reason, **fields))
             continue
         values = np.array([getattr(row, field) for row in rows])
         found.append(
-            estimate.ratio(
+            estimates.ratio(
                 field + suffix,
                 values,
                 np.ones_like(values),

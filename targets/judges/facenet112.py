@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput
-from mibench.targets.ir import IR50, Backbone, initialise
+from mibench.targets.networks.ir import IR50, Backbone, initialise
 
 
 class FaceNet112(nn.Module):

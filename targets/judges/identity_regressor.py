@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from mibench.api import MibenchError
-from mibench.targets.width import scaled
+from mibench.targets.networks.width import scaled
 
 STEM = 64
 STAGES = (64, 128, 256, 512)  # channels at 1/2, 1/4, 1/8 and 1/16 of the side

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from mibench.api import MibenchError
-from mibench.targets.narrowing import SIXTEENTHS, narrowed, sixteenths
-from mibench.targets.torchvision_networks import with_head
+from mibench.targets.networks.narrowing import SIXTEENTHS, narrowed, sixteenths
+from mibench.targets.networks.torchvision_networks import with_head
 
 SIZE = 299
 LEAST_SIZE = 75

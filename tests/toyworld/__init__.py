@@ -28,13 +28,13 @@ CATALOGUE: dict[str, dict[str, str]] = {
 # Own models are real ones in every world; a test that wants them here adds this catalogue (`own_models` in conftest).
 OWN: dict[str, dict[str, str]] = {
     "target": {
-        "module": "mibench.targets.own.module:ModuleNetwork",
-        "onnx": "mibench.targets.own.onnx:OnnxNetwork",
-        "torchscript": "mibench.targets.own.torchscript:TorchScriptNetwork",
+        "module": "mibench.targets.custom.module:ModuleNetwork",
+        "onnx": "mibench.targets.custom.onnx:OnnxNetwork",
+        "torchscript": "mibench.targets.custom.torchscript:TorchScriptNetwork",
     },
     "importer": {
-        "target:module": "mibench.targets.own.importing:import_module",
-        "target:onnx": "mibench.targets.own.importing:import_onnx",
-        "target:torchscript": "mibench.targets.own.importing:import_torchscript",
+        "target:module": "mibench.targets.custom.importing:import_module",
+        "target:onnx": "mibench.targets.custom.importing:import_onnx",
+        "target:torchscript": "mibench.targets.custom.importing:import_torchscript",
     },
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench.api import Card, ImageSpec, WeightsFile
-from mibench.cards import stem_of, write_card
+from mibench.weights.cards import stem_of, write_card
 from toyworld.data import ToyFaces
 from toyworld.networks import classifier_weights, prior_weights, regressor_weights
 

@@ -1,0 +1,1 @@
+"""DMMIA: Model Inversion Attack via Dynamic Memory Learning (Qi et al., arXiv 2309.00013)."""

@@ -1,0 +1,1 @@
+"""The DCGAN priors of GMI and KEDMI: networks, training, and the importer of released weights."""

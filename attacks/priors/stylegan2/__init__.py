@@ -1,0 +1,1 @@
+"""StyleGAN2 as a prior: networks, training, and the importer of released weights."""

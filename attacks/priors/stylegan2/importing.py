@@ -1,0 +1,273 @@
+"""Importer of released StyleGAN2-ADA networks: arguments from what the file says, else from the shapes in it.
+
+Files: a pickle of the release (keys ``G.*`` and ``D.*``, with the keyword arguments that built the networks), or a
+converted file that holds the generator's state dict alone (``mapping.*``, ``synthesis.*``), with or without a
+``config`` beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench.api import ImageSpec, MibenchError, Misfit, MisfitError, Trained, WeightsContents
+
+from .layers import resampling_filter
+from .prior import StyleGAN2Arguments
+
+RESOLUTIONS = tuple(2**power for power in range(3, 12))
+MOST_CHANNELS, MOST_LAYERS, MOST_DIMENSIONS = 4096, 64, 8192  # released: 512, 8, 512
+GROUPS = (1, 2, 4, 8, 16, 32)  # images that the discriminator may compare
+RELEASED_CLAMP = 256.0  # of every network that was trained in half precision, as all released ones were
+FACES = ("ffhq", "metfaces")  # aligned alike: the face fills the middle
+FACE_CROP = 800 / 1024  # PPA's and IF-GMI's crop of them
+SETTINGS = ("crop", "conv_clamp", "discriminator")
+FIXED = {  # what our networks are; a file that says otherwise is another network
+    "activation": "lrelu",
+    "lr_multiplier": 0.01,
+    "resample_filter": [1, 3, 3, 1],
+    "use_noise": True,
+    "mbstd_num_channels": 1,
+    "img_channels": 3,
+}
+
+
+def import_stylegan2(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+    """The weights as :class:`~mibench.attacks.priors.stylegan2.prior.StyleGAN2Prior` takes them, and its arguments.
+
+    Args:
+        architecture: "stylegan2".
+        files: one.
+        settings: ``crop`` (pixels or null; the crop of the literature for FFHQ and MetFaces, else none),
+            ``conv_clamp`` (for files that do not say it), ``discriminator`` (false leaves it out).
+
+    Raises:
+        MibenchError: another architecture, or a network with classes.
+        MisfitError: keys or shapes that are not those of a StyleGAN2 of these arguments.
+    """
+    for name in settings:
+        if name not in SETTINGS:
+            raise MibenchError(f"unknown setting 'import.{name}' (known: {', '.join(SETTINGS)})")
+    if len(files) != 1:
+        raise MibenchError(f"a {architecture} comes in one file, got {len(files)}; name the one with the generator")
+    (file,) = files
+    weights = _ours(file)
+    _check_kind(file.file, weights)
+    wants_critic = settings.get("discriminator", True)
+    if not isinstance(wants_critic, bool):
+        raise MibenchError(f"import.discriminator must be true or false, got {wants_critic!r}")
+    if not wants_critic:
+        weights = {key: tensor for key, tensor in weights.items() if not key.startswith("D.")}
+    said = _said(file.extras.get("generator", file.extras.get("config")))
+    _check_said(file.file, said)
+    arguments, notes = _generator(file, weights, said, settings)
+    if any(key.startswith("D.") for key in weights):
+        arguments |= _discriminator(file, weights, arguments)
+    else:
+        notes.append("no discriminator: attacks run without realism")
+    crop, about = _crop(file, int(arguments["resolution"]), settings)
+    built = StyleGAN2Arguments(**arguments, crop=crop)
+    _check_fit(file.file, built, weights)
+    return Trained(
+        architecture=architecture,
+        arguments={key: value for key, value in asdict(built).items() if key in arguments or key == "crop"},
+        image=ImageSpec(size=built.resolution),
+        weights=weights,
+        notes="; ".join([*notes, about]),
+    )
+
+
+def _ours(file: WeightsContents) -> dict[str, Tensor]:
+    """Keys with ``G.`` or ``D.`` in front."""
+    tensors = dict(file.tensors)
+    if all(key.startswith(("G.", "D.")) for key in tensors):
+        return tensors
+    return {f"G.{key}": tensor for key, tensor in tensors.items()}
+
+
+def _check_kind(name: str, weights: Mapping[str, Tensor]) -> None:
+    """Refuse the relatives of StyleGAN2, each by its own keys."""
+    cure = "import a StyleGAN2-ADA network"
+    relatives = {
+        r"G\.synthesis\.(input\.|L\d+_)": "a StyleGAN3, which has other layers",
+        r"G\.(style|convs)\.\d+\.": "a StyleGAN2 of another code base (layers style.*, convs.*), whose weights differ",
+        r"[GD]\.mapping\.embed": "conditional: it makes images of a given class, and attacks have no class to give",
+    }
+    for pattern, what in relatives.items():
+        if any(re.match(pattern, key) for key in weights):
+            raise MibenchError(f"{name} is {what}; {cure}")
+    if "G.synthesis.b4.const" not in weights or "G.mapping.fc0.weight" not in weights:
+        raise MibenchError(f"{name} holds no generator of StyleGAN2 (no mapping.fc0, no synthesis.b4.const); {cure}")
+
+
+def _said(kwargs: Any) -> dict[str, Any]:
+    """Keyword arguments by their last names: those of mapping, synthesis, layers and epilogue beside the others."""
+    if not isinstance(kwargs, Mapping):
+        return {}
+    said = dict(kwargs)
+    for name in ("mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs", "epilogue_kwargs"):
+        if name in said:
+            said |= _said(said.pop(name))
+    return said
+
+
+def _check_said(name: str, said: Mapping[str, Any], architecture: str = "skip") -> None:
+    if said.get("c_dim"):
+        raise MibenchError(
+            f"{name} is conditional (c_dim {said['c_dim']}): it makes images of a given class, and attacks have no "
+            "class to give; import a network without"
+        )
+    for key, value in {**FIXED, "architecture": architecture}.items():
+        if said.get(key, value) != value:
+            raise MibenchError(f"{name} was built with {key}={said[key]!r}, here it is {value!r}; import another one")
+
+
+def _generator(
+    file: WeightsContents, weights: Mapping[str, Tensor], said: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Arguments of the generator, and sentences for the card."""
+    resolution = _whole(
+        file.file,
+        "img_resolution",
+        said.get("img_resolution", said.get("resolution")),
+        _sizes(weights, "G.synthesis"),
+        2048,
+    )
+    if resolution not in RESOLUTIONS:
+        raise MibenchError(f"{file.file} makes images of {resolution} pixels, which is no power of two from 8 to 2048")
+    base, most = _widths(weights, "G.synthesis.b{}.conv1.weight", resolution)
+    layers = sum(bool(re.fullmatch(r"G\.mapping\.fc\d+\.weight", key)) for key in weights)
+    shape = weights["G.mapping.fc0.weight"].shape
+    inside, outside = (int(shape[1]), int(shape[0])) if len(shape) == 2 else (0, 0)
+    limits = {  # name -> (what the shapes say, at most, other name)
+        "z_dim": (inside, MOST_DIMENSIONS, ""),
+        "w_dim": (outside, MOST_DIMENSIONS, ""),
+        "channel_base": (base, MOST_CHANNELS * resolution, ""),
+        "channel_max": (most, MOST_CHANNELS, ""),
+        "mapping_layers": (layers, MOST_LAYERS, "num_layers"),
+    }
+    arguments: dict[str, Any] = {"resolution": resolution}
+    for name, (seen, most_allowed, other) in limits.items():
+        arguments[name] = _whole(file.file, name, said.get(name, said.get(other)), seen, most_allowed)
+    clamp, notes = _clamp(file, said, settings)
+    return {**arguments, "conv_clamp": clamp}, notes
+
+
+def _clamp(
+    file: WeightsContents, said: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[float | None, list[str]]:
+    """The bound of activations, which no shape tells."""
+    notes: list[str] = []
+    if "conv_clamp" in settings:
+        value = settings["conv_clamp"]
+    elif "generator_conv_clamp" in file.extras:
+        value = file.extras["generator_conv_clamp"]
+    elif "conv_clamp" in said:
+        value = said["conv_clamp"]
+    else:
+        value = RELEASED_CLAMP
+        notes.append(f"the file does not say conv_clamp: {value:g}, as in released networks (--set import.conv_clamp=)")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise MibenchError(f"{file.file}: conv_clamp must be a positive number or null, got {value!r}")
+    return None if value is None else float(value), notes
+
+
+def _discriminator(
+    file: WeightsContents, weights: Mapping[str, Tensor], generator: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the discriminator has of its own."""
+    without = "leave it out with --set import.discriminator=false"
+    said = _said(file.extras.get("discriminator"))
+    _check_said(file.file, said, "resnet")
+    size = said.get("img_resolution", generator["resolution"])
+    if size != generator["resolution"]:
+        raise MibenchError(
+            f"{file.file}: the discriminator takes {size!r} pixels, not {generator['resolution']}; {without}"
+        )
+    clamp = said.get("conv_clamp", generator["conv_clamp"])
+    if clamp != generator["conv_clamp"]:
+        raise MibenchError(f"{file.file}: the discriminator clamps at {clamp!r}, the generator elsewhere; {without}")
+    group = said.get("mbstd_group_size", 4)
+    if group not in GROUPS:
+        raise MibenchError(f"{file.file}: the discriminator compares {group!r} images, here one of {GROUPS}; {without}")
+    base, most = _widths(weights, "D.b{}.conv0.weight", int(size))
+    base = _whole(file.file, "channel_base", said.get("channel_base"), base, MOST_CHANNELS * int(size))
+    most = _whole(file.file, "channel_max", said.get("channel_max"), most, MOST_CHANNELS)
+    own: dict[str, Any] = {} if group == 4 else {"discriminator_group": group}
+    if (base, most) != (generator["channel_base"], generator["channel_max"]):
+        own |= {"discriminator_base": base, "discriminator_max": most}
+    return own
+
+
+def _sizes(weights: Mapping[str, Tensor], place: str) -> int:
+    """The largest block."""
+    found = [re.match(rf"{re.escape(place)}\.b(\d{{1,5}})\.", key) for key in weights]
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _widths(weights: Mapping[str, Tensor], pattern: str, resolution: int) -> tuple[int, int]:
+    """``channel_base`` and ``channel_max``: widths are ``min(base // size, max)``."""
+    sizes = [2**power for power in range(2, resolution.bit_length())]
+    found = {size: weights[key].shape for size in sizes if (key := pattern.format(size)) in weights}
+    widths = {size: int(shape[0]) for size, shape in found.items() if len(shape) == 4}
+    most = max(widths.values(), default=0)
+    narrow = [width * size for size, width in widths.items() if width < most]
+    return (narrow[-1] if narrow else most * resolution), most
+
+
+def _whole(name: str, what: str, said: Any, seen: int, most: int) -> int:
+    """A size that the file says, else the one its shapes show."""
+    value = seen if said is None else said
+    if type(value) is not int or not 1 <= value <= most:
+        raise MibenchError(f"{name}: {what} must be a whole number from 1 to {most}, got {str(value)[:20]}")
+    return value
+
+
+def _crop(file: WeightsContents, resolution: int, settings: Mapping[str, Any]) -> tuple[int | None, str]:
+    """The crop and a sentence about it. The file's name tells FFHQ and MetFaces, or the data set it was trained on."""
+    if "crop" in settings:
+        crop, why = settings["crop"], "as asked for"
+    else:
+        hint = f"{file.file} {file.extras.get('training_set', '')}".lower()
+        crop = round(resolution * FACE_CROP) if any(name in hint for name in FACES) else None
+        why = "PPA's crop of FFHQ and MetFaces" if crop else "none is known for this data set"
+    if crop is None:
+        return None, f"targets are shown the whole image ({why}; --set prior.crop=N for its middle)"
+    return crop, f"targets are shown the middle {crop} of {resolution} pixels ({why}; --set prior.crop=N for another)"
+
+
+def _check_fit(name: str, arguments: StyleGAN2Arguments, weights: Mapping[str, Tensor]) -> None:
+    """Compare keys and shapes on paper: arguments from a file must not make us take memory first."""
+    with torch.device("meta"):
+        parts: dict[str, torch.nn.Module] = {"G": arguments.generator()}
+        if any(key.startswith("D.") for key in weights):
+            parts["D"] = arguments.discriminator()
+    wanted = {f"{part}.{key}": t.shape for part, network in parts.items() for key, t in network.state_dict().items()}
+    misfit = Misfit.between(wanted, {key: tensor.shape for key, tensor in weights.items()})
+    if misfit:
+        raise MisfitError(
+            f"{name} is no prior stylegan2: {misfit.summary()}; likely cause: {_cause(misfit)}. --json lists every key",
+            misfit,
+        )
+    taps = resampling_filter()
+    for key, tensor in weights.items():
+        if key.endswith("resample_filter") and not torch.allclose(tensor.float(), taps, atol=1e-6):
+            raise MibenchError(f"{name}: {key} is not the filter [1, 3, 3, 1] of the release; import another network")
+
+
+def _cause(misfit: Misfit) -> str:
+    differing = [*misfit.missing, *misfit.unexpected]
+    if any("mapping.fc" in key for key in differing):
+        return "another number of mapping layers than the file says"
+    if misfit.missing and all(key.endswith(("noise_const", "noise_strength")) for key in misfit.missing):
+        return "a generator without noise"
+    if any(".skip." in key for key in misfit.unexpected):
+        return "a generator of the residual architecture"
+    if misfit.misshapen and not differing:
+        return "other widths (channel_base, channel_max) than the file says"
+    return "another architecture, or a file that lacks a part"

@@ -1,0 +1,383 @@
+"""Training of the StyleGAN2 prior on public images: non-saturating logistic loss, lazy R1, moving average of weights.
+
+Follows the ADA release (arXiv:2006.06676) without augmentation, for public sets of tens of thousands of images, with
+one difference that saves a fifth of the time: both networks' gradients are taken at the same point, so one batch of
+fakes and one forward pass of the discriminator serve both (simultaneous instead of alternating updates; they converge
+under R1, arXiv:1801.04406).
+
+A batch is computed in shards, on a CPU side by side with a share of the threads each: the threads of one operation
+wait for each other at every operation, which is most of the time on a busy machine; shards wait once a step.
+
+Every draw comes from a stream named by step, shard or epoch, so a resumed training equals an uninterrupted one bit for
+bit (CPU, float32, same number of threads in each shard).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mibench.api import ImageSpec, MibenchError, Recipe, Trained, Workshop
+from mibench.rng import Streams, derive
+
+from .discriminator import Discriminator
+from .generator import Generator
+
+GROUP = 4  # images among which the discriminator compares
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStyleGAN2(Recipe):
+    """Train a StyleGAN2 on public images. The defaults make a small 64-pixel prior that two CPU cores can train."""
+
+    kind: ClassVar[str] = "prior"
+    wants: ClassVar[str] = "public"
+
+    images: int = 600_000  # real images shown in all; ours: about two hours on two idle CPU cores in bfloat16
+    resolution: int = 64
+    z_dim: int = 128  # ours: 512 in the release; enough for the procedural world
+    w_dim: int = 128
+    mapping_layers: int = 4  # ours: 2 in the release's "auto", 8 in its face models
+    channel_base: int = 2048  # ours: 128, 128, 128, 64, 32 channels at 4 to 64 pixels, 1.1M parameters
+    channel_max: int = 128
+    discriminator_base: int = 1024  # ours: half as wide; it does 7 of 10 parts of the work when both are equal
+    discriminator_max: int = 128
+    batch_size: int = 16  # ours: 32 in the release; twice the steps matter more to a short training
+    shards: int = 2  # ours: parts of a batch computed side by side; part of the result (groups of the discriminator)
+    learning_rate: float = 0.0025  # release, below 1024 pixels
+    beta2: float = 0.99  # release; beta1 is 0
+    r1_gamma: float = 0.05  # release's heuristic, 0.0002 resolution^2 / batch
+    r1_interval: int = 16  # release
+    r1_batch: int = 8  # ours: half a batch estimates the penalty well enough
+    ema_images: float = 10_000.0  # half-life in images, release
+    ema_rampup: float = 0.05  # half-life at most this share of the images shown so far, release
+    # ours: the grain of the camera, nothing that a style should decide. With the release's noise in every layer small
+    # trainings paint eyes and mouths out of noise, where no latent reaches them
+    noise_layers: int = 1  # the last convolutions that add noise
+    style_mixing: float = 0.0  # share of images with two styles; ours: attacks use one style for all layers
+    mirror: bool = True  # horizontal flips of the real images
+    storage: str = "float16"  # of the weights handed back
+    checkpoint_seconds: float = 300.0
+    log_images: int = 3_200
+
+    def run(self, data: Callable[[int], Tensor], workshop: Workshop) -> Trained:
+        """Train on ``data(resolution)``, uint8 ``(N, 3, R, R)``, to the end; from the checkpoint when there is one."""
+        self._check()
+        pictures = data(self.resolution)
+        expected = (3, self.resolution, self.resolution)
+        if pictures.dtype != torch.uint8 or tuple(pictures.shape[1:]) != expected:
+            raise MibenchError(
+                f"the prior trains on uint8 (N, {expected}), got {pictures.dtype} {tuple(pictures.shape)}"
+            )
+        if len(pictures) < self.batch_size:
+            raise MibenchError(f"{len(pictures)} public images are fewer than batch_size={self.batch_size}; lower it")
+        training = _Training(self, pictures, workshop)
+        training.finish()
+        return training.trained()
+
+    def generator_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the generator."""
+        return {
+            "z_dim": self.z_dim,
+            "w_dim": self.w_dim,
+            "resolution": self.resolution,
+            "channel_base": self.channel_base,
+            "channel_max": self.channel_max,
+            "mapping_layers": self.mapping_layers,
+        }
+
+    def discriminator_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the discriminator."""
+        return {
+            "resolution": self.resolution,
+            "channel_base": self.discriminator_base,
+            "channel_max": self.discriminator_max,
+        }
+
+    def _check(self) -> None:
+        if self.storage not in DTYPES:
+            raise MibenchError(f"storage={self.storage!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if self.resolution < 8 or self.resolution & (self.resolution - 1):
+            raise MibenchError(f"resolution={self.resolution} is not a power of two from 8 upwards")
+        if not 0 < self.r1_batch <= self.batch_size:
+            raise MibenchError(f"r1_batch={self.r1_batch} must lie between 1 and batch_size={self.batch_size}")
+        for name, size in (("batch_size", self.batch_size), ("r1_batch", self.r1_batch)):
+            part, rest = divmod(size, self.shards)
+            if rest or (part > GROUP and part % GROUP):
+                raise MibenchError(
+                    f"{name}={size} in shards={self.shards} must leave multiples of {GROUP} or fewer each"
+                )
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What chance decides in one shard of a step: n real images and latents, noise, and n styles mixed in."""
+
+    real: Tensor
+    latents: Tensor
+    noise: torch.Generator
+    other: Tensor | None = None
+    mixed: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, num_ws): layers that take the other style
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What one shard hands back: gradients of the generator's, then the discriminator's parameters; mean style (E,)."""
+
+    gradients: list[Tensor]
+    w_mean: Tensor
+    losses: dict[str, Tensor]
+
+
+class _Training:
+    """The state of one training and its steps."""
+
+    def __init__(self, recipe: TrainStyleGAN2, pictures: Tensor, workshop: Workshop) -> None:
+        self.recipe = recipe
+        self.workshop = workshop
+        self.device = workshop.device
+        self.dtype = DTYPES[workshop.precision]
+        self.streams = Streams(workshop.seed, ("prior", "stylegan2"))
+        self.pictures = pictures.to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(workshop.seed, "prior", "stylegan2", "initial"))
+            generator = Generator(**recipe.generator_arguments())
+            discriminator = Discriminator(**recipe.discriminator_arguments())
+        layers = generator.synthesis.layers()
+        for layer in layers[: max(0, len(layers) - recipe.noise_layers)]:
+            layer.silence()
+        self.generator = generator.to(self.device)
+        self.discriminator = discriminator.to(self.device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.generator_optimiser = self._adam(self.generator, 1.0)
+        # release: the penalty's extra steps are compensated in the step size and in the memory of Adam
+        self.discriminator_optimiser = self._adam(self.discriminator, recipe.r1_interval / (recipe.r1_interval + 1))
+        self.step = 0
+        self.order: tuple[int, Tensor] | None = None  # epoch, permutation
+        self.pool: ThreadPoolExecutor | None = None
+        self.measured: dict[str, float] = {}
+
+    def _adam(self, network: nn.Module, ratio: float) -> torch.optim.Adam:
+        return torch.optim.Adam(
+            _trained(network),
+            lr=self.recipe.learning_rate * ratio,
+            betas=(0.0, self.recipe.beta2**ratio),
+            eps=1e-8,
+            fused=True,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return -(-self.recipe.images // self.recipe.batch_size)
+
+    def finish(self) -> None:
+        """Train to the last step."""
+        threads = torch.get_num_threads()
+        side_by_side = min(self.recipe.shards, threads) if self.device.type == "cpu" else 1
+        if side_by_side == 1:
+            self._finish()
+            return
+        torch.set_num_threads(threads // side_by_side)
+        try:
+            with ThreadPoolExecutor(side_by_side) as self.pool:
+                self._finish()
+        finally:
+            self.pool = None
+            torch.set_num_threads(threads)
+
+    def _finish(self) -> None:
+        """The loop, saving and logging on the way."""
+        recipe, workshop = self.recipe, self.workshop
+        saved = workshop.checkpoint.load()
+        if saved is not None:
+            self._restore(saved)
+        saved_at = logged_at = moved_at = time.monotonic()
+        log_steps = max(1, recipe.log_images // recipe.batch_size)
+        shown_before = self.step * recipe.batch_size
+        rate = 0.0
+        losses: dict[str, Tensor] = {}  # the latest; the penalty is not measured in every step
+        while self.step < self.steps:
+            losses |= self._advance()
+            self.step += 1
+            last = self.step == self.steps
+            shown = self.step * recipe.batch_size
+            now = time.monotonic()
+            if self.step % log_steps == 0 or last:
+                self.measured |= {name: round(float(loss), 4) for name, loss in losses.items()}
+                rate = (shown - shown_before) / max(now - logged_at, 1e-9)
+                workshop.log(event="train", images=shown, images_per_second=round(rate, 1), **self.measured)
+                logged_at, shown_before = now, shown
+            if last or now - moved_at >= 0.5:
+                workshop.progress(shown, self.steps * recipe.batch_size, f"{rate:.0f} images/s" if rate else "")
+                moved_at = now
+            if last or now - saved_at >= recipe.checkpoint_seconds:
+                workshop.checkpoint.save(self._state())
+                saved_at = time.monotonic()
+
+    def trained(self) -> Trained:
+        """The averaged generator and the discriminator, in the storage type."""
+        recipe = self.recipe
+        storage = DTYPES[recipe.storage]
+        networks = {"G": self.average, "D": self.discriminator}
+        weights = {
+            f"{prefix}.{name}": tensor.detach().to("cpu", storage).contiguous().clone()
+            for prefix, network in networks.items()
+            for name, tensor in network.state_dict().items()
+        }
+        arguments = recipe.generator_arguments() | {
+            "discriminator_base": recipe.discriminator_base,
+            "discriminator_max": recipe.discriminator_max,
+        }
+        return Trained(
+            architecture="stylegan2",
+            arguments=arguments,
+            image=ImageSpec(size=recipe.resolution),
+            weights=weights,
+            measured={"images_shown": self.step * recipe.batch_size, **self.measured},
+        )
+
+    def _advance(self) -> dict[str, Tensor]:
+        """One step of both networks; returns losses (detached, scalar)."""
+        shards = self.recipe.shards
+        draws = [self._draw(shard, real) for shard, real in enumerate(self._real().chunk(shards))]
+        done = list(self.pool.map(self._shard, draws) if self.pool is not None else map(self._shard, draws))
+        parameters = [*_trained(self.generator), *_trained(self.discriminator)]
+        for parameter, *gradients in zip(parameters, *(shard.gradients for shard in done), strict=True):
+            parameter.grad = torch.stack(gradients).mean(dim=0) if shards > 1 else gradients[0]
+        self.generator.mapping.track(torch.stack([shard.w_mean for shard in done]))
+        self.discriminator_optimiser.step()
+        self.generator_optimiser.step()
+        self._average()
+        return {name: torch.stack([shard.losses[name] for shard in done]).mean() for name in done[0].losses}
+
+    def _shard(self, draw: _Draw) -> _Shard:
+        """Gradients of both networks from one shard of the batch. Runs in a thread of its own: it changes nothing."""
+        recipe = self.recipe
+        weights = _trained(self.discriminator)
+        w = self.generator.mapping(draw.latents)
+        ws = self.generator.mapping.broadcast(w, self.generator.num_ws)
+        if draw.other is not None:
+            ws = torch.where(draw.mixed[:, :, None], self.generator.mapping(draw.other)[:, None], ws)
+        fake = self.generator.synthesis(ws, noise_mode="random", generator=draw.noise, dtype=self.dtype)
+
+        # the discriminator sees a leaf, so that its graph and the generator's are walked apart
+        seen = fake.detach().requires_grad_(True)
+        fake_logits = self.discriminator(seen, dtype=self.dtype)
+        generator_loss = functional.softplus(-fake_logits).mean()
+        (direction,) = torch.autograd.grad(generator_loss, seen, retain_graph=True)
+        fake_loss = functional.softplus(fake_logits).mean()
+        from_fake = torch.autograd.grad(fake_loss, weights)
+        real_loss = functional.softplus(-self.discriminator(draw.real, dtype=self.dtype)).mean()
+        from_real = torch.autograd.grad(real_loss, weights)
+        to_generator = torch.autograd.grad(fake, _trained(self.generator), direction)
+        to_discriminator = torch._foreach_add(from_fake, from_real)
+        losses = {"loss_generator": generator_loss.detach(), "loss_discriminator": (fake_loss + real_loss).detach()}
+        if self.step % recipe.r1_interval == 0:
+            penalty, from_penalty = self._penalty(draw.real[: recipe.r1_batch // recipe.shards])
+            to_discriminator = torch._foreach_add(to_discriminator, from_penalty)
+            losses["r1"] = penalty
+        return _Shard([*to_generator, *to_discriminator], w.detach().mean(dim=0), losses)
+
+    def _real(self) -> Tensor:
+        """The real images of this step, float32 in [-1, 1], in an order shuffled anew in each epoch."""
+        size = self.recipe.batch_size
+        epoch, place = divmod(self.step, len(self.pictures) // size)
+        if self.order is None or self.order[0] != epoch:
+            shuffle = self.streams.generator("order", epoch)
+            self.order = epoch, torch.randperm(len(self.pictures), generator=shuffle)
+        chosen = self._sent(self.order[1][place * size : (place + 1) * size])
+        real = self.pictures[chosen].float() / 127.5 - 1
+        if self.recipe.mirror:
+            flip = torch.rand(size, generator=self.streams.generator("mirror", self.step)) < 0.5
+            real = torch.where(self._sent(flip)[:, None, None, None], real.flip(3), real)
+        return real
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        """What was drawn on the CPU, on the device; the host goes on meanwhile."""
+        return drawn.to(self.device, non_blocking=True)
+
+    def _draw(self, shard: int, real: Tensor) -> _Draw:
+        """What chance decides in one shard of this step."""
+        recipe, num_ws = self.recipe, self.generator.num_ws
+        count = len(real)
+        draws = self.streams.generator("latents", self.step, shard)
+        noise = torch.Generator(self.device)
+        noise.manual_seed(derive(self.streams.seed, *self.streams.names, "noise", self.step, shard))
+        latents = self._sent(torch.randn(count, recipe.z_dim, generator=draws))
+        if recipe.style_mixing == 0:
+            return _Draw(real, latents, noise)
+        other = self._sent(torch.randn(count, recipe.z_dim, generator=draws))
+        crossover = torch.randint(1, num_ws, (count,), generator=draws)
+        crossover[torch.rand(count, generator=draws) >= recipe.style_mixing] = num_ws
+        mixed = torch.arange(num_ws)[None, :] >= crossover[:, None]
+        return _Draw(real, latents, noise, other, self._sent(mixed))
+
+    def _penalty(self, real: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The lazy R1 penalty in float32: the mean squared gradient norm, and gradients of the weighted penalty."""
+        recipe = self.recipe
+        real = real.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(self.discriminator(real).sum(), real, create_graph=True)
+        penalty = slope.square().sum(dim=(1, 2, 3)).mean()
+        gradients = torch.autograd.grad(
+            penalty * (recipe.r1_gamma / 2 * recipe.r1_interval),
+            _trained(self.discriminator),
+            allow_unused=True,  # the last bias
+            materialize_grads=True,
+        )
+        return penalty.detach(), gradients
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged generator towards the current one."""
+        recipe = self.recipe
+        shown = (self.step + 1) * recipe.batch_size
+        half_life = min(recipe.ema_images, shown * recipe.ema_rampup)
+        keep = 0.5 ** (recipe.batch_size / max(half_life, 1e-8))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
+        for target, source in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            target.copy_(source)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "average": self.average.state_dict(),
+            "generator_optimiser": _moments(self.generator_optimiser),
+            "discriminator_optimiser": _moments(self.discriminator_optimiser),
+            "measured": dict(self.measured),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = int(state["step"])
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.average.load_state_dict(state["average"])
+        _restore_moments(self.generator_optimiser, state["generator_optimiser"])
+        _restore_moments(self.discriminator_optimiser, state["discriminator_optimiser"])
+        self.measured = dict(state["measured"])
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _moments(optimiser: torch.optim.Adam) -> list[dict[str, Tensor]]:
+    """Adam's state per parameter, in the order of the parameters."""
+    state = optimiser.state_dict()["state"]
+    return [state[index] for index in sorted(state)]
+
+
+def _restore_moments(optimiser: torch.optim.Adam, moments: list[dict[str, Tensor]]) -> None:
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})

@@ -1,0 +1,123 @@
+"""An audit from beginning to end. Every step leaves something that the same command finds again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mibench import registry
+from mibench.api import Access, Attack
+from mibench.errors import MibenchError
+from mibench.runs.attack import Machine
+from mibench.runs.plan import Request, access_error
+from mibench.runs.run import Run, run_request
+from mibench.runs.store import write_json
+from mibench.system.devices import choose_device
+from mibench.system.progress import Reporter
+
+from .data import Material, read_material
+from .findings import Verdict, verdict_of
+from .judge_and_prior import Part, judge_for, prior_for
+from .request import AuditRequest
+from .target import Attacked, take_in
+
+PROTOCOL = "audit"
+STRONGEST = "ppa"  # at gradients, by docs/claims.md
+FLOOR = "floor"
+FILE = "audit.json"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A finished audit; ``audit.json`` lies in the folder of its run."""
+
+    run: Run
+    attacked: Attacked
+    judge: Part
+    prior: Part
+    verdict: Verdict
+
+    @property
+    def path(self) -> Path:
+        """``audit.json``."""
+        return self.run.path / FILE
+
+
+def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: Reporter | None = None) -> Audit:
+    """What a model leaks: data, model, sanity, judge, prior, attack with its floor, verdict.
+
+    Raises:
+        MibenchError: a mistake in the input, or a model that does no better than chance; one line, and nothing of the
+            step that failed is written.
+    """
+    reporter = reporter or Reporter()
+    chosen = choose_device(device)
+    if request.attack is not None:
+        registry.entry("attack", request.attack)  # a slip is refused before anything is measured
+    material = read_material(request)
+    for line in (material.summary, *material.unused):
+        reporter.say(line)
+    attacked = take_in(request, material, chosen, reporter)
+    granted = min(request.wanted_access, attacked.access)
+    attack = _attack(request, granted, attacked, reporter)
+    identities = _identities(request, material)
+    judge = judge_for(request, material, device, reporter)
+    if judge.accuracy is not None:
+        reporter.say(f"judge: {judge.accuracy:.1%} of {judge.images} held-out images right")
+    prior = prior_for(request, attack, material, attacked.file, device, reporter)
+    run = run_request(
+        Request(
+            attack=request.attack or attack.name,
+            target=attacked.file.name,
+            dataset=request.dataset,
+            protocol=PROTOCOL,
+            prior=prior.file.name,
+            judge=judge.file.name,
+            seed=request.seed,
+            min_accuracy=0.0,  # the model was measured when it was taken in; the verdict weighs the judge
+            settings={
+                "attack": request.said("attack"),
+                "dataset": material.settings,
+                "prior": request.said("prior"),
+                "protocol": {**request.said("protocol"), **identities, **_access(request)},
+            },
+        ),
+        out,
+        Machine(chosen, reporter=reporter),
+    )
+    verdict = verdict_of(request, material, attacked, granted, judge, prior, run)
+    write_json(run.path / FILE, verdict.as_json())
+    return Audit(run, attacked, judge, prior, verdict)
+
+
+def _attack(request: AuditRequest, granted: Access, attacked: Attacked, reporter: Reporter) -> type[Attack]:
+    """The attack that was named, else the strongest that may run."""
+    if request.attack is not None:
+        named: type[Attack] = registry.load("attack", request.attack)
+        if named.access > granted:
+            because = f"this audit has {granted.name.lower()} of {attacked.file.name}"
+            if attacked.fault is not None and request.access != "scores":
+                because += f", which gives no usable gradient: {attacked.fault}"
+            raise access_error(named, granted, because)
+        return named
+    kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
+    possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}
+    if not possible:
+        raise MibenchError(f"no installed attack makes do with {granted.name.lower()}")
+    name = STRONGEST if STRONGEST in possible else FLOOR if FLOOR in possible else next(iter(possible))
+    others = ", ".join(other for other in possible if other != name)
+    reporter.say(f"attack: none named, so {name}" + (f" (possible, too: {others})" if others else ""))
+    return possible[name]
+
+
+def _identities(request: AuditRequest, material: Material) -> dict[str, int | None]:
+    if request.identities is None:
+        return {}
+    people = material.counts["people"]
+    if not 1 <= request.identities <= people:
+        raise MibenchError(f"--identities must lie between 1 and {people}, the people of the data")
+    return {"identities": request.identities, "at_most": None}
+
+
+def _access(request: AuditRequest) -> dict[str, str]:
+    return {} if request.access in (None, "gradients") else {"access": str(request.access)}

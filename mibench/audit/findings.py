@@ -1,0 +1,231 @@
+"""What an audit found, in numbers and in plain words: what they mean, and what they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mibench import __version__
+from mibench.api import Access, Estimate
+from mibench.metrics.estimates import null
+from mibench.metrics.scoring import estimate_as_json
+from mibench.results import difference, open_run
+from mibench.runs.run import Run
+from mibench.runs.spec import plain
+
+from .data import FEW_PUBLIC, Material
+from .judge_and_prior import Part
+from .request import AuditRequest
+from .target import Attacked
+
+SCHEMA = 1
+WEAK_JUDGE = 0.8  # below this accuracy on held-out images a judge misses too much
+FEW_PEOPLE = 10  # below, an interval over people says little
+ROWS = (  # whose accuracy, title
+    ("acc1", "reconstructions of the attack"),
+    ("floor", "draws of the prior without it (floor)"),
+    ("control_nearest_public_acc1", "nearest public images (control)"),
+    ("control_private_test_acc1", "their own held-out images"),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Numbers, and sentences for a person."""
+
+    facts: Mapping[str, Any]
+    means: tuple[str, ...]
+    does_not_mean: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of audit.json."""
+        return {
+            "schema": SCHEMA,
+            "mibench": __version__,
+            **self.facts,
+            "means": list(self.means),
+            "does_not_mean": list(self.does_not_mean),
+        }
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        facts = self.facts
+        model, judge, attack = facts["model"], facts["judge"], facts["attack"]
+        right, ours = "held-out images right", {True: ", trained here", False: ""}
+        reached = f"{model['accuracy']['test']:.1%} of {model['accuracy']['test_images']} {right}"
+        judged = f"{_percent(judge['accuracy'])} of {judge['images'] or '?'} {right}"
+        people = f"{attack['identities']} people, {attack['samples']} reconstructions each"
+        rows = (
+            ("model", f"{model['source']}: {reached} (chance {model['chance']:.1%})"),
+            ("judge", f"{judge['card']}: {judged}{ours[judge['trained_here']]}"),
+            ("prior", f"{facts['prior']['card']}{ours[facts['prior']['trained_here']]}"),
+            ("attack", f"{attack['name']} with {attack['access']} on {people}"),
+        )
+        lines = [f"{name:8}{text}" for name, text in rows]
+        lines[1:1] = [f"{'':8}{note}" for note in model["notes"]]
+        lines += ["", "taken for the right person by the judge, 95 % intervals over people:"]
+        shown = [(title, facts["recognised"][name]) for name, title in ROWS if name in facts["recognised"]]
+        width = max(len(title) for title, _ in shown)
+        lines += [f"  {title:{width}}  {_interval(number)}" for title, number in shown]
+        for title, sentences in (("what it means", self.means), ("what it does not mean", self.does_not_mean)):
+            lines += ["", f"{title}:", *(f"  - {sentence}" for sentence in sentences)]
+        return lines
+
+
+def verdict_of(
+    request: AuditRequest, material: Material, attacked: Attacked, granted: Access, judge: Part, prior: Part, run: Run
+) -> Verdict:
+    """Read a finished run."""
+    card, stored = attacked.file.card(), open_run(run.path)
+    people = material.counts["people"]
+    attack, protocol = stored.attack, stored.specification["protocol"]
+    recognised = {name: run.metrics[name] for name, _ in ROWS if name in run.metrics}
+    against = null("difference_hit1", "the run is its own floor")
+    if run.floor is not None:
+        recognised["floor"] = run.floor.metrics["acc1"]
+        against = difference(stored, open_run(run.floor.path))
+    facts = {
+        "model": {
+            "source": request.model,
+            "card": attacked.file.name,
+            "weights_sha256": card.weights.sha256,
+            "arguments": plain(card.arguments),
+            "image": plain(card.image),
+            "accuracy": attacked.accuracy.as_json(),
+            "chance": 1 / people,
+            "access": granted.name.lower(),
+            "notes": list(attacked.notes),
+        },
+        "data": {
+            "name": request.dataset,
+            "digest": material.dataset.digest,
+            **material.counts,
+            "held_out_by": "the owner" if material.owners_test else "mibench",
+        },
+        "judge": {
+            "card": judge.file.name,
+            "accuracy": judge.accuracy,
+            "images": judge.images,
+            "trained_here": judge.own,
+        },
+        "prior": {"card": prior.file.name, "trained_here": prior.own},
+        "attack": {
+            "name": attack,
+            "access": granted.name.lower(),
+            "identities": protocol["identities"],
+            "samples": protocol["samples"],
+            "protocol": stored.protocol,
+            "run": run.path.name,
+            "floor": None if run.floor is None else run.floor.path.name,
+        },
+        "recognised": recognised,
+        "difference_to_floor": estimate_as_json(against),
+    }
+    weak = judge.accuracy is None or judge.accuracy < WEAK_JUDGE
+    leak = [*_leak(attack, granted, recognised, against, people, weak), *_likeness(recognised)]
+    scale = _judge(judge, recognised)
+    means = [*scale, *leak] if weak else [*leak, *scale]
+    return Verdict(facts, tuple(means), tuple(_limits(material, judge, protocol["identities"])))
+
+
+def _leak(
+    attack: str,
+    granted: Access,
+    recognised: Mapping[str, Mapping[str, Any]],
+    against: Estimate,
+    people: int,
+    weak: bool,
+) -> list[str]:
+    found, chance = recognised["acc1"], 1 / people
+    if found["value"] is None:
+        return [f"nothing can be said: {found['reason']}"]
+    if against.value is None:  # the run is a floor itself, or they do not compare
+        more = found["low"] is not None and found["low"] > chance
+        sentence = (
+            f"no optimisation ran: of what the prior draws, the images that the model scores highest are taken for the "
+            f"right person in {found['value']:.1%}"
+        )
+        ending = "more often than chance" if more else "which chance alone can explain"
+        level = f"only attacks that make do with {granted.name.lower()} could run" if granted < Access.GRADIENTS else ""
+        return list(filter(None, (f"{sentence}, {ending} ({chance:.1%})", level)))
+    points, low, high = (
+        f"{100 * v:+.1f}" if v is not None else "?" for v in (against.value, against.low, against.high)
+    )
+    if against.low is not None and against.low > 0:
+        return [
+            f"the model leaks: with {granted.name.lower()}, {attack} makes images that are taken for the right person "
+            f"{points} points [{low}, {high}] more often than what the prior gives without it"
+        ]
+    if weak:
+        return [
+            f"no leak beyond the prior was seen ({attack} differs from the floor by {points} points [{low}, {high}]), "
+            "and with this judge that says nothing"
+        ]
+    unseen = against.params.get("detectable")
+    power = f"; a difference below {100 * unseen:.0f} points would mostly have gone unseen" if unseen else ""
+    return [
+        f"no leak beyond the prior was seen: {attack} differs from the floor by {points} points [{low}, {high}]{power}"
+    ]
+
+
+def _likeness(recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    control, found = recognised.get("control_nearest_public_acc1"), recognised["acc1"]
+    if control is None or control["value"] is None or found["value"] is None or control["value"] < found["value"]:
+        return []
+    return [
+        f"public images picked for their likeness are taken for the right person in {control['value']:.1%}, which the "
+        "attack does not exceed: a face of somebody else can look as much like them to this judge"
+    ]
+
+
+def _judge(judge: Part, recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    most = recognised.get("control_private_test_acc1")
+    if judge.accuracy is None:
+        return ["nothing is known of the judge's accuracy, so its verdicts stand on nothing"]
+    sentences = []
+    if judge.accuracy < WEAK_JUDGE:
+        sentences.append(
+            f"the judge is weak ({judge.accuracy:.1%} on held-out images, {WEAK_JUDGE:.0%} is the least to rely on): "
+            "it misses people, so the numbers are too low; give more images of each person, or a better --judge"
+        )
+    if most is not None and most["value"] is not None:
+        sentences.append(f"a perfect attack would reach about {most['value']:.1%} with this judge: that is the scale")
+    return sentences
+
+
+def _limits(material: Material, judge: Part, identities: int) -> list[str]:
+    sentences = [
+        "not seeing a leak does not show that there is none: another attack, a better prior, more queries may find it",
+        "a judge is a network: what it takes for a person need not look like them to people",
+    ]
+    if judge.own:
+        sentences.append(
+            "the judge was trained on the very images that the data has of these people: it may reward background and "
+            "camera"
+        )
+    if not material.owners_test:
+        sentences.append(
+            "held-out images were set apart by file name: if the model was trained on them, its accuracy flatters it "
+            "(a train/ and a test/ folder say which are which)"
+        )
+    if material.counts["public"] < FEW_PUBLIC:
+        sentences.append(
+            f"{material.counts['public']:,} public images make a poor prior: an adversary with more would do better"
+        )
+    if identities < FEW_PEOPLE:
+        sentences.append(f"{identities} people are few: the intervals say how little is known")
+    return sentences
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
+
+
+def _interval(number: Mapping[str, Any]) -> str:
+    if number["value"] is None:
+        return f"none: {number['reason']}"
+    text = f"{number['value']:.1%}"
+    if number.get("low") is not None and number.get("high") is not None:
+        text += f" [{number['low']:.1%}, {number['high']:.1%}]"
+    return text

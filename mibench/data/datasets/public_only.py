@@ -1,0 +1,73 @@
+"""Data sets that only an adversary uses: everybody on them is public, and nobody is a class of a target."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+from mibench.data.files import FileSplit, Role, Row
+from mibench.data.public_data import public_settings
+from mibench.data.split import Images, Part
+from mibench.errors import MibenchError
+
+
+class PublicOnly(FileSplit):
+    """A data set without classes. Each picture counts as a person of its own: who is on it is not known."""
+
+    protocol: ClassVar[str] = "audit"
+
+    @abstractmethod
+    def listed(self) -> Sequence[str]:
+        """Names of the pictures below the root, in their order."""
+
+    def rows(self, role: Role) -> Sequence[Row]:
+        """The pictures, for the role ``public``; nothing else."""
+        return self._public_rows if role == "public" else ()
+
+    def private(self, part: Part, size: int, labels: Sequence[int] | None = None) -> Images:
+        """Refused: nobody here is a class."""
+        del part, size, labels
+        raise MibenchError(
+            f"{self.name} has public images only, it cannot be the data set of a target or a judge; train a prior on "
+            f"it (mibench train prior stylegan2 --dataset {self.name}), or take it as the public images of another "
+            f"data set (--dataset facescrub --set dataset.public_from={self.name})"
+        )
+
+    @cached_property
+    def _public_rows(self) -> list[Row]:
+        return [Row(name, -1, f"{self.name}-{PurePosixPath(name).with_suffix('')}") for name in self.listed()]
+
+
+def public_source(name: str, root: str, *, portraits: bool = False) -> PublicOnly | None:
+    """The data set that ``dataset.public_from`` names; None for ``none``.
+
+    Args:
+        name: none, ffhq, metfaces or afhq.
+        root: its folder; empty: ``$MIBENCH_DATA/<name>``.
+        portraits: FFHQ's large pictures, of which the middle 800 of 1024 pixels are kept, as Plug & Play Attacks does
+            with what its prior draws; else the thumbnails as KEDMI crops them.
+
+    Raises:
+        MibenchError: it is not complete at ``root``.
+    """
+    from mibench.data.datasets.afhq import AFHQ
+    from mibench.data.datasets.ffhq import FFHQ
+    from mibench.data.datasets.metfaces import MetFaces
+
+    with public_settings():
+        if name == "ffhq":
+            return FFHQ(root=root, variant="images1024x1024", crop=100) if portraits else FFHQ(root=root)
+        if name == "metfaces":
+            return MetFaces(root=root)
+        return AFHQ(root=root) if name == "afhq" else None
+
+
+def without_public(name: str) -> MibenchError:
+    """What a data set says that was asked for public images and was given none."""
+    return MibenchError(
+        f"{name} has no public images of its own; name a data set that has some, such as --set "
+        "dataset.public_from=ffhq --set dataset.public_root=FOLDER"
+    )

@@ -1,0 +1,38 @@
+"""Files with the same content, found without reading more than need be."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from mibench.data.content_hashes import content_hashes
+from mibench.errors import MibenchError
+
+
+def copies(some: Sequence[Path], others: Sequence[Path]) -> list[tuple[str, str]]:
+    """Pairs (of ``some``, of ``others``) with equal bytes. Only files that have a size in common are read.
+
+    Raises:
+        MibenchError: a file has gone, or cannot be read.
+    """
+    try:
+        sizes, other_sizes = _by_size(some), _by_size(others)
+    except OSError as error:
+        raise MibenchError(f"cannot read {error.filename}: {error.strerror}; restore it") from error
+    shared = sizes.keys() & other_sizes.keys()
+    ours = [path for size in shared for path in sizes[size]]
+    theirs = [path for size in shared for path in reversed(other_sizes[size])]
+    hashes = content_hashes([*ours, *theirs])
+    known = dict(zip(hashes[len(ours) :], theirs, strict=True))
+    found = [
+        (path, known[content]) for path, content in zip(ours, hashes[: len(ours)], strict=True) if content in known
+    ]
+    return [(str(path), str(other)) for path, other in sorted(found)]
+
+
+def _by_size(paths: Sequence[Path]) -> dict[int, list[Path]]:
+    found: dict[int, list[Path]] = defaultdict(list)
+    for path in paths:
+        found[path.stat().st_size].append(path)
+    return found

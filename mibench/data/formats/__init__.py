@@ -1,0 +1,1 @@
+"""Foreign file formats of annotations, read without trust."""

@@ -1,0 +1,252 @@
+"""From image files to uint8 pixels: one defined path for every data set, in parallel, cached.
+
+The path of a picture: decode, RGB, box, centre crop, bilinear resize (PIL's, antialiased) on 8 bits. Colour is treated
+as the field's loaders treat it (PIL's ``convert("RGB")``): grey is repeated, a palette looked up, alpha dropped, CMYK
+converted without a profile; the orientation that a camera notes is ignored. Deeper than 8 bits is refused, because PIL
+would clip it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mibench.errors import MibenchError
+from mibench.system.progress import Reporter, current_reporter
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # nothing that PIL hands to another program
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MODES = ("RGB", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "1", "PA", "RGBX")
+MAX_PIXELS = 1 << 26  # of a file, before decoding: 8192 x 8192; more is a bomb rather than a picture of a face
+AHEAD = 1 << 26  # bytes of decoded pixels that may wait to be stored
+CHUNK = 16  # pictures a task: handing over one at a time costs as much as a small picture does
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+# What PIL's readers raise on damaged files, besides their own errors (which are OSErrors).
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a stored picture becomes a square image.
+
+    Attributes:
+        crop: side of the centre crop, in pixels of the file; None: no crop.
+        expected: (width, height) that every file must have; None: any.
+        square: for what is not square after the crop: ``squash`` to a square, or ``cover``: resize the shorter side,
+            then centre crop.
+        version: raised when the same settings come to mean other pixels.
+    """
+
+    crop: int | None = None
+    expected: tuple[int, int] | None = None
+    square: Literal["squash", "cover"] = "squash"
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file and, where only a part of it is meant, the box (left, top, right, bottom), applied before the framing."""
+
+    path: Path
+    box: tuple[int, int, int, int] | None = None
+
+
+def load(
+    pictures: Sequence[Picture],
+    size: int,
+    framing: Framing,
+    wanted: Sequence[int] | None = None,
+    *,
+    reporter: Reporter | None = None,
+) -> Tensor:
+    """Decode pictures, or take them from the cache.
+
+    Args:
+        pictures: a whole list, so that its parts share one cache.
+        size: side of the images, in pixels.
+        framing: crop and resize.
+        wanted: places in ``pictures``, any order; None: all.
+        reporter: who hears of the progress; None: the reporter of the command that runs.
+
+    Returns:
+        uint8 ``(N, 3, size, size)``, a permuted view of ``(N, size, size, 3)``. With the cache it is a view of a
+        mapped file (writing to it changes the memory of this process only), unless ``wanted`` has gaps.
+
+    Raises:
+        MibenchError: a file that is missing, damaged, no image, or not of the expected size; the line names it.
+    """
+    from mibench.data.pixel_cache import PixelCache, cache_folder
+
+    if size < 1:
+        raise MibenchError(f"images have at least one pixel a side, {size} was asked for")
+    rows = np.arange(len(pictures)) if wanted is None else np.asarray(wanted, dtype=np.int64)
+    if not rows.size:
+        return torch.empty(0, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    reporter = reporter or current_reporter()
+    folder = cache_folder()
+    if folder is not None:
+        stored = PixelCache.of(folder, pictures, size, framing).read(rows, reporter)
+    else:
+        stored = np.empty((rows.size, size, size, 3), dtype=np.uint8)
+        chosen = [pictures[row] for row in rows]
+        for row, pixels in enumerate(decoded(chosen, size, framing, reporter)):
+            stored[row] = pixels
+    return torch.from_numpy(stored).permute(0, 3, 1, 2)
+
+
+def decoded(pictures: Sequence[Picture], size: int, framing: Framing, reporter: Reporter) -> Iterator[Pixels]:
+    """Pixels ``(size, size, 3)`` of each picture, in order, decoded on all cores with bounded memory.
+
+    Threads, not processes. PIL releases the interpreter's lock while it decodes and resizes, which is most of the time;
+    two processes were 1.4 times as fast as two threads (docs/data.md), seconds that are paid once, but forking beside
+    CUDA or OpenMP can hang, and fresh interpreters need seconds to start and a guarded main module.
+    """
+
+    def task(chunk: Sequence[Picture]) -> list[Pixels]:
+        return [decode(picture, size, framing) for picture in chunk]
+
+    done, total = 0, len(pictures)
+    with reporter.aside(f"decoding {total:,} images at {size} pixels") as progress:
+        for chunk in in_parallel(task, pictures, ahead=max(1, AHEAD // (size * size * 3))):
+            yield from chunk
+            done += len(chunk)
+            progress.update(done, total)
+
+
+def in_parallel(
+    task: Callable[[Sequence[Item]], Result], items: Sequence[Item], *, ahead: int, threads: int | None = None
+) -> Iterator[Result]:
+    """Results of ``task`` over chunks of items, in order, with at most about ``ahead`` items in flight."""
+    threads = threads or worker_count()
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    window = max(2 * threads, ahead // CHUNK)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(chunks), window):
+            # map() cancels what has not begun as soon as one task fails or the reader stops
+            yield from pool.map(task, chunks[start : start + window])
+
+
+def worker_count() -> int:
+    """Cores that this process may use, at most 16: more decode faster than a disk delivers."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, 16)
+
+
+def decode(picture: Picture, size: int, framing: Framing) -> Pixels:
+    """One picture as uint8 ``(size, size, 3)``.
+
+    Raises:
+        MibenchError: see :func:`load`.
+    """
+    from PIL import Image
+
+    image = framed(read_rgb(picture.path, framing.expected), picture, framing)
+    if framing.square == "cover" and image.width != image.height:
+        shorter = min(image.size)
+        width, height = (int(size * side / shorter) for side in image.size)
+        image = centre(image.resize((width, height), Image.Resampling.BILINEAR), size)
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+
+
+def framed(image: Any, picture: Picture, framing: Framing) -> Any:
+    """The part of a PIL image that box and centre crop leave. A box that reaches past the edge is clipped."""
+    if picture.box is not None:
+        left, top, right, bottom = picture.box
+        box = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise MibenchError(
+                f"{picture.path} is {image.width}x{image.height}, which its box {picture.box} misses; "
+                "restore picture and annotation"
+            )
+        image = image.crop(box)
+    if framing.crop is not None:
+        if framing.crop > min(image.size):
+            raise MibenchError(
+                f"{picture.path} is {image.width}x{image.height}, too small for the centre crop of {framing.crop}"
+            )
+        image = centre(image, framing.crop)
+    return image
+
+
+def centre(image: Any, side: int) -> Any:
+    """The middle square of a PIL image; half a pixel goes to the even offset, as in torchvision's ``CenterCrop``."""
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) by the header of a file; nothing is decoded."""
+    with _opened(path) as image:
+        return int(image.width), int(image.height)
+
+
+def read_rgb(path: Path, expected: tuple[int, int] | None = None) -> Any:
+    """A file as a PIL image in RGB, decoded. Its size is checked before anything is decoded."""
+    with _opened(path) as opened:
+        width, height = opened.size
+        if expected is not None and opened.size != expected:
+            raise MibenchError(
+                f"{path} is {width}x{height}, expected {expected[0]}x{expected[1]}: another release of the images, or "
+                "a file that was changed; restore it"
+            )
+        if width * height > MAX_PIXELS:
+            raise MibenchError(f"{path} claims {width}x{height} pixels, a bomb rather than a picture; remove it")
+        if opened.mode not in MODES:
+            raise MibenchError(f"{path} has pixels of mode {opened.mode!r}; convert it to 8 bits a channel")
+        return opened.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A PIL image whose header is read; what PIL raises inside, in our words."""
+    from PIL import Image, UnidentifiedImageError
+
+    _silence_bombs()
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            yield opened
+    except FileNotFoundError as error:
+        raise MibenchError(f"{path} does not exist; restore it") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture; remove it") from error
+    except UnidentifiedImageError as error:
+        raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {first_bytes(path)}") from error
+    except _DAMAGE as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise MibenchError(f"{path} cannot be decoded ({reason}); unpack or download it again") from error
+
+
+@functools.cache
+def _silence_bombs() -> None:
+    """PIL warns of large pictures in two lines of its own; :data:`MAX_PIXELS` refuses them in one of ours."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def first_bytes(path: Path) -> str:
+    """What an unreadable file looks like, for a message."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "it is empty; unpack or download it again"
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html")):
+        return "it is a web page that was saved under this name; download it again"
+    return f"it begins with {head[:8]!r}; unpack or download it again"

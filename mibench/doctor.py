@@ -1,0 +1,134 @@
+"""What ``mibench doctor`` looks at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mibench.data.fingerprint import what_changed
+from mibench.downloads import catalogue as known
+from mibench.downloads.download import Fetcher
+from mibench.errors import MibenchError
+from mibench.system import provenance
+from mibench.system.devices import choose_device, deterministic
+from mibench.system.paths import home
+from mibench.system.progress import Reporter
+from mibench.weights import cards, load
+from mibench.weights.minimum_accuracy import weakness
+
+from . import registry
+
+LEAST_DISK = 1e9  # bytes; a run takes tens of megabytes
+TOLERANCE = 0.005  # between the test accuracy on a card and the one measured here
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(*, full: bool = False, reporter: Reporter | None = None) -> list[Finding]:
+    """Everything that can be checked here; ``full`` measures classifiers again."""
+    found = [*_machine(), *_weights(), *_fetched()]
+    if full:
+        found += _accuracies(reporter or Reporter())
+    return found
+
+
+def _machine() -> Iterator[Finding]:
+    for name, number in provenance.versions().items():
+        yield Finding(name, number is not None, number or "not installed")
+    device = choose_device("auto")
+    yield Finding("device", True, f"{device} ({provenance.device_name(device)})")
+    yield Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
+    if (memory := _memory()) is not None:
+        yield Finding("memory", memory > 2e9, f"{memory / 1e9:.1f} GB")
+    place = home()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    yield Finding("disk", free > LEAST_DISK, f"{free / 1e9:.1f} GB free at {place}")
+    yield Finding("MIBENCH_HOME", os.access(place, os.W_OK), f"{home()}{'' if home().exists() else ' (not made yet)'}")
+    catalogue = registry.catalogue()
+    for kind in ("attack", "target", "dataset"):
+        yield Finding(f"{kind}s", bool(catalogue[kind]), ", ".join(catalogue[kind]) or "none is installed")
+
+
+def _memory() -> int | None:
+    if not hasattr(os, "sysconf"):
+        return None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def _weights() -> Iterator[Finding]:
+    known = cards.all_cards()
+    if not known:
+        yield Finding("weights", False, f"no card of trained weights is installed; train some into {home()}")
+    for card in known.values():
+        try:
+            tensors = load.load_weights(card)
+        except MibenchError as error:
+            yield Finding(card.name, False, str(error))
+            continue
+        numbers = sum(tensor.numel() for tensor in tensors.values())
+        size = card.card().weights.bytes
+        if (owner := cards.hides_shipped(card)) is not None:
+            yield Finding(card.name, False, f"{card.path} hides the one that {owner} ships; give it a tag or move it")
+            continue
+        if card.kind in ("target", "judge") and (weak := weakness(card.card())) is not None:
+            yield Finding(card.name, False, f"{weak}; runs refuse it")
+            continue
+        yield Finding(card.name, True, f"{card.kind}, {numbers:,} numbers, {size / 1e6:.2f} MB, sha256 agrees")
+
+
+def _fetched() -> Iterator[Finding]:
+    """Files of `mibench fetch`: those that are here, each by its hash."""
+    fetcher = Fetcher(offline=True)
+    here = [asset for asset in known.catalogue().values() if isinstance(asset, known.Asset) and asset.place().exists()]
+    if not here:
+        yield Finding("assets", True, f"none in {known.assets_folder()}; `mibench fetch` lists what there is")
+    for asset in here:
+        try:
+            (outcome,) = fetcher.fetch([asset])
+        except MibenchError as error:
+            yield Finding(f"asset {asset.name}", False, str(error))
+            continue
+        yield Finding(f"asset {asset.name}", True, f"{outcome.path}, {(outcome.size or 0) / 1e6:.2f} MB, sha256 agrees")
+
+
+def _accuracies(reporter: Reporter) -> Iterator[Finding]:
+    device = choose_device("auto")
+    for file in cards.all_cards().values():
+        if file.kind not in ("target", "judge"):
+            continue
+        card = file.card()
+        claimed = (card.measured or {}).get("test_accuracy")
+        try:
+            said = (card.recipe or {}).get("dataset")  # the settings that it was trained with
+            dataset = registry.load("dataset", card.dataset)(**(said if isinstance(said, dict) else {}))
+            if card.dataset_digest not in (None, dataset.digest):
+                changed = what_changed(str(card.dataset_digest), dataset.digest)
+                raise MibenchError(f"it was trained on another version of {card.dataset}: {changed}")
+            classifier = load.build_judge(file, device, cache=None)
+            images = dataset.seen_by(file.kind).private("test", card.image.size)
+        except MibenchError as error:
+            yield Finding(f"{file.name} accuracy", False, f"cannot be measured: {error}")
+            continue
+        reporter.say(f"measuring {file.name} on {len(images)} test images")
+        with deterministic(device, "float32"):
+            right = int((classifier(images.pixels).logits.argmax(dim=1) == images.labels).sum())
+        measured = right / len(images)
+        agrees = claimed is None or abs(measured - float(claimed)) <= TOLERANCE
+        card_says = "nothing" if claimed is None else f"{float(claimed):.4f}"
+        yield Finding(f"{file.name} accuracy", agrees, f"{measured:.4f} here, the card says {card_says}")

@@ -1,0 +1,231 @@
+"""``mibench fetch``: what is there already, what may be fetched, what is checked before a file gets its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import filelock
+
+from mibench.downloads.catalogue import Asset, ByHand, Known
+from mibench.downloads.http import NotServed, Transfer, host_of
+from mibench.downloads.partial_file import Part, cannot_write
+from mibench.errors import MibenchError
+from mibench.runs.store import atomic_write, file_sha256
+from mibench.system.progress import Reporter
+
+from . import file_type
+
+OFFLINE_VARIABLE = "MIBENCH_OFFLINE"
+SPARE = 50_000_000  # bytes that stay free on the disk
+
+Status = Literal["fetched", "there", "by hand"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one name: fetched now, there already, or only a person can fetch it (and has not)."""
+
+    entry: Known
+    status: Status
+    path: Path | None
+    sha256: str | None = None
+    size: int | None = None
+
+
+def offline_wanted(flag: bool = False) -> bool:
+    """Whether no network may be touched: ``--offline``, or ``MIBENCH_OFFLINE`` set to anything but 0."""
+    return flag or os.environ.get(OFFLINE_VARIABLE, "0").strip().lower() not in ("", "0", "false", "no")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetcher:
+    """Brings files to their place.
+
+    Attributes:
+        folder: where files go; None: each to its own place below ``$MIBENCH_HOME``.
+        demanded: a sha256 (or its first digits) that the file must have on top of what is known about it.
+        offline: touch no network.
+        reporter: hears of progress.
+    """
+
+    folder: Path | None = None
+    demanded: str = ""
+    offline: bool = False
+    reporter: Reporter = dataclasses.field(default_factory=Reporter)
+
+    def fetch(self, entries: Sequence[Known]) -> list[Outcome]:
+        """Bring every file, in order; with ``offline``, say all that is missing at once.
+
+        Raises:
+            MibenchError: one line for each file that is missing, damaged or cannot be fetched.
+        """
+        outcomes: list[Outcome] = []
+        problems: list[str] = []
+        for entry in entries:
+            try:
+                outcomes.append(self._asset(entry) if isinstance(entry, Asset) else self._by_hand(entry))
+            except MibenchError as error:
+                if not self.offline:
+                    raise
+                problems.append(str(error))
+        if problems:
+            raise MibenchError(*problems)
+        return outcomes
+
+    def _by_hand(self, entry: ByHand) -> Outcome:
+        place = entry.place(self.folder)
+        if entry.present(self.folder):
+            return Outcome(entry=entry, status="there", path=place)
+        if self.offline:
+            wanted = f"{', '.join(entry.files)} in {place}" if entry.files and place else f"files from {entry.where}"
+            raise MibenchError(
+                f"offline: {entry.name} is not here: it wants {wanted}; `mibench fetch {entry.name}` says how"
+            )
+        return Outcome(entry=entry, status="by hand", path=place)
+
+    def _asset(self, asset: Asset) -> Outcome:
+        target = asset.place(self.folder)
+        if (found := self._there(asset, target)) is not None:
+            return found
+        if self.offline:
+            raise MibenchError(
+                f"offline: {asset.name} is not at {target}: put {asset.file} there ({asset.hash_in_words}; from "
+                f"{asset.urls[0]}), or run `mibench fetch {asset.name}` with a network"
+            )
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(target, error) from error
+        lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+        try:
+            with lock:
+                return self._there(asset, target) or self._download(asset, target)
+        except filelock.Timeout as error:
+            raise MibenchError(f"{asset.name} is being fetched to {target} by another process; wait for it") from error
+        except OSError as error:
+            raise cannot_write(target, error) from error
+
+    def _there(self, asset: Asset, target: Path) -> Outcome | None:
+        """The file that lies there already, checked as a download would be; None when there is none."""
+        if not target.exists():
+            return None
+        if not target.is_file():
+            raise MibenchError(f"{target} is a folder, {asset.file} belongs there; move it away")
+        try:
+            with target.open("rb") as file:
+                head = file.read(file_type.HEAD)
+            digest, size = file_sha256(target), target.stat().st_size
+        except OSError as error:
+            raise MibenchError(f"{target} cannot be read: {error.strerror}; repair its permissions") from error
+        cure = "move it away and fetch it again"
+        if file_type.is_page(head, ""):
+            raise MibenchError(f"{target} is {file_type.page_reason(head)}; {cure}")
+        if (problem := file_type.complaint(head, asset.kind)) is not None:
+            raise MibenchError(f"{target} is {problem}; {cure}")
+        self._check_hash(asset, target, digest, f"{target} is not {asset.file}", cure)
+        if os.access(target.parent, os.W_OK):  # a shared folder that only reads is fine without a pin
+            self._pin(asset, target, digest)
+        return Outcome(entry=asset, status="there", path=target, sha256=digest, size=size)
+
+    def _download(self, asset: Asset, target: Path) -> Outcome:
+        self.reporter.say(f"{asset.name}: {asset.what}; licence: {asset.licence}")
+        problems: list[str] = []
+        expected = asset.sha256 or self.demanded or _pinned(target)
+        with Part(target) as part:
+            transfer = Transfer(
+                kind=asset.kind,
+                size=asset.size,
+                hash_known=bool(expected),
+                room=lambda needed: self._room(target, needed),
+                reporter=self.reporter,
+            )
+            if asset.size is not None:
+                self._room(target, asset.size - part.size)
+            for url in asset.urls:
+                self.reporter.start(f"fetching {asset.file}")
+                try:
+                    transfer.bring(url, part)
+                    self._check_download(asset, target, part, url)
+                except NotServed as error:
+                    problems.append(f"{host_of(url)}: {error}")
+                    continue
+                finally:
+                    self.reporter.stop()
+                digest, size = part.sha256, part.size
+                self._pin(asset, target, digest)
+                part.finish(target)
+                return Outcome(entry=asset, status="fetched", path=target, sha256=digest, size=size)
+            kept = f"; {part.size} bytes are kept in {part.path}, the same command continues" if part.size else ""
+        raise MibenchError(
+            f"cannot fetch {asset.name}: {'; '.join(problems)}{kept}; or download {asset.file} elsewhere and put it at "
+            f"{target}"
+        )
+
+    def _check_download(self, asset: Asset, target: Path, part: Part, url: str) -> None:
+        """Refuse what came whole but is another file; nothing of it is kept, since it could not be continued."""
+        try:
+            self._check_hash(
+                asset, target, part.sha256, f"what {host_of(url)} sent is not {asset.file}", "nothing is kept"
+            )
+        except MibenchError:
+            part.restart()
+            raise
+
+    def _check_hash(self, asset: Asset, target: Path, digest: str, what: str, cure: str) -> None:
+        wanted = (
+            (asset.sha256, "published", ""),
+            (self.demanded, "demanded by --sha256", ""),
+            (
+                _pinned(target),
+                f"pinned in {_pin_path(target).name} by the first download",
+                " (delete it if you trust the change)",
+            ),
+        )
+        for expected, origin, remark in wanted:
+            if expected and not digest.startswith(expected):
+                raise MibenchError(f"{what}: its sha256 is {digest}, {expected} is {origin}{remark}; {cure}")
+
+    def _pin(self, asset: Asset, target: Path, digest: str) -> None:
+        """Write the hash beside the file, in the form that ``sha256sum --check`` reads; it may not change later."""
+        if len(asset.sha256) < 64 and not _pinned(target):
+            atomic_write(_pin_path(target), f"{digest}  {target.name}\n".encode())
+
+    def _room(self, target: Path, needed: int) -> None:
+        try:
+            free = shutil.disk_usage(target.parent).free
+        except OSError as error:
+            raise cannot_write(target, error) from error
+        if free < needed + SPARE:
+            raise MibenchError(
+                f"no room for {target.name}: {needed / 1e6:,.0f} MB are still to come, {free / 1e6:,.0f} MB are free "
+                f"at {target.parent}; make room or choose another folder with --to"
+            )
+
+
+def _pin_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _pinned(target: Path) -> str:
+    """The hash written beside the file; empty when there is none.
+
+    Raises:
+        MibenchError: the pin cannot be read: going on without it would undo what it is for.
+    """
+    path = _pin_path(target)
+    if not path.exists():
+        return ""
+    try:
+        digest = path.read_text(encoding="utf-8").partition(" ")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MibenchError(f"cannot read {path}: {error}; delete it to pin the next download anew") from error
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise MibenchError(f"{path} holds no sha256; delete it to pin the next download anew")
+    return digest

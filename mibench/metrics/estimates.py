@@ -1,0 +1,351 @@
+"""Intervals that resample identities: images of one identity are not independent, so identities are the unit.
+
+Every function is deterministic (the draws come from :mod:`mibench.rng`) and does not depend on the order of rows.
+``N`` is the number of samples, ``I`` the number of identities, ``B`` the number of bootstrap resamples.
+
+With few identities the percentile bootstrap is too narrow: measured over 1,000 draws of normal identity means, its
+"95 %" intervals held the truth in 83 % (5 identities), 92 % (10), 92 % (20), 93 % (50) and 95 % (100) of cases. For
+shares, where it is worse, :mod:`mibench.metrics.share_interval` has another interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mibench.api import Estimate
+from mibench.rng import stream
+
+from .share_interval import share_interval
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 1000
+SIGN_FLIPS = 20_000  # many, since Holm's adjustment reads the far tail of p values
+LEVEL = 0.95
+_NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
+_CHUNK = 8_000_000  # most weights held at once by the weighted median
+
+
+def null(name: str, reason: str, **fields: Any) -> Estimate:
+    """An estimate that could not be had, with the reason in one sentence."""
+    return Estimate(name=name, value=None, reason=reason, **fields)
+
+
+def cannot_differ(name: str, reason: str, **fields: Any) -> Estimate:
+    """A null whose value would be the same whatever an attack did: no protocol demands it, no test is spent on it."""
+    return null(name, reason, **{**fields, "params": {**fields.get("params", {}), "cannot_differ": True}})
+
+
+@lru_cache(maxsize=8)
+def resample_counts(identities: int, resamples: int = RESAMPLES, seed: int = 0) -> Array:
+    """How often each identity is drawn in each resample, float64 ``(B, I)``; every row sums to ``I``.
+
+    The draws depend on the arguments only, so that all metrics of a run, and two runs over the same identities,
+    resample the same way: differences between them are paired.
+    """
+    generator = stream(seed, "bootstrap", identities)
+    draws = torch.randint(identities, (resamples, identities), generator=generator).numpy()
+    offsets = np.arange(resamples)[:, None] * identities
+    counts = np.bincount((draws + offsets).ravel(), minlength=resamples * identities)
+    result = counts.reshape(resamples, identities).astype(np.float64)
+    result.flags.writeable = False
+    return result
+
+
+def percentile_interval(statistics: Array) -> tuple[float, float]:
+    """The central 95 % of the resampled statistics ``(B,)``."""
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(statistics, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def ratio(
+    name: str,
+    numerators: Sequence[float] | Array,
+    denominators: Sequence[float] | Array,
+    *,
+    proportion: bool = False,
+    trials: float | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    **fields: Any,
+) -> Estimate:
+    """``sum(numerators) / sum(denominators)`` with a percentile bootstrap over identities.
+
+    Args:
+        name: of the estimate.
+        numerators: one number per identity ``(I,)``, identities in a fixed order.
+        denominators: one number per identity ``(I,)``, positive in total.
+        proportion: the ratio is a share in [0, 1] of every identity, and has the interval of shares
+            (:mod:`mibench.metrics.share_interval`) in place of the bootstrap.
+        trials: samples that a share was counted over; by default the sum of ``denominators``.
+        seed: of the resampling.
+        resamples: how many.
+        fields: further fields of the :class:`~mibench.api.Estimate`.
+    """
+    top = np.asarray(numerators, dtype=np.float64)
+    bottom = np.asarray(denominators, dtype=np.float64)
+    n = len(top)
+    if n == 0:
+        return null(name, "there is no identity to average over", **fields)
+    bad = int((~np.isfinite(top) | ~np.isfinite(bottom)).sum())
+    if bad:
+        return null(name, f"{bad} of {n} identities have a value that is not finite", **fields)
+    if bottom.sum() <= 0:
+        return null(name, "the denominator is zero", **fields)
+    value = float(top.sum() / bottom.sum())
+    params = dict(fields.pop("params", {}))
+    low: float | None
+    high: float | None
+    if proportion:
+        low, high, worth = share_interval(top, bottom, trials)
+        params |= {"interval": "clopper-pearson", "effective_trials": round(worth, 2)}
+    elif n == 1:
+        low = high = None
+        params["interval"] = "none: one identity"
+    else:
+        counts = resample_counts(n, resamples, seed)
+        totals = counts @ bottom
+        usable = totals > 0
+        low, high = percentile_interval((counts @ top)[usable] / totals[usable])
+        params["interval"] = "cluster bootstrap"
+    return Estimate(name=name, value=value, low=low, high=high, n=n, params=params, **fields)
+
+
+def mean(
+    name: str, values: Sequence[float] | Array, identities: Sequence[int] | NDArray[Any], **options: Any
+) -> Estimate:
+    """Mean of per-sample ``values`` ``(N,)`` with an interval that resamples their ``identities`` ``(N,)``.
+
+    ``options`` are those of :func:`ratio`. ``n`` counts identities, ``params["samples"]`` the samples.
+    """
+    sums, sizes = _by_identity(values, identities)
+    params = {**options.pop("params", {}), "samples": int(sizes.sum())}
+    return ratio(name, sums, sizes, params=params, **options)
+
+
+def median(
+    name: str,
+    values: Sequence[float] | Array,
+    identities: Sequence[int] | NDArray[Any],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    **fields: Any,
+) -> Estimate:
+    """Median of per-sample ``values`` ``(N,)`` with a percentile bootstrap over their ``identities`` ``(N,)``."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if not len(numbers):
+        return null(name, "there is no sample", **fields)
+    if not np.isfinite(numbers).all():
+        return null(name, f"{int((~np.isfinite(numbers)).sum())} of {len(numbers)} values are not finite", **fields)
+    _, codes = np.unique(np.asarray(identities), return_inverse=True)
+    n = int(codes.max()) + 1
+    order = np.argsort(numbers, kind="stable")
+    ordered, codes = numbers[order], codes[order]
+    params = {**fields.pop("params", {}), "samples": len(numbers)}
+    low: float | None = None
+    high: float | None = None
+    if n > 1:
+        counts = resample_counts(n, resamples, seed)
+        step = max(1, _CHUNK // len(ordered))
+        parts = [_weighted_median(ordered, counts[i : i + step][:, codes]) for i in range(0, resamples, step)]
+        low, high = percentile_interval(np.concatenate(parts))
+        params["interval"] = "cluster bootstrap"
+    else:
+        params["interval"] = "none: one identity"
+    return Estimate(name=name, value=float(np.median(numbers)), low=low, high=high, n=n, params=params, **fields)
+
+
+def jackknife(
+    name: str,
+    statistic: Callable[[set[int]], float],
+    identities: Sequence[int],
+    *,
+    floor: float | None = None,
+    groups: int = 20,
+    **fields: Any,
+) -> Estimate:
+    """A statistic that is costly or biased under resampling, with a normal interval from a grouped jackknife.
+
+    Duplicates lower the rank of a covariance, so the bootstrap of a Fréchet distance does not even contain its value;
+    leaving identities out does.
+
+    Args:
+        name: of the estimate.
+        statistic: maps a set of identities to *leave out* to the statistic of the others.
+        identities: all of them.
+        floor: the least value that makes sense; the interval is cut there.
+        groups: at most this many leave-outs.
+        fields: further fields of the :class:`~mibench.api.Estimate`.
+    """
+    known = sorted(set(identities))
+    value = statistic(set())
+    params = dict(fields.pop("params", {}))
+    n = len(known)
+    if n < 3:
+        params["interval"] = f"none: {n} identities"
+        return Estimate(name=name, value=value, n=n, params=params, **fields)
+    parts = [set(part.tolist()) for part in np.array_split(np.asarray(known), min(groups, n))]
+    left_out = np.array([statistic(part) for part in parts])
+    count = len(parts)
+    error = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
+    low, high = value - _NORMAL_QUANTILE * error, value + _NORMAL_QUANTILE * error
+    if floor is not None:
+        low = max(low, floor)
+    params["interval"] = f"jackknife of {count} groups"
+    return Estimate(name=name, value=value, low=low, high=high, n=n, params=params, **fields)
+
+
+def paired_difference(
+    name: str,
+    first: Sequence[float] | Array,
+    second: Sequence[float] | Array,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    **fields: Any,
+) -> Estimate:
+    """Mean of ``first - second`` over the same identities, each ``(I,)``, with a paired bootstrap.
+
+    ``params["p_value"]`` is two-sided: how often the resampled difference, moved to zero, is at least as far from
+    zero as the observed one (never below ``1 / (B + 1)``).
+    """
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    estimate = ratio(name, difference, np.ones_like(difference), seed=seed, resamples=resamples, **fields)
+    if estimate.value is None or len(difference) < 2:
+        return estimate
+    resampled = resample_counts(len(difference), resamples, seed) @ difference / len(difference)
+    extreme = int((np.abs(resampled - estimate.value) >= abs(estimate.value) - 1e-12).sum())
+    params = {**estimate.params, "p_value": (extreme + 1) / (resamples + 1)}
+    return Estimate(**{**_fields(estimate), "params": params})
+
+
+def sign_flip_p_value(differences: Sequence[float] | Array, *, seed: int = 0, draws: int = SIGN_FLIPS) -> float:
+    """Two-sided p value of the mean of paired ``differences`` ``(I,)``: Fisher's randomisation test.
+
+    If neither side is better, each identity's difference might as well have had the other sign. The p value is the
+    share of sign patterns whose mean is at least as far from zero as the observed one: of all ``2^I`` patterns where
+    they are no more than ``2 * draws``, else of ``draws`` random ones (then never below ``1 / (draws + 1)``).
+
+    Exact for differences that are symmetric about zero under the null hypothesis. Unlike the bootstrap's p value it
+    keeps its level with few identities, in the far tail as well, which is where Holm's adjustment looks.
+
+    Source: Fisher, The Design of Experiments (1935), section 21; Good, Permutation, Parametric and Bootstrap Tests of
+    Hypotheses (2005), section 3.2.
+
+    Raises:
+        ValueError: there is no difference, or one that is not finite.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    if n == 0 or not np.isfinite(values).all():
+        raise ValueError("a sign-flip test needs finite differences, at least one")
+    least = abs(float(values.sum())) - 1e-9 * float(np.abs(values).sum())  # equal sums differ by rounding
+    signs, exact = _sign_patterns(n, draws, seed)
+    step = max(1, _CHUNK // n)
+    extreme = sum(int((np.abs(signs[i : i + step] @ values) >= least).sum()) for i in range(0, len(signs), step))
+    return extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+
+
+@lru_cache(maxsize=8)
+def _sign_patterns(n: int, draws: int, seed: int) -> tuple[NDArray[np.int8], bool]:
+    """Signs int8 ``(patterns, n)``, and whether they are all of them (the first sign fixed: means come in pairs)."""
+    if 2 ** (n - 1) <= draws:
+        numbers = np.arange(2 ** (n - 1))[:, None] >> np.arange(n)[None, :]
+        signs = 1 - 2 * (numbers & 1)
+        exact = True
+    else:
+        signs = 1 - 2 * torch.randint(2, (draws, n), generator=stream(seed, "sign flips", n)).numpy()
+        exact = False
+    result: NDArray[np.int8] = signs.astype(np.int8)
+    result.flags.writeable = False
+    return result, exact
+
+
+def detectable_difference(
+    differences: Sequence[float] | Array, *, power: float = 0.8, level: float = 0.05
+) -> float | None:
+    """The smallest true mean difference that a paired test of these many identities finds with probability ``power``.
+
+    ``(t_{1 - level/2} + t_{power}) * s / sqrt(I)`` with ``s`` the standard deviation of the paired ``differences``
+    ``(I,)`` and quantiles of Student's t with ``I - 1`` degrees of freedom; for one two-sided test at ``level``, not
+    adjusted for any family. It uses the spread of the differences and not their mean: it says what the comparison
+    could have seen, not how likely the observed difference was to be found.
+
+    Source: Bloom, Minimum Detectable Effects, Evaluation Review 19(5), 1995, equation 1.
+
+    Returns:
+        The difference in the unit of the values; None with fewer than two identities, values that are not finite, or
+        differences that are all the same (there is then no spread to judge by).
+    """
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    if n < 2 or not np.isfinite(values).all() or float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max()):
+        return None
+    multiplier = float(stdtrit(n - 1, 1 - level / 2) + stdtrit(n - 1, power))
+    return multiplier * float(values.std(ddof=1)) / math.sqrt(n)
+
+
+def compared(
+    name: str, first: Sequence[float] | Array, second: Sequence[float] | Array, *, seed: int = 0, **fields: Any
+) -> Estimate:
+    """:func:`paired_difference` with what a comparison of attacks shows beside it.
+
+    ``params``: ``p_value`` of :func:`sign_flip_p_value`, ``p_bootstrap``, and :func:`detectable_difference` (or None)
+    as ``detectable``.
+    """
+    found = paired_difference(name, first, second, seed=seed, **fields)
+    if found.value is None or found.n < 2:
+        return found
+    each = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    shown = {
+        "p_value": sign_flip_p_value(each, seed=seed),
+        "p_bootstrap": found.params["p_value"],
+        "detectable": detectable_difference(each),
+    }
+    return Estimate(**{**_fields(found), "params": {**found.params, **shown}})
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: p values that hold for the whole family, in the order given."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def _by_identity(values: Sequence[float] | Array, identities: Sequence[int] | NDArray[Any]) -> tuple[Array, Array]:
+    """Sum and count per identity, identities ascending. Values are sorted first: the sum is then free of order."""
+    numbers = np.asarray(values, dtype=np.float64)
+    _, codes = np.unique(np.asarray(identities), return_inverse=True)
+    order = np.lexsort((numbers, codes))
+    groups = int(codes.max()) + 1 if len(codes) else 0
+    sums = np.bincount(codes[order], weights=numbers[order], minlength=groups)
+    return sums.astype(np.float64), np.bincount(codes, minlength=groups).astype(np.float64)
+
+
+def _weighted_median(ordered: Array, weights: Array) -> Array:
+    """Medians ``(B,)`` of ascending values ``(N,)`` repeated ``weights`` ``(B, N)`` times."""
+    cumulated = weights.cumsum(axis=1)
+    half = cumulated[:, -1:] / 2
+    lower = (cumulated < half).sum(axis=1)
+    upper = (cumulated <= half).sum(axis=1)
+    result: Array = (ordered[lower] + ordered[np.minimum(upper, len(ordered) - 1)]) / 2
+    return result
+
+
+def _fields(estimate: Estimate) -> dict[str, Any]:
+    return {name: getattr(estimate, name) for name in estimate.__dataclass_fields__}

@@ -1,0 +1,105 @@
+"""What a metric may look at, and the shape every metric has.
+
+A metric is a function ``(Evidence) -> list[Estimate]``. It reads the per-sample table first; only metrics of *sets*
+(diversity, Fréchet distance, precision and recall) need the features besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mibench.api import Estimate
+
+from . import estimates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The reconstructions of a run as the judge saw them.
+
+    ``N`` rows, ``P`` private training images of the attacked identities, ``D`` judge features.
+
+    Attributes:
+        samples: one row per reconstruction, ordered by identity, then by the adversary's ranking.
+        features: judge features ``(N, D)``, rows as in ``samples``.
+        private_features: judge features of private training images ``(P, D)``.
+        private_labels: their classes ``(P,)``.
+        extractor: the judge's name, for the record.
+        feature_extractor: what ``feature_distance`` was measured with.
+        reasons: column or metric name -> why it is missing.
+        fixed: column -> why every image has the same value in it, whatever the attack did; there is nothing to measure.
+        inception: scaling (``"unit"`` or ``"ppa-legacy"``) -> Inception features of the selected reconstructions, of
+            the private images, and the classes of the latter. None without weights (see ``reasons["fid"]``).
+        inception_name: for the record.
+        controls: name -> table of images scored by the same path as the reconstructions.
+        identity_params: facts about the ground truth and the regressor, for the record.
+        seed: of the intervals.
+        resamples: of the intervals.
+    """
+
+    samples: pd.DataFrame
+    features: Tensor
+    private_features: Tensor
+    private_labels: Tensor
+    extractor: str
+    feature_extractor: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
+    inception_name: str = "inception-2015-12-05 pool3"
+    controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    identity_params: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    resamples: int = estimates.RESAMPLES
+
+    @property
+    def selected(self) -> NDArray[np.bool_]:
+        """Which rows the protocol's selection kept ``(N,)``."""
+        return self.samples["selected"].to_numpy(dtype=bool)
+
+    @property
+    def intervals(self) -> dict[str, Any]:
+        """Options that every estimate of this evidence shares."""
+        return {"seed": self.seed, "resamples": self.resamples}
+
+    def per_identity(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Class -> (features of its selected reconstructions, features of its private images), ascending."""
+        import torch
+
+        labels = torch.from_numpy(self.samples["identity"].to_numpy(dtype=np.int64).copy())
+        chosen = torch.from_numpy(self.selected.copy())
+        return {
+            int(label): (self.features[chosen & (labels == label)], self.private_features[self.private_labels == label])
+            for label in labels[chosen].unique()
+        }
+
+    def mean(self, name: str, column: str, *, every: bool = False, **options: Any) -> Estimate:
+        """Mean of a column over the selected rows (over every row with ``every``), null with the reason if missing."""
+        options.setdefault("extractor", self.extractor)
+        if reason := self.fixed.get(column):
+            kept = {key: value for key, value in options.items() if key != "proportion"}
+            return estimates.cannot_differ(name, reason, **kept)
+        if reason := self.reasons.get(column):
+            kept = {key: value for key, value in options.items() if key != "proportion"}
+            return estimates.null(name, reason, **kept)
+        table = self.samples if every else self.samples[self.selected]
+        return column_mean(name, table, column, **self.intervals, **options)
+
+
+def column_mean(name: str, table: pd.DataFrame, column: str, **options: Any) -> Estimate:
+    """Mean of a numeric column of a table that has an ``identity`` column."""
+    return estimates.mean(
+        name, table[column].to_numpy(dtype=np.float64), table["identity"].to_numpy(dtype=np.int64), **options
+    )
+
+
+MetricFunction = Callable[[Evidence], list[Estimate]]

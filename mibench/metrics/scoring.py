@@ -1,0 +1,344 @@
+"""Judges reconstructions with networks that the attack never saw: a table per sample first, then estimates.
+
+Nothing here needs a run directory, so stored reconstructions can be scored again without attacking again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mibench.api import Estimate, MibenchError
+from mibench.data.split import Images
+from mibench.metrics.accuracy import always_hit, label_confidence, top_k_hits
+from mibench.metrics.controls import control_tables, frame, judged_columns
+from mibench.metrics.distance import nearest_in_class, unit_features
+from mibench.metrics.estimates import RESAMPLES
+from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
+from mibench.metrics.identity import IdentityTruth, true_identity
+from mibench.metrics.inputs import Evidence, MetricFunction
+
+from . import DEFAULT_METRICS, METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    "identity", "sample", "selected", "confidence", "predicted", "hit1", "hit5", "judge_confidence", "knn_distance",
+    "nearest_private", "feature_distance", "true_identity_error", "true_identity_rank", "unit", "index",
+    "image_sha256", "target_hit1", "target_confidence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstructions:
+    """Stored reconstructions of all units, in any order.
+
+    Attributes:
+        images: uint8 ``(N, 3, H, W)`` at the size of the attacked model.
+        labels: identity each one is meant to show, int64 ``(N,)``.
+        confidence: the adversary's own ranking ``(N,)``, higher is better; NaN ranks last.
+        units: number of the unit each came from, int64 ``(N,)``.
+        index: its row inside the unit, int64 ``(N,)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    confidence: Tensor
+    units: Tensor
+    index: Tensor
+
+    @classmethod
+    def of(cls, units: Iterable[tuple[int, Tensor, Tensor, Tensor]]) -> Reconstructions:
+        """Join ``(unit number, images, labels, confidence)`` of several units."""
+        parts = list(units)
+        if not parts:
+            raise MibenchError("there is no unit to score; run the attack first")
+        return cls(
+            images=torch.cat([images for _, images, _, _ in parts]),
+            labels=torch.cat([labels for _, _, labels, _ in parts]),
+            confidence=torch.cat([confidence for _, _, _, confidence in parts]),
+            units=torch.cat([torch.full_like(labels, number) for number, _, labels, _ in parts]),
+            index=torch.cat([torch.arange(len(labels)) for _, _, labels, _ in parts]),
+        )
+
+    def check(self) -> None:
+        """Raise when shapes or types do not fit together."""
+        n = self.images.shape[0]
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise MibenchError(
+                f"reconstructions are uint8 (N, 3, H, W), got {self.images.dtype} {tuple(self.images.shape)}"
+            )
+        for name in ("labels", "confidence", "units", "index"):
+            if tuple(getattr(self, name).shape) != (n,):
+                raise MibenchError(f"{n} reconstructions but {name} of shape {tuple(getattr(self, name).shape)}")
+        if n == 0:
+            raise MibenchError("there is no reconstruction to score; run the attack first")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What scoring found: the table (columns ``COLUMNS``), estimates by name, sentences worth telling the user."""
+
+    samples: pd.DataFrame
+    metrics: dict[str, Estimate]
+    notes: tuple[str, ...] = ()
+
+    def missing(self, names: Iterable[str]) -> dict[str, str]:
+        """Name -> reason of those estimates (or metrics never computed) that have no value and could have one."""
+        found = {}
+        for name in names:
+            estimate = self.metrics.get(name)
+            if estimate is None:
+                found[name] = "it was not computed"
+            elif estimate.value is None and not estimate.params.get("cannot_differ"):
+                found[name] = estimate.reason or "no reason was given"
+        return found
+
+    def as_json(self) -> dict[str, dict[str, Any]]:
+        """The content of ``metrics.json``: strict JSON, no NaN."""
+        return {name: estimate_as_json(estimate) for name, estimate in self.metrics.items()}
+
+
+def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
+    """An estimate without its name; numbers that are not finite become None."""
+    record = asdict(estimate)
+    record.pop("name")
+    record["params"] = dict(record["params"])
+    for key in ("value", "low", "high"):
+        if record[key] is not None and not math.isfinite(record[key]):
+            record[key] = None
+    return record
+
+
+def score(
+    reconstructions: Reconstructions,
+    *,
+    private: Images,
+    judge: JudgeExtractor,
+    per_identity: int,
+    private_native: Images | None = None,
+    target: JudgeExtractor | None = None,
+    second: JudgeExtractor | None = None,
+    truth: IdentityTruth | None = None,
+    inception: InceptionExtractor | None = None,
+    inception_reason: str | None = None,
+    public: Images | None = None,
+    private_test: Images | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    registry: Mapping[str, MetricFunction] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Scores:
+    """Score reconstructions. The result does not depend on their order.
+
+    Args:
+        reconstructions: what the attack kept.
+        private: private *training* images of the attacked identities at the judge's size.
+        judge: evaluator; never the attacked model.
+        per_identity: the protocol's samples per identity; the adversary's most confident ones are selected.
+        private_native: the same images at the size of the reconstructions, for FID; without them FID is null.
+        target: the attacked model, wrapped; gives ``target_acc1`` and ``target_confidence``.
+        second: another extractor for ``feature_distance`` (PPA's delta); by default unit-length judge features.
+        truth: ground truth of identities and a regressor, where the data set knows them.
+        inception: Inception for FID, or None with ``inception_reason``.
+        inception_reason: why there is no ``inception``.
+        public: public images at the size of the reconstructions: the control "nearest public".
+        private_test: private test images at the size of the reconstructions: the control "private test".
+        metrics: names in ``METRICS`` or ``registry``.
+        registry: further metrics by name (third parties).
+        seed: of the resampling.
+        resamples: of identities.
+        progress: called as ``progress(done, total, text)``.
+
+    Raises:
+        MibenchError: inputs that do not fit together, an unknown metric.
+    """
+    reconstructions.check()
+    if per_identity < 1:
+        raise MibenchError(f"a protocol selects at least one sample per identity, got {per_identity}")
+    functions = [_metric(name, registry or {}) for name in metrics]
+    steps = 4 + len(functions)
+
+    progress(0, steps, "judging private images")
+    reference = judge.cached(private.pixels)
+    kept, hashes = _ordered(reconstructions)
+    progress(1, steps, "judging reconstructions")
+    seen = judge(kept.images)
+    if int(kept.labels.max()) >= seen.logits.shape[1] or int(kept.labels.min()) < 0:
+        raise MibenchError(
+            f"class {int(kept.labels.max())} is outside the {seen.logits.shape[1]} classes of judge {judge.name!r}; "
+            "the judge was trained for another data set"
+        )
+    ranks = _ranks(kept.labels)
+    notes = _count_notes(kept.labels, per_identity)
+    reasons: dict[str, str] = {}
+    fixed = {f"hit{k}": always_hit(k, seen.logits.shape[1], f"judge {judge.name!r}") for k in (1, 5)}
+    columns: dict[str, Any] = {
+        "identity": kept.labels,
+        "sample": ranks,
+        "selected": ranks < per_identity,
+        "confidence": kept.confidence.double(),
+        **judged_columns(seen.features, seen.logits, kept.labels, reference.features, private.labels),
+        "unit": kept.units,
+        "index": kept.index,
+        "image_sha256": hashes,
+    }
+    if second is None:
+        features, references = unit_features(seen.features), unit_features(reference.features)
+        feature_extractor = f"{judge.record}, unit length"
+    else:
+        features, references = second(kept.images).features, second.cached(private.pixels).features
+        feature_extractor = second.record
+    columns["feature_distance"] = nearest_in_class(features, kept.labels, references, private.labels).distance
+
+    progress(2, steps, "asking the attacked model and the regressor")
+    if target is None:
+        reasons["target_hit1"] = reasons["target_confidence"] = "the attacked model was not given to the scoring"
+    else:
+        logits = target(kept.images).logits
+        fixed["target_hit1"] = fixed["target_confidence"] = always_hit(1, logits.shape[1], "the attacked model")
+        columns["target_hit1"] = top_k_hits(logits, kept.labels, 1)
+        columns["target_confidence"] = label_confidence(logits, kept.labels)
+    identity_params: dict[str, Any] = {}
+    if truth is None:
+        reasons["true_identity_error"] = "this data set has no ground-truth identities, or no regressor was given"
+    else:
+        error, rank = true_identity(kept.images, kept.labels, truth)
+        columns["true_identity_error"], columns["true_identity_rank"] = error, rank
+        identity_params = {
+            "regressor": truth.regressor,
+            "ranked_among": int(truth.private.shape[0] + truth.foreign.shape[0]),
+            "standardised": truth.error is not None,
+        }
+        if identity_params["ranked_among"] == 1:
+            fixed["true_identity_rank"] = "there is nobody else to rank the true person among"
+        if truth.error is not None:
+            identity_params["regressor_rmse"] = float(truth.error.double().square().mean().sqrt())
+
+    progress(3, steps, "scoring controls")
+    controls = control_tables(
+        kept.labels.unique(),
+        judge=judge,
+        reference=reference.features,
+        reference_labels=private.labels,
+        per_identity=per_identity,
+        public=public,
+        private_test=private_test,
+        truth=truth,
+    )
+    table = _table(columns)
+    features_of = _inception_features(kept, ranks < per_identity, private_native, inception)
+    if features_of is None:
+        reasons["fid"] = (
+            "private images at the size of the reconstructions were not given to the scoring"
+            if inception is not None
+            else inception_reason or "no Inception weights were given"
+        )
+    evidence = Evidence(
+        samples=table,
+        features=seen.features,
+        private_features=reference.features,
+        private_labels=private.labels,
+        extractor=judge.record,
+        feature_extractor=feature_extractor,
+        reasons=reasons,
+        fixed={name: reason for name, reason in fixed.items() if reason},
+        inception=features_of,
+        inception_name=inception.name if inception is not None else Evidence.inception_name,
+        controls=controls,
+        identity_params=identity_params,
+        seed=seed,
+        resamples=resamples,
+    )
+    found: dict[str, Estimate] = {}
+    for done, (name, function) in enumerate(zip(metrics, functions, strict=True), start=4):
+        progress(done, steps, f"measuring {name}")
+        for estimate in function(evidence):
+            found[estimate.name] = estimate
+    progress(steps, steps, "scored")
+    return Scores(samples=table, metrics=found, notes=notes)
+
+
+def _ordered(given: Reconstructions) -> tuple[Reconstructions, list[str]]:
+    """Rows by identity, then falling confidence (NaN last), then image hash, and the hashes in that order.
+
+    Sorting before anything is computed makes the result independent of the order of units and of rows.
+    """
+    hashes = [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in given.images.cpu()]
+    confidence = given.confidence.double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).tolist()
+    labels, units, index = given.labels.tolist(), given.units.tolist(), given.index.tolist()
+    order = sorted(range(len(hashes)), key=lambda i: (labels[i], -confidence[i], hashes[i], units[i], index[i]))
+    rows = torch.tensor(order)
+    ordered = Reconstructions(
+        images=given.images.cpu()[rows],
+        labels=given.labels.cpu()[rows],
+        confidence=given.confidence.cpu()[rows],
+        units=given.units.cpu()[rows],
+        index=given.index.cpu()[rows],
+    )
+    return ordered, [hashes[i] for i in order]
+
+
+def _ranks(labels: Tensor) -> Tensor:
+    """Rank of each row inside its identity ``(N,)``; rows are ordered by identity."""
+    _, counts = labels.unique_consecutive(return_counts=True)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    ranks: Tensor = torch.arange(len(labels)) - starts
+    return ranks
+
+
+def _count_notes(labels: Tensor, per_identity: int) -> tuple[str, ...]:
+    identities, counts = labels.unique_consecutive(return_counts=True)
+    short = identities[counts < per_identity]
+    if not len(short):
+        return ()
+    return (
+        f"{len(short)} of {len(identities)} identities have fewer than the {per_identity} reconstructions that the "
+        f"protocol selects (class {int(short[0])}: {int(counts.min())}); all of theirs are scored",
+    )
+
+
+def _inception_features(
+    kept: Reconstructions, selected: Tensor, native: Images | None, inception: InceptionExtractor | None
+) -> Callable[[str], tuple[Tensor, Tensor, Tensor]] | None:
+    if inception is None or native is None:
+        return None
+    extractor, reference = inception, native
+
+    @lru_cache(maxsize=4)
+    def features(scaling: str) -> tuple[Tensor, Tensor, Tensor]:
+        fake = extractor(kept.images[selected], scaling)
+        return fake, extractor.cached(reference.pixels, scaling), reference.labels
+
+    return features
+
+
+def _table(columns: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    table = frame(columns)
+    for name in COLUMNS:
+        if name not in table:
+            table[name] = pd.Series(pd.NA, index=table.index, dtype="Int64" if "rank" in name else "Float64")
+    return table[list(COLUMNS)]
+
+
+def _metric(name: str, registry: Mapping[str, MetricFunction]) -> MetricFunction:
+    if name in registry:
+        return registry[name]
+    if name not in METRICS:
+        known = ", ".join(sorted({*METRICS, *registry}))
+        raise MibenchError(f"unknown metric {name!r}; choose from {known}")
+    module, attribute = METRICS[name].split(":")
+    function: MetricFunction = getattr(importlib.import_module(module), attribute)
+    return function

@@ -1,0 +1,126 @@
+"""What ``run.json`` and ``metrics.json`` hold: the kind of each field, checked when it is read back.
+
+A record may have been cut off, edited or written by something else. Whoever asks for a field gets one of its kind, so
+that nothing further on has to doubt it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mibench.errors import MibenchError
+from mibench.system.text_files import read_object, shown, typed
+
+Check = Callable[[Any], bool]
+CURE = "delete it and run the same command again: finished units are kept"
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return _real(value) and value >= 0
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_text, value.values()))
+
+
+def _list_of(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _bare_name(value: Any) -> bool:
+    return isinstance(value, str) and value not in ("", ".", "..") and Path(value).name == value
+
+
+def _inside(value: Any) -> bool:
+    """File -> hash, each a path below the run."""
+    return _texts(value) and all(
+        name and not Path(name).is_absolute() and ".." not in Path(name).parts for name in value
+    )
+
+
+FIELDS: dict[str, tuple[Check, str]] = {
+    "schema": (_whole, "a whole number"),
+    "status": (_text, "text"),
+    "digest": (_text, "text"),
+    "spec": (_object, "an object"),
+    "settings": (_object, "an object"),
+    "environment": (_object, "an object"),
+    "code": (_texts, "an object of hashes"),
+    "code_history": (_list_of(_object), "a list of objects"),
+    "argv": (_list_of(_text), "a list of texts"),
+    "pid": (_whole, "a whole number"),
+    "started": (_text, "text"),
+    "finished": (_text, "text"),
+    "scored": (_text, "text"),
+    "seconds": (_number, "a number"),
+    "units": (_whole, "a whole number"),
+    "prior_queries_forward": (_or_null(_whole), "a whole number or null"),
+    "floor": (_or_null(_bare_name), "the name of a folder or null"),
+    "reading": (_texts, "an object of hashes"),
+    "outputs": (_inside, "an object of files and their hashes"),
+    "error": (_or_null(_text), "text or null"),
+}
+
+
+def check_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The record itself, when each field that it has is of its kind.
+
+    Raises:
+        MibenchError: one is not; names the file, the field and what to do.
+    """
+    for name, (check, kind) in FIELDS.items():
+        if name in record and not check(record[name]):
+            raise MibenchError(f"cannot read {path}: {name} should be {kind}, got {shown(record[name])}; {CURE}")
+    return record
+
+
+ESTIMATE: dict[str, Check] = {
+    **dict.fromkeys(("value", "low", "high"), _or_null(_real)),
+    **dict.fromkeys(("unit", "version"), _text),
+    **dict.fromkeys(("extractor", "reason"), _or_null(_text)),
+    "n": _whole,
+    "higher_is_better": _or_null(lambda value: isinstance(value, bool)),
+    "params": _object,
+}
+
+
+def read_estimates(file: Path) -> dict[str, dict[str, Any]]:
+    """``metrics.json``: name -> the fields of an :class:`~mibench.records.Estimate` but its name.
+
+    Raises:
+        MibenchError: it is missing, or not what a scoring writes.
+    """
+    found = read_object(file, cure="score the run again")
+    for name, content in found.items():
+        wrong = "an object with a value" if not isinstance(content, dict) or "value" not in content else None
+        for key, value in content.items() if isinstance(content, dict) else ():
+            if key not in ESTIMATE or not ESTIMATE[key](value):
+                wrong = f"another {key}, got {shown(value)}"
+        if wrong is not None:
+            raise MibenchError(
+                f"{file} was spoilt, or written by another version: {typed(name)} should have {wrong}; score the run "
+                f"again: mibench score {file.parent}"
+            )
+    return found

@@ -1,0 +1,276 @@
+"""Runs an attack: plan its units, attack them, store them, resume.
+
+The engine measures and stores; an attack can neither select, count, save nor judge. What it hands back is checked at
+this boundary, with "expected ... got ...".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench.api import Attack, Context, Prior, Queries, QueryLimit, Reconstruction, State, Victim
+from mibench.data.split import IdentitySplit, to_uint8
+from mibench.errors import MibenchError
+from mibench.rng import Streams
+from mibench.runs.plan import Plan
+from mibench.runs.store import RunDir, unit_stem
+from mibench.system.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory, total_memory
+from mibench.system.malloc import keep_freed_memory
+from mibench.system.progress import Reporter
+from mibench.weights import load
+
+MICRO_BATCH = 256
+
+
+@dataclass
+class Machine:
+    """Where a run computes: the device, how many images at a time, whom it tells. None of it changes a result."""
+
+    device: torch.device
+    micro_batch: int = MICRO_BATCH
+    reporter: Reporter = field(default_factory=Reporter)
+
+
+def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
+    """Attack every unit that is not stored intact yet. Called inside ``folder.writing()``.
+
+    Raises:
+        MibenchError: the attack needs more than the victim or the prior offers, or its output is not what it should be.
+    """
+    units = plan.units()
+    missing = [index for index in range(len(units)) if not folder.intact(unit_stem(index))]
+    if not missing and folder.intact("state"):
+        return
+    plan.dataset.check_disjoint()
+    keep_freed_memory()
+    victim = load.build_victim(plan.target, plan.attack.access, machine.device)
+    prior = None
+    if plan.prior is not None and plan.spec.prior is not None:
+        prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
+    if plan.attack.needs_mapping and not (hasattr(prior, "mapping") and hasattr(prior, "synthesis")):
+        raise MibenchError(
+            f"attack {plan.attack.name!r} needs a prior with a mapping network, such as --prior stylegan2"
+        )
+    machine.micro_batch = min(machine.micro_batch, most_images(prior, machine.device))
+    streams = Streams(plan.spec.seed, (plan.attack.name,))
+    run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
+    with deterministic(machine.device, plan.spec.precision) as varying:
+        machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}")
+        try:
+            state = run.prepared(streams)
+            for index in missing:
+                run.unit(index, units[index], state, streams)
+        finally:
+            machine.reporter.stop()
+            note_varying(folder, varying)
+
+
+def note_varying(folder: RunDir, operations: set[str]) -> None:
+    """Leave in the log which operations were not deterministic (on a GPU): a run is repeated but for last digits."""
+    if operations:
+        folder.log(event="not_deterministic", operations=sorted(operations))
+
+
+@dataclass
+class _Attacking:
+    """The objects of one run at work."""
+
+    plan: Plan
+    folder: RunDir
+    machine: Machine
+    victim: Victim
+    prior: Prior | None
+    total: int  # preparation and units still to do: what the progress bar counts
+    done: int = 0
+
+    @property
+    def attack(self) -> Attack:
+        return self.plan.attack
+
+    def context(self, micro_batch: int, **record: Any) -> Context:
+        machine, size, dataset = self.machine, self.victim.image.size, self.plan.dataset
+
+        furthest = 0.0
+
+        def progress(done: int, total: int, text: str) -> None:
+            nonlocal furthest  # an attack reports its stages one after another: the bar never runs backwards
+            furthest = max(furthest, done / max(total, 1))
+            machine.reporter.update(self.done + furthest, self.total, text)
+
+        return Context(
+            victim=self.victim,
+            prior=self.prior,
+            device=machine.device,
+            public=_public(dataset, size, machine.device),
+            micro_batch=micro_batch,
+            log=lambda **numbers: self.folder.log(**record, **numbers),
+            progress=progress,
+        )
+
+    def within_memory(self, work: Callable[[int], Any]) -> Any:
+        """Do ``work(micro_batch)``, halving the micro-batch when memory is full; results do not depend on it."""
+        while True:
+            before = self.victim.queries.forward, self.victim.queries.backward
+            try:
+                return work(self.machine.micro_batch)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.machine.micro_batch == 1:
+                    raise
+            self.victim.queries = Queries(*before)
+            self.machine.micro_batch //= 2
+            if self.machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.machine.reporter.say(f"out of memory; going on with {self.machine.micro_batch} images at a time")
+            self.folder.log(event="out_of_memory", micro_batch=self.machine.micro_batch)
+
+    def timed(
+        self, work: Callable[[int], Any], stage: str, planned: Queries | None
+    ) -> tuple[Any, dict[str, int], dict[str, Any]]:
+        """Result, queries (they belong to the result) and cost (it does not). A budget allows what was planned."""
+        self.victim.queries = Queries()
+        self.victim.limit = None
+        if self.plan.spec.protocol.query_budget is not None and planned is not None:
+            self.victim.limit = QueryLimit(self.attack.name, stage, planned.forward, planned.backward)
+        reset_peak_memory(self.machine.device)
+        start = time.perf_counter()
+        result = self.within_memory(work)
+        if self.machine.device.type == "cuda":
+            torch.cuda.synchronize(self.machine.device)
+        cost = {
+            "seconds": round(time.perf_counter() - start, 4),
+            "peak_memory_bytes": peak_memory(self.machine.device),
+            "device": str(self.machine.device),
+            "threads": torch.get_num_threads(),
+            "micro_batch": self.machine.micro_batch,
+        }
+        queries = {"queries_forward": self.victim.queries.forward, "queries_backward": self.victim.queries.backward}
+        return result, queries, cost
+
+    def prepared(self, streams: Streams) -> State:
+        """The attack's shared state: stored once, read back ever after (so both ways the same bytes are used)."""
+        if not self.folder.intact("state"):
+            state, queries, cost = self.timed(
+                lambda batch: self.attack.prepare(self.context(batch), streams),
+                "its preparation",
+                self.attack.planned_preparation(),
+            )
+            self.folder.save("state", state, {"attack": self.attack.name, **queries}, **cost)
+            self.done += 1
+        tensors, _ = self.folder.load("state")
+        return {name: tensor.to(self.machine.device) for name, tensor in tensors.items()}
+
+    def unit(self, index: int, identities: tuple[int, ...], state: State, streams: Streams) -> None:
+        """Attack one unit and store it."""
+        labels = torch.tensor(identities, dtype=torch.int64, device=self.machine.device)
+        reconstruction, queries, cost = self.timed(
+            lambda batch: self.attack.reconstruct(self.context(batch, unit=index), state, labels, streams),
+            f"unit {index}",
+            self.attack.planned_queries(len(identities)),
+        )
+        check_reconstruction(reconstruction, identities, self.victim.image.size, self.plan)
+        reconstruction = surest(reconstruction, self.plan.spec.protocol.stored)
+        tensors = {
+            "images": to_uint8(reconstruction.images.detach().float()),
+            "labels": reconstruction.labels.to(torch.int64),
+            "confidence": reconstruction.confidence.detach().float(),
+            "latents": reconstruction.latents.detach(),
+            **{f"curve.{name}": curve.detach().float() for name, curve in reconstruction.curves.items()},
+        }
+        metadata = {
+            "attack": self.attack.name,
+            "unit": index,
+            "identities": list(identities),
+            "notes": list(reconstruction.notes),
+            **queries,
+        }
+        self.folder.save(unit_stem(index), tensors, metadata, **cost)
+        self.folder.log(event="unit", unit=index, **queries, **cost)
+        for note in reconstruction.notes:
+            self.machine.reporter.say(f"unit {index}: {note}")
+        self.done += 1
+        self.machine.reporter.update(self.done, self.total)
+
+
+def most_images(prior: Prior | None, device: torch.device) -> int:
+    """The most images of a prior to decode at a time: a power of two that takes half of the memory at most.
+
+    A GPU that is asked for more says so; on a CPU memory is promised, and the process is killed when it is not there.
+    What is free now does not count: kernels round by the size of a batch, and a run resumed later must not.
+    """
+    each, total = getattr(prior, "bytes_per_image", None), total_memory(device)
+    count = MICRO_BATCH
+    while each and total and count > 1 and count * each > total / 2:
+        count //= 2
+    return count
+
+
+def _public(dataset: IdentitySplit, size: int, device: torch.device) -> Callable[[int], Tensor]:
+    """All of the data that an adversary can ask for: the first ``n`` public images."""
+    return lambda n: dataset.public(size, n).floats().to(device)
+
+
+def check_reconstruction(found: Reconstruction, identities: tuple[int, ...], size: int, plan: Plan) -> None:
+    """Refuse what is not a reconstruction of this unit.
+
+    Raises:
+        MibenchError: wrong shape, a label outside the unit, numbers that are not finite, or too few per identity.
+    """
+
+    def expect(condition: bool, what: str, expected: object, got: object) -> None:
+        if not condition:
+            raise MibenchError(f"attack {plan.attack.name!r} returned {what}: expected {expected}, got {got}")
+
+    count = int(found.labels.shape[0])
+    shape = (count, 3, size, size)
+    expect(tuple(found.images.shape) == shape, "images of another shape", shape, tuple(found.images.shape))
+    expect(
+        tuple(found.confidence.shape) == (count,),
+        "confidence of another shape",
+        (count,),
+        tuple(found.confidence.shape),
+    )
+    numbers = bool(torch.isfinite(found.images).all() & torch.isfinite(found.confidence).all())
+    expect(numbers, "numbers that are not finite", "finite images and confidence", "NaN or infinity")
+    labels = found.labels.tolist()
+    foreign = sorted(set(labels) - set(identities))
+    expect(not foreign, "labels that are not in the unit", f"identities {list(identities)}", foreign[:5])
+    need = plan.spec.protocol.samples
+    for identity in identities:
+        have = labels.count(identity)
+        expect(
+            have >= need,
+            f"too few images of identity {identity}",
+            f"at least {need} (protocol {plan.spec.protocol.name}: the attack's own setting must give as many)",
+            have,
+        )
+
+
+def surest(found: Reconstruction, count: int | None) -> Reconstruction:
+    """The ``count`` reconstructions of each identity that the adversary is surest of, in the order they came in.
+
+    Equal confidences: the earlier one. None keeps all.
+    """
+    if count is None:
+        return found
+    ranked = found.confidence.detach().cpu().argsort(descending=True, stable=True)
+    labels = found.labels.cpu()[ranked]
+    kept = torch.cat([ranked[labels == label][:count] for label in labels.unique()]).sort().values
+    latents = found.latents[kept.to(found.latents.device)] if len(found.latents) == len(labels) else found.latents
+    return replace(
+        found,
+        images=found.images[kept.to(found.images.device)],
+        labels=found.labels[kept.to(found.labels.device)],
+        confidence=found.confidence[kept.to(found.confidence.device)],
+        latents=latents,
+    )
+
+
+def stored_units(plan: Plan, folder: RunDir) -> Iterator[int]:
+    """Indices of the units that are stored intact."""
+    yield from (index for index in range(len(plan.units())) if folder.intact(unit_stem(index)))

@@ -1,0 +1,374 @@
+"""One run from beginning to end: plan, floor, attack, judge, draw. ``mibench.run`` and the command line end up here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mibench import registry
+from mibench import settings as config
+from mibench.api import Attack
+from mibench.data.fingerprint import what_changed
+from mibench.data.split import GroundTruth
+from mibench.errors import MibenchError
+from mibench.results import open_run
+from mibench.results.run_record import read_estimates
+from mibench.runs.attack import Machine, attack_units, stored_units
+from mibench.runs.plan import Plan, Request, make_plan
+from mibench.runs.score import judge_units
+from mibench.runs.spec import plain
+from mibench.runs.store import RunDir, atomic_write, file_sha256, write_error
+from mibench.system import provenance
+from mibench.system.devices import choose_device
+from mibench.system.progress import Reporter
+from mibench.weights import cards
+
+FLOOR = "floor"
+FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
+RESULT_FILES = ("samples.csv", "metrics.json")
+DRAWN_FOLDERS = ("tables", "figures", "images")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        metrics: name -> {value, low, high, n, ...} as in ``metrics.json``.
+        missing: metrics that the protocol demands but that have no value, with the reason.
+        floor: the same protocol without an attack; None when this run is the floor itself.
+        reused: whether everything was there already.
+    """
+
+    path: Path
+    metrics: Mapping[str, Mapping[str, Any]]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    floor: Run | None = None
+    reused: bool = False
+
+
+def run(
+    attack: str | None = None,
+    target: str | None = None,
+    dataset: str | None = None,
+    protocol: str | None = None,
+    *,
+    prior: str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    config: Path | str | None = None,
+    out: Path | str = "runs",
+    device: str = "auto",
+    precision: str | None = None,
+    min_accuracy: float | None = None,
+    allow_changed_code: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Attack a target, score the reconstructions, draw tables and figures: ``mibench run`` from Python.
+
+    The same arguments mean the same folder below ``out``; a run that was interrupted continues.
+
+    Args:
+        attack, target, dataset, protocol, prior, preset, seed, precision: as the flags of ``mibench run``; None means
+            the value of ``config``, else the default.
+        settings: ``{"attack.steps": 300}`` or ``{"attack": {"steps": 300}}``.
+        config: a YAML file, such as the ``config.yaml`` of another run.
+        out: where run directories are made.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        min_accuracy: least test accuracy of target and judge, a share; None refuses those below twice chance.
+        allow_changed_code: continue a run although the code that made its first part has changed.
+        reporter: hears about progress; silent by default.
+
+    Raises:
+        MibenchError: a mistake in the input.
+    """
+    request = Request(
+        attack=attack,
+        target=target,
+        dataset=dataset,
+        protocol=protocol,
+        prior=prior,
+        preset=preset,
+        seed=seed,
+        precision=precision,
+        min_accuracy=min_accuracy,
+        settings=scoped(settings or {}),
+        config=Path(config) if config is not None else None,
+    )
+    machine = Machine(choose_device(device), reporter=reporter or Reporter())
+    return run_request(request, Path(out), machine, allow_changed_code=allow_changed_code)
+
+
+def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``{"attack.steps": 3}`` and ``{"attack": {"steps": 3}}`` alike -> ``{"attack": {"steps": 3}}``."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        scope, dot, setting = name.partition(".")
+        if dot:
+            found.setdefault(scope, {})[setting] = value
+        elif isinstance(value, Mapping):
+            found.setdefault(scope, {}).update(value)
+        else:
+            raise MibenchError(f"settings[{name!r}]: expected 'scope.name' or a mapping, got {value!r}")
+    return found
+
+
+def run_request(request: Request, out: Path, machine: Machine, *, allow_changed_code: bool = False) -> Run:
+    """Run what was asked for and, before it, the floor that its tables compare it with."""
+    plan = make_plan(request)
+    floor = None
+    if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
+        floor = _run_plan(floor_plan(request, plan), out, machine, None, allow_changed_code)
+    return _run_plan(plan, out, machine, floor, allow_changed_code)
+
+
+def floor_plan(request: Request, plan: Plan) -> Plan:
+    """The floor under the same protocol, data, weights (the attack's own prior) and seed."""
+    settings = {scope: values for scope, values in request.settings.items() if scope != "attack"}
+    known = set(config.setting_names(registry.load("attack", FLOOR))) - set(config.setting_names(Attack))
+
+    def shared(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that the floor has too (pool, candidates, truncation): it searches as an attack that has them."""
+        return {"attack": kept} if (kept := {k: v for k, v in values.items() if k in known}) else {}
+
+    prior = plan.spec.prior.card if plan.spec.prior is not None else None
+    if request.config is None:
+        preset = request.preset if request.preset in config.attack_presets(FLOOR).presets else None
+        settings |= shared(request.settings.get("attack", {}))
+        return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, prior=prior, settings=settings))
+    from_file = plan.settings_said()
+    from_file |= shared(from_file.pop("attack")) or {}
+    kept = ("target", "dataset", "protocol", "judge", "seed", "precision", "min_accuracy")
+    names = {key: plan.chosen[key] for key in kept}
+    return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
+
+
+def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_changed_code: bool) -> Run:
+    folder = RunDir(out / plan.spec.run_name)
+    # runs side by side share one floor: the second waits for the first to finish it
+    with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == FLOOR else 0):
+        code = provenance.code_hashes(plan.entries())
+        if not allow_changed_code:
+            refuse_changed_code(folder, code)
+        for doubt in _doubts(plan) if floor is None else ():  # else the floor said them
+            machine.reporter.say(f"warning: {doubt}")
+        if (found := completed(plan, folder, floor)) is not None:
+            machine.reporter.say(f"{folder.path}: complete already, nothing to do")
+            return found
+        record, reading = folder.record(), _reading_code(floor)
+        _begin(plan, folder, machine, code)
+        started = time.time()
+        try:
+            attack_units(plan, folder, machine)
+            judge_units(plan, folder, machine)
+            draw(plan, folder, floor, machine.reporter)
+        except (MibenchError, RuntimeError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+            _failed(folder, error, fresh=not record)
+            raise
+        seconds = round(time.time() - started, 3) + float(record.get("seconds", 0.0))
+        folder.update_record(
+            status="complete",
+            finished=_now(),
+            seconds=seconds,
+            reading=reading,
+            outputs=_outputs(folder),
+            floor=None if floor is None else floor.path.name,
+            error=None,
+        )
+        return _finished(plan, folder, floor, reused=False)
+
+
+def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
+    """The run where it is complete, its files intact and read by today's code, else None. Nothing is written.
+
+    What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
+    """
+    record = folder.record()
+    if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
+        return None
+    stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units())
+    return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
+
+
+def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]) -> None:
+    record = folder.record()
+    done = len(list(stored_units(plan, folder)))
+    preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
+    machine.reporter.say(
+        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
+        f"protocol {plan.spec.protocol.title}, on {machine.device}"
+    )
+    if record and done:
+        machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
+    # The code that made the stored part stays on record next to the code that goes on (differs only when allowed).
+    history = [h for h in record.get("code_history", []) if h != code]
+    folder.update_record(
+        status="running",
+        digest=plan.spec.digest(),
+        spec=plain(dataclasses.asdict(plan.spec)),
+        settings={name: {"value": plain(s.value), "origin": s.origin} for name, s in plan.origins.items()},
+        environment=provenance.environment(machine.device),
+        code=dict(code),
+        code_history=[*history, dict(code)],
+        argv=sys.argv,
+        pid=os.getpid(),
+        started=record.get("started", _now()),
+        units=len(plan.units()),
+        prior_queries_forward=plan.prior_queries(),
+    )
+    atomic_write(folder.path / "config.yaml", plan.config_text().encode())
+
+
+def _doubts(plan: Plan) -> Iterator[str]:
+    """What may make the weights of a run other than a reader expects."""
+    for file in filter(None, (plan.target, plan.judge, plan.prior, plan.regressor)):
+        if (owner := cards.hides_shipped(file)) is not None:
+            yield (
+                f"{file.name} is your own ({file.path}), not the one that {owner} ships under this name; move it away, "
+                "or give it a tag, for numbers that compare"
+            )
+    for file in (plan.target, plan.judge):
+        measured, reported = file.card().measured or {}, file.card().reported or {}
+        if measured.get("agrees_with_reported") is False:
+            yield (
+                f"{file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
+                f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
+            )
+
+
+def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:
+    """Raise when the code that produced the stored part of a run is not the code that would go on."""
+    before = folder.record().get("code")
+    stored = folder.intact("state") or any((folder.path / "units").glob("*.safetensors"))
+    if not isinstance(before, dict) or not stored:
+        return
+    changed = sorted(name for name in {*before, *code} if before.get(name) != code.get(name))
+    if changed:
+        raise MibenchError(
+            f"{folder.path} was made by other code ({', '.join(changed)} changed since); choose another --output, "
+            "delete the folder to start again, or add --allow-changed-code to keep what it has"
+        )
+
+
+def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
+    """Leave word in run.json where that is still possible; the error itself goes on to the person either way.
+
+    A run that met a mistake in its input before it had computed anything never began: it leaves no file.
+    """
+    if fresh and isinstance(error, MibenchError) and not folder.anything_stored():
+        folder.forget()
+        return
+    try:
+        folder.update_record(status="failed", error=f"{type(error).__name__}: {error}")
+    except MibenchError:
+        return  # the disk is full or the folder unwritable, which is what `error` says already
+
+
+def draw(plan: Plan, folder: RunDir, floor: Run | None, reporter: Reporter) -> None:
+    """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
+    found = open_run(folder.path)
+    baseline = open_run(floor.path) if floor is not None else None
+    private = plan.dataset.private("train", plan.target.card().image.size, plan.spec.protocol.labels)
+    names = registry.names("report")
+    reporter.start("drawing")
+    try:
+        for number, name in enumerate(names):
+            reporter.update(number, len(names), name)
+            registry.load("report", name)(found, floor=baseline, private=private)
+    except OSError as error:
+        raise write_error(folder.path, error) from error
+    finally:
+        reporter.stop()
+
+
+def _reading_code(floor: Run | None) -> dict[str, str]:
+    """What decides the files that are made from the units: scoring, reports, and the floor they are compared with."""
+    hashes = {"scoring": provenance.code_hash("mibench.metrics.scoring", "mibench")}
+    for name in registry.names("report"):
+        hashes[f"report {name}"] = provenance.code_hash(registry.entry("report", name).module)
+    if floor is not None:
+        hashes["floor"] = file_sha256(floor.path / "metrics.json")
+    return hashes
+
+
+def _outputs(folder: RunDir) -> dict[str, str]:
+    files = [folder.path / name for name in RESULT_FILES]
+    files += [folder.tensors_path("state"), *sorted((folder.path / "units").glob("*.safetensors"))]
+    for name in DRAWN_FOLDERS:
+        files += sorted(path for path in (folder.path / name).rglob("*") if path.is_file())
+    return {path.relative_to(folder.path).as_posix(): file_sha256(path) for path in files}
+
+
+def _outputs_intact(folder: RunDir, record: Mapping[str, Any]) -> bool:
+    outputs: Mapping[str, str] = record.get("outputs", {})
+    try:
+        return all(name in outputs for name in RESULT_FILES) and all(
+            (folder.path / name).is_file() and file_sha256(folder.path / name) == digest
+            for name, digest in outputs.items()
+        )
+    except OSError:  # a file that cannot be read is not intact
+        return False
+
+
+def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) -> Run:
+    metrics = read_estimates(folder.path / "metrics.json")
+    missing = {}
+    for name in plan.spec.protocol.required:
+        if name.startswith("true_identity") and not isinstance(plan.dataset, GroundTruth):
+            continue  # nobody knows the truth about photographs: null with the reason, and no reason to fail
+        if name not in metrics:
+            missing[name] = "it was not computed"
+        elif metrics[name]["value"] is None and not metrics[name].get("params", {}).get("cannot_differ"):
+            missing[name] = metrics[name].get("reason") or "no reason was given"
+    return Run(folder.path, metrics, missing, floor, reused)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> Run:
+    """Judge and draw a stored run again without attacking.
+
+    Raises:
+        MibenchError: not a run, units missing, or weights or data that are not the ones of the run.
+    """
+    folder = RunDir(path)
+    if not folder.exists():
+        raise MibenchError(f"{path} is not a run directory: it has no run.json")
+    machine = Machine(choose_device(device), reporter=reporter or Reporter())
+    plan = make_plan(Request(config=path / "config.yaml"))
+    recorded = folder.record().get("digest")
+    data = (folder.record().get("spec") or {}).get("dataset_digest")
+    if plan.spec.digest() != recorded and data not in (None, plan.spec.dataset_digest):
+        raise MibenchError(
+            f"{path} was made of another version of {plan.spec.dataset}: "
+            f"{what_changed(str(data), plan.spec.dataset_digest)}; restore the data, or run it again"
+        )
+    if plan.spec.digest() != recorded:
+        raise MibenchError(
+            f"{path} was made with other weights, data, protocol or attack file than are here now (digest {recorded}, "
+            f"now {plan.spec.digest()}); install what run.json names, or run it again"
+        )
+    floor_name = folder.record().get("floor")
+    if floor_name and not RunDir(path.parent / floor_name).exists():
+        raise MibenchError(
+            f"the floor that {path} is compared with is not beside it: bring {floor_name} to {path.parent} as well"
+        )
+    floor = rescore(path.parent / floor_name, device, reporter) if floor_name else None
+    with folder.writing():
+        judge_units(plan, folder, machine)
+        draw(plan, folder, floor, machine.reporter)
+        folder.update_record(status="complete", reading=_reading_code(floor), outputs=_outputs(folder), scored=_now())
+        return _finished(plan, folder, floor, reused=False)
+
+
+__all__ = ["Run", "rescore", "run", "run_request"]

@@ -1,0 +1,224 @@
+"""What a run is: the evaluation protocol, the run's specification and the digest that names it.
+
+The digest covers what affects results and nothing else: settings, weights (by sha256), data (by digest), protocol,
+seed and precision. The device, the micro-batch and the output folder are not part of it; the code is recorded and
+checked apart (see :mod:`mibench.system.provenance`). No torch here: ``mibench list`` reads protocols.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from mibench.errors import MibenchError
+
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+YOUNGER_FIELDS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalProtocol:
+    """Which identities are attacked and how reconstructions are judged. Numbers compare inside one protocol only.
+
+    Attributes:
+        name, version: what a table quotes; a change of any other field needs a new version.
+        identities: how many classes are attacked; None: all that the data set has (:meth:`resolved` puts the number).
+        first_identity: the first of them; classes ``first_identity .. first_identity + identities - 1``.
+        at_most: the most that "all" may mean; None: no limit. A number in ``identities`` is not limited by it.
+        samples: reconstructions per identity that count, the adversary's best by its own confidence.
+        stored: reconstructions per identity that a run stores, again the adversary's best; None: all that it gets.
+        access: the most that the adversary may ask of the victim.
+        query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
+            included; every attack gets as many (see :mod:`mibench.runs.budget`). None: as many as each attack's preset asks.
+        prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
+        prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
+        judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
+            ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
+        metrics: groups of metrics to compute; empty means the default ones.
+        required: estimates that must have a value; a run in which one of them is null exits with 1.
+        public_control: how many public images the control "nearest public image" chooses from; 0 leaves it out.
+        attack_presets: attack -> the preset that is used when none is asked for.
+        made_for: data sets that ``attack_presets`` were chosen for: there they go before a preset file's own choice by
+            data set.
+        dataset: data-set settings that belong to the protocol.
+    """
+
+    name: str
+    version: int = 1
+    description: str = ""
+    identities: int | None = None
+    first_identity: int = 0
+    at_most: int | None = None
+    samples: int
+    stored: int | None = None
+    access: Literal["labels", "scores", "gradients"] = "gradients"
+    query_budget: int | None = None
+    prior: str = "stylegan2"
+    prior_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    judge: str = "facenet112"
+    judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
+    regressor: str | None = "identity"
+    metrics: tuple[str, ...] = ()
+    required: tuple[str, ...] = ("acc1", "acc5", "knn_distance")
+    public_control: int = 1000
+    attack_presets: Mapping[str, str] = field(default_factory=dict)
+    made_for: tuple[str, ...] = ()
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least, nothing in (
+            ("identities", 1, ", or null for all"),
+            ("first_identity", 0, ""),
+            ("at_most", 1, ", or null for no limit"),
+            ("samples", 1, ""),
+            ("stored", self.samples, " (protocol.samples), or null for all"),
+            ("query_budget", 1, ", or null for none"),
+            ("public_control", 0, ""),
+            ("version", 1, ""),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise MibenchError(f"protocol.{name} must be at least {least}{nothing}, got {value}")
+
+    def resolved(self, classes: int) -> EvalProtocol:
+        """The same protocol with the number of identities in place of "all"."""
+        there = max(classes - self.first_identity, 1)
+        count = self.identities or min(there, self.at_most or there)
+        return dataclasses.replace(self, identities=count, at_most=None)
+
+    @property
+    def attacked(self) -> int:
+        """How many classes are attacked."""
+        if self.identities is None:
+            raise MibenchError(f"protocol {self.name!r} attacks all classes, and nobody has said how many there are")
+        return self.identities
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The classes under attack, ascending."""
+        return tuple(range(self.first_identity, self.first_identity + self.attacked))
+
+    def units(self, size: int) -> list[tuple[int, ...]]:
+        """The classes in order, ``size`` at a time; the last unit may be smaller."""
+        return [self.labels[start : start + size] for start in range(0, len(self.labels), size)]
+
+    @property
+    def title(self) -> str:
+        """What a table quotes: ``demo v1``."""
+        return f"{self.name} v{self.version}"
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide numbers; of presets and of settings of the data and the prior the run has the values.
+
+        A field that came later counts only where it says something new, so that runs made before it keep their names.
+        """
+        fields = dataclasses.asdict(self)
+        for name in ("description", "attack_presets", "made_for", "dataset", "prior_settings"):
+            del fields[name]
+        for name, before in YOUNGER_FIELDS.items():
+            if fields[name] == before:
+                del fields[name]
+        return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A set of weights as a run uses it: the card's name, architecture, file hash and resolved arguments."""
+
+    card: str
+    architecture: str
+    sha256: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Everything that decides the results of a run, resolved.
+
+    Attributes:
+        attack, attack_settings: registered name and every hyper-parameter of the attack.
+        preset: the preset the settings started from (for people; not part of the digest).
+        attack_code: hash of the source of an attack that is not installed; None for an installed one.
+        dataset, dataset_settings, dataset_digest: registered name, settings and the split's own hash.
+        target, judge, prior, regressor: weights.
+    """
+
+    attack: str
+    attack_settings: Mapping[str, Any]
+    preset: str | None = None
+    dataset: str
+    dataset_settings: Mapping[str, Any]
+    dataset_digest: str
+    target: Weights
+    judge: Weights
+    prior: Weights | None = None
+    regressor: Weights | None = None
+    protocol: EvalProtocol
+    seed: int = 0
+    precision: Precision = "float32"
+    attack_code: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """The canonical form that is hashed. Card names are left out: weights are what their hash says."""
+
+        def hashed(weights: Weights | None) -> dict[str, Any] | None:
+            if weights is None:
+                return None
+            return {
+                "architecture": weights.architecture,
+                "sha256": weights.sha256,
+                "arguments": plain(weights.arguments),
+            }
+
+        return {
+            "schema": 1,
+            "attack": self.attack,
+            "attack_settings": plain(self.attack_settings),
+            **({} if self.attack_code is None else {"attack_code": self.attack_code}),
+            "dataset": self.dataset,
+            "dataset_digest": self.dataset_digest,
+            "target": hashed(self.target),
+            "judge": hashed(self.judge),
+            "prior": hashed(self.prior),
+            "regressor": hashed(self.regressor),
+            "protocol": plain(self.protocol.identity()),
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of :meth:`identity`."""
+        return hash_of(self.identity())
+
+    @property
+    def run_name(self) -> str:
+        """The folder's name, ``dmmia-ir152-synthfaces-1f3a9c2e``."""
+        _, _, tag = self.target.card.partition("+")
+        target = self.target.architecture + (f"+{tag}" if tag else "")
+        return f"{self.attack}-{target}-{self.dataset}-{self.digest()[:8]}"
+
+
+def plain(value: Any) -> Any:
+    """The JSON form of a setting: mappings with sorted text keys, lists, numbers, text, booleans, None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=str)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)  # paths and enumerations
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``value``."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,313 @@
+"""Configuration: defaults < preset < ``--config`` file < ``--set``, strict, remembering where each value came from.
+
+Settings belong to frozen dataclasses (attacks, data sets, recipes, protocols). A layer is a mapping of setting names to
+values, nested or dotted; an unknown name is refused with a suggestion, a value of the wrong type names its layer.
+
+Preset files are YAML beside the attacks, ``<package of the attack>/presets/<attack>.yaml``::
+
+    default: recommended                # used when nobody asks for a preset
+    default_for:                        # optional; the first of dataset, protocol that matches wins
+      dataset: {celeba: paper}
+      protocol: {demo: demo}
+    presets:
+      recommended:
+        extends: paper                  # optional: start from another preset of this file
+        steps: {value: 70, source: "section 5.1"}   # or simply  steps: 70
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeVar
+
+import pydantic
+
+from mibench.errors import MibenchError
+from mibench.system.strict_yaml import as_mapping
+from mibench.system.strict_yaml import parse_yaml as parse_yaml
+from mibench.system.strict_yaml import read_yaml as read_yaml
+from mibench.system.text_files import shown, typed
+
+from . import registry
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A resolved value and where it came from: ``default``, ``preset paper (section 5.1)``, a file, ``--set``."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one source. ``sources`` holds the finer origin of single values (a preset's citations)."""
+
+    origin: str
+    values: Mapping[str, Any]
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def origin_of(self, name: str) -> str:
+        """``preset paper (section 5.1)``."""
+        source = self.sources.get(name)
+        return f"{self.origin} ({source})" if source else self.origin
+
+
+def flatten(values: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
+    """Nested mappings to dotted names, as deep as ``kind`` has dataclass fields (a mapping field stays a value)."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        head, _, rest = str(key).partition(".")
+        inner = _nested(kind, head)
+        if inner is not None and rest:
+            flat |= {f"{head}.{name}": item for name, item in flatten({rest: value}, inner).items()}
+        elif inner is not None and isinstance(value, Mapping):
+            flat |= {f"{head}.{name}": item for name, item in flatten(value, inner).items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def _nested_default(kind: type | None, name: str) -> Any:
+    """The default of the field ``name`` of ``kind`` where that is itself a dataclass, else None."""
+    if kind is None or not dataclasses.is_dataclass(kind):
+        return None
+    for field in dataclasses.fields(kind):
+        if field.name == name:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            return default if dataclasses.is_dataclass(default) and not isinstance(default, type) else None
+    return None
+
+
+def _nested(kind: type | None, name: str) -> type | None:
+    """The dataclass that the field ``name`` of ``kind`` holds, if it holds one."""
+    default = _nested_default(kind, name)
+    return None if default is None else type(default)
+
+
+def setting_names(kind: type) -> tuple[str, ...]:
+    """Dotted names of every setting of a dataclass."""
+    found: list[str] = []
+    for field in dataclasses.fields(kind):
+        inner = _nested(kind, field.name)
+        found += [f"{field.name}.{name}" for name in setting_names(inner)] if inner else [field.name]
+    return tuple(found)
+
+
+def adapter(kind: type[T]) -> pydantic.TypeAdapter[T]:
+    """The validator of a dataclass; building one costs milliseconds, so each is built once."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = pydantic.TypeAdapter(kind)
+    found: pydantic.TypeAdapter[T] = _ADAPTERS[kind]
+    return found
+
+
+_ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {}
+
+
+def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, dict[str, Setting]]:
+    """Build ``kind`` from its defaults and ``layers`` (later ones win).
+
+    Args:
+        kind: a dataclass.
+        layers: in order of precedence, weakest first.
+        scope: how a person addresses these settings (``attack``, ``dataset`` ...), for messages.
+
+    Returns:
+        The instance and, for every dotted setting, its value and origin.
+
+    Raises:
+        MibenchError: unknown setting, missing setting, or a value of the wrong type or range.
+    """
+    known = setting_names(kind)
+    origins = dict.fromkeys(known, "default")
+    chosen: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in flatten(layer.values, kind).items():
+            if name not in origins:
+                raise MibenchError(
+                    f"unknown setting '{scope}.{typed(name)}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"(known: {', '.join(known)})"
+                )
+            check_value(value, f"{scope}.{name}", layer.origin)
+            chosen[name] = value
+            origins[name] = layer.origin_of(name)
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in chosen
+    ]
+    if missing:
+        raise MibenchError(f"{scope}.{missing[0]} has no default: add --set {scope}.{missing[0]}=VALUE")
+    instance = _build(kind, chosen, origins, scope)
+    for name, given in chosen.items():
+        found = _value(instance, name)
+        check_value(found, f"{scope}.{name}", origins[name])  # again: the text "nan" has become a number by now
+        if _truth_as_number(given, found):
+            raise MibenchError(f"{scope}.{name}: expected a number, got {shown(given)} (from {origins[name]})")
+    return instance, {name: Setting(_value(instance, name), origins[name]) for name in known}
+
+
+def check_value(value: Any, place: str, origin: str) -> None:
+    """Refuse what no setting means: numbers that are not finite or need more than 64 bits, null characters in text.
+
+    Args:
+        value: a setting, lists and mappings of settings included.
+        place, origin: which one and where it comes from, for the message.
+
+    Raises:
+        MibenchError: with the place, the value and the origin.
+    """
+    problem, cure = None, ""
+    if isinstance(value, float) and not math.isfinite(value):
+        problem = "must be a finite number"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        problem = "is too large a number"
+    elif isinstance(value, str) and "\0" in value:
+        problem, cure = "holds a null character", "; take it out"
+    if problem is not None:
+        raise MibenchError(f"{place}: {problem}, got {shown(value)} (from {origin}){cure}")
+    if isinstance(value, Mapping):
+        for item in (*value.keys(), *value.values()):
+            check_value(item, place, origin)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_value(item, place, origin)
+
+
+def _truth_as_number(given: Any, found: Any) -> bool:
+    """Whether a yes or no was taken for 1 or 0, in a list too: ``true`` is no number of steps."""
+    if isinstance(given, list | tuple) and isinstance(found, list | tuple):
+        return any(_truth_as_number(one, other) for one, other in zip(given, found, strict=False))
+    return isinstance(given, bool) and isinstance(found, int | float) and not isinstance(found, bool)
+
+
+def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str], scope: str) -> T:
+    nested: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if (start := _nested_default(kind, field.name)) is not None:
+            nested[field.name] = dataclasses.asdict(start)
+    for name, value in chosen.items():
+        target = nested
+        *path, last = name.split(".")
+        for part in path:
+            target = target[part]
+        target[last] = value
+    try:
+        return adapter(kind).validate_python(nested)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        origin = next((origins[n] for n in origins if place == n or place.startswith(f"{n}.")), "")
+        where = f"{scope}.{place}" if place else scope
+        given = "" if isinstance(first["input"], dict) and not place else f", got {shown(first['input'])}"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise MibenchError(
+            f"{where}: {reason[:1].lower()}{reason[1:]}{given}{f' (from {origin})' if origin else ''}"
+        ) from error
+    except (ValueError, ArithmeticError) as error:
+        raise MibenchError(f"{scope}: {error}") from error
+
+
+def _value(instance: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        instance = getattr(instance, part)
+    return instance
+
+
+def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """``attack.steps=300`` -> ``{"attack": {"steps": 300}}``; values are YAML (``1e-3``, ``[1, 2]``, ``true``).
+
+    Raises:
+        MibenchError: no ``=``, an unknown scope (with a suggestion), or one setting given twice.
+    """
+    allowed = tuple(scopes)
+    found: dict[str, dict[str, Any]] = {scope: {} for scope in allowed}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        beginning = typed(text)
+        scope, dot, setting = name.strip().partition(".")
+        if not equals or not dot or not setting:
+            raise MibenchError(f"--set {beginning}: expected SCOPE.NAME=VALUE, such as {allowed[0]}.NAME=VALUE")
+        if scope not in found:
+            raise MibenchError(
+                f"--set {beginning}: unknown scope {shown(scope)}{registry.suggest(scope, allowed)} "
+                f"(known: {', '.join(allowed)})"
+            )
+        if setting in found[scope]:
+            raise MibenchError(f"--set {typed(f'{scope}.{setting}')} is given twice")
+        found[scope][setting] = parse_yaml(value, f"--set {beginning}")
+    return found
+
+
+@dataclass(frozen=True)
+class PresetFile:
+    """The presets of one attack: name -> layer, and which is used when."""
+
+    presets: Mapping[str, Layer]
+    default: str | None = None
+    default_for: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+    def choose(self, attack: str, asked: str | None, protocol_choice: str | None, **situation: str) -> Layer | None:
+        """The preset asked for, else the file's for this data set, else the protocol's, else the file's own default.
+
+        The data set goes first: a protocol's preset suits the prior of the world that the protocol was made for.
+        """
+        name = asked or self.default_for.get("dataset", {}).get(situation.get("dataset", ""))
+        name = name or protocol_choice or self.default_for.get("protocol", {}).get(situation.get("protocol", ""))
+        name = name or self.default
+        if name is None:
+            return None
+        if name not in self.presets:
+            raise MibenchError(registry.unknown(f"preset of attack {attack!r}", name, self.presets))
+        return self.presets[name]
+
+
+def attack_presets(attack: str) -> PresetFile:
+    """Read the presets of a registered attack; an attack without a file has none."""
+    package = f"{registry.entry('attack', attack).package}.presets"
+    try:
+        file = resources.files(package) / f"{attack}.yaml"
+    except ModuleNotFoundError:
+        return PresetFile({})
+    if not file.is_file():
+        return PresetFile({})
+    source = f"presets/{attack}.yaml"
+    content = as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
+    known = ("presets", "default", "default_for")
+    for key in content:
+        if key not in known:
+            raise MibenchError(f"{source}: unknown key {key!r}{registry.suggest(key, known)}")
+    raw = {name: as_mapping(v, f"{source}: {name}") for name, v in as_mapping(content.get("presets"), source).items()}
+    return PresetFile(
+        {name: _preset_layer(name, raw, source) for name in raw},
+        content.get("default"),
+        content.get("default_for") or {},
+    )
+
+
+def _preset_layer(name: str, raw: Mapping[str, Mapping[str, Any]], source: str, seen: tuple[str, ...] = ()) -> Layer:
+    if name not in raw:
+        raise MibenchError(f"{source}: {registry.unknown('preset', name, raw)}")
+    if name in seen:
+        raise MibenchError(f"{source}: the presets {' and '.join((*seen, name))} extend each other")
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for key, value in raw[name].items():
+        if key == "extends":
+            base = _preset_layer(str(value), raw, source, (*seen, name))
+            sources = {k: v for k, v in base.sources.items() if k not in values} | sources
+            values = {**base.values, **values}
+        elif isinstance(value, dict) and "value" in value and set(value) <= {"value", "source"}:
+            values[key] = value["value"]
+            sources[key] = str(value.get("source", ""))
+        else:
+            values[key] = value
+            sources.pop(key, None)
+    return Layer(f"preset {name}", values, {k: v for k, v in sources.items() if v})

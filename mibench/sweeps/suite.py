@@ -1,0 +1,283 @@
+"""Suites: YAML files that span a matrix of runs.
+
+A file names lists along :data:`AXES` and values that hold everywhere::
+
+    name: mine
+    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy likewise
+    attacks:
+      - floor
+      - {attack: dmmia, label: no memory, settings: {attack: {lambda_imr: 0, lambda_idr: 0}}}
+    targets: [vgg16, ir152]
+    seeds: [0, 1, 2]
+    settings: {protocol: {identities: 20}} # of every cell; those of an attack win
+    exclude: [{attack: no memory, target: ir152}]
+    compare: {reference: dmmia, metrics: [acc1]} # what the comparison at the end tests; chosen before looking
+
+Whether a cell can start (its attack is known, its weights are there) is not asked here: one that cannot is a row of the
+table, not a mistake of the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mibench import registry
+from mibench import settings as config
+from mibench.errors import MibenchError
+from mibench.runs.plan import SCOPES, Request
+from mibench.system.text_files import shown
+
+DETAILS = ("preset", "prior", "settings", "label")
+COMMON = ("protocol", "dataset", "precision")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension of the matrix: the key of its list in a suite, the field of a request that its values fill.
+
+    Attributes:
+        details: what an entry may say besides its value, when it is written as a mapping.
+        default: the values when the suite has no such list; None: it must have one.
+    """
+
+    key: str
+    field: str
+    kind: type = str
+    details: tuple[str, ...] = ()
+    default: tuple[Any, ...] | None = None
+
+
+AXES = (
+    Axis("attacks", "attack", details=DETAILS),
+    Axis("targets", "target"),
+    Axis("seeds", "seed", kind=int, default=(0,)),
+)
+KEYS = ("name", "description", *COMMON, "min_accuracy", *(axis.key for axis in AXES), "settings", "exclude", "compare")
+MATCHED = (*(axis.field for axis in AXES), "label", "preset", "prior")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of the matrix.
+
+    Attributes:
+        label: what tables call its attack; the attack's name unless the suite says otherwise.
+        request: what ``mibench run`` would be asked for.
+    """
+
+    label: str
+    request: Request
+
+    def axis(self, field: str) -> Any:
+        """Its value along an axis, or one of its details."""
+        return self.label if field == "label" else getattr(self.request, field)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells it from the other cells of its suite."""
+        return {"label": self.label, **{axis.field: self.axis(axis.field) for axis in AXES}}
+
+    @property
+    def title(self) -> str:
+        """``dmmia against vgg16, seed 0``."""
+        return f"{self.label} against {self.request.target}, seed {self.request.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A matrix, expanded: its cells in the order of the file, the first axis changing slowest.
+
+    Attributes:
+        reference, metrics: what the comparison of the complete cells tests, as ``mibench compare`` takes it.
+    """
+
+    name: str
+    description: str
+    protocol: str | None
+    cells: tuple[Cell, ...]
+    reference: str | None = None
+    metrics: tuple[str, ...] = ()
+
+
+def load_suite(wanted: str) -> Suite:
+    """A suite by the path of its file (``mine.yaml``) or by the name of a registered one (``smoke``).
+
+    Raises:
+        MibenchError: no such file or name, or a mistake in the file.
+    """
+    path = Path(wanted)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return parse_suite(config.read_yaml(path), str(path), path.stem)
+    known = registry.yaml_files("suite")
+    if wanted not in known:
+        raise MibenchError(f"{registry.unknown('suite', wanted, known)}; a suite of yours is a path that ends in .yaml")
+    source, text = known[wanted]
+    return parse_suite(config.parse_yaml(text, source), source, wanted)
+
+
+def parse_suite(content: Any, source: str, name: str) -> Suite:
+    """Check and expand the contents of a file.
+
+    Args:
+        content: what the YAML holds.
+        source: names the file in messages.
+        name: of the suite when the file gives none.
+    """
+    found = _mapping(content, source)
+    _known(found, KEYS, source)
+    common: dict[str, Any] = {
+        key: _text(found[key], f"{source}: {key}") for key in COMMON if found.get(key) is not None
+    }
+    if (least := found.get("min_accuracy")) is not None:
+        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+            raise MibenchError(f"{source}: min_accuracy: expected a share in [0, 1], got {shown(least)}")
+        common["min_accuracy"] = least
+    settings = _settings(found.get("settings"), f"{source}: settings")
+    entries = [_entries(found, axis, source) for axis in AXES]
+    cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
+    title = _text(found.get("name", name), f"{source}: name")
+    if Path(title).name != title or title.startswith("."):
+        raise MibenchError(f"{source}: name: it becomes a folder, so it must be a plain name, got {shown(title)}")
+    kept = _without(cells, found.get("exclude"), f"{source}: exclude")
+    if not kept:
+        raise MibenchError(f"{source}: nothing is left to run: every cell is excluded")
+    asked = _mapping(found.get("compare"), f"{source}: compare")
+    _known(asked, ("reference", "metrics"), f"{source}: compare")
+    metrics = asked.get("metrics") or []
+    if not isinstance(metrics, list):
+        raise MibenchError(f"{source}: compare.metrics: expected a list of metrics, got {shown(metrics)}")
+    return Suite(
+        reference=_text(asked["reference"], f"{source}: compare.reference") if asked.get("reference") else None,
+        metrics=tuple(_text(name, f"{source}: compare.metrics") for name in metrics),
+        name=title,
+        description=" ".join(str(found.get("description", "")).split()),
+        protocol=common.get("protocol"),
+        cells=kept,
+    )
+
+
+def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settings: Mapping[str, Any]) -> Cell:
+    fields: dict[str, Any] = dict(common)
+    merged = {scope: dict(values) for scope, values in settings.items()}
+    for entry in choice:
+        fields |= entry
+        for scope, values in entry.get("settings", {}).items():
+            merged.setdefault(scope, {}).update(values)
+    label = fields.pop("label", None) or fields["attack"]
+    return Cell(label=str(label), request=Request(**{**fields, "settings": merged}))
+
+
+def _entries(found: Mapping[str, Any], axis: Axis, source: str) -> list[dict[str, Any]]:
+    """The values along an axis, each as the fields of a request that it fills."""
+    place = f"{source}: {axis.key}"
+    given = found.get(axis.key, None if axis.default is None else list(axis.default))
+    if not isinstance(given, list) or not given:
+        raise MibenchError(f"{place}: expected a list of at least one {axis.field}, got {shown(given)}")
+    entries = [_entry(item, axis, f"{place}[{number}]") for number, item in enumerate(given)]
+    names = [entry.get("label", entry[axis.field]) for entry in entries]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        cure = "; give each a label of its own" if "label" in axis.details else ""
+        raise MibenchError(f"{place}: {twice!r} stands twice{cure}")
+    return entries
+
+
+def _entry(item: Any, axis: Axis, place: str) -> dict[str, Any]:
+    if not (isinstance(item, Mapping) and axis.details):
+        return {axis.field: _value(item, axis, place)}
+    entry = _mapping(item, place)
+    _known(entry, (axis.field, *axis.details), place)
+    if axis.field not in entry:
+        raise MibenchError(f"{place}: it needs the key {axis.field!r}")
+    result: dict[str, Any] = {axis.field: _value(entry[axis.field], axis, place)}
+    for detail in axis.details:
+        if entry.get(detail) is not None:
+            where = f"{place}.{detail}"
+            read = _settings if detail == "settings" else _text
+            result[detail] = read(entry[detail], where)
+    return result
+
+
+def _value(item: Any, axis: Axis, place: str) -> Any:
+    if axis.kind is int:
+        if isinstance(item, bool) or not isinstance(item, int) or item < 0:
+            raise MibenchError(f"{place}: a {axis.field} is a whole number from 0, got {shown(item)}")
+        return item
+    return _text(item, place)
+
+
+def _settings(given: Any, place: str) -> dict[str, dict[str, Any]]:
+    settings = _mapping(given, place)
+    _known(settings, SCOPES, place)
+    return {scope: _mapping(values, f"{place}.{scope}") for scope, values in settings.items()}
+
+
+def _without(cells: tuple[Cell, ...], given: Any, place: str) -> tuple[Cell, ...]:
+    """The cells that no entry of ``exclude`` matches. An entry that matches none is a typing mistake."""
+    if given is None:
+        return cells
+    if not isinstance(given, list):
+        raise MibenchError(f"{place}: expected a list of mappings such as {{attack: kedmi, target: ir152}}")
+    dropped: set[int] = set()
+    for number, item in enumerate(given):
+        where = f"{place}[{number}]"
+        pattern = _mapping(item, where)
+        _known(pattern, MATCHED, where)
+        if not pattern:
+            raise MibenchError(f"{where}: an empty entry would exclude everything")
+        for field, value in pattern.items():
+            _check_pattern(cells, field, value, where)
+        hit = {index for index, cell in enumerate(cells) if _matches(cell, pattern)}
+        if not hit:
+            raise MibenchError(f"{where}: no cell is like that")
+        dropped |= hit
+    return tuple(cell for index, cell in enumerate(cells) if index not in dropped)
+
+
+def _check_pattern(cells: Sequence[Cell], field: str, value: Any, place: str) -> None:
+    present = {name for cell in cells for name in _names(cell, field)}
+    for wanted in value if isinstance(value, list) else [value]:
+        if not isinstance(wanted, str | int):
+            raise MibenchError(f"{place}: {field}: expected a name or a list of names, got {shown(value)}")
+        if wanted not in present:
+            raise MibenchError(f"{place}: {registry.unknown(field, str(wanted), map(str, present))}")
+
+
+def _matches(cell: Cell, pattern: Mapping[str, Any]) -> bool:
+    """Whether a cell has every value of the pattern, or one of its values where it lists several."""
+    return all(
+        bool(_names(cell, field) & set(value if isinstance(value, list) else [value]))
+        for field, value in pattern.items()
+    )
+
+
+def _names(cell: Cell, field: str) -> set[Any]:
+    """What a cell answers to: an attack by its name and by its label."""
+    found = {cell.axis(field)} | ({cell.label} if field == "attack" else set())
+    return {name for name in found if name is not None}
+
+
+def _mapping(given: Any, place: str) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise MibenchError(f"{place}: expected a mapping of names to values, got {shown(given)}")
+    return {str(key): value for key, value in given.items()}
+
+
+def _known(found: Mapping[str, Any], known: Sequence[str], place: str) -> None:
+    for key in found:
+        if key not in known:
+            raise MibenchError(
+                f"{place}: unknown key {shown(key)}{registry.suggest(key, known)} (known: {', '.join(known)})"
+            )
+
+
+def _text(given: Any, place: str) -> str:
+    if not isinstance(given, str) or not given:
+        raise MibenchError(f"{place}: expected a name, got {shown(given)}")
+    return given

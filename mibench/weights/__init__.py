@@ -1,0 +1,1 @@
+"""Trained weights: their cards, reading and saving them, training and importing them."""

@@ -1,0 +1,267 @@
+"""Cards of trained weights: finding, reading and writing them. Listing them imports no torch.
+
+Shipped cards are YAML files in the packages that catalogues name under ``cards``, their weights in the sibling package
+``weights``. A person's own lie in ``$MIBENCH_HOME/cards`` and ``$MIBENCH_HOME/weights`` and win over shipped ones of
+the same name; every run records the weights' sha256, so it always says which were used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mibench import registry
+from mibench.downloads.catalogue import source_of
+from mibench.errors import MibenchError
+from mibench.runs.store import atomic_write
+from mibench.settings import read_yaml
+from mibench.system.paths import home
+from mibench.system.text_files import shown
+
+if TYPE_CHECKING:
+    from mibench.api import Card
+
+NAME = re.compile(r"[^@+/\\\s]+@[^@+/\\\s]+(\+[^@/\\\s]+)?")
+CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
+
+
+@dataclass(frozen=True)
+class CardFile:
+    """A card on disk, unread but for its head.
+
+    Attributes:
+        name: ``architecture@dataset`` or ``architecture@dataset+tag``.
+        path: the YAML file.
+        weights_folder: where its weights lie.
+        origin: the distribution that ships it, or ``user``.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    weights_folder: Path
+    origin: str
+    content: Mapping[str, Any]
+
+    @property
+    def weights_path(self) -> Path:
+        """The safetensors file that the card describes."""
+        return self.weights_folder / self.card().weights.file
+
+    @cached_property
+    def _card(self) -> Card:
+        return parse_card(self.content, str(self.path))
+
+    def card(self) -> Card:
+        """The whole card, checked.
+
+        Raises:
+            MibenchError: an unknown or missing field, or a value of the wrong type.
+        """
+        return self._card
+
+
+def stem_of(name: str) -> str:
+    """File stem of a card name: ``vgg16@synthfaces+bido`` -> ``vgg16_synthfaces_bido``."""
+    return name.replace("@", "_").replace("+", "_")
+
+
+def target_tag(target: str) -> str:
+    """What a prior made against a target is called after it: ``vgg16@celeba+smoothed`` -> ``vgg16-smoothed``."""
+    architecture, _, tag = target.partition("+")
+    return architecture.partition("@")[0] + (f"-{tag}" if tag else "")
+
+
+def parse_card(content: Mapping[str, Any], source: str) -> Card:
+    """Build a :class:`~mibench.api.Card` from the contents of its file."""
+    import pydantic
+
+    from mibench.api import Card, ImageSpec, WeightsFile
+    from mibench.settings import adapter
+
+    def check(kind: type, given: Mapping[str, Any], where: str) -> None:
+        known = [field.name for field in dataclasses.fields(kind)]
+        for key in given:
+            if key not in known:
+                raise MibenchError(f"{source}: unknown field {where}{key!r}{registry.suggest(key, known)}")
+
+    check(Card, content, "")
+    for name, kind in (("image", ImageSpec), ("weights", WeightsFile)):
+        if isinstance(content.get(name), Mapping):
+            check(kind, content[name], f"{name}.")
+    try:
+        card = adapter(Card).validate_python(dict(content))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise MibenchError(f"{source}: {place}: {first['msg'].lower()}") from error
+    if card.kind not in CARD_KINDS:
+        raise MibenchError(f"{source}: {registry.unknown('kind', card.kind, CARD_KINDS)}")
+    if Path(card.weights.file).name != card.weights.file or not card.weights.file.endswith(".safetensors"):
+        raise MibenchError(
+            f"{source}: weights.file must be the bare name of a .safetensors file, got {card.weights.file!r}"
+        )
+    return card
+
+
+def _folder_of(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        content = read_yaml(path)
+        for field in ("name", "kind"):
+            if not isinstance(content.get(field), str):
+                raise MibenchError(f"{path}: a card needs the field {field!r}; repair or delete the file")
+        if not NAME.fullmatch(content["name"]):
+            raise MibenchError(
+                f"{path}: name should read architecture@dataset or architecture@dataset+tag, got "
+                f"{shown(content['name'])}; repair or delete the file"
+            )
+        found.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
+    return found
+
+
+def shipped_cards() -> dict[str, CardFile]:
+    """The cards that distributions bring, by name.
+
+    Raises:
+        MibenchError: two distributions ship a card of one name, or a card cannot be read.
+    """
+    found: dict[str, CardFile] = {}
+    for entry in registry.catalogue()["cards"].values():
+        folder = _folder_of(entry.address)
+        if folder is None:
+            raise MibenchError(f"{entry.distribution} registers cards in {entry.address!r}, which is not a package")
+        for card in _scan(folder, folder.parent / "weights", entry.distribution):
+            if card.name in found:
+                raise MibenchError(f"the card {card.name!r} is shipped twice: {found[card.name].path} and {card.path}")
+            found[card.name] = card
+    return found
+
+
+def all_cards() -> dict[str, CardFile]:
+    """Every card by name, shipped ones first replaced by the person's own.
+
+    Raises:
+        MibenchError: as :func:`shipped_cards`.
+    """
+    found = shipped_cards()
+    if (own := home() / "cards").is_dir():
+        found |= {card.name: card for card in _scan(own, home() / "weights", "user")}
+    return dict(sorted(found.items()))
+
+
+def hides_shipped(file: CardFile) -> str | None:
+    """The distribution whose card of the same name a person's own one hides; None when it hides none."""
+    shipped = shipped_cards().get(file.name) if file.origin == "user" else None
+    return None if shipped is None or shipped.content == file.content else shipped.origin
+
+
+def training_command(kind: str, name: str, target: str | None = None) -> str:
+    """The command that trains weights for the card ``name``: with its tag, or with ``--tag NAME`` where that name is
+    shipped, since a training never takes the name of a baseline.
+
+    Args:
+        kind: of the network.
+        name: of the card.
+        target: that a prior made against one is to be made against; None: the one that it is called after.
+    """
+    architecture, _, rest = name.partition("@")
+    dataset, _, tag = rest.partition("+")
+    words = ["mibench", "train", kind, architecture]
+    known = kind == "prior" and architecture in registry.names("prior")
+    if known and getattr(registry.load("prior", architecture), "per_target", False):
+        words += ["--target", target or tag or "NAME"]
+        tag = ""
+    words += ["--dataset", dataset] if dataset else []
+    if not tag and name in shipped_cards():
+        tag = "NAME"
+    return " ".join([*words, *(["--tag", tag] if tag else [])])
+
+
+def find(kind: str, wanted: str, dataset: str) -> CardFile:
+    """The card of a network.
+
+    Args:
+        kind: target, judge, regressor or prior.
+        wanted: ``ir152``, ``ir152+tag`` or a whole card name ``ir152@celeba``.
+        dataset: completes a name without ``@``.
+
+    Raises:
+        MibenchError: unknown architecture (with a suggestion), a card of another kind, or no trained weights yet.
+    """
+    architecture, at, _ = wanted.partition("@")
+    architecture, plus, tag = architecture.partition("+")
+    name = wanted if at else f"{architecture}@{dataset}{plus}{tag}"
+    cards = all_cards()
+    if (card := cards.get(name)) is not None and card.kind == kind:
+        return card
+    other = (
+        card.kind
+        if card is not None
+        else next((k for k in CARD_KINDS if k != kind and architecture in registry.names(k)), None)
+    )
+    if architecture not in registry.names(kind):
+        if other is not None:
+            options = ", ".join(registry.names(kind))
+            raise MibenchError(f"{wanted!r} is a {other}, it can never be chosen as the {kind} (known: {options})")
+        raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
+    # A network of another data set is no misspelling, unless the data set was spelled out.
+    have = [c.name for c in cards.values() if c.kind == kind and (at or c.name.split("@")[1].split("+")[0] == dataset)]
+    if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
+        raise MibenchError(
+            f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
+            f"{registry.suggest(name, have)}"
+        )
+    published = source_of(name)
+    get = f"`mibench fetch {published}` says how to get them" if published else "get them from their authors"
+    if kind == "backbone":
+        raise MibenchError(
+            f"no weights of the backbone {name!r} are here: {get} and `mibench import FILE --as backbone:{name}`"
+            f"{registry.suggest(name, have)}"
+        )
+    said_how = f" ({get})" if published else ""
+    raise MibenchError(
+        f"no trained weights for the {kind} {name!r}: train them with `{training_command(kind, name)}`, or import "
+        f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{registry.suggest(name, have)}"
+    )
+
+
+def card_text(card: Card) -> str:
+    """The YAML of a card, fields in their order, empty ones left out."""
+    from mibench.runs.spec import plain
+
+    content = {}
+    for field in dataclasses.fields(card):
+        value = getattr(card, field.name)
+        if value is None or value == {} or (field.name == "access" and value == field.default):
+            continue
+        content[field.name] = _ordered(value) if dataclasses.is_dataclass(value) else plain(value)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _ordered(value: Any) -> dict[str, Any]:
+    from mibench.runs.spec import plain
+
+    return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+
+
+def write_card(card: Card, folder: Path) -> Path:
+    """Write ``<folder>/<stem>.yaml`` atomically."""
+    path = folder / f"{stem_of(card.name)}.yaml"
+    atomic_write(path, card_text(card).encode())
+    return path

@@ -1,0 +1,195 @@
+"""What a file is, by its bytes: names like ``.tar`` and ``.pth`` say nothing in this field.
+
+Only weights are recognised as something to read; everything else is refused with what it is and what to do.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import NoReturn
+
+from mibench.errors import MibenchError
+
+from .text import listed, size
+
+HEAD = 1 << 16  # bytes looked at
+TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # LONG1, ten bytes, the number every old torch.save begins with
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"7z\xbc\xaf\x27\x1c": "7-zip",
+    b"Rar!": "RAR",
+}
+AGAIN = "download it again"
+NAME = "name the file that torch.save wrote"
+CONVERT = "convert it to ONNX (tf2onnx) and audit that with `mibench audit --model FILE.onnx`"
+EXPORT = "export the network to ONNX (torch.onnx.export) or TorchScript (torch.jit.trace) for `mibench audit --model`"
+CODE = "--model takes the function or class that builds the network, such as STEM:build, and --weights its weights"
+OTHERS = {  # (place, bytes) -> what it is, what to do; checked before the name is looked at
+    (0, b"\x89HDF"): ("an HDF5 file (Keras, h5py), not weights of torch", CONVERT),
+    (4, b"TFL3"): ("a model of TensorFlow Lite, which is not run here", CONVERT),
+    (0, b"\x93NUMPY"): ("a NumPy array, not weights of torch", NAME),
+    (0, b"MATLAB 5.0"): ("a MATLAB file, not weights of torch", NAME),
+    (0, b"\x89PNG"): ("a PNG picture, not weights of torch", NAME),
+    (0, b"\xff\xd8\xff"): ("a JPEG picture, not weights of torch", NAME),
+    (0, b"%PDF"): ("a PDF document, not weights of torch", NAME),
+    (0, b"GGUF"): ("a GGUF file, not weights of torch", NAME),
+    (0, b"ftrt"): ("an engine of TensorRT, made for one GPU", EXPORT),
+}
+BY_NAME = {  # files without magic bytes, told by their endings
+    ".onnx": ("an ONNX file, a program rather than weights", "audit it with `mibench audit`"),
+    ".py": ("Python code, not weights", CODE),
+    ".ipynb": ("a notebook, not weights", "put the network into a module: " + CODE),
+    ".pb": ("a graph of TensorFlow, which is not run here", CONVERT),
+    ".mlmodel": ("a model of Core ML, which is not run here", EXPORT),
+    ".caffemodel": ("a model of Caffe, which is not run here", CONVERT.replace(" (tf2onnx)", "")),
+    ".json": ("a text file, not weights", "name the .safetensors or .pth file itself"),
+    ".yaml": ("a text file, not weights", "name the .safetensors or .pth file itself"),
+}
+FOLDERS = {  # a file in it -> what the folder is, what to do
+    "saved_model.pb": f"a SavedModel of TensorFlow, which is not run here; {CONVERT}",
+    "Manifest.json": f"a package of Core ML, which is not run here; {EXPORT}",
+    "model.safetensors": "a folder; name the file model.safetensors in it, with --weights and the code that builds it",
+    "pytorch_model.bin": "a folder; name the file pytorch_model.bin in it, with --weights and the code that builds it",
+}
+
+
+class Format(enum.Enum):
+    """The formats that can hold weights."""
+
+    SAFETENSORS = "safetensors"
+    TORCH_ZIP = "torch zip"
+    TORCH_LEGACY = "torch legacy"
+    PICKLE = "pickle"
+
+
+def recognise(path: Path) -> Format:
+    """The format of a file.
+
+    Raises:
+        MibenchError: it cannot be opened, is empty, a page, an archive, a TorchScript program, or no weights at all.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise MibenchError(f"cannot read {path}: {error.strerror}; name a file of weights") from error
+    if not head:
+        raise MibenchError(f"{path} is empty; {AGAIN}")
+    _refuse_text(path, head)
+    if head[8:9] == b"{" and (head[9:10] == b'"' or path.suffix == ".safetensors"):
+        return Format.SAFETENSORS
+    if head.startswith(b"PK"):
+        return _zip(path)
+    if head[:1] == b"\x80":
+        old = head[2:].startswith(TORCH_MAGIC) or head[11:].startswith(TORCH_MAGIC)  # from protocol 4 on in a frame
+        return Format.TORCH_LEGACY if old else Format.PICKLE
+    _refuse_archive(path, head)
+    for (place, magic), (what, cure) in OTHERS.items():
+        if head[place:].startswith(magic):
+            raise MibenchError(f"{path} is {what}; {cure}")
+    if (known := BY_NAME.get(path.suffix.lower())) is not None:
+        what, cure = known
+        raise MibenchError(f"{path} is {what}; {cure}".replace("STEM", path.stem))
+    return Format.PICKLE  # pickles of protocol 0 and 1 have no magic: the reader finds out
+
+
+def _refuse_text(path: Path, head: bytes) -> None:
+    """Pages saved under the name of weights: quota pages, log-ins, errors of a store, pointers of Git LFS."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        if b"quota" in head.lower():
+            raise MibenchError(
+                f"{path} is the drive's quota page, not weights: too many people downloaded the file; try again in a "
+                "day, or copy it into a drive of your own and download it from there"
+            )
+        if b"<net " in head:
+            raise MibenchError(f"{path} is a model of OpenVINO, which is not run here; {EXPORT}")
+        raise MibenchError(f"{path} is a web page, not weights (a log-in or an error); {AGAIN} in a browser")
+    if start.startswith(b"version https://git-lfs"):
+        raise MibenchError(f"{path} is a pointer of Git LFS, not weights; fetch the file with `git lfs pull`")
+    if start.startswith((b'{"error', b'{"message')):
+        raise MibenchError(f"{path} is a server's error message, not weights; {AGAIN}")
+
+
+def refuse_folder(path: Path) -> NoReturn:
+    """Say what a folder is that was named in place of a file.
+
+    Raises:
+        MibenchError: always.
+    """
+    for name, what in FOLDERS.items():
+        if (path / name).is_file():
+            raise MibenchError(f"{path} is {what}")
+    raise MibenchError(f"{path} is a folder; name the file of weights in it")
+
+
+def _zip(path: Path) -> Format:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise MibenchError(
+            f"{path} is cut off or damaged: a zip file without its directory ({size(path.stat().st_size)}); {AGAIN}"
+        ) from error
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner:
+        raise MibenchError(
+            f"{path} is a TorchScript program, not weights; attack it as it is with `mibench audit --model {path.name}`"
+        )
+    if "data.pkl" in inner:
+        return Format.TORCH_ZIP
+    if "archive_format" in inner or any(name.startswith("models/") and name.endswith(".json") for name in inner):
+        raise MibenchError(f"{path} is a program of torch.export (.pt2), which is not run here; {EXPORT}")
+    if {"config.json", "model.weights.h5"} <= set(names):
+        raise MibenchError(f"{path} is a model of Keras; {CONVERT}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise MibenchError(f"{path} is an archive of NumPy arrays (.npz), not weights of torch; {NAME}")
+    raise MibenchError(f"{path} is a zip archive; unpack it first: it holds {listed(names) or 'nothing'}")
+
+
+def _refuse_archive(path: Path, head: bytes) -> None:
+    if head[257:262] == b"ustar":
+        with path.open("rb") as file:
+            names = _names_in_tar(file, most=4)
+        if {"storages", "tensors", "pickle"} >= set(names) and names:
+            raise MibenchError(
+                f"{path} was saved by a torch from before 2017, which nothing reads safely; "
+                "open it with the torch of its time and save its state_dict again"
+            )
+        raise MibenchError(f"{path} is a real tar archive; unpack it first: it holds {listed(names) or 'nothing'}")
+    for magic, name in COMPRESSED.items():
+        if head.startswith(magic):
+            inside = _inside_gzip(path, head) if name == "gzip" else ""
+            raise MibenchError(f"{path} is compressed with {name}; unpack it first{inside}")
+
+
+def _names_in_tar(file: io.BufferedIOBase | io.BufferedReader, most: int) -> list[str]:
+    names: list[str] = []
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while len(names) < most and (member := archive.next()) is not None:
+                names.append(member.name)
+    except (tarfile.TarError, OSError, ValueError, EOFError):
+        pass  # a damaged archive is still an archive: the names read so far will do
+    return names
+
+
+def _inside_gzip(path: Path, head: bytes) -> str:
+    """``: it holds X``, read from the first kilobytes alone: a bomb never unfolds."""
+    import zlib
+
+    try:
+        first = zlib.decompressobj(wbits=31).decompress(head, 2048)
+    except zlib.error:
+        return ""
+    if first[257:262] == b"ustar":
+        names = _names_in_tar(io.BytesIO(first), most=1)
+        return f": it holds {listed(names)} ..." if names else ""
+    return f": it holds {listed([path.stem])}"

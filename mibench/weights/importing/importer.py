@@ -1,0 +1,197 @@
+"""``mibench import``: from foreign files to a card, by way of the importer that knows their format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mibench import registry
+from mibench import settings as config
+from mibench.api import Card, Importer, Trained, WeightsContents
+from mibench.data.split import IdentitySplit
+from mibench.errors import MibenchError
+from mibench.settings import Layer
+from mibench.system.devices import choose_device
+from mibench.system.paths import home
+from mibench.system.progress import Reporter
+from mibench.weights import cards
+from mibench.weights.load import packed, shelve
+from mibench.weights.names import OF_A_DATASET, Wanted, parse
+
+from .accuracy import measure
+from .checkpoint_card import Import, Origin
+from .network_loading import check_numbers, fitted
+from .reader import read_weights, unwrapped
+from .text import listed, shown
+
+CLASSIFIERS = ("target", "judge")  # what has a test accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """The stored card, whether it was there already, sentences about it and (worse) doubts."""
+
+    path: Path
+    card: Card
+    unchanged: bool = False
+    remarks: Sequence[str] = ()
+    doubts: Sequence[str] = ()
+
+
+def import_weights(request: Import, *, device: str = "auto", reporter: Reporter | None = None) -> Imported:
+    """Read, convert, load strictly, measure, store. Nothing is written before everything is known to be right.
+
+    Raises:
+        MisfitError: the weights are another network's; has every key.
+        MibenchError: any other mistake in the input.
+    """
+    wanted = parse(request.wanted)
+    importer = find_importer(wanted)
+    chosen = choose_device(device)
+    target = wanted.target
+    if request.sha256 and len(request.sha256) != len(request.files):
+        raise MibenchError(f"{len(request.files)} files and {len(request.sha256)} --sha256: give one for each file")
+    if request.reported is not None and not 1 < request.reported <= 100:
+        raise MibenchError(f"--reported is a test accuracy in percent, such as 91.16; got {request.reported:g}")
+    hashes = dict(zip(request.files, request.sha256, strict=False))
+    files: Sequence[WeightsContents] = [read_weights(path, sha256=hashes.get(path)) for path in request.files]
+    files, trained, network = _taken_in(wanted, importer, files, request.settings.get("import", {}))
+    dataset, absence = _dataset(wanted, request.settings.get("dataset", {}))
+    _check_classes(wanted, trained, dataset, target)
+    content = packed(wanted.name, trained.weights)
+    digest = hashlib.sha256(content).hexdigest()
+    before = _existing(wanted, request.output)
+    if before is not None and not request.replace:
+        if before.card().weights.sha256 == digest:
+            return Imported(path=before.path, card=before.card(), unchanged=True)
+        tag = "" if target else f"give these a tag of their own (--as {request.wanted.partition('+')[0]}+NAME), or "
+        raise MibenchError(
+            f"{wanted.name!r} is there already with other weights ({before.path}); {tag}replace them with --replace"
+        )
+    accuracy = None
+    if dataset is not None and wanted.kind in CLASSIFIERS:
+        try:
+            accuracy = measure(
+                network,
+                trained.image,
+                dataset.seen_by(wanted.kind),
+                name=wanted.name,
+                device=chosen,
+                reporter=reporter or Reporter(),
+            )
+        except MibenchError as error:
+            if request.settings.get("dataset"):
+                raise
+            absence = str(error)
+    made = Origin(request=request, wanted=wanted, files=files, trained=trained, target=target)
+    card, doubts = made.card(content, digest, dataset, accuracy)
+    path, card = _shelved(card, content, request.output or home(), before)
+    remarks = [trained.notes] if trained.notes else []
+    remarks += [
+        f"{file.file} holds other weights too ({', '.join(file.others)}): {file.container} was taken; "
+        f"{file.file}::{file.others[0]} names another"
+        for file in files
+        if file.others
+    ]
+    if absence is not None and accuracy is None:
+        remarks.append(f"test accuracy not measured: {absence}")
+    return Imported(path=path, card=card, remarks=remarks, doubts=doubts)
+
+
+def _taken_in(
+    wanted: Wanted, importer: Importer, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+) -> tuple[Sequence[WeightsContents], Trained, Any]:
+    """The files as they fit, what the importer makes of them, and the network.
+
+    Where they do not fit and all keys of a file begin alike (``net.``), as training frameworks wrap a network, they are
+    tried without that beginning.
+    """
+    try:
+        trained = importer(wanted.architecture, files, settings)
+        check_numbers(trained.weights, listed(file.file for file in files))
+        return files, trained, fitted(wanted, trained, importer, files)
+    except MibenchError as error:
+        shorter = [unwrapped(file) for file in files]
+        if len(files) != 1 or shorter[0] is files[0]:
+            raise
+        try:
+            return _taken_in(wanted, importer, shorter, settings)
+        except MibenchError:
+            raise error from None
+
+
+def _shelved(card: Card, content: bytes, folder: Path, before: cards.CardFile | None) -> tuple[Path, Card]:
+    """Write the pair. Weights that replace others get another file name, so that the old pair stays whole until the new
+    card takes its place; then the old file goes."""
+    old = before.weights_path if before is not None and before.weights_folder == folder / "weights" else None
+    changed = before is not None and before.card().weights.sha256 != card.weights.sha256
+    if old is not None and changed and old.name == card.weights.file:
+        name = f"{cards.stem_of(card.name)}-{card.weights.sha256[:8]}.safetensors"
+        card = replace(card, weights=replace(card.weights, file=name))
+    path = shelve(card, content, folder)
+    if old is not None and old.name != card.weights.file:
+        old.unlink(missing_ok=True)
+    return path, card
+
+
+def find_importer(wanted: Wanted) -> Importer:
+    """``target:resnet18`` if a catalogue has it, else ``target``."""
+    known = registry.names("importer")
+    for name in (f"{wanted.kind}:{wanted.architecture}", wanted.kind):
+        if name in known:
+            found: Importer = registry.load("importer", name)
+            return found
+    raise MibenchError(
+        f"nothing here knows the released formats of the {wanted.kind} {wanted.architecture!r} "
+        f"(importers: {', '.join(known) or 'none is installed'})"
+    )
+
+
+def _dataset(wanted: Wanted, settings: Mapping[str, Any]) -> tuple[IdentitySplit | None, str | None]:
+    """The data set of a classifier, or why it cannot be had; asked for by settings, it must be there."""
+    if wanted.kind not in OF_A_DATASET:
+        if settings:
+            raise MibenchError(f"a {wanted.kind} is not measured on its data set: drop --set dataset.*")
+        return None, None
+    try:
+        kind = registry.load("dataset", wanted.dataset)
+        found, _ = config.resolve(kind, [Layer("--set", settings)], scope="dataset")
+    except MibenchError as error:
+        if settings:
+            raise
+        return None, str(error)
+    return found, None
+
+
+def _check_classes(wanted: Wanted, trained: Trained, dataset: IdentitySplit | None, target: str | None) -> None:
+    """The right number of classes: the data set's, or those of the target that a prior is made against."""
+    if dataset is not None and trained.classes is not None and trained.classes != dataset.num_classes:
+        raise MibenchError(
+            f"these weights have {trained.classes} classes, {dataset.name} has {dataset.num_classes}: another data "
+            "set, or other settings of it (--set dataset.NAME=VALUE)"
+        )
+    against = cards.all_cards().get(target) if target else None
+    classes = trained.arguments.get("num_classes")
+    if against is not None and classes is not None and against.card().classes not in (None, classes):
+        raise MibenchError(
+            f"this {wanted.architecture} was made against {classes} classes, {target!r} has {against.card().classes}; "
+            "name its own target after the +"
+        )
+
+
+def _existing(wanted: Wanted, output: Path | None) -> cards.CardFile | None:
+    """The card that has this name, or this place, already."""
+    folder = output or home()
+    place = folder / "cards" / f"{cards.stem_of(wanted.name)}.yaml"
+    if place.is_file():
+        content = config.read_yaml(place)
+        found = cards.CardFile(
+            str(content.get("name")), str(content.get("kind")), place, folder / "weights", "user", content
+        )
+        if found.name != wanted.name:
+            raise MibenchError(f"{place} is the card of {shown(found.name)!r}; choose another tag for {wanted.name!r}")
+        return found
+    return cards.all_cards().get(wanted.name) if output is None else None

@@ -1,0 +1,188 @@
+"""Trained weights: verified by sha256 before anything reads them, safetensors only, loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from mibench import registry
+from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
+from mibench.errors import MibenchError, Misfit, MisfitError
+from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
+from mibench.runs.gradient_check import gradient_fault
+from mibench.runs.store import METADATA_KEY, atomic_write
+from mibench.weights.cards import CardFile, write_card
+
+
+def load_weights(file: CardFile) -> dict[str, Tensor]:
+    """The tensors of a card, float32 (or integer), after their file's size and hash agreed with the card.
+
+    Raises:
+        MibenchError: missing, truncated, corrupt or swapped file, or numbers that are not finite; names the file, both
+            hashes and the cure.
+    """
+    expected = file.card().weights
+    path = file.weights_path
+    cure = "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MibenchError(f"weights of {file.name!r} cannot be read: {path}: {error.strerror}; {cure}") from error
+    got = hashlib.sha256(content).hexdigest()
+    if got != expected.sha256 or len(content) != expected.bytes:
+        raise MibenchError(
+            f"weights of {file.name!r} are not the ones on their card: {path} has sha256 {got} ({len(content)} bytes), "
+            f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file: {cure}"
+        )
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise MibenchError(f"{path} is not a safetensors file ({error}); {cure}") from error
+    # in the type they are used in: a number of float64 may be infinite there
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise MibenchError(
+                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity; {cure}"
+            )
+    return tensors
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: str, architecture: str) -> None:
+    """Load every tensor into its place or none at all.
+
+    Raises:
+        MisfitError: missing, unexpected or misshapen tensors, with the likely cause.
+    """
+    misfit = Misfit.between(
+        {key: tensor.shape for key, tensor in network.state_dict().items()},
+        {key: tensor.shape for key, tensor in weights.items()},
+    )
+    if not misfit:
+        network.load_state_dict(dict(weights), strict=True)
+        return
+    if misfit.unexpected and all(key.startswith("module.") for key in misfit.unexpected):
+        cause = "the weights were saved from DataParallel: strip the prefix 'module.'"
+    elif not misfit.missing and not misfit.unexpected:
+        cause = "the card's arguments or classes (width, num_classes) are not those of the training"
+    else:
+        cause = "the card names another architecture than the one that was trained"
+    raise MisfitError(
+        f"weights of {name!r} do not fit {architecture}: {misfit.summary()}. Likely cause: {cause}", misfit
+    )
+
+
+def packed(name: str, weights: Mapping[str, Tensor]) -> bytes:
+    """The safetensors file of a network's weights: contiguous tensors of their own, the card's name as metadata."""
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for key, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        shared = own.data_ptr() in places or own.untyped_storage().nbytes() > own.numel() * own.element_size()
+        apart[key] = own.clone() if shared else own  # safetensors refuses tensors that share memory
+        places.add(apart[key].data_ptr())
+    return save(apart, metadata={METADATA_KEY: name})
+
+
+def shelve(card: Card, content: bytes, folder: Path) -> Path:
+    """Write ``weights/<file>``, then the card that vouches for it; returns the card's path.
+
+    Raises:
+        MibenchError: a folder that cannot be written; weights without their card are taken away again.
+    """
+    place = folder / "weights" / card.weights.file
+    fresh = not place.exists()
+    atomic_write(place, content)
+    try:
+        return write_card(card, folder / "cards")
+    except MibenchError:
+        if fresh:
+            place.unlink(missing_ok=True)
+        raise
+
+
+def build_network(file: CardFile) -> tuple[nn.Module, Card]:
+    """The network of a target, judge or regressor card with its weights: float32, eval, frozen, on the CPU."""
+    card = file.card()
+    architecture = registry.load(card.kind, card.architecture)
+    arguments = dict(card.arguments)
+    if card.classes is not None:
+        arguments["num_classes"] = card.classes
+    try:
+        network: nn.Module = architecture(**arguments)
+    except TypeError as error:
+        raise MibenchError(f"{file.path}: {card.architecture} does not take these arguments ({error})") from error
+    load_strictly(network, load_weights(file), name=card.name, architecture=card.architecture)
+    return network.eval().requires_grad_(False), card
+
+
+def most_access(card: Card) -> Access:
+    """The most that a target can give: what its card says, and no more than its kind of network can."""
+    kind = getattr(registry.load(card.kind, card.architecture), "access", "gradients")
+    return min(Access[card.access.upper()], Access[kind.upper()])
+
+
+def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim:
+    """The target of a run behind an access level.
+
+    Raises:
+        AccessError: its network cannot give as much (an ONNX file has no gradients, other code may lose them).
+    """
+    network, card = build_network(file)
+    if card.classes is None:
+        raise MibenchError(f"{file.path}: a target needs the field 'classes'")
+    if access > most_access(card):
+        raise AccessError(
+            f"target {card.name!r} can give no more than {most_access(card).name.lower()}, "
+            f"{access.name.lower()} was asked for"
+        )
+    network.to(device)
+    victim = Victim(network, image=card.image, num_classes=card.classes, access=access, name=card.name)
+    if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
+        raise AccessError(
+            f"target {card.name!r} gives no usable gradient: {fault}; choose an attack that makes do with scores"
+        )
+    victim.queries = Queries()  # a run counts from here
+    return victim
+
+
+def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.device) -> Prior:
+    """The generative prior of a run; ``arguments`` are the card's, with the run's ``prior.*`` settings on top."""
+    card = file.card()
+    kind = registry.load("prior", card.architecture)
+    try:
+        prior = kind.build(dict(arguments), load_weights(file), card.image, name=card.name)
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MibenchError(f"prior {card.name!r} does not accept its arguments or weights: {reason}") from error
+    moved: Prior = prior.to(device) if hasattr(prior, "to") else prior
+    return moved
+
+
+def build_judge(
+    file: CardFile, device: torch.device, cache: Path | None, resize: Resize = "low2high"
+) -> JudgeExtractor:
+    """A judge, or the attacked model as the referee looks at it: stored images in, features and logits out."""
+    network, card = build_network(file)
+    return JudgeExtractor(
+        network,
+        card.image,
+        name=card.name,
+        resize=resize,
+        device=device,
+        weights_sha256=card.weights.sha256,
+        cache=cache,
+    )
+
+
+def build_regressor(file: CardFile, device: torch.device) -> RegressorExtractor:
+    """A regressor from images to identity vectors."""
+    network, card = build_network(file)
+    return RegressorExtractor(network, card.image, name=card.name, device=device, weights_sha256=card.weights.sha256)

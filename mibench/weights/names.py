@@ -1,0 +1,71 @@
+"""``--as target:ir152@celeba+bido``: what foreign weights shall be, and be called."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mibench import registry
+from mibench.errors import MibenchError
+from mibench.weights.cards import CARD_KINDS
+
+from .importing.text import shown
+
+EXAMPLE = "target:ir152@celeba or target:vgg16@celeba+bido"
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become file names
+OF_A_DATASET = ("target", "judge", "regressor")  # their classes are a data set's; a prior's origin is only a name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Kind and name of a network: ``architecture@dataset`` or ``architecture@dataset+tag``."""
+
+    kind: str
+    architecture: str
+    dataset: str
+    tag: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return f"{self.architecture}@{self.dataset}" + (f"+{self.tag}" if self.tag else "")
+
+    @property
+    def target(self) -> str | None:
+        """The target that a prior of this tag is made against: ``vgg16-bido`` -> ``vgg16@celeba+bido``."""
+        if self.kind != "prior" or not getattr(registry.load("prior", self.architecture), "per_target", False):
+            return None
+        if not self.tag:
+            raise MibenchError(
+                f"the prior {self.architecture!r} is made against one target: say which, such as "
+                f"--as prior:{self.architecture}@{self.dataset}+vgg16"
+            )
+        architecture, _, tag = self.tag.partition("-")
+        registry.entry("target", architecture)
+        return f"{architecture}@{self.dataset}" + (f"+{tag}" if tag else "")
+
+
+def parse(text: str) -> Wanted:
+    """Read ``KIND:ARCHITECTURE@DATASET[+TAG]``.
+
+    Raises:
+        MibenchError: not of that form, or an unknown kind, architecture or data set (with a suggestion).
+    """
+    kind, colon, name = text.partition(":")
+    architecture, at, rest = name.partition("@")
+    dataset, plus, tag = rest.partition("+")
+    if colon and architecture and not at:
+        raise MibenchError(f"--as {shown(text)}: say what it was trained on, such as {kind}:{architecture}@celeba")
+    parts = [architecture, dataset, *([tag] if plus else [])]
+    if not colon or not all(PART.fullmatch(part) for part in parts):
+        raise MibenchError(f"--as {shown(text)}: expected KIND:ARCHITECTURE@DATASET[+TAG], such as {EXAMPLE}")
+    if kind not in CARD_KINDS:
+        raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
+    if architecture not in registry.names(kind):
+        other = next((k for k in CARD_KINDS if architecture in registry.names(k)), None)
+        if other is not None:
+            raise MibenchError(f"{architecture!r} is a {other}, no {kind}: --as {other}:{name}")
+        registry.entry(kind, architecture)
+    if kind in OF_A_DATASET:
+        registry.entry("dataset", dataset)
+    return Wanted(kind=kind, architecture=architecture, dataset=dataset, tag=tag or None)

@@ -1,0 +1,307 @@
+"""The referee's side of ``mibench train``: hands a recipe its data and workshop, stores and describes the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import pickle
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench import registry
+from mibench import settings as config
+from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsFile, Workshop
+from mibench.data.files import FileSplit
+from mibench.data.fingerprint import check_same_data
+from mibench.data.split import IdentitySplit
+from mibench.errors import MibenchError
+from mibench.runs.spec import PRECISIONS, hash_of, plain
+from mibench.runs.store import RunDir, atomic_write
+from mibench.settings import Layer
+from mibench.system.devices import choose_device
+from mibench.system.malloc import keep_freed_memory
+from mibench.system.paths import home
+from mibench.system.progress import Reporter
+from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
+from mibench.weights.cards import find as find_card
+from mibench.weights.load import build_victim, load_weights, packed, shelve
+
+TRAIN_SCOPES = ("train", "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is to be trained.
+
+    Attributes:
+        kind: target, judge, regressor or prior.
+        architecture: a registered one of that kind.
+        tag: the part of the card's name after ``+``, for a second set of weights of one architecture.
+        target: the classifier that a prior is made against, where a recipe wants one; it also gives the tag.
+        settings: scope (train, dataset) -> values.
+        output: folder that gets ``cards/`` and ``weights/``; None means ``$MIBENCH_HOME``.
+    """
+
+    kind: str
+    architecture: str
+    dataset: str = "synthfaces"
+    tag: str | None = None
+    target: str | None = None
+    seed: int = 0
+    precision: str = "float32"
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    output: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """The command that does this training again."""
+        words = ["mibench", "train", self.kind, self.architecture]
+        words += ["--dataset", self.dataset] if self.dataset != "synthfaces" else []
+        words += ["--target", self.target] if self.target else []
+        words += ["--tag", self.tag] if self.tag else []
+        words += ["--seed", str(self.seed)] if self.seed else []
+        words += ["--precision", self.precision] if self.precision != "float32" else []
+        for scope, values in self.settings.items():
+            words += [word for name, value in values.items() for word in ("--set", f"{scope}.{name}={plain(value)}")]
+        return shlex.join(words)
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        tag = self.tag or (target_tag(self.target) if self.target else None)
+        return f"{self.architecture}@{self.dataset}" + (f"+{tag}" if tag else "")
+
+
+class FileCheckpoint:
+    """A training's state in one file: written atomically, read without running any code from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, or None."""
+        if not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+            raise MibenchError(
+                f"cannot read the checkpoint {self.path}; delete it to start the training again"
+            ) from error
+        return dict(state)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the saved state."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        atomic_write(self.path, buffer.getvalue())
+
+    def discard(self) -> None:
+        """Forget the state: the training is over."""
+        self.path.unlink(missing_ok=True)
+
+
+def find_recipe(kind: str, architecture: str) -> type[Recipe]:
+    """``prior:stylegan2`` if a catalogue has it, else ``target``."""
+    if kind not in CARD_KINDS:
+        raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
+    registry.entry(kind, architecture)  # an unknown architecture is refused here, with a suggestion
+    if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
+        raise MibenchError(f"{architecture!r} is a model that somebody brings: mibench audit takes it in")
+    known = registry.names("recipe")
+    for name in (f"{kind}:{architecture}", kind):
+        if name in known:
+            found: type[Recipe] = registry.load("recipe", name)
+            return found
+    raise MibenchError(f"there is no recipe to train the {kind} {architecture!r} (known: {', '.join(known)})")
+
+
+def resolve_training(training: Training) -> tuple[Recipe, IdentitySplit]:
+    """The recipe and the data of a training, settings checked."""
+    kind = find_recipe(training.kind, training.architecture)
+    for scope in training.settings:
+        if scope not in TRAIN_SCOPES:
+            raise MibenchError(registry.unknown("scope of settings", scope, TRAIN_SCOPES))
+    if training.precision not in PRECISIONS:
+        raise MibenchError(registry.unknown("precision", training.precision, PRECISIONS))
+    said = Layer("--set", training.settings.get("train", {}))
+    fixed = []
+    if "architecture" in config.setting_names(kind):
+        if "architecture" in said.values:
+            raise MibenchError("the architecture is the second argument of `mibench train`, not a --set")
+        fixed = [Layer("command line", {"architecture": training.architecture})]
+    recipe, _ = config.resolve(kind, [*fixed, said], scope="train")
+    dataset, _ = config.resolve(
+        registry.load("dataset", training.dataset),
+        [Layer("--set", training.settings.get("dataset", {}))],
+        scope="dataset",
+    )
+    return recipe, dataset
+
+
+def train(
+    training: Training, *, device: str = "auto", reporter: Reporter | None = None, unused: bool = True
+) -> tuple[Path, Card]:
+    """Train to the end, or on from the last checkpoint of the same training, and write weights and card.
+
+    Args:
+        training: what to train, on what.
+        device: where.
+        reporter: who hears of the progress.
+        unused: say what lies in the data's folder and is not used.
+
+    Returns:
+        The card's path and the card.
+
+    Raises:
+        MibenchError: a mistake in the input; a folder that cannot be written.
+    """
+    reporter = reporter or Reporter()
+    refuse_shipped_name(training)
+    recipe, dataset = resolve_training(training)
+    if unused and isinstance(dataset, FileSplit):
+        for line in dataset.unused():
+            reporter.say(line)
+    target = target_of(training, recipe, dataset)
+    backbone = backbone_of(recipe)
+    chosen = choose_device(device)
+    keep_freed_memory()
+    dataset.check_disjoint()
+    settings: dict[str, Any] = {
+        "recipe": plain(dataclasses.asdict(recipe)),
+        "dataset_digest": dataset.digest,
+        "seed": training.seed,
+        "precision": training.precision,
+    }
+    if target is not None:
+        settings["target"] = target.name
+        settings["target_sha256"] = target.card().weights.sha256
+    if backbone is not None:
+        settings["init_sha256"] = backbone.card().weights.sha256
+    workplace = RunDir(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
+    with workplace.writing():
+        checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
+        if checkpoint.path.is_file():
+            reporter.say(f"continuing from {checkpoint.path}")
+        workshop = Workshop(
+            device=chosen,
+            checkpoint=checkpoint,
+            seed=training.seed,
+            precision=training.precision,
+            log=workplace.log,
+            progress=reporter.update,
+            initial=None if backbone is None else load_weights(backbone),
+        )
+        started = time.time()
+        reporter.start(f"training {training.name}")
+        try:
+            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), workshop)
+        finally:
+            reporter.stop()
+        seconds = time.time() - started
+        workplace.log(event="trained", seconds=round(seconds, 1), device=str(chosen))
+        path, card = store_trained(training, trained, dataset, settings)
+        checkpoint.discard()
+    return path, card
+
+
+def refuse_shipped_name(training: Training) -> None:
+    """Refuse to put weights of one's own in the place of a shipped baseline: later runs would attack them by its name.
+
+    Raises:
+        MibenchError: the result would lie in ``$MIBENCH_HOME`` under the name of a shipped card.
+    """
+    if training.output is not None and training.output.resolve() != home().resolve():
+        return  # mibench does not look for cards there
+    if (shipped := shipped_cards().get(training.name)) is not None:
+        raise MibenchError(
+            f"{training.name!r} is the name of weights that {shipped.origin} ships; runs would take yours for them: "
+            f"add --tag NAME, which makes {training.architecture}+NAME, or choose another place with --output FOLDER"
+        )
+
+
+def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> str:
+    """What tells one training from another. Settings that a recipe calls ``cost_only`` change no result."""
+    cost_only: frozenset[str] = getattr(recipe, "cost_only", frozenset())
+    kept = {name: value for name, value in settings["recipe"].items() if name not in cost_only}
+    return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
+
+
+def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> CardFile | None:
+    """The card of the classifier that a prior is made against; None for recipes that want none."""
+    if recipe.wants != "public+victim":
+        if training.target:
+            raise MibenchError(f"{training.kind} {training.architecture!r} is made against no target: drop --target")
+        return None
+    if not training.target:
+        raise MibenchError(
+            f"the {training.kind} {training.architecture!r} is made against one target: name it, such as --target vgg16"
+        )
+    found = find_card("target", training.target, training.dataset)
+    check_same_data("target", found.card(), dataset)
+    return found
+
+
+def backbone_of(recipe: Recipe) -> CardFile | None:
+    """The card of the weights that a recipe's setting ``init`` starts from; None for fresh ones."""
+    name: str | None = getattr(recipe, "init", None)
+    if name is None:
+        return None
+    architecture, at, dataset = name.partition("@")
+    if not at:
+        raise MibenchError(f"train.init={name}: name the whole card, such as {architecture}@ms1m")
+    return find_card("backbone", name, dataset)
+
+
+def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
+    """The whole split for the defender and the referee; public pixels, and at most the victim, for the adversary."""
+    if recipe.wants == "split":
+        return dataset
+
+    def public(size: int) -> Tensor:
+        return dataset.public(size).pixels
+
+    if recipe.wants == "public":
+        return public
+    if recipe.wants == "public+victim" and target is not None:
+        return PublicAndVictim(public, build_victim(target, Access.SCORES, device))
+    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.wants!r}; known: split, public, public+victim")
+
+
+def store_trained(
+    training: Training, trained: Trained, dataset: IdentitySplit, settings: Mapping[str, Any]
+) -> tuple[Path, Card]:
+    """Write ``weights/<stem>.safetensors``, then the card that vouches for it."""
+    folder = training.output or home()
+    stem = stem_of(training.name)
+    content = packed(training.name, trained.weights)
+    card = Card(
+        name=training.name,
+        kind=training.kind,
+        architecture=trained.architecture,
+        dataset=training.dataset,
+        image=trained.image,
+        weights=WeightsFile(f"{stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
+        arguments=trained.arguments,
+        classes=trained.classes,
+        dataset_digest=dataset.digest,
+        recipe={
+            "command": training.command,
+            **plain(settings["recipe"]),
+            **{key: settings[key] for key in ("target", "target_sha256", "init_sha256") if key in settings},
+            "seed": training.seed,
+            "precision": training.precision,
+            **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),
+        },
+        measured=trained.measured or None,
+        notes=trained.notes,
+    )
+    return shelve(card, content, folder), card

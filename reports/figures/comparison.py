@@ -1,0 +1,123 @@
+"""A dot with its interval for every attack and target; seeds as ticks, so that one lucky seed can be seen."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mibench.reports.compare import Comparison, Row
+from mibench.reports.formatting import measure
+
+from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS = ("acc1", "knn_distance", "true_identity_error")
+MOST_LETTERS = 32  # in a line of a label beside the axis; a label has two lines at most
+
+
+def comparison_plot(comparison: Comparison) -> Figure:
+    """Rows below each other by target, a panel per headline metric; colour and marker by attack, floors in grey."""
+    names = [name for name in PANELS if name in comparison.metrics] or list(comparison.metrics[:1])
+    styles = _styles(comparison)
+    places, heads = _places(comparison)
+    height = 1.25 + 0.27 * (len(places) + 1.4 * len(heads)) + 0.55
+    longest = max(len(line) for row in comparison.rows for line in _broken(row.label).split("\n"))
+    made = figure(min(14.0, 1.0 + 0.075 * longest + 3.1 * max(1, len(names))), height)
+    panels = made.subplots(1, max(1, len(names)), sharey=True, squeeze=False)[0]
+    lowest = max(places) + 0.7
+    for name, axes in zip(names, panels, strict=False):
+        _panel(axes, comparison, name, places, styles)
+        for line in heads.values():
+            if line > 0:
+                axes.axhline(line - 0.75, color=GREY, linewidth=0.8)
+    first = panels[0]
+    first.set_ylim(lowest, -0.8)
+    ticks = [*places, *heads.values()]
+    labels = [*(_broken(row.label) for row in comparison.rows), *heads]
+    first.set_yticks(ticks, labels)
+    for label in first.get_yticklabels()[len(places) :]:
+        label.set_fontweight("bold")
+        label.set_fontsize(SMALL + 0.5)
+    for axes in panels:
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+    row = comparison.rows[0]
+    under = f"data set {row.dataset}, protocol {row.protocol}; {row.identities} identities, bars: 95 % over identities"
+    if comparison.mixed:
+        under = f"WARNING: rows differ in {', '.join(comparison.mixed[:3])}: they do not compare"
+    if any(len(each.seeds) > 1 for each in comparison.rows):
+        under += "; thin ticks: single seeds"
+    heading(made, "Attacks side by side", under)
+    return made
+
+
+def _places(comparison: Comparison) -> tuple[list[float], dict[str, float]]:
+    """Height of every row, and of the name above each target; downwards."""
+    places: list[float] = []
+    heads: dict[str, float] = {}
+    height = 0.0
+    for row in comparison.rows:
+        if row.target not in heads:
+            height += 0.6 if heads else 0.0
+            heads[row.target] = height
+            height += 1.0
+        places.append(height)
+        height += 1.0
+    return places, heads
+
+
+def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each label; the same attack looks the same on every target."""
+    attacks = list(dict.fromkeys(row.label for row in comparison.rows if not row.floor))
+    found = dict(zip(attacks, colours(len(attacks)), strict=True))
+    return found | {row.label: (GREY, "D") for row in comparison.rows if row.floor}
+
+
+def _panel(
+    axes: Axes, comparison: Comparison, name: str, places: Sequence[float], styles: dict[str, tuple[str, str]]
+) -> None:
+    tidy(axes)
+    how = measure(name)
+    better = None
+    for row, place in zip(comparison.rows, places, strict=True):
+        estimate = row.estimates.get(name)
+        if estimate is None or estimate.value is None:
+            across = axes.get_yaxis_transform()
+            axes.text(0.02, place, "no value", transform=across, fontsize=SMALL, color=GREY, va="center")
+            continue
+        better = estimate.higher_is_better
+        colour, marker = styles[row.label]
+        if estimate.low is not None and estimate.high is not None:
+            axes.hlines(place, estimate.low, estimate.high, color=colour, linewidth=2.2, alpha=0.55)
+        axes.scatter(
+            [estimate.value],
+            [place],
+            s=46,
+            marker=marker,
+            zorder=3,
+            edgecolors=colour,
+            facecolors="white" if row.floor else colour,
+            linewidths=1.4,
+        )
+        _seeds(axes, row, name, place, colour)
+    if how.percent:
+        axes.set_xlim(-0.03, 1.03)
+        axes.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+    else:
+        axes.margins(x=0.08)
+    stronger = "" if better is None else " (stronger →)" if better else " (← stronger)"
+    axes.set_xlabel(how.title + stronger, fontsize=NORMAL, color=INK)
+
+
+def _seeds(axes: Axes, row: Row, name: str, place: float, colour: str) -> None:
+    values = [value for value in row.by_seed.get(name, ()) if value is not None]
+    if len(values) > 1:
+        axes.vlines(values, place - 0.28, place + 0.28, color=colour, linewidth=1.1)
+
+
+def _broken(label: str) -> str:
+    return "\n".join(textwrap.wrap(label, MOST_LETTERS, max_lines=2, placeholder=" …"))

@@ -1,0 +1,1 @@
+"""Importers of released weights of targets, judges and backbones."""

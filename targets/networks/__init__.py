@@ -1,0 +1,1 @@
+"""The target classifiers: one file a family."""

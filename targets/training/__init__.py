@@ -1,0 +1,1 @@
+"""How targets, judges and the identity regressor are trained."""

@@ -1,0 +1,179 @@
+"""Recipes: how targets, judges and the identity regressor are trained."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mibench.api import ImageSpec, MibenchError, Trained, Workshop
+from mibench.data.split import IdentitySplit, Images
+from mibench.rng import Streams, derive
+from mibench.targets import CATALOGUE
+
+from .augment import channels_last_store
+from .backbones import start_from
+from .evaluation import accuracy
+from .supervised import SupervisedRecipe, fit, stored_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifier(SupervisedRecipe):
+    """Cross entropy on the private train images, accuracy on all private test images."""
+
+    architecture: str = "vgg16"
+    label_smoothing: float = 0.0
+    least_smoothing: ClassVar[float] = 0.0
+    init: str | None = None  # backbone to start from: ir50@ms1m (facenet64, facenet112), ir152@ms1m, vgg16_bn@imagenet
+
+    def check(self) -> None:
+        """Raise where a setting makes no sense."""
+        super().check()
+        if not self.least_smoothing <= self.label_smoothing <= 1:
+            raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
+
+    def run(self, data: IdentitySplit, workshop: Workshop) -> Trained:
+        """Train on ``data.private("train", size)``, from the checkpoint when there is one."""
+        self.check()
+        train, test = data.private("train", self.size), data.private("test", self.size)
+        _check_images(train, self.size, data.num_classes)
+        _check_images(test, self.size, data.num_classes)
+        device = workshop.device
+        train_store, test_store = (channels_last_store(images.pixels, device) for images in (train, test))
+        train_labels, test_labels = (images.labels.to(device) for images in (train, test))
+        streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
+        network, arguments = build(self, streams, num_classes=data.num_classes)
+        if self.init is not None:
+            self.start(network, workshop.initial)
+        normalise_inside(network, self.image)
+        fitted = fit(
+            network,
+            train_store,
+            train_labels,
+            recipe=self,
+            workshop=workshop,
+            streams=streams,
+            data_digest=data.digest,
+            loss=self.loss,
+            evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, workshop)},
+        )
+        weights = stored_weights(network, self.storage)
+        return Trained(
+            architecture=self.architecture,
+            arguments=arguments,
+            image=self.image,
+            weights=weights,
+            classes=data.num_classes,
+            measured={
+                "test_accuracy": accuracy(network, test_store, test_labels),
+                "test_images": len(test),
+                "train_accuracy": accuracy(network, train_store, train_labels),
+                "train_images": len(train),
+                "epoch": fitted.epoch,
+                "selection": fitted.selection,
+                "storage": self.storage,
+            },
+        )
+
+    def start(self, network: nn.Module, initial: Mapping[str, Tensor] | None) -> None:
+        """Put the weights of the backbone ``init`` into a fresh network.
+
+        Raises:
+            MibenchError: they are not this network's.
+        """
+        if initial is None:
+            raise MibenchError(f"the weights of the backbone {self.init!r} were not handed over to the recipe")
+        start_from(network, initial, backbone=str(self.init), architecture=self.architecture)
+
+    def loss(self, output: Any, labels: Tensor, epoch: int) -> Mapping[str, Tensor]:
+        """Mean cross entropy of a batch, and the accuracy on it."""
+        logits = output.logits.float()
+        entropy = nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return {"loss": entropy, "accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTarget(TrainClassifier):
+    """A classifier to attack: ``vgg16``, ``ir152`` or ``facenet64``, at 64 pixels."""
+
+    kind: ClassVar[str] = "target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJudge(TrainClassifier):
+    """The referee's classifier, at 112 pixels; no attack ever sees it."""
+
+    kind: ClassVar[str] = "judge"
+
+    architecture: str = "facenet112"
+    size: int = 112
+    epochs: int = 30
+
+
+def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The recipe's network with its initial weights, and the keyword arguments that build it again.
+
+    Raises:
+        MibenchError: the architecture is unknown, or has no dropout although the recipe sets one.
+    """
+    known = CATALOGUE[recipe.kind]
+    if recipe.architecture not in known:
+        near = difflib.get_close_matches(recipe.architecture, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+        raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}; {hint}")
+    module, _, attribute = known[recipe.architecture].partition(":")
+    architecture = getattr(importlib.import_module(module), attribute)
+    if (reason := getattr(architecture, "only_imported", None)) is not None:
+        raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
+    arguments = {**arguments, **recipe.arguments()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(streams.seed, *streams.names, "initial weights"))
+        network: nn.Module = architecture(**arguments)
+    if recipe.dropout is not None:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
+        if not layers:
+            raise MibenchError(f"{recipe.architecture} has no dropout; leave the setting 'dropout' out")
+        if not 0 <= recipe.dropout < 1:
+            raise MibenchError(f"dropout must be in [0, 1), got {recipe.dropout}")
+        for layer in layers:
+            layer.p = recipe.dropout
+    return network, arguments
+
+
+def normalise_inside(network: nn.Module, image: ImageSpec) -> None:
+    """Have a network take images in [0, 1] and normalise them itself, as the referee's wrappers do for a trained one.
+
+    A hook, so that the state keeps its keys: what is trained and what is attacked see the same numbers.
+    """
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (image.mean, image.std))
+    if bool((mean == 0).all() & (std == 1).all()):
+        return
+    moved: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}  # once, not at every step
+
+    def normalised(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        images, *rest = arguments
+        key = images.device, images.dtype
+        if key not in moved:
+            with torch.inference_mode(False):  # measuring accuracies may come first, and training needs them too
+                moved[key] = mean.to(images), std.to(images)
+        return ((images - moved[key][0]) / moved[key][1], *rest)
+
+    network.register_forward_pre_hook(normalised)
+
+
+def _check_images(images: Images, size: int, num_classes: int) -> None:
+    expected = (3, size, size)
+    if images.pixels.dtype != torch.uint8 or tuple(images.pixels.shape[1:]) != expected:
+        raise MibenchError(
+            f"expected uint8 images of shape (N, {', '.join(map(str, expected))}), "
+            f"got {images.pixels.dtype} {tuple(images.pixels.shape)}"
+        )
+    if len(images) == 0:
+        raise MibenchError("the data set has no private images in this part; check its settings")
+    if not 0 <= int(images.labels.min()) <= int(images.labels.max()) < num_classes:
+        raise MibenchError(f"private labels must lie in 0..{num_classes - 1}; the data set is inconsistent")
