@@ -127,7 +127,7 @@ def test_a_dataset_is_a_frozen_configuration(name: str) -> None:
 
 
 def test_every_shipped_card_is_whole() -> None:
-    from mibench.runs.store import file_sha256
+    from mibench.system.files import file_sha256
     from mibench.weights.load import load_weights
 
     shipped = [file for file in cards.all_cards().values() if file.origin != "user"]

@@ -15,7 +15,9 @@ import torch
 
 from mibench.errors import MibenchError
 from mibench.runs import store
-from mibench.runs.store import RunDir, atomic_write, read_tensors, write_json, write_tensors
+from mibench.runs.store import RunDir
+from mibench.system.tensor_files import read_tensors, write_tensors
+from mibench.system.files import atomic_write, write_json
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mibench.errors import MibenchError
-from mibench.runs.store import file_sha256
+from mibench.system.files import file_sha256
 from mibench.weights import cards, training
 from mibench.weights.load import build_network
 from mibench.weights.training import FileCheckpoint, Training

@@ -11,7 +11,7 @@ from mibench.errors import MibenchError
 from mibench.runs.attack import Machine
 from mibench.runs.plan import Request, access_error
 from mibench.runs.run import Run, run_request
-from mibench.runs.store import write_json
+from mibench.system.files import write_json
 from mibench.system.devices import choose_device
 from mibench.system.progress import Reporter
 

@@ -12,7 +12,7 @@ from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
 from mibench.results import difference, open_run
 from mibench.runs.run import Run
-from mibench.runs.spec import plain
+from mibench.system.canonical import plain
 
 from .data import FEW_PUBLIC, Material
 from .judge_and_prior import Part

@@ -9,7 +9,7 @@ from typing import Any
 from mibench import registry
 from mibench.api import Attack
 from mibench.errors import MibenchError
-from mibench.runs.spec import hash_of, plain
+from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
 from mibench.system.progress import Reporter
 from mibench.weights.cards import CardFile, all_cards

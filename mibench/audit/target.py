@@ -17,7 +17,7 @@ from mibench.downloads import file_type
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
 from mibench.runs.gradient_check import gradient_fault
-from mibench.runs.spec import hash_of, plain
+from mibench.system.canonical import hash_of, plain
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import load

@@ -11,7 +11,7 @@ import rich_click as click
 
 from mibench import __version__
 from mibench.errors import MibenchError, MisfitError
-from mibench.runs.spec import plain
+from mibench.system.canonical import plain
 from mibench.system.openmp import wait_briefly
 from mibench.system.stdout_guard import last_words_aside
 

@@ -55,7 +55,7 @@ def preview(
     from mibench import settings as config
     from mibench.data.preview import preview_png
     from mibench.errors import printable
-    from mibench.runs.store import atomic_write
+    from mibench.system.files import atomic_write
     from mibench.settings import Layer
 
     settings = config.parse_assignments(assignments, ("dataset",))["dataset"]

@@ -60,7 +60,7 @@ def import_command(
     images of its data set where those are here, and compared with what its source reports.
     """
     from mibench.errors import printable
-    from mibench.runs.spec import plain
+    from mibench.system.canonical import plain
     from mibench.settings import parse_assignments
     from mibench.weights.importing.checkpoint_card import IMPORT_SCOPES, Import
     from mibench.weights.importing.importer import import_weights

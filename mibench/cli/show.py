@@ -15,7 +15,7 @@ import yaml
 
 from mibench import registry, settings
 from mibench.errors import MibenchError
-from mibench.runs.spec import plain
+from mibench.system.canonical import plain
 from mibench.weights import cards
 
 from .examples import CommandWithExamples

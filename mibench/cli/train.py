@@ -63,7 +63,7 @@ def train(
     KIND is target, judge, regressor or prior. A training that was stopped continues from its last checkpoint with the
     same command. The names of shipped weights stay theirs: yours get a tag.
     """
-    from mibench.runs.spec import plain
+    from mibench.system.canonical import plain
     from mibench.settings import parse_assignments
     from mibench.weights.training import TRAIN_SCOPES, Training
     from mibench.weights.training import train as train_network

@@ -30,7 +30,7 @@ import numpy as np
 from mibench.data.content_hashes import cache_root, content_hashes
 from mibench.data.images import Framing, Picture, Pixels, decoded
 from mibench.errors import MibenchError
-from mibench.runs.store import atomic_write
+from mibench.system.files import atomic_write
 from mibench.system.progress import Reporter
 
 LAYOUT = 2

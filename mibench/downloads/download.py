@@ -17,7 +17,7 @@ from mibench.downloads.catalogue import Asset, ByHand, Known
 from mibench.downloads.http import NotServed, Transfer, host_of
 from mibench.downloads.partial_file import Part, cannot_write
 from mibench.errors import MibenchError
-from mibench.runs.store import atomic_write, file_sha256
+from mibench.system.files import atomic_write, file_sha256
 from mibench.system.progress import Reporter
 
 from . import file_type

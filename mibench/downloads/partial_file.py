@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mibench.errors import MibenchError
-from mibench.runs.store import write_json
+from mibench.system.files import write_json
 
 CHUNK = 1 << 18  # bytes read and written at a time
 

@@ -18,7 +18,8 @@ from mibench.runs.protocol import check_metrics, load_protocol
 from mibench.runs.request import SCOPES as SCOPES
 from mibench.runs.request import Request as Request
 from mibench.runs.request import names_of
-from mibench.runs.spec import EvalProtocol, RunSpec, Weights, plain
+from mibench.runs.spec import EvalProtocol, RunSpec, Weights
+from mibench.system.canonical import plain
 from mibench.settings import Layer, Setting
 from mibench.system import provenance
 from mibench.system.text_files import typed

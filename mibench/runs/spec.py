@@ -8,13 +8,12 @@ checked apart (see :mod:`mibench.system.provenance`). No torch here: ``mibench l
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from mibench.errors import MibenchError
+from mibench.system.canonical import hash_of, plain
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -201,24 +200,3 @@ class RunSpec:
         _, _, tag = self.target.card.partition("+")
         target = self.target.architecture + (f"+{tag}" if tag else "")
         return f"{self.attack}-{target}-{self.dataset}-{self.digest()[:8]}"
-
-
-def plain(value: Any) -> Any:
-    """The JSON form of a setting: mappings with sorted text keys, lists, numbers, text, booleans, None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(value[key]) for key in sorted(value, key=str)}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted((plain(item) for item in value), key=str)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)  # paths and enumerations
-
-
-def hash_of(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``value``."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -19,7 +19,6 @@ interrupted run ends with the same bytes as an uninterrupted one: times, memory,
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -33,96 +32,16 @@ import filelock
 
 from mibench.errors import MibenchError
 from mibench.results.run_record import CURE, check_record
-from mibench.system.text_files import parse_json, read_object
+from mibench.system.files import file_sha256, write_error, write_json
+from mibench.system.tensor_files import read_tensors, write_tensors
 from mibench.system.text_files import read_json as read_json
+from mibench.system.text_files import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 1
-METADATA_KEY = "mibench"  # one key only: safetensors writes several in an order that changes from run to run
 Status = Literal["running", "complete", "failed"]
-
-
-def write_error(path: Path, error: OSError) -> MibenchError:
-    """The one line a person gets when a file cannot be written."""
-    reason = error.strerror or str(error)
-    return MibenchError(
-        f"cannot write {path}: {reason}; make room or choose another folder with --output "
-        "(everything finished is kept, the same command continues)"
-    )
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``: temporary file beside it, fsync, rename. A crash leaves the old or the new file.
-
-    Raises:
-        MibenchError: the folder is not writable or the disk is full; the old file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise write_error(path, error) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: sorted keys, indented, no NaN (a number that is none is null by our own rule)."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    atomic_write(path, (text + "\n").encode())
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-    """Write a safetensors file atomically and return its sha256. Equal contents give equal bytes."""
-    from safetensors.torch import save
-
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = save(stored, metadata={METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
-    atomic_write(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file written by :func:`write_tensors`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise MibenchError(f"cannot read {path}: {error}; delete it and run the same command again") from error
-    try:
-        facts = parse_json(metadata.get(METADATA_KEY, "{}"))
-    except ValueError as error:
-        raise MibenchError(
-            f"cannot read {path}: its metadata is not JSON ({error}); delete it and run the same command again"
-        ) from error
-    return tensors, facts if isinstance(facts, dict) else {}
 
 
 @dataclass(frozen=True)

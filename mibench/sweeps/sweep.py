@@ -22,7 +22,8 @@ import torch
 
 from mibench.errors import MibenchError
 from mibench.runs.run import FLOOR, Run
-from mibench.runs.store import RunDir, write_error, write_json
+from mibench.runs.store import RunDir
+from mibench.system.files import write_error, write_json
 from mibench.system.devices import choose_device
 from mibench.system.progress import Reporter
 from mibench.system.text_files import read_object, shown

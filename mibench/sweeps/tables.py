@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mibench import registry
 from mibench.errors import MibenchError
 from mibench.results import open_run
-from mibench.runs.store import atomic_write, write_error
+from mibench.system.files import atomic_write, write_error
 
 from .suite import Suite
 

@@ -21,7 +21,7 @@ import yaml
 from mibench import registry
 from mibench.downloads.catalogue import source_of
 from mibench.errors import MibenchError
-from mibench.runs.store import atomic_write
+from mibench.system.files import atomic_write
 from mibench.settings import read_yaml
 from mibench.system.paths import home
 from mibench.system.text_files import shown
@@ -243,7 +243,7 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
 
 def card_text(card: Card) -> str:
     """The YAML of a card, fields in their order, empty ones left out."""
-    from mibench.runs.spec import plain
+    from mibench.system.canonical import plain
 
     content = {}
     for field in dataclasses.fields(card):
@@ -255,7 +255,7 @@ def card_text(card: Card) -> str:
 
 
 def _ordered(value: Any) -> dict[str, Any]:
-    from mibench.runs.spec import plain
+    from mibench.system.canonical import plain
 
     return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
 

@@ -23,8 +23,10 @@ from mibench.data.files import FileSplit
 from mibench.data.fingerprint import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
-from mibench.runs.spec import PRECISIONS, hash_of, plain
-from mibench.runs.store import RunDir, atomic_write
+from mibench.runs.spec import PRECISIONS
+from mibench.system.canonical import hash_of, plain
+from mibench.runs.store import RunDir
+from mibench.system.files import atomic_write
 from mibench.settings import Layer
 from mibench.system.devices import choose_device
 from mibench.system.malloc import keep_freed_memory

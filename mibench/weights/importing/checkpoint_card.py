@@ -11,7 +11,7 @@ from typing import Any
 
 from mibench.api import Card, Trained, WeightsContents, WeightsFile
 from mibench.data.split import IdentitySplit
-from mibench.runs.spec import plain
+from mibench.system.canonical import plain
 from mibench.weights import cards
 from mibench.weights.names import Wanted
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mibench.api import WeightsContents
 from mibench.errors import MibenchError
-from mibench.runs.store import file_sha256
+from mibench.system.files import file_sha256
 
 from .claimed_sizes import Findings
 from .containers import AVERAGED, MOST_PREFIXES, Unpacked, check_names, common_prefix, plain_only, strip, unpack

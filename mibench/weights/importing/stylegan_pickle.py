@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mibench.api import WeightsContents
 from mibench.errors import MibenchError
-from mibench.runs.store import file_sha256
+from mibench.system.files import file_sha256
 
 from .claimed_sizes import DeclaredTensor, Findings, Storage
 from .containers import plain_only
