@@ -25,7 +25,8 @@ from typing import Any
 import click
 import numpy as np
 
-from mibench.data.images import CHUNK, Framing, Picture, decode, in_parallel, load, worker_count
+from mibench.data.images import CHUNK, Framing, Picture, decode, in_parallel, worker_count
+from mibench.data.pixels import load
 
 WIDTH, HEIGHT, QUALITY = 178, 218, 95
 FRAMING = Framing(crop=108, expected=(WIDTH, HEIGHT))

@@ -13,7 +13,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import toyworld`; there is no tests/__init__.py on purpose
 
-# before torch is loaded: processes of tests side by side must not keep each other's cores by spinning (mibench.system.openmp)
+# before torch is loaded: processes of tests side by side must not hold each other's cores by spinning
+# (mibench.system.openmp)
 os.environ["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", "500")
 
 import torch

@@ -25,11 +25,13 @@ from mibench.data.datasets.celeba import CelebA
 from mibench.data.datasets.folder import Folder
 from mibench.data.datasets.synthfaces import SynthFaces
 from mibench.data.files import FileSplit
-from mibench.data.fingerprint import check_same_data, what_changed
+from mibench.data.fingerprint import what_changed
 from mibench.data.fixtures.writer import write_fixture
-from mibench.data.images import Framing, Picture, load
+from mibench.data.images import Framing, Picture
+from mibench.data.pixels import load
 from mibench.errors import MibenchError
 from mibench.system.progress import Reporter
+from mibench.weights.same_data import check_same_data
 from mibench.weights.training import Training, train
 
 FIXTURES: dict[str, dict[str, Any]] = {

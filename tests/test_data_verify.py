@@ -12,7 +12,7 @@ from PIL import Image
 
 from mibench.catalogue import CATALOGUE
 from mibench.cli import cli
-from mibench.data.verify import expect_file, expect_folder
+from mibench.data.checks import expect_file, expect_folder
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from torchvision import transforms
 
 from mibench.api import MibenchError
 from mibench.data import images
-from mibench.data.images import Framing, Picture, load
+from mibench.data.images import Framing, Picture
+from mibench.data.pixels import load
 from mibench.system.progress import current_reporter, set_current_reporter
 
 

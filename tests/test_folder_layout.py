@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mibench.cli import cli
+from mibench.data.checks import Finding
 from mibench.data.datasets.celeba import CelebA
 from mibench.data.datasets.folder import Folder
 from mibench.data.directory_listing import is_folder, kind_of, real
-from mibench.data.verify import Finding, verify
+from mibench.data.verify import verify
 from mibench.errors import MibenchError
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 from mibench.api import MibenchError
 from mibench.data import images as decoding
 from mibench.data import pixel_cache
-from mibench.data.images import Framing, Picture, load
+from mibench.data.images import Framing, Picture
+from mibench.data.pixels import load
 from mibench.system.progress import Reporter
 from mibench.targets.training.augment import channels_last_store
 

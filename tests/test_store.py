@@ -16,8 +16,8 @@ import torch
 from mibench.errors import MibenchError
 from mibench.runs import store
 from mibench.runs.store import RunDir
-from mibench.system.tensor_files import read_tensors, write_tensors
 from mibench.system.files import atomic_write, write_json
+from mibench.system.tensor_files import read_tensors, write_tensors
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere"

@@ -1,4 +1,4 @@
-"""One unit of DMMIA: its variables, prototypes and memory, and the loop over them (see ``dmmia.py`` for the method).
+"""One unit of DMMIA: its variables, prototypes and memory, and the loop over them (see ``attack.py`` for the method).
 
 Legend: U identities of a unit, K candidates, B candidates in a step, W dimension of w, D features, C classes.
 """
@@ -6,7 +6,7 @@ Legend: U identities of a unit, K candidates, B candidates in a step, W dimensio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,8 @@ from mibench.attacks.parameterisation import DirectVectors, MappingWeights, Vari
 from mibench.rng import Streams
 
 from .memory import MemoryBank
-from .prototypes import Reading, draw_prototypes, imr_loss
-
-if TYPE_CHECKING:
-    from .attack import DMMIA
+from .prototypes import Reading, draw_prototypes, imr_loss, representation
+from .settings import DMMIASettings
 
 SATURATED = 0.05  # an L_imr below this carries no gradient worth the name
 
@@ -33,7 +31,7 @@ class UnitRun:
 
     def __init__(
         self,
-        attack: DMMIA,
+        attack: DMMIASettings,
         context: Context,
         state: State,
         labels: Tensor,
@@ -189,7 +187,7 @@ class UnitRun:
         if crops is not None:
             images = apply_crops(images, crops.flatten(0, 1))
         features, logits = self.context.victim.features_and_logits(images)
-        return self.attack.representation(features, logits), logits
+        return representation(features, logits, self.attack.features), logits
 
     @torch.no_grad()
     def _look(self, rows: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
@@ -299,7 +297,7 @@ class UnitRun:
             )
 
 
-def _warnings(attack: DMMIA, curves: dict[str, Tensor]) -> Iterator[str]:
+def _warnings(attack: DMMIASettings, curves: dict[str, Tensor]) -> Iterator[str]:
     """What a reader of the run must know: a saturated L_imr, candidates that left the prior."""
     imr = curves.get("L_imr")
     if imr is not None and attack.objective == "neg_log":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +84,10 @@ def _imr_loss(features: Tensor, prototypes: Tensor, positives: int, temperature:
         positive = positive - math.log(positives)
         negative = negative - math.log(prototypes.shape[1] - positives)
     return reading.objective_of(positive, negative)
+
+
+def representation(features: Tensor, logits: Tensor, kind: Literal["normalised", "raw", "logits"]) -> Tensor:
+    """What prototypes are compared with ``(N, D)``, float32: ``h / |h|``, ``h`` or ``o / |o|``."""
+    if kind == "raw":
+        return features.float()
+    return nn.functional.normalize((logits if kind == "logits" else features).float(), dim=1)

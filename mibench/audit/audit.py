@@ -11,8 +11,8 @@ from mibench.errors import MibenchError
 from mibench.runs.attack import Machine
 from mibench.runs.plan import Request, access_error
 from mibench.runs.run import Run, run_request
-from mibench.system.files import write_json
 from mibench.system.devices import choose_device
+from mibench.system.files import write_json
 from mibench.system.progress import Reporter
 
 from .data import Material, read_material

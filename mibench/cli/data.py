@@ -55,8 +55,8 @@ def preview(
     from mibench import settings as config
     from mibench.data.preview import preview_png
     from mibench.errors import printable
-    from mibench.system.files import atomic_write
     from mibench.settings import Layer
+    from mibench.system.files import atomic_write
 
     settings = config.parse_assignments(assignments, ("dataset",))["dataset"]
     split, _ = config.resolve(registry.load("dataset", dataset), [Layer("--set", settings)], scope="dataset")

@@ -60,8 +60,8 @@ def import_command(
     images of its data set where those are here, and compared with what its source reports.
     """
     from mibench.errors import printable
-    from mibench.system.canonical import plain
     from mibench.settings import parse_assignments
+    from mibench.system.canonical import plain
     from mibench.weights.importing.checkpoint_card import IMPORT_SCOPES, Import
     from mibench.weights.importing.importer import import_weights
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from mibench.errors import printable
-from mibench.runs.spec import PRECISIONS
+from mibench.system.precision import PRECISIONS
 from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples

@@ -10,7 +10,7 @@ from pathlib import Path
 import rich_click as click
 
 from mibench.errors import printable
-from mibench.runs.spec import PRECISIONS
+from mibench.system.precision import PRECISIONS
 from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
@@ -63,8 +63,8 @@ def train(
     KIND is target, judge, regressor or prior. A training that was stopped continues from its last checkpoint with the
     same command. The names of shipped weights stay theirs: yours get a tag.
     """
-    from mibench.system.canonical import plain
     from mibench.settings import parse_assignments
+    from mibench.system.canonical import plain
     from mibench.weights.training import TRAIN_SCOPES, Training
     from mibench.weights.training import train as train_network
 

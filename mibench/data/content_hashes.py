@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from mibench.data.images import in_parallel
 from mibench.errors import MibenchError
 from mibench.system.paths import home
 from mibench.system.progress import Reporter, current_reporter
@@ -70,7 +71,6 @@ def _read(
     ledger: sqlite3.Connection | None, keys: Sequence[bytes], stamps: dict[bytes, Stamp], reporter: Reporter
 ) -> dict[bytes, bytes]:
     """Hash the files and note them; what was read before an interruption stays noted."""
-    from mibench.data.images import in_parallel
 
     def task(chunk: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         return [(key, _sha256(key)) for key in chunk]

@@ -5,44 +5,24 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from mibench.data.checks import Finding, expect_folder
 from mibench.data.fingerprint import Parts, parts_of
 from mibench.data.identity_names import composed
 from mibench.data.images import Framing, Picture
+from mibench.data.pixels import load as load_pixels
+from mibench.data.rows import Role, Row
 from mibench.data.split import IdentitySplit, Images, Part
 from mibench.errors import MibenchError
 from mibench.system.paths import data_root
 
-from . import images
-
-if TYPE_CHECKING:
-    from mibench.data.verify import Finding
-
-Role = Literal["train", "test", "public"]
-ROLES: tuple[Role, ...] = ("train", "test", "public")
 Missing = Literal["refuse", "skip"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One listed picture.
-
-    Attributes:
-        name: POSIX path below the root, as listed: what splits hash; digests cover it besides the content.
-        label: class index; -1 for public pictures.
-        identity: key of the person, unique over private and public, with the data set in front (``celeba-2880``).
-    """
-
-    name: str
-    label: int
-    identity: str
 
 
 class FileSplit(IdentitySplit):
@@ -93,8 +73,6 @@ class FileSplit(IdentitySplit):
             folder: where the data set should lie.
             settings: the settings that were given, unchecked; what is wanted may depend on them.
         """
-        from mibench.data.verify import expect_folder
-
         del cls, settings
         yield from expect_folder(folder.parent, folder.name, "the data set's folder")
 
@@ -170,7 +148,7 @@ class FileSplit(IdentitySplit):
     def _load(self, rows: Sequence[Row], size: int, wanted: list[int] | None) -> Images:
         """Images of some rows of a whole list: parts of one list share one cache."""
         chosen = rows if wanted is None else [rows[place] for place in wanted]
-        pixels = images.load([self.picture(row) for row in rows], size, self.framing, wanted)
+        pixels = load_pixels([self.picture(row) for row in rows], size, self.framing, wanted)
         labels = torch.from_numpy(np.array([row.label for row in chosen], dtype=np.int64))
         return Images(pixels, labels, tuple(row.identity for row in chosen))
 

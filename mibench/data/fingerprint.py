@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from mibench.data.content_hashes import content_hashes
 from mibench.data.identity_names import composed
-from mibench.errors import MibenchError
-
-if TYPE_CHECKING:
-    from mibench.api import Card
-    from mibench.data.files import FileSplit
-    from mibench.data.split import IdentitySplit
+from mibench.data.images import Framing, Picture
+from mibench.data.rows import ROLES, Role, Row
+from mibench.data.split import IdentitySplit
 
 WHOLE, PART = 16, 8  # digits
 DIFFERENCES = {
@@ -55,14 +53,30 @@ class Parts:
         return "-".join([whole, *(part[:PART] for part in each.values())])
 
 
-def parts_of(split: FileSplit) -> Parts:
+@runtime_checkable
+class OfFiles(Protocol):
+    """What is read of a split whose pictures are files; :class:`mibench.data.files.FileSplit` describes the members."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def framing(self) -> Framing: ...
+    @property
+    def public_source(self) -> IdentitySplit | None: ...
+    @property
+    def parts(self) -> Parts: ...
+    def rows(self, role: Role) -> Sequence[Row]: ...
+    def picture(self, row: Row) -> Picture: ...
+    def beside(self, row: Row) -> Path | None: ...
+    def details(self) -> dict[str, Any]: ...
+
+
+def parts_of(split: OfFiles) -> Parts:
     """Read whatever of a data set was not read before.
 
     Raises:
         MibenchError: a file that is missing or cannot be read.
     """
-    from mibench.data.files import ROLES, FileSplit
-
     files, listed = [], hashlib.sha256()
     for role in ROLES:
         for row in split.rows(role):
@@ -79,7 +93,7 @@ def parts_of(split: FileSplit) -> Parts:
     head = {"data set": split.name, "framing": asdict(split.framing), "details": split.details()}
     settings = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     source = split.public_source
-    if isinstance(source, FileSplit):
+    if isinstance(source, OfFiles):
         inner = source.parts
         for digest, part in ((contents["public"], "public"), (listed, "listed"), (settings, "settings")):
             digest.update(f"\0{source.name}\0{getattr(inner, part)}".encode())
@@ -93,7 +107,7 @@ def parts_of(split: FileSplit) -> Parts:
 
 def what_changed(recorded: str, now: str) -> str:
     """Why data is another than that of which a digest was recorded; for a message."""
-    before, after = _parts(recorded), _parts(now)
+    before, after = parts_in(recorded), parts_in(now)
     if after and not before:
         return (
             "it was recorded by the names of the files alone, which other images under the same names have as well "
@@ -104,50 +118,13 @@ def what_changed(recorded: str, now: str) -> str:
     return " and ".join(_differences(before, after)) or f"digest {recorded}, here {now}"
 
 
-def check_same_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
-    """Raise unless weights belong to a data set as it is now.
-
-    A card of imported weights is tied to no digest, but to the private images that its accuracy was measured on.
-
-    Args:
-        kind: of the weights, for the message.
-        card: whose ``dataset_digest`` or ``measured.dataset_digest`` is looked at; a card of another data set is fine.
-        dataset: what is used now.
-
-    Raises:
-        MibenchError: they are of other data; the line says what changed.
-    """
-    if card.dataset != dataset.name:
-        return
-    now, trained = dataset.digest, card.dataset_digest
-    if trained is not None and trained != now:
-        from mibench.weights.cards import training_command
-
-        cure = "" if _parts(now) and not _parts(trained) else "drop the --set dataset.*, restore the data, or "
-        raise MibenchError(
-            f"{kind} {card.name!r} was trained on another version of {dataset.name}: {what_changed(trained, now)}; "
-            f"{cure}train it again: {training_command(kind, card.name)}"
-        )
-    measured = (card.measured or {}).get("dataset_digest")
-    if measured is not None and _other_private_images(str(measured), now):
-        raise MibenchError(
-            f"{kind} {card.name!r} was measured on another version of {dataset.name} when it was imported: "
-            f"{what_changed(str(measured), now)}; import it again, so that its accuracy is that of these images"
-        )
-
-
-def _other_private_images(recorded: str, now: str) -> bool:
-    before, after = _parts(recorded), _parts(now)
-    return recorded != now if not before or not after else before["private"] != after["private"]
-
-
 def _differences(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
     for part, what in DIFFERENCES.items():
         if before[part] != after[part]:
             yield what
 
 
-def _parts(digest: str) -> dict[str, str]:
+def parts_in(digest: str) -> dict[str, str]:
     """Part -> digits; empty for a digest without parts."""
     _, *parts = digest.split("-")
     return dict(zip(DIFFERENCES, parts, strict=True)) if len(parts) == len(DIFFERENCES) else {}

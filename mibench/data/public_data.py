@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from mibench.data.files import ROLES, FileSplit, Role, Row
+from mibench.data.files import FileSplit
 from mibench.data.images import Framing, Picture
+from mibench.data.rows import ROLES, Role, Row
 from mibench.errors import MibenchError
 
 

@@ -126,7 +126,7 @@ def catalogue() -> Mapping[str, Known]:
     """Name -> entry, in the order of the file ``known.yaml``."""
     from mibench.settings import parse_yaml
 
-    text = (resources.files("mibench.downloads") / "known.yaml").read_text(encoding="utf-8")
+    text = (resources.files("mibench.downloads") / "catalogue.yaml").read_text(encoding="utf-8")
     content: Mapping[str, Mapping[str, Mapping[str, Any]]] = parse_yaml(text, "known.yaml")
     found: dict[str, Known] = {}
     for name, fields in content["fetched"].items():

@@ -1,4 +1,4 @@
-"""From names to a plan: what the command line or Python asks for, resolved into a :class:`~mibench.runs.spec.RunSpec`."""
+"""From names to a plan: what is asked for, resolved into a :class:`~mibench.runs.spec.RunSpec`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from mibench import registry
 from mibench import settings as config
 from mibench.api import Access, Attack
-from mibench.data.fingerprint import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.runs.budget import within_budget
@@ -19,12 +18,13 @@ from mibench.runs.request import SCOPES as SCOPES
 from mibench.runs.request import Request as Request
 from mibench.runs.request import names_of
 from mibench.runs.spec import EvalProtocol, RunSpec, Weights
-from mibench.system.canonical import plain
 from mibench.settings import Layer, Setting
 from mibench.system import provenance
+from mibench.system.canonical import plain
 from mibench.system.text_files import typed
 from mibench.weights import cards
 from mibench.weights.minimum_accuracy import refuse_weak
+from mibench.weights.same_data import check_same_data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError
-from mibench.runs.spec import PRECISIONS
+from mibench.system.precision import PRECISIONS
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.text_files import shown
 

@@ -22,11 +22,11 @@ from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Machine, attack_units, stored_units
 from mibench.runs.plan import Plan, Request, make_plan
 from mibench.runs.score import judge_units
-from mibench.system.canonical import plain
 from mibench.runs.store import RunDir
-from mibench.system.files import atomic_write, file_sha256, write_error
 from mibench.system import provenance
+from mibench.system.canonical import plain
 from mibench.system.devices import choose_device
+from mibench.system.files import atomic_write, file_sha256, write_error
 from mibench.system.progress import Reporter
 from mibench.weights import cards
 

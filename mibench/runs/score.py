@@ -22,8 +22,8 @@ from mibench.metrics.scoring import Reconstructions, Scores, score
 from mibench.runs.attack import Machine, note_varying
 from mibench.runs.plan import Plan
 from mibench.runs.store import RunDir, unit_stem
-from mibench.system.files import atomic_write, write_json
 from mibench.system.devices import deterministic
+from mibench.system.files import atomic_write, write_json
 from mibench.system.paths import home
 from mibench.weights import load
 from mibench.weights.cards import CardFile

@@ -111,3 +111,26 @@ def finished(plan: Plan, floor: Plan | None, out: Path) -> Run | None:
 def one_line(text: str) -> str:
     """A reason that fits into a cell of a table."""
     return "; ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+
+
+Status = Literal["complete", "failed", "cannot start", "part done", "to do"]
+
+
+FAILED = ("failed", "cannot start")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a cell ended, or how far it is.
+
+    Attributes:
+        reason: of a cell that failed or cannot start.
+        run: the finished run; also where its protocol demands a metric that has no value, which is a failure.
+        seconds: that its worker took, start to end; None for one that did not run or ran before anybody counted.
+    """
+
+    standing: Standing
+    status: Status
+    reason: str = ""
+    run: Run | None = None
+    seconds: float | None = None

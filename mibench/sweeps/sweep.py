@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 import torch
@@ -23,8 +23,9 @@ import torch
 from mibench.errors import MibenchError
 from mibench.runs.run import FLOOR, Run
 from mibench.runs.store import RunDir
-from mibench.system.files import write_error, write_json
+from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
+from mibench.system.files import write_error, write_json
 from mibench.system.progress import Reporter
 from mibench.system.text_files import read_object, shown
 
@@ -35,25 +36,6 @@ from .workers import Crew, Event, Job, demands
 
 SCHEMA = 1
 STATE = "sweep.json"
-Status = Literal["complete", "failed", "cannot start", "part done", "to do"]
-FAILED = ("failed", "cannot start")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a cell ended, or how far it is.
-
-    Attributes:
-        reason: of a cell that failed or cannot start.
-        run: the finished run; also where its protocol demands a metric that has no value, which is a failure.
-        seconds: that its worker took, start to end; None for one that did not run or ran before anybody counted.
-    """
-
-    standing: Standing
-    status: Status
-    reason: str = ""
-    run: Run | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from mibench.system.files import atomic_write, write_error
 from .suite import Suite
 
 if TYPE_CHECKING:
-    from .sweep import Outcome
+    from mibench.sweeps.status import Outcome
 
 COLUMNS = (
     "attack", "label", "target", "seed", "prior", "preset", "status", "reason",

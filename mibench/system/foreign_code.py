@@ -37,7 +37,7 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
     """Run somebody else's code.
 
     What it prints goes to stderr, it sees an empty command line, its random numbers are its own, and settings of the
-    process are put back (:mod:`mibench.system.process_state`). Ctrl-C and full memory pass: the program knows what to do then.
+    process are put back (:mod:`mibench.system.process_state`). Ctrl-C and full memory pass: the program handles them.
 
     Args:
         whose: the subject of messages, ``model net:build``.

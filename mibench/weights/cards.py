@@ -21,8 +21,8 @@ import yaml
 from mibench import registry
 from mibench.downloads.catalogue import source_of
 from mibench.errors import MibenchError
-from mibench.system.files import atomic_write
 from mibench.settings import read_yaml
+from mibench.system.files import atomic_write
 from mibench.system.paths import home
 from mibench.system.text_files import shown
 

@@ -20,21 +20,21 @@ from mibench import registry
 from mibench import settings as config
 from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsFile, Workshop
 from mibench.data.files import FileSplit
-from mibench.data.fingerprint import check_same_data
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
-from mibench.runs.spec import PRECISIONS
-from mibench.system.canonical import hash_of, plain
 from mibench.runs.store import RunDir
-from mibench.system.files import atomic_write
 from mibench.settings import Layer
+from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
+from mibench.system.files import atomic_write
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
+from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_victim, load_weights, packed, shelve
+from mibench.weights.same_data import check_same_data
 
 TRAIN_SCOPES = ("train", "dataset")
 

@@ -55,8 +55,8 @@ class OwnNetwork(nn.Module, ABC):
         Exceptions of the model pass unless ``failing`` says what stands before them in a message.
 
         Raises:
-            MibenchError: it does what no model may (see :func:`mibench.system.foreign_code.foreign`), or returns a tensor that is
-                not dense.
+            MibenchError: it does what no model may (:func:`mibench.system.foreign_code.foreign`), or returns a tensor
+                that is not dense.
         """
         with foreign(self.called, f"on images {tuple(images.shape)}", failing=failing):
             own = images.flip(1) if self.channel_order == "bgr" else images.clone()

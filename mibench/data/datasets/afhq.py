@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, pictures_in
 from mibench.data.datasets.public_only import PublicOnly
 from mibench.data.directory_listing import is_folder
 from mibench.data.images import Framing
-from mibench.data.verify import Finding, expect_folder, require
 from mibench.errors import MibenchError
 
 # train pictures of each animal: version 1, version 2

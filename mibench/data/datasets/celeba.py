@@ -29,13 +29,14 @@ from mibench.data.datasets.celeba_files import (
     stem_of,
 )
 from mibench.data.datasets.celeba_split import Listed, rebuilt_split
-from mibench.data.files import ROLES, Missing, Role, Row, check_contiguous, check_listed_once
+from mibench.data.files import Missing, check_contiguous, check_listed_once
 from mibench.data.images import Framing
+from mibench.data.rows import ROLES, Role, Row
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:
+    from mibench.data.checks import Finding
     from mibench.data.split import IdentitySplit
-    from mibench.data.verify import Finding
 
 WIDTH, HEIGHT, CROP = 178, 218, 108  # the crop begins at (35, 55): a centre crop
 FFHQ_CROP = 88  # of thumbnails of 128
@@ -81,7 +82,7 @@ class CelebA(CelebAFiles):
     public_images: int = PUBLIC  # at most; rebuilt only
 
     def __post_init__(self) -> None:
-        from mibench.data.verify import require
+        from mibench.data.checks import require
 
         if self.lists != "rebuilt" and (self.classes, self.public_images) != (CLASSES, PUBLIC):
             raise MibenchError("celeba: classes and public_images follow from the lists, except with lists=rebuilt")
@@ -102,7 +103,7 @@ class CelebA(CelebAFiles):
     @classmethod
     def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
         """Images, identity file, and the lists unless the split is rebuilt."""
-        from mibench.data.verify import expect_file
+        from mibench.data.checks import expect_file
 
         yield from inspect_images(folder, "000001.jpg ... 202599.jpg, aligned, 178x218")
         yield from expect_file(folder, IDENTITIES, "'000001.jpg 2880' a line")
@@ -143,7 +144,7 @@ class CelebA(CelebAFiles):
 
     def remarks(self) -> Iterator[Finding]:
         """Which lists, which format, what was left out, and classes that the identity file does not support."""
-        from mibench.data.verify import Finding
+        from mibench.data.checks import Finding
 
         if self.lists == "rebuilt":
             yield Finding("note", "split=rebuilt: made from the identity file; results compare with nobody's")

@@ -36,8 +36,8 @@ from mibench.data.images import Framing, size_of
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:
+    from mibench.data.checks import Finding
     from mibench.data.split import IdentitySplit
-    from mibench.data.verify import Finding
 
 FFHQ_CROP = 100  # of 128, that is 800 of 1024: what PPA keeps of an image of the FFHQ generator
 PUBLISHED = (27_034, 3_004)  # train and test images, by the paper
@@ -63,7 +63,7 @@ class CelebA1000(CelebAFiles):
     public_images: int = 30_000  # at most, of other people; as many as in the 64-pixel protocol
 
     def __post_init__(self) -> None:
-        from mibench.data.verify import require
+        from mibench.data.checks import require
 
         if self.crop < 0 or self.public_images < 1:
             raise MibenchError("celeba1000: crop is at least 0 and public_images at least 1")
@@ -74,7 +74,7 @@ class CelebA1000(CelebAFiles):
     @classmethod
     def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
         """Images, identity file and partition file."""
-        from mibench.data.verify import expect_file
+        from mibench.data.checks import expect_file
 
         del settings
         yield from inspect_images(folder, "000001.png ... 202599.png, cropped to one square size")
@@ -114,7 +114,7 @@ class CelebA1000(CelebAFiles):
 
     def remarks(self) -> Iterator[Finding]:
         """Whether the split has the published counts, and what was left out."""
-        from mibench.data.verify import Finding
+        from mibench.data.checks import Finding
 
         counts = len(self.listed["train"]), len(self.listed["test"])
         if counts == PUBLISHED:

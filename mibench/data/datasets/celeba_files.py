@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mibench.data.datasets.celeba_split import Listed
 from mibench.data.directory_listing import entries, kind_of
-from mibench.data.files import ROLES, FileSplit, Missing, Role, Row, without_missing
+from mibench.data.files import FileSplit, Missing, without_missing
 from mibench.data.images import Picture
+from mibench.data.rows import ROLES, Role, Row
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:
-    from mibench.data.verify import Finding
+    from mibench.data.checks import Finding
 
 FOLDERS = ("img_align_celeba", "Img/img_align_celeba", "img_align_celeba_png", "Img/img_align_celeba_png")
 IDENTITIES = ("identity_CelebA.txt", "Anno/identity_CelebA.txt", "meta/identity_CelebA.txt")
@@ -50,7 +51,7 @@ class CelebAFiles(FileSplit):
 
     def remarks(self) -> Iterator[Finding]:
         """Formats and what is left out."""
-        from mibench.data.verify import Finding
+        from mibench.data.checks import Finding
 
         formats = self.details()["formats"]
         yield Finding("fine" if len(formats) == 1 else "note", f"format of the images: {' and '.join(formats)}")
@@ -99,7 +100,7 @@ def needed(folder: Path, names: Sequence[str]) -> Path:
 
 def inspect_images(folder: Path, holds: str) -> Iterator[Finding]:
     """The folder of images under any of its names."""
-    from mibench.data.verify import expect_folder
+    from mibench.data.checks import expect_folder
 
     found = first_of(folder, FOLDERS)
     yield from expect_folder(folder, FOLDERS[0] if found is None else found.relative_to(folder).as_posix(), holds)

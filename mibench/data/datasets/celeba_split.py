@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mibench.data.files import Role, Row
+from mibench.data.rows import Role, Row
 from mibench.errors import MibenchError
 
 Listed = dict[Role, list[Row]]

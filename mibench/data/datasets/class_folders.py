@@ -61,7 +61,7 @@ def subfolders(folder: Path, passed: Passed) -> list[str]:
 def pictures_in(folder: Path, passed: Passed) -> list[str]:
     """Names of the pictures in ``folder`` itself, sorted as text; links to files are followed.
 
-    The order is that of the composed names (:func:`mibench.data.identity_names.composed`): copies on other systems agree.
+    The order is that of the composed names (:func:`mibench.data.identity_names.composed`), the same on every system.
 
     Raises:
         MibenchError: the folder is not there, or a link in it leads nowhere or to itself.

@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, hold_out, name_some, pictures_in, released_shuffle, subfolders
-from mibench.data.datasets.public_only import public_source, without_public
-from mibench.data.files import FileSplit, Role, Row
+from mibench.data.datasets.public_source import public_source, without_public
+from mibench.data.files import FileSplit
 from mibench.data.identity_names import alike, alike_but_for_case, composed, spelt
 from mibench.data.images import Framing
+from mibench.data.rows import Role, Row
 from mibench.data.split import Images
-from mibench.data.verify import Finding, expect_folder, require
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.public_only import PublicOnly
 from mibench.data.directory_listing import entries, kind_of
-from mibench.data.files import Missing, Row, without_missing
+from mibench.data.files import Missing, without_missing
 from mibench.data.images import Framing, Picture
-from mibench.data.verify import Finding, expect_folder, require
+from mibench.data.rows import Row
 from mibench.errors import MibenchError
 
 IMAGES = 70_000

@@ -17,17 +17,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, hold_out, name_some, pictures_in, subfolders
 from mibench.data.datasets.class_order import Order, class_order
 from mibench.data.datasets.folder_layout import Layout, layout_of, no_pictures, no_public_pictures
-from mibench.data.datasets.public_only import public_source
+from mibench.data.datasets.public_source import public_source
 from mibench.data.directory_listing import is_file, is_folder, real
 from mibench.data.duplicate_files import copies
-from mibench.data.files import FileSplit, Role, Row, folder_of
+from mibench.data.files import FileSplit, folder_of
 from mibench.data.identity_names import alike, alike_but_for_case, composed, folded, matched, spelt
 from mibench.data.images import Framing, Picture
+from mibench.data.rows import Role, Row
 from mibench.data.split import Images
-from mibench.data.verify import Finding, expect_folder, require
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:

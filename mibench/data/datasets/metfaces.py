@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, pictures_in
 from mibench.data.datasets.public_only import PublicOnly
 from mibench.data.images import Framing
-from mibench.data.verify import Finding, expect_folder, require
 from mibench.errors import MibenchError
 
 FOLDER = "images"

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from mibench.data.files import FileSplit, Role, Row
-from mibench.data.public_data import public_settings
+from mibench.data.files import FileSplit
+from mibench.data.rows import Role, Row
 from mibench.data.split import Images, Part
 from mibench.errors import MibenchError
 
@@ -39,35 +39,3 @@ class PublicOnly(FileSplit):
     @cached_property
     def _public_rows(self) -> list[Row]:
         return [Row(name, -1, f"{self.name}-{PurePosixPath(name).with_suffix('')}") for name in self.listed()]
-
-
-def public_source(name: str, root: str, *, portraits: bool = False) -> PublicOnly | None:
-    """The data set that ``dataset.public_from`` names; None for ``none``.
-
-    Args:
-        name: none, ffhq, metfaces or afhq.
-        root: its folder; empty: ``$MIBENCH_DATA/<name>``.
-        portraits: FFHQ's large pictures, of which the middle 800 of 1024 pixels are kept, as Plug & Play Attacks does
-            with what its prior draws; else the thumbnails as KEDMI crops them.
-
-    Raises:
-        MibenchError: it is not complete at ``root``.
-    """
-    from mibench.data.datasets.afhq import AFHQ
-    from mibench.data.datasets.ffhq import FFHQ
-    from mibench.data.datasets.metfaces import MetFaces
-
-    with public_settings():
-        if name == "ffhq":
-            return FFHQ(root=root, variant="images1024x1024", crop=100) if portraits else FFHQ(root=root)
-        if name == "metfaces":
-            return MetFaces(root=root)
-        return AFHQ(root=root) if name == "afhq" else None
-
-
-def without_public(name: str) -> MibenchError:
-    """What a data set says that was asked for public images and was given none."""
-    return MibenchError(
-        f"{name} has no public images of its own; name a data set that has some, such as --set "
-        "dataset.public_from=ffhq --set dataset.public_root=FOLDER"
-    )

@@ -17,15 +17,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mibench.data.checks import Finding, expect_file, expect_folder, require
 from mibench.data.datasets.class_folders import released_shuffle
-from mibench.data.datasets.public_only import public_source, without_public
+from mibench.data.datasets.public_source import public_source, without_public
 from mibench.data.directory_listing import entries, is_folder
-from mibench.data.files import FileSplit, Missing, Role, Row, check_listed_once, without_missing
+from mibench.data.files import FileSplit, Missing, check_listed_once, without_missing
 from mibench.data.formats.matlab import read_list
 from mibench.data.formats.voc_xml import first_box
 from mibench.data.images import Framing, Picture
+from mibench.data.rows import Role, Row
 from mibench.data.split import Images
-from mibench.data.verify import Finding, expect_file, expect_folder, require
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:

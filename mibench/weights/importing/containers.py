@@ -1,6 +1,7 @@
 """Finds the weights in what a file holds: containers, prefixes of wrappers, and whatever else was saved with them.
 
-What is looked at are plain dicts and lists; tensors in them are :class:`~mibench.weights.importing.claimed_sizes.DeclaredTensor`.
+What is looked at are plain dicts and lists; tensors in them are
+:class:`~mibench.weights.importing.claimed_sizes.DeclaredTensor`.
 """
 
 from __future__ import annotations

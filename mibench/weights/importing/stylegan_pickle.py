@@ -3,8 +3,8 @@
 Such a file is a pickle of ``{"G": ..., "D": ..., "G_ema": ..., ...}``. Each network in it is a call of
 ``torch_utils.persistence._reconstruct_persistent_obj`` on ``{"module_src": <Python source>, "class_name": ...,
 "state": <the module's __dict__>}``, and that function executes the source. Here it is a record: the source is dropped
-unread, the state is kept (:mod:`mibench.weights.importing.stylegan_records`). Of the networks that are wanted every tensor is
-then checked against its storage, and made of the storage's bytes.
+unread, the state is kept (:mod:`mibench.weights.importing.stylegan_records`). Of the networks that are wanted every
+tensor is then checked against its storage, and made of the storage's bytes.
 """
 
 from __future__ import annotations
