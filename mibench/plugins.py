@@ -74,20 +74,19 @@ def _is_attack(found: Any, base: type, module: ModuleType) -> bool:
     return inspect.isclass(found) and issubclass(found, base) and found.__module__ == module.__name__
 
 
-def add(path: str) -> None:
-    """Offer the catalogue of a file or package folder beside those of installed distributions; twice is once.
+def add(path: str) -> bool:
+    """Remember the catalogue of a file or package folder, for this process and its workers; whether it was new.
 
     Raises:
         MibenchError: there is no catalogue there.
     """
-    from . import registry
-
     place = str(Path(path).resolve())
     known = added()
-    if place not in known:
-        catalogue_of(place)
-        os.environ[VARIABLE] = os.pathsep.join([*known, place])
-        registry.catalogue.cache_clear()
+    if place in known:
+        return False
+    catalogue_of(place)
+    os.environ[VARIABLE] = os.pathsep.join([*known, place])
+    return True
 
 
 def added() -> tuple[str, ...]:

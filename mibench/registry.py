@@ -141,6 +141,16 @@ def _offer(
             found[kind].setdefault(name, Entry(kind, name, address, owner, installed))
 
 
+def add_plugin(path: str) -> None:
+    """Offer the catalogue of a file or package folder beside those of installed distributions; twice is once.
+
+    Raises:
+        MibenchError: there is no catalogue there.
+    """
+    if plugins.add(path):
+        catalogue.cache_clear()
+
+
 def names(kind: str) -> tuple[str, ...]:
     """The registered names of a kind."""
     return tuple(catalogue()[kind])

@@ -6,14 +6,16 @@ Held fixed by every interval and test: the weights of target, judge and prior. S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mibench.api import Estimate, MibenchError
+from mibench.reports.comparison import SHOWN, Comparison, Row
 from mibench.results import Run, pooled
 
+from . import comparison_tables
 from .rows import (
     COLUMN_OF,
     PER_IDENTITY,
@@ -27,114 +29,24 @@ from .rows import (
 )
 from .significance import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, suggest, untested
 
-SHOWN = (*PER_IDENTITY, "coverage", "div_feat_ratio", "frechet_judge")
 TESTED = tuple(COLUMN_OF)
 SHARES = frozenset({"acc1", "acc5", "true_identity_top1"})
 _COSTS = ("queries_forward", "queries_backward", "seconds")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """An attack on a target, seeds pooled.
-
-    Attributes:
-        target, label: block and name of the row.
-        attack, prior, protocol, dataset: what the runs were made with.
-        floor: whether it is the prior alone.
-        runs, seeds: paths and seeds of the runs, in the same order.
-        identities: how many.
-        estimates: metric -> estimate; the interval is over identities.
-        by_seed: metric -> value of each run.
-        cost: ``prepare_*`` and ``attack_*`` queries and seconds per identity, ``peak_memory_bytes``, and
-            ``prior_queries_forward`` of the prior's training in all; means over seeds (memory: the highest). None is
-            not recorded.
-        devices: what computed them.
-    """
-
-    target: str
-    label: str
-    attack: str
-    prior: str
-    protocol: str
-    dataset: str
-    floor: bool
-    runs: tuple[str, ...]
-    seeds: tuple[int | None, ...]
-    identities: int
-    estimates: Mapping[str, Estimate]
-    by_seed: Mapping[str, tuple[float | None, ...]]
-    cost: Mapping[str, float | None]
-    devices: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Rows by target (attacks, then floors) and the differences between them.
-
-    Attributes:
-        tested: metrics that were tested.
-        family: how many tests Holm's adjustment covers.
-        reference: the row that the others were tested against; None for every pair.
-        mixed: names of circumstances that differ between the rows (only after ``mix=True``).
-        notes: sentences that a reader needs, warnings first.
-        left_out: sentences on runs that were not used.
-        chosen: metrics that a person asked for; these alone are printed. None asked for: all, with costs.
-    """
-
-    rows: tuple[Row, ...]
-    differences: tuple[Difference, ...]
-    tested: tuple[str, ...]
-    family: int
-    reference: str | None
-    mixed: tuple[str, ...]
-    notes: tuple[str, ...]
-    left_out: tuple[str, ...]
-    chosen: tuple[str, ...] = ()
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Blocks in order."""
-        return tuple(dict.fromkeys(row.target for row in self.rows))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Metrics that some row has a value for, in the order they are shown."""
-        return tuple(
-            name
-            for name in SHOWN
-            if any(name in row.estimates and row.estimates[name].value is not None for row in self.rows)
-        )
-
-    def stands_out(self, row: Row, metric: str) -> bool:
-        """Whether a row was found stronger than every other row of its target that has a value."""
-        others = {
-            other.label
-            for other in self.rows
-            if other.target == row.target and other.label != row.label and _value(other, metric) is not None
-        }
-        beaten = {
-            found.second if found.first == row.label else found.first
-            for found in self.differences
-            if found.target == row.target and found.metric == metric and found.stronger == row.label
-        }
-        return bool(others) and others <= beaten
+class PrintedComparison(Comparison):
+    """A comparison that prints and writes itself: what ``mibench compare`` asks of a comparison."""
 
     def render(self, kind: str = "text", *, width: int = 110) -> str:
         """The comparison as ``text`` (tables cut at ``width`` letters), ``markdown``, ``csv`` (rows) or ``latex``."""
-        from . import comparison_tables
-
         return comparison_tables.render(self, kind, width=width)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything as JSON types."""
-        from . import comparison_tables
-
         return comparison_tables.as_plain(self)
 
     def write(self, folder: Path | str) -> list[Path]:
         """Write ``comparison`` and ``differences`` as CSV, Markdown and LaTeX, and the figure as PNG and SVG."""
-        from . import comparison_tables
-
         return comparison_tables.write_all(self, Path(folder))
 
 
@@ -144,7 +56,7 @@ def compare(
     reference: str | None = None,
     metrics: Sequence[str] = (),
     mix: bool = False,
-) -> Comparison:
+) -> PrintedComparison:
     """Compare finished runs.
 
     Args:
@@ -179,7 +91,7 @@ def compare(
         differences += [difference(*pair, metric) for metric in tested for pair in tests]
     check_reference(reference, pools)
     differences, family = adjust(differences)
-    return Comparison(
+    return PrintedComparison(
         rows=tuple(_row(pool) for pool in pools),
         differences=tuple(differences),
         tested=tested,
@@ -289,7 +201,3 @@ def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[
 
 def _size(pools: Iterable[Pool], target: str) -> int:
     return sum(pool.target == target for pool in pools)
-
-
-def _value(row: Row, metric: str) -> float | None:
-    return row.estimates[metric].value if metric in row.estimates else None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mibench.api import Estimate, MibenchError
+from mibench.reports.comparison import Comparison, Row
 
-from .compare import Comparison, Row
 from .formatting import ABSENT, measure
 from .significance import Difference
 from .table_model import Cell, Column, Kind, Table, csv_text, markdown_text, number_text

@@ -22,7 +22,7 @@ from mibench.api import Estimate, MibenchError
 from mibench.cli import cli
 from mibench.metrics import estimates
 from mibench.metrics.scoring import estimate_as_json
-from mibench.reports.compare import TESTED, Comparison, compare
+from mibench.reports.compare import TESTED, PrintedComparison, compare
 from mibench.reports.latex import escape
 from mibench.results import open_run
 
@@ -119,7 +119,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compared(suite: Path) -> Comparison:
+def compared(suite: Path) -> PrintedComparison:
     return compare(suite)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import Access, ImageSpec, MibenchError, Victim
-from mibench.runs.gradient_check import gradient_fault
+from mibench.weights.gradient_check import gradient_fault
 
 CPU = torch.device("cpu")
 SIZE, CLASSES = 8, 5

@@ -181,8 +181,8 @@ def test_a_catalogue_from_a_folder_is_listed_and_runs(toy: Path, place: Path) ->
 
 def test_a_catalogue_from_a_file_is_a_plugin_too(toy: Path, place: Path) -> None:
     (place / "guess.py").write_text(f'{ATTACK}\nCATALOGUE = {{"attack": {{"guess": "guess:Guess"}}}}\n')
-    plugins.add("guess.py")
-    plugins.add("./guess.py")
+    registry.add_plugin("guess.py")
+    registry.add_plugin("./guess.py")
     assert plugins.added() == (str(place / "guess.py"),)
     entry = registry.entry("attack", "guess")
     assert (entry.distribution, entry.installed) == ("plugin guess.py", False)

@@ -16,12 +16,12 @@ from mibench.api import Access, Card, Trained, Victim, WeightsContents, WeightsF
 from mibench.downloads import file_type
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
-from mibench.runs.gradient_check import gradient_fault
 from mibench.system.canonical import hash_of, plain
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import load
 from mibench.weights.cards import CardFile, all_cards, stem_of
+from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.importing.file_type import Format, recognise, refuse_folder
 from mibench.weights.importing.reader import read_weights
 from mibench.weights.importing.torchscript_check import check_program

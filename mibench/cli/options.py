@@ -41,10 +41,10 @@ def plugin_option(function: Function) -> Function:
     """``--plugin``: before anything else is read, since the other words may name what it brings."""
 
     def add(context: click.Context, option: click.Parameter, paths: tuple[str, ...]) -> None:
-        from mibench import plugins
+        from mibench import registry
 
         for path in paths:
-            plugins.add(path)
+            registry.add_plugin(path)
 
     return click.option(
         "--plugin",

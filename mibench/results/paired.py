@@ -13,7 +13,7 @@ from mibench.records import Estimate
 if TYPE_CHECKING:
     import pandas as pd
 
-    from . import Run
+    from .stored_run import Run
 
 COLUMN_OF = {"acc1": "hit1", "acc5": "hit5", "target_acc1": "target_hit1"}  # metrics called otherwise in samples.csv
 RANKED_FIRST = "true_identity_top1"

@@ -13,13 +13,13 @@ from mibench.api import Access, Attack
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.runs.budget import within_budget
+from mibench.runs.code import attack_code
 from mibench.runs.protocol import check_metrics, load_protocol
 from mibench.runs.request import SCOPES as SCOPES
 from mibench.runs.request import Request as Request
 from mibench.runs.request import names_of
 from mibench.runs.spec import EvalProtocol, RunSpec, Weights
 from mibench.settings import Layer, Setting
-from mibench.system import provenance
 from mibench.system.canonical import plain
 from mibench.system.text_files import typed
 from mibench.weights import cards
@@ -161,7 +161,7 @@ def make_plan(request: Request) -> Plan:
         weights["prior"] = dataclasses.replace(weights["prior"], arguments=arguments)
     spec = RunSpec(
         attack=entry.name,
-        attack_code=provenance.attack_code(entry),
+        attack_code=attack_code(entry),
         attack_settings=dataclasses.asdict(attack),
         preset=preset,
         dataset=str(chosen["dataset"]),

@@ -20,6 +20,7 @@ from mibench.errors import MibenchError
 from mibench.results import open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Machine, attack_units, stored_units
+from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, Request, make_plan
 from mibench.runs.score import judge_units
 from mibench.runs.store import RunDir
@@ -28,6 +29,7 @@ from mibench.system.canonical import plain
 from mibench.system.devices import choose_device
 from mibench.system.files import atomic_write, file_sha256, write_error
 from mibench.system.progress import Reporter
+from mibench.system.source_code import code_hash
 from mibench.weights import cards
 
 FLOOR = "floor"
@@ -156,7 +158,7 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
     with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == FLOOR else 0):
-        code = provenance.code_hashes(plan.entries())
+        code = code_hashes(plan.entries())
         if not allow_changed_code:
             refuse_changed_code(folder, code)
         for doubt in _doubts(plan) if floor is None else ():  # else the floor said them
@@ -292,9 +294,9 @@ def draw(plan: Plan, folder: RunDir, floor: Run | None, reporter: Reporter) -> N
 
 def _reading_code(floor: Run | None) -> dict[str, str]:
     """What decides the files that are made from the units: scoring, reports, and the floor they are compared with."""
-    hashes = {"scoring": provenance.code_hash("mibench.metrics.scoring", "mibench")}
+    hashes = {"scoring": code_hash("mibench.metrics.scoring", "mibench")}
     for name in registry.names("report"):
-        hashes[f"report {name}"] = provenance.code_hash(registry.entry("report", name).module)
+        hashes[f"report {name}"] = code_hash(registry.entry("report", name).module)
     if floor is not None:
         hashes["floor"] = file_sha256(floor.path / "metrics.json")
     return hashes

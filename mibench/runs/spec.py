@@ -32,7 +32,7 @@ class EvalProtocol:
         stored: reconstructions per identity that a run stores, again the adversary's best; None: all that it gets.
         access: the most that the adversary may ask of the victim.
         query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
-            included; every attack gets as many (:mod:`mibench.runs.budget`). None: as many as each attack's preset asks.
+            included; all attacks get as many (:mod:`mibench.runs.budget`). None: as many as each attack's preset asks.
         prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
         prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),

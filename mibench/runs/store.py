@@ -19,23 +19,19 @@ interrupted run ends with the same bytes as an uninterrupted one: times, memory,
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import filelock
-
 from mibench.errors import MibenchError
 from mibench.results.run_record import CURE, check_record
-from mibench.system.files import file_sha256, write_error, write_json
+from mibench.system.files import file_sha256, write_json
 from mibench.system.tensor_files import read_tensors, write_tensors
 from mibench.system.text_files import read_json as read_json
 from mibench.system.text_files import read_object
+from mibench.system.work_directory import WorkDirectory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,10 +41,8 @@ Status = Literal["running", "complete", "failed"]
 
 
 @dataclass(frozen=True)
-class RunDir:
+class RunDir(WorkDirectory):
     """One run's folder. Reading needs nothing more; writing happens inside :meth:`writing`."""
-
-    path: Path
 
     @property
     def record_path(self) -> Path:
@@ -71,48 +65,9 @@ class RunDir:
         """Replace top-level fields of ``run.json``."""
         write_json(self.record_path, {"schema": SCHEMA} | self.record() | fields)
 
-    @contextmanager
-    def writing(self, patience: float = 0) -> Iterator[None]:
-        """Hold the folder for this process. A dead process's lock is released by the system, so none goes stale.
-
-        Args:
-            patience: seconds to wait for another process that holds it.
-        """
-        lock = filelock.FileLock(self.path / ".lock", timeout=patience)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout as error:
-            holder = self.record().get("pid", "unknown")
-            raise MibenchError(
-                f"{self.path} is being written by another process (pid {holder}); wait for it or stop it first"
-            ) from error
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        try:
-            self._sweep()
-            yield
-        finally:
-            lock.release()
-
-    def _sweep(self) -> None:
-        """Remove temporary files that a killed process left."""
-        for folder in (self.path, *(p for p in self.path.iterdir() if p.is_dir())):
-            for leftover in folder.glob(".*.tmp"):
-                with suppress(OSError):
-                    leftover.unlink()
-
-    def log(self, **record: Any) -> None:
-        """Append a record to ``log.jsonl``."""
-        line = json.dumps({"time": round(time.time(), 3)} | record, default=str).encode() + b"\n"
-        path = self.path / "log.jsonl"
-        try:
-            with path.open("a+b") as file:
-                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                    line = b"\n" + line  # a crash cut the last record off; keep it from spoiling this one
-                file.write(line)
-        except OSError as error:
-            raise write_error(path, error) from error
+    def holder(self) -> str:
+        """The process that writes here, as the record has it."""
+        return str(self.record().get("pid", "unknown"))
 
     def tensors_path(self, stem: str) -> Path:
         """``state.safetensors`` or ``units/000.safetensors`` for the stems ``state`` and ``units/000``."""

@@ -10,10 +10,10 @@ from typing import Literal
 from mibench import registry
 from mibench.errors import MibenchError
 from mibench.runs.attack import stored_units
+from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, make_plan
 from mibench.runs.run import FLOOR, Run, completed, floor_plan, refuse_changed_code
 from mibench.runs.store import RunDir
-from mibench.system import provenance
 
 from .suite import Cell
 
@@ -75,7 +75,7 @@ def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> Standing:
         for one in filter(None, (floor, plan)):
             folder = RunDir(out / one.spec.run_name)
             if folder.exists() and not allow_changed_code:
-                refuse_changed_code(folder, provenance.code_hashes(one.entries()))
+                refuse_changed_code(folder, code_hashes(one.entries()))
         run = finished(plan, floor, out)
     except MibenchError as error:
         return Standing(cell=cell, state="cannot start", reason=one_line(str(error)))

@@ -22,12 +22,12 @@ import torch
 
 from mibench.errors import MibenchError
 from mibench.runs.run import FLOOR, Run
-from mibench.runs.store import RunDir
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
 from mibench.system.files import write_error, write_json
 from mibench.system.progress import Reporter
 from mibench.system.text_files import read_object, shown
+from mibench.system.work_directory import WorkDirectory
 
 from . import estimate, tables
 from .status import Standing, finished, progress, standings
@@ -236,7 +236,7 @@ def _now() -> str:
 
 def _conduct(suite: Suite, crew: Crew, outcomes: list[Outcome], reporter: Reporter) -> None:
     """Run what is left; ``outcomes`` follows."""
-    log = RunDir(crew.out)
+    log = WorkDirectory(crew.out)
     jobs = _jobs(outcomes)
     weights = _weights([outcomes[job.index].standing for job in jobs])
     bar = _Bar(outcomes, {job.index: weight for job, weight in zip(jobs, weights, strict=True)}, reporter)

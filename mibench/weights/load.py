@@ -16,10 +16,10 @@ from mibench import registry
 from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
 from mibench.errors import MibenchError, Misfit, MisfitError
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
-from mibench.runs.gradient_check import gradient_fault
 from mibench.system.files import atomic_write
 from mibench.system.tensor_files import METADATA_KEY
 from mibench.weights.cards import CardFile, write_card
+from mibench.weights.gradient_check import gradient_fault
 
 
 def load_weights(file: CardFile) -> dict[str, Tensor]:

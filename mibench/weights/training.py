@@ -22,7 +22,6 @@ from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsF
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
-from mibench.runs.store import RunDir
 from mibench.settings import Layer
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
@@ -31,6 +30,7 @@ from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
+from mibench.system.work_directory import WorkDirectory
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_victim, load_weights, packed, shelve
@@ -188,7 +188,7 @@ def train(
         settings["target_sha256"] = target.card().weights.sha256
     if backbone is not None:
         settings["init_sha256"] = backbone.card().weights.sha256
-    workplace = RunDir(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
+    workplace = WorkDirectory(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
     with workplace.writing():
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
         if checkpoint.path.is_file():

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mibench.reports.compare import Comparison, Row
+from mibench.reports.comparison import Comparison, Row
 from mibench.reports.formatting import measure
 
 from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy

@@ -1,9 +1,9 @@
 """Reads what ``torch.save`` wrote, new (zip) or old (a row of pickles), after its claims were checked on paper.
 
 The pickle is followed without effect (:mod:`mibench.weights.importing.pickle_inspector`), its claims are held against
-the file, and the tensors are made of the very bytes that were checked. ``torch.load(weights_only=True)`` is not asked: it runs no code,
-but it believes the sizes in a file, sets attributes that a file names, and reads the archive in another way than the
-one that was checked.
+the file, and the tensors are made of the very bytes that were checked. ``torch.load(weights_only=True)`` is not asked:
+it runs no code, but it believes the sizes in a file, sets attributes that a file names, and reads the archive in
+another way than the one that was checked.
 """
 
 from __future__ import annotations

@@ -1,0 +1,329 @@
+"""A run directory, read: everything when it is asked for, and nothing is ever written.
+
+The layout is described in ``mibench/runs/store.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mibench.api import Estimate, MibenchError
+from mibench.results.run_record import check_record, read_estimates
+from mibench.system.strict_yaml import read_yaml
+from mibench.system.text_files import parse_json, read_object, read_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+_COUNTED = ("queries_forward", "queries_backward", "seconds")
+_TRUTHS = ("selected", "hit1", "hit5")
+
+
+class LabelledImages(Protocol):
+    """Images with class labels, such as :class:`mibench.data.split.Images`: uint8 ``(N, 3, H, W)`` and ``(N,)``."""
+
+    @property
+    def pixels(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one unit stored.
+
+    Attributes:
+        number: of the unit.
+        images: uint8 ``(N, 3, H, W)``.
+        labels: int64 ``(N,)``.
+        confidence: float32 ``(N,)``.
+        latents: ``(N, ...)``, empty when the attack has none.
+        curves: name -> ``(U, steps)`` or ``(steps,)`` float32.
+        facts: queries_forward, queries_backward, seconds, peak_memory_bytes, device, notes ...
+    """
+
+    number: int
+    images: Tensor
+    labels: Tensor
+    confidence: Tensor
+    latents: Tensor
+    curves: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``: status, resolved specification, environment, hashes, times."""
+        return check_record(_read_object(self.path / "run.json"), self.path / "run.json")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.yaml`` as a mapping; empty when there is none."""
+        file = self.path / "config.yaml"
+        return read_yaml(file) if file.exists() else {}
+
+    @property
+    def status(self) -> str:
+        """running, complete or failed."""
+        return str(self.record.get("status", "unknown"))
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """The resolved specification of the run."""
+        found = self.record.get("spec", {})
+        return dict(found) if isinstance(found, dict) else {}
+
+    @property
+    def attack(self) -> str:
+        """Registered name of the attack."""
+        return _name(self.specification.get("attack"))
+
+    @property
+    def target(self) -> str:
+        """Card of the attacked model."""
+        return _name(self.specification.get("target"))
+
+    @property
+    def dataset(self) -> str:
+        """Registered name of the data set."""
+        return _name(self.specification.get("dataset"))
+
+    @property
+    def protocol(self) -> str:
+        """Name and version of the protocol: numbers compare inside one protocol only."""
+        found = self.specification.get("protocol")
+        if isinstance(found, dict) and "version" in found:
+            return f"{_name(found)} v{found['version']}"
+        return _name(found)
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the run."""
+        found = self.specification.get("seed")
+        return found if isinstance(found, int) else None
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """``samples.csv``: one row per reconstruction, ordered by identity, then by the adversary's ranking."""
+        import pandas as pd
+
+        file = self.path / "samples.csv"
+        _require(file)
+        try:
+            table = pd.read_csv(file)
+        except (ValueError, OSError) as error:
+            raise MibenchError(
+                f"{file} cannot be read as a table; score the run again: mibench score {self.path}"
+            ) from error
+        for column in (*_TRUTHS, "identity", "sample"):
+            if column not in table:
+                raise MibenchError(f"{file} has no column {column!r}; score the run again: mibench score {self.path}")
+        for column, fits, kind in (
+            *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _TRUTHS),
+            *((count, pd.api.types.is_integer_dtype, "whole numbers") for count in ("identity", "sample")),
+        ):
+            if not fits(table[column]):
+                raise MibenchError(
+                    f"{file}: the column {column!r} should hold {kind}; score the run again: mibench score {self.path}"
+                )
+        return table
+
+    @cached_property
+    def metrics(self) -> dict[str, Estimate]:
+        """``metrics.json``: estimates by name, in their order of measurement or by name."""
+        _require(self.path / "metrics.json")
+        found = read_estimates(self.path / "metrics.json")
+        return {name: Estimate(name=name, **content) for name, content in found.items()}
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """Every stored unit, by number."""
+        return tuple(_read_unit(file) for file in sorted((self.path / "units").glob("*.safetensors")))
+
+    @property
+    def curves(self) -> dict[str, Tensor]:
+        """Name -> curves of all units stacked, float32 ``(rows, steps)``; shorter ones are padded with NaN."""
+        import torch
+
+        rows: dict[str, list[Tensor]] = {}
+        for unit in self.units:
+            for name, curve in unit.curves.items():
+                rows.setdefault(name, []).extend(curve.float().reshape(-1, curve.shape[-1]).unbind(0))
+        stacked = {}
+        for name, parts in rows.items():
+            table = torch.full((len(parts), max(len(part) for part in parts)), float("nan"))
+            for row, part in zip(table, parts, strict=True):
+                row[: len(part)] = part
+            stacked[name] = table
+        return stacked
+
+    @property
+    def log(self) -> Iterator[dict[str, Any]]:
+        """Records of ``log.jsonl``; a last line cut off by a crash is left out."""
+        file = self.path / "log.jsonl"
+        if not file.is_file():
+            return
+        for line in _read_text(file).splitlines():
+            try:
+                record = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+    def total(self, fact: str) -> float | None:
+        """Sum of a numeric fact (``seconds``, ``queries_forward``) over units; None when any unit lacks it."""
+        values = [unit.facts.get(fact) for unit in self.units]
+        if not values or not all(isinstance(value, int | float) for value in values):
+            return None
+        return float(sum(value for value in values if value is not None))
+
+    @cached_property
+    def preparation(self) -> dict[str, Any]:
+        """Facts of ``state.safetensors``, as :attr:`Unit.facts` are of a unit; empty when it is not there."""
+        file = self.path / "state.safetensors"
+        return _read_facts(file) if file.is_file() else {}
+
+    def cost(self) -> dict[str, dict[str, float | None]]:
+        """What the run cost, in the same units for every attack.
+
+        Returns:
+            ``prepare`` (once, shared by all units) and ``attack`` (all units): ``queries_forward`` and
+            ``queries_backward`` (images shown to the victim, whole numbers), ``seconds`` (sum over units) and
+            ``peak_memory_bytes`` (highest of all units). ``identity``: the first three of both together, divided by
+            the identities under attack. ``prior``: ``queries_forward`` that the training of the prior took, 0 for one
+            that no victim had a part in. A number that was not recorded is None.
+        """
+        units = [_read_facts(file) for file in sorted((self.path / "units").glob("*.safetensors"))]
+        prepare, attack = _cost([self.preparation]), _cost(units)
+        protocol = self.specification.get("protocol")
+        identities = protocol.get("identities") if isinstance(protocol, dict) else None
+        each: dict[str, float | None] = {}
+        for fact in _COUNTED:
+            first, second = prepare[fact], attack[fact]
+            each[fact] = None if first is None or second is None or not identities else (first + second) / identities
+        return {
+            "prepare": prepare,
+            "attack": attack,
+            "identity": each,
+            "prior": {"queries_forward": self.record.get("prior_queries_forward")},
+        }
+
+    def image(self, unit: int, index: int) -> Tensor:
+        """A stored reconstruction, uint8 ``(3, H, W)``, by the columns ``unit`` and ``index`` of ``samples``."""
+        for stored in self.units:
+            if stored.number == unit:
+                return stored.images[index]
+        raise MibenchError(f"{self.path} has no unit {unit}; continue the run with the same command")
+
+
+def open_run(path: Path | str) -> Run:
+    """A run directory for reading.
+
+    Raises:
+        MibenchError: there is no run there.
+    """
+    folder = Path(path)
+    if not (folder / "run.json").exists():
+        raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
+    return Run(folder)
+
+
+def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:
+    """One run or several as a tuple of at least one."""
+    found = (runs,) if isinstance(runs, Run) else tuple(runs)
+    if not found:
+        raise MibenchError("there is no run to report; give at least one run directory")
+    return found
+
+
+def _read_unit(file: Path) -> Unit:
+    with _opened(file) as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    facts = _read_facts(file)
+    try:
+        return Unit(
+            number=int(file.stem),
+            images=tensors["images"],
+            labels=tensors["labels"],
+            confidence=tensors["confidence"],
+            latents=tensors.get("latents", tensors["confidence"][:0]),
+            curves={name.removeprefix("curve."): t for name, t in tensors.items() if name.startswith("curve.")},
+            facts=facts,
+        )
+    except (KeyError, ValueError) as error:
+        raise MibenchError(f"{file} is no unit of a run ({error}); delete it and run the same command again") from error
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            yield stored
+    except (SafetensorError, OSError) as error:
+        raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    """What stands beside stored tensors: their metadata (part of the result) and the sidecar (what they cost)."""
+    facts: dict[str, Any] = {}
+    with _opened(file) as stored:
+        for text in (stored.metadata() or {}).values():
+            try:
+                content = parse_json(text)
+            except ValueError as error:
+                raise MibenchError(
+                    f"{file} has metadata that is not JSON ({error}); delete it and run the same command again"
+                ) from error
+            facts.update(content if isinstance(content, dict) else {})
+    sidecar = file.with_suffix(".json")
+    return facts | (_read_object(sidecar) if sidecar.is_file() else {})
+
+
+def _cost(parts: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Sums of what is counted and the highest peak of memory; None where a part lacks the number."""
+    found: dict[str, float | None] = {}
+    for fact in (*_COUNTED, "peak_memory_bytes"):
+        values = [part[fact] for part in parts if isinstance(part.get(fact), int | float)]
+        whole = bool(parts) and len(values) == len(parts)
+        found[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
+    return found
+
+
+def _require(file: Path) -> None:
+    if not file.is_file():
+        raise MibenchError(f"{file} is missing: the run is not finished; continue it with the same command")
+
+
+def _read_text(file: Path) -> str:
+    _require(file)
+    return read_text(file)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    _require(file)
+    return read_object(file, cure="restore it or make it again")
+
+
+def _name(value: Any) -> str:
+    """A name that is stored as text or inside a mapping."""
+    if isinstance(value, dict):
+        for key in ("card", "name", "architecture"):
+            if key in value:
+                return str(value[key])
+    return str(value) if value is not None else "unknown"
