@@ -121,7 +121,7 @@ def installed(folder: Path, requirement: Sequence[object]) -> dict[str, object]:
     )
     code = (
         "import json, sys, importlib.util, mibench, mibench.attacks, mibench.cli\n"
-        "from mibench import registry, cards\n"
+        "from mibench import registry\nfrom mibench.weights import cards\n"
         "print(json.dumps({\n"
         "  'file': mibench.__file__, 'attacks': registry.names('attack'), 'cards': list(cards.all_cards()),\n"
         "  'loaded': registry.load('attack', 'floor').__module__,\n"
