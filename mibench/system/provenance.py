@@ -39,7 +39,9 @@ def git_commit() -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    if git("ls-files", "--error-unmatch", "api.py") is None:  # installed into a folder of somebody else's repository
+    if (
+        git("ls-files", "--error-unmatch", "registry.py") is None
+    ):  # installed into a folder of somebody else's repository
         return None
     commit = git("rev-parse", "HEAD")
     return None if commit is None else commit + ("+changes" if git("status", "--porcelain", "-uno") else "")

@@ -1,0 +1,47 @@
+"""The contract between the referee and the parties (attacks, targets, reports).
+
+Conventions, stated once:
+
+* Images are float32 tensors ``(N, 3, H, W)``, RGB, in [0, 1]. Stored images are uint8 ``(N, 3, H, W)``.
+* Labels are int64 tensors ``(N,)``. ``C`` is the number of classes, ``D`` a feature dimension, ``U`` the number of
+  identities in a unit.
+* A network's own normalisation (mean, std) lives inside its wrapper, never in an attack.
+"""
+
+from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
+from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
+from mibench.api.weights import Checkpoint, Importer, PublicAndVictim, Recipe, Trained, WeightsContents, Workshop
+from mibench.errors import MibenchError, Misfit, MisfitError
+from mibench.records import Card, Estimate, ImageSpec, WeightsFile
+from mibench.system.foreign_code import foreign, text_of, worded
+
+__all__ = [
+    "Access",
+    "AccessError",
+    "Attack",
+    "Card",
+    "Checkpoint",
+    "ClassifierOutput",
+    "Context",
+    "Estimate",
+    "ImageSpec",
+    "Importer",
+    "MibenchError",
+    "Misfit",
+    "MisfitError",
+    "Prior",
+    "PublicAndVictim",
+    "Queries",
+    "QueryLimit",
+    "Recipe",
+    "Reconstruction",
+    "State",
+    "Trained",
+    "Victim",
+    "WeightsContents",
+    "WeightsFile",
+    "Workshop",
+    "foreign",
+    "text_of",
+    "worded",
+]

@@ -1,0 +1,143 @@
+"""The classifier under attack, behind an access level."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mibench.errors import MibenchError
+from mibench.records import ImageSpec
+
+
+class AccessError(MibenchError):
+    """An attack asked its victim for more than the threat model grants."""
+
+
+class Access(enum.IntEnum):
+    """What an adversary may ask of a victim; each level includes the ones below it."""
+
+    LABELS = 1
+    SCORES = 2
+    GRADIENTS = 3
+
+
+class ClassifierOutput(NamedTuple):
+    """What every classifier of this project returns: penultimate features ``(N, D)`` and raw logits ``(N, C)``."""
+
+    features: Tensor
+    logits: Tensor
+
+
+@dataclass
+class Queries:
+    """Images shown to a victim, forwards and backwards. Plain integers: counting never waits for the device."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+@dataclass(frozen=True)
+class QueryLimit:
+    """The most images that one stage of an attack may show its victim: what it planned, under a query budget."""
+
+    attack: str
+    stage: str  # "its preparation", "unit 3"
+    forward: int
+    backward: int
+
+    def check(self, asked: Queries) -> None:
+        """Refuse what was not planned."""
+        for way, planned, wanted in (
+            ("forwards", self.forward, asked.forward),
+            ("backwards", self.backward, asked.backward),
+        ):
+            if wanted > planned:
+                raise MibenchError(
+                    f"attack {self.attack!r} planned to show the victim {planned} images {way} in {self.stage} and "
+                    f"asked for {wanted}; correct its plan, or run it without: --set protocol.query_budget=null"
+                )
+
+
+class Victim:
+    """A trained classifier behind an access level: frozen, in eval mode, counting the images it is shown.
+
+    Args:
+        network: module mapping normalised images to a :class:`ClassifierOutput` (or a ``(features, logits)`` pair).
+        image: the images it takes.
+        num_classes: ``C``.
+        access: what the adversary may ask for.
+        name: for messages and records.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, image: ImageSpec, num_classes: int, access: Access, name: str = "victim"
+    ) -> None:
+        self._network = network.eval().requires_grad_(False)
+        self.image = image
+        self.num_classes = num_classes
+        self.access = access
+        self.name = name
+        self.queries = Queries()
+        self.limit: QueryLimit | None = None
+        self._mean = torch.tensor(image.mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(image.std).view(1, -1, 1, 1)
+        self._normalises = any(m != 0.0 for m in image.mean) or any(s != 1.0 for s in image.std)
+        self._moments: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def labels(self, images: Tensor) -> Tensor:
+        """Predicted labels ``(N,)``, int64, no gradient."""
+        with torch.no_grad():
+            return self._forward(images, Access.LABELS).logits.argmax(dim=1)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Softmax probabilities ``(N, C)``, no gradient."""
+        with torch.no_grad():
+            return self._forward(images, Access.SCORES).logits.softmax(dim=1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Raw logits ``(N, C)``, differentiable with respect to ``images``."""
+        return self._forward(images, Access.GRADIENTS).logits
+
+    def features_and_logits(self, images: Tensor) -> ClassifierOutput:
+        """Penultimate features ``(N, D)`` and raw logits ``(N, C)``, differentiable with respect to ``images``."""
+        return self._forward(images, Access.GRADIENTS)
+
+    def _forward(self, images: Tensor, needed: Access) -> ClassifierOutput:
+        if needed > self.access:
+            raise AccessError(
+                f"victim {self.name!r} grants {self.access.name}, the attack asked for {needed.name}; "
+                f"choose an attack that needs no more than {self.access.name}"
+            )
+        expected = (self.image.channels, self.image.size, self.image.size)
+        if tuple(images.shape[1:]) != expected:
+            raise MibenchError(f"victim {self.name!r} takes images of shape {expected}, got {tuple(images.shape[1:])}")
+        count = images.shape[0]
+        self._count(forward=count)
+        if images.requires_grad and torch.is_grad_enabled():
+            images = images.view_as(images)  # a node of our own, so that the hook counts and nothing else changes
+            images.register_hook(lambda gradient: self._count(backward=count))
+        if not self._normalises:
+            images = images.clone()  # a network may write to what it is given, and these are somebody else's
+        if self._normalises:
+            mean, std = self._moments_for(images)
+            images = (images - mean) / std
+        features, logits = self._network(images)
+        return ClassifierOutput(features, logits)
+
+    def _moments_for(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std where the images are. Moved once: a copy at every pass would wait for the device every time."""
+        key = images.device, images.dtype
+        if key not in self._moments:
+            with torch.inference_mode(False):  # else no later pass could be differentiated
+                self._moments[key] = self._mean.to(images), self._std.to(images)
+        return self._moments[key]
+
+    def _count(self, forward: int = 0, backward: int = 0) -> None:
+        if self.limit is not None:
+            self.limit.check(Queries(self.queries.forward + forward, self.queries.backward + backward))
+        self.queries.forward += forward
+        self.queries.backward += backward

@@ -1,0 +1,128 @@
+"""Trained weights: how they are trained, imported and handed over."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from mibench.records import ImageSpec
+
+from .victim import Victim
+
+
+class Checkpoint(Protocol):
+    """Where a training keeps its state. The referee implements it: atomic writes, safe loading."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state (nested dicts, lists, tensors, numbers, text), or None."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the saved state; a crash leaves the old one or the new one, nothing in between."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress.
+
+    ``initial`` holds the tensors of the backbone card that a recipe's setting ``init`` names; None: fresh weights.
+    """
+
+    device: torch.device
+    checkpoint: Checkpoint
+    seed: int = 0
+    precision: str = "float32"
+    log: Callable[..., None] = lambda **record: None
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None
+    initial: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a recipe hands back; the referee hashes and stores it and writes the card."""
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    image: ImageSpec
+    weights: Mapping[str, Tensor]
+    classes: int | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    notes: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """How a set of weights is trained. Like an attack: a frozen dataclass whose fields are the settings.
+
+    ``wants`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
+    (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else;
+    ``"public+victim"`` is a :class:`PublicAndVictim`, for a prior that is made against one target.
+    """
+
+    kind: ClassVar[str]  # target | judge | regressor | prior | backbone
+    wants: ClassVar[str] = "split"
+
+    @abstractmethod
+    def run(self, data: Any, workshop: Workshop) -> Trained:
+        """Train to the end, from the checkpoint when there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsContents:
+    """What a foreign weights file holds, read by the referee without running anything from it.
+
+    Attributes:
+        file: the file's name, for messages; released names carry facts (``IR152_91.16.tar``).
+        sha256: of the whole file.
+        container: how it was packed, for the record: "safetensors", "bare", "stylegan2-ada", or the place of the
+            weights in the file ("state_dict", "model").
+        tensors: key -> tensor on the CPU, wrapper prefixes (such as ``module.``) taken off.
+        stripped: the prefixes that were taken off, outermost first.
+        extras: what else the file says, plain values only (epoch, config, initial arguments of a generator).
+        others: places of other weights in the file, which were not taken.
+    """
+
+    file: str
+    sha256: str
+    container: str
+    tensors: Mapping[str, Tensor]
+    stripped: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+
+class Importer(Protocol):
+    """Turns foreign weights into ours; catalogues name importers ``kind:architecture``, or ``kind`` for all of a kind.
+
+    A party knows the formats its own networks were released in: key remapping and arguments belong to it. The referee
+    reads files, checks hashes, loads the result strictly, measures, and stores it.
+    """
+
+    def __call__(self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+        """What the card and the safetensors file will hold.
+
+        Args:
+            architecture: the registered name that was asked for.
+            files: one or more (a generator and its critic come in two), in the order given.
+            settings: ``--set import.NAME=VALUE``; unknown ones are refused here.
+
+        Raises:
+            MibenchError: the tensors are not those of this architecture; names keys and the likely cause.
+        """
+
+
+@dataclass(frozen=True)
+class PublicAndVictim:
+    """What an adversary may touch who trains a prior against one target.
+
+    Attributes:
+        public: ``public(size)`` gives all public images, uint8 ``(N, 3, size, size)``.
+        victim: the target; it counts what the training shows it, and the count goes onto the prior's card.
+    """
+
+    public: Callable[[int], Tensor]
+    victim: Victim
