@@ -12,7 +12,7 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import pieces, pool, pool_confidence, render, robust_confidence
+from .initial_selection import micro_batches, pool, pool_confidence, render, robust_confidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Floor(Attack):
         images = torch.cat(
             [
                 context.fit(render(context.prior, latents[part].to(context.device), self.truncation)).float().cpu()
-                for part in pieces(latents.shape[0], context)
+                for part in micro_batches(latents.shape[0], context)
             ]
         )
         grouped = images.view(len(labels), count, *images.shape[1:])

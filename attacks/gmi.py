@@ -18,8 +18,8 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import needed, often, pieces, robust_confidence
-from .latent_optimisation import check_settings, compares_its_batch, critic, finished_images, logged, stacked, stalled
+from .initial_selection import micro_batches, require_prior, robust_confidence, should_report
+from .latent_optimisation import check_settings, compares_its_batch, critic, logged, render_images, stacked, stalled
 from .losses import IDENTITY_LOSSES
 
 
@@ -102,7 +102,7 @@ class GMI(Attack):
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Descend from every restart of every identity at once."""
-        prior = needed(context.prior)
+        prior = require_prior(context.prior)
         if self.realism_weight:
             critic(prior, self.name)
             if compares_its_batch(context):
@@ -133,7 +133,7 @@ class GMI(Attack):
             terms["drift"] = (z - first).square().mean(dim=1).sqrt()  # of standard normal latents: in their own std
             for name, values in terms.items():
                 history.setdefault(name, []).append(values.view(len(labels), self.restarts).mean(dim=1))
-            if often(step, self.iterations):
+            if should_report(step, self.iterations):
                 context.progress(step, self.iterations, "descend")
         curves = stacked(history)
         context.log(event=self.name, identities=labels.tolist(), **logged(curves))
@@ -141,10 +141,10 @@ class GMI(Attack):
 
     def _gradient(self, context: Context, z: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradient ``(N, Z)`` of each latent's own loss, and the terms of the losses, ``(N,)`` each."""
-        prior = needed(context.prior)
+        prior = require_prior(context.prior)
         gradients: list[Tensor] = []
         terms: dict[str, list[Tensor]] = {}
-        for part in pieces(z.shape[0], context):
+        for part in micro_batches(z.shape[0], context):
             latents = z[part].detach().requires_grad_()
             images = prior.decode(latents)
             identity = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(images)).float(), targets[part])
@@ -162,7 +162,7 @@ class GMI(Attack):
         self, context: Context, z: Tensor, labels: Tensor, streams: Streams, curves: dict[str, Tensor]
     ) -> Reconstruction:
         """Images of the final latents: the best of each group of restarts, ranked by the victim's confidence."""
-        images = finished_images(context, z)
+        images = render_images(context, z)
         if self.best_of > 1:
             best = self._best(context, images, labels.to(context.device).repeat_interleave(self.restarts))
             images, z = images[best], z[best.to(z.device)]
@@ -181,7 +181,7 @@ class GMI(Attack):
         """Rows ``(U kept,)`` of the images with the highest target logit among ``best_of`` consecutive restarts."""
         logits = [
             context.victim.logits(images[part].to(context.device)).float().gather(1, targets[part, None])
-            for part in pieces(images.shape[0], context)
+            for part in micro_batches(images.shape[0], context)
         ]
         winners = torch.cat(logits).view(-1, self.best_of).argmax(dim=1).cpu()
         return torch.arange(len(winners)) * self.best_of + winners

@@ -23,18 +23,18 @@ def pool(prior: Prior | None, size: int, streams: Streams) -> Tensor:
 
     They depend on the run's seed alone, not on the name of the attack.
     """
-    source, seed = needed(prior), Streams(streams.seed, ("candidates",))
+    source, seed = require_prior(prior), Streams(streams.seed, ("candidates",))
     blocks = [source.sample(256, seed.generator(start)) for start in range(0, size, 256)]
     return torch.cat(blocks)[:size]
 
 
-def pieces(count: int, context: Context) -> Iterator[slice]:
+def micro_batches(count: int, context: Context) -> Iterator[slice]:
     """Slices of at most the context's micro-batch that cover ``range(count)``."""
     for start in range(0, count, context.micro_batch):
         yield slice(start, min(count, start + context.micro_batch))
 
 
-def often(step: int, steps: int, times: int = 100) -> bool:
+def should_report(step: int, steps: int, times: int = 100) -> bool:
     """Whether progress is worth reporting after ``step`` (from 1) of ``steps``: so many times, and at the end."""
     return step == steps or step % max(1, steps // times) == 0
 
@@ -53,7 +53,7 @@ def blocks(shape: torch.Size, context: Context) -> Iterator[tuple[slice, slice]]
                 yield slice(k, k + 1), slice(start, start + limit)
 
 
-def in_place(rows: Tensor, shape: torch.Size, identities: slice, block: slice) -> Tensor:
+def scatter_into_step(rows: Tensor, shape: torch.Size, identities: slice, block: slice) -> Tensor:
     """Rows ``(N, X)`` of a block of :func:`blocks` at their place in the whole step ``(U, B, X)``, ones elsewhere.
 
     Products and vectorised functions round by the size of their argument and the place in it. What is computed of the
@@ -80,7 +80,7 @@ def pool_confidence(context: Context, latents: Tensor, decode_psi: float | None,
         float32 ``(N, C)`` on the CPU.
     """
     out = torch.empty(latents.shape[0], context.victim.num_classes)
-    for part in pieces(latents.shape[0], context):
+    for part in micro_batches(latents.shape[0], context):
         images = context.fit(render(context.prior, latents[part].to(context.device), decode_psi))
         score = (context.victim.scores(images) + context.victim.scores(images.flip(3))) / 2
         out[part] = score.float().cpu()
@@ -100,7 +100,7 @@ def choose(state: State, labels: Tensor, count: int) -> Tensor:
     return state["latents"][best]
 
 
-def needed(prior: Prior | None) -> Any:
+def require_prior(prior: Prior | None) -> Any:
     """The prior, of whatever kind: a mapping network and a synthesis network belong to some only."""
     if prior is None:
         raise MibenchError("this attack needs a prior and the run has none; name one with --prior")
@@ -109,8 +109,8 @@ def needed(prior: Prior | None) -> Any:
 
 def render(prior: Prior | None, latents: Tensor, psi: float | None) -> Tensor:
     """Images of latents; with a mapping network, at truncation ``psi``."""
-    prior = needed(prior)
-    source = needed(prior)
+    prior = require_prior(prior)
+    source = require_prior(prior)
     if psi is None or not hasattr(source, "synthesis"):
         images: Tensor = source.decode(latents)
     else:
@@ -119,12 +119,13 @@ def render(prior: Prior | None, latents: Tensor, psi: float | None) -> Tensor:
 
 
 @torch.no_grad()
-def develop(context: Context, w: Tensor, psi: float = 1.0) -> Tensor:
+def render_styles(context: Context, w: Tensor, psi: float = 1.0) -> Tensor:
     """Finished images ``(N, 3, H, W)``, float32 on the CPU, of styles ``(N, W)`` that are still to be truncated by
     ``psi`` (1: they are what the synthesis network is given)."""
-    prior = needed(context.prior)
+    prior = require_prior(context.prior)
     parts = [
-        context.fit(prior.synthesis(prior.truncate(w[part], psi))).float().cpu() for part in pieces(w.shape[0], context)
+        context.fit(prior.synthesis(prior.truncate(w[part], psi))).float().cpu()
+        for part in micro_batches(w.shape[0], context)
     ]
     return torch.cat(parts)
 
@@ -172,13 +173,13 @@ def robust_confidence(
         ],
         dim=1,
     ).to(context.device)  # (views, U, K, 4)
-    for part in pieces(flat.shape[0], context):
+    for part in micro_batches(flat.shape[0], context):
         images_here = flat[part].to(context.device)  # once for all views: a copy is what the host waits for
         reports = max(1, 100 * images_here.shape[0] // flat.shape[0])
         for view in range(views):
             shown = apply_crops(images_here, crops[view].flatten(0, 1)[part]) if transforms else images_here
             total[part] += context.victim.scores(shown).float().gather(1, targets[part, None]).squeeze(1)
-            if often(view + 1, views, reports):
+            if should_report(view + 1, views, reports):
                 done = part.start * views + images_here.shape[0] * (view + 1)
                 context.progress(done, flat.shape[0] * views, "rank reconstructions")
     return (total / views).view(identities, count).cpu()

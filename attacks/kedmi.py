@@ -24,8 +24,8 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import needed, often, pieces, robust_confidence
-from .latent_optimisation import check_settings, critic, finished_images, logged, stacked, stalled
+from .initial_selection import micro_batches, require_prior, robust_confidence, should_report
+from .latent_optimisation import check_settings, critic, logged, render_images, stacked, stalled
 from .losses import IDENTITY_LOSSES, negative_log_realness
 
 _BLOCK = 64  # steps whose noise is drawn at once; part of what a seed means
@@ -69,7 +69,7 @@ class KEDMI(Attack):
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Recover the distributions of all identities of the unit together, then draw from each."""
-        prior = needed(context.prior)
+        prior = require_prior(context.prior)
         if self.realism_weight:
             critic(prior, self.name)
         targets = labels.to(context.device).repeat_interleave(self.samples_per_step)
@@ -89,7 +89,7 @@ class KEDMI(Attack):
             adam.step()
             for name, values in terms.items():
                 history.setdefault(name, []).append(values.view(len(labels), -1).mean(dim=1))
-            if often(step, self.iterations):
+            if should_report(step, self.iterations):
                 context.progress(step, self.iterations, "recover distributions")
         curves = stacked(history)
         context.log(event=self.name, identities=labels.tolist(), **logged(curves))
@@ -116,7 +116,7 @@ class KEDMI(Attack):
 
         The discriminator sees all images at once, the victim in micro-batches.
         """
-        prior = needed(context.prior)
+        prior = require_prior(context.prior)
         gradient = torch.zeros_like(images)
         terms: dict[str, Tensor] = {}
         if self.realism_weight:
@@ -124,7 +124,7 @@ class KEDMI(Attack):
             terms["L_prior"] = negative_log_realness(prior.realism(shown).float())
             gradient += torch.autograd.grad(self.realism_weight * terms["L_prior"].sum(), shown)[0]
         identity: list[Tensor] = []
-        for part in pieces(images.shape[0], context):
+        for part in micro_batches(images.shape[0], context):
             shown = images[part].detach().requires_grad_()
             loss = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(shown)).float(), targets[part])
             gradient[part] += torch.autograd.grad(self.identity_weight * loss.sum(), shown)[0]
@@ -154,7 +154,7 @@ class KEDMI(Attack):
             ]
         ).view(len(labels), self.draws, -1)
         latents = self._bounded(mu.cpu()[:, None] + sigma.cpu()[:, None] * noise).flatten(0, 1)
-        images = finished_images(context, latents)
+        images = render_images(context, latents)
         grouped = images.view(len(labels), self.draws, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
         return Reconstruction(

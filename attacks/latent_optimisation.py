@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.api import Context, MibenchError, Prior
 from mibench.rng import stream
 
-from .initial_selection import needed, pieces, render
+from .initial_selection import micro_batches, render, require_prior
 from .losses import IDENTITY_LOSSES
 
 _LOGGED = 20  # means of a curve that go into the run's log
@@ -56,7 +56,7 @@ def compares_its_batch(context: Context) -> bool:
 
     Both batches have two images, so that a score that is the image's own is the same to rounding, on any device.
     """
-    prior = needed(context.prior)
+    prior = require_prior(context.prior)
     one, other = prior.decode(prior.sample(2, stream(0, "compares its batch")).to(context.device)).split(1)
     beside_copy, beside_other = (prior.realism(torch.cat([one, second]))[0] for second in (one, other))
     return not torch.allclose(beside_copy, beside_other, rtol=1e-5, atol=1e-6)
@@ -68,7 +68,7 @@ def critic(prior: Prior | None, attack: str) -> Callable[[Tensor], Tensor]:
     Raises:
         MibenchError: the prior has no discriminator.
     """
-    source = needed(prior)
+    source = require_prior(prior)
     # a StyleGAN2 generator may come alone; other priors have no such attribute, or a discriminator in it
     if not callable(getattr(source, "realism", None)) or getattr(source, "discriminator", source) is None:
         raise MibenchError(
@@ -80,11 +80,11 @@ def critic(prior: Prior | None, attack: str) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def finished_images(context: Context, latents: Tensor) -> Tensor:
+def render_images(context: Context, latents: Tensor) -> Tensor:
     """Images ``(N, 3, H, W)`` at the victim's size, float32 on the CPU, of latents ``(N, Z)``."""
     parts = [
         context.fit(render(context.prior, latents[part].to(context.device), None)).float().cpu()
-        for part in pieces(latents.shape[0], context)
+        for part in micro_batches(latents.shape[0], context)
     ]
     return torch.cat(parts)
 

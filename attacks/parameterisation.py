@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Variable(ABC):
+class StyleParameters(ABC):
     """Candidates of a unit as a function of something that is optimised, per identity.
 
     Args:
@@ -70,7 +70,7 @@ class Variable(ABC):
         return self.w(rows)
 
 
-class MappingWeights(Variable):
+class MappingNetworks(StyleParameters):
     """phi: every identity has a copy of all weights and biases of the mapping network, stacked into batched matrices.
 
     With ``shared=True`` one copy serves all identities of the unit (the catastrophic-forgetting study).
@@ -122,7 +122,7 @@ class MappingWeights(Variable):
         return w
 
 
-class DirectVectors(Variable):
+class DirectStyles(StyleParameters):
     """Truncated styles, one vector per candidate: what PPA and the released code of DMMIA step. Adam's moments belong
     to a candidate, which is stepped once per epoch, so a candidate's path does not depend on the others in its batch
     (given the same losses). ``psi`` must be positive."""

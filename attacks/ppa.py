@@ -22,9 +22,18 @@ from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
 from .diagnostics import by_epoch, stray_note
-from .initial_selection import blocks, choose, develop, in_place, needed, pool, pool_confidence, robust_confidence
+from .initial_selection import (
+    blocks,
+    choose,
+    pool,
+    pool_confidence,
+    render_styles,
+    require_prior,
+    robust_confidence,
+    scatter_into_step,
+)
 from .losses import IDENTITY_LOSSES, identity_loss
-from .parameterisation import DirectVectors, gather_rows
+from .parameterisation import DirectStyles, gather_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +95,7 @@ class PPA(Attack):
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """The pool of latents and the victim's confidence in every class for each."""
-        prior = needed(context.prior)
+        prior = require_prior(context.prior)
         if self.discriminator_weight:
             prior.realism(prior.synthesis(prior.w_avg[None]))  # a prior that cannot judge says so before the search
         latents = pool(prior, self.pool_size, streams)
@@ -95,9 +104,9 @@ class PPA(Attack):
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Optimise the candidates of every identity, then render and rank them."""
-        prior, own = needed(context.prior), labels.to(context.device)
+        prior, own = require_prior(context.prior), labels.to(context.device)
         latents = choose(state, labels, self.candidates).to(context.device)  # (U, K, Z)
-        styles = DirectVectors(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
+        styles = DirectStyles(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
         history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
         done, steps = 0, self.epochs * -(-self.candidates // self.batch_size)
         names = labels.cpu()  # streams are named on the CPU
@@ -118,7 +127,7 @@ class PPA(Attack):
         curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in history.items()}
         context.log(event=self.name, identities=names.tolist(), **by_epoch(curves, self.epochs))
         finished = styles.finished().detach().flatten(0, 1)
-        images = develop(context, finished)
+        images = render_styles(context, finished)
         grouped = images.view(len(labels), self.candidates, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
         return Reconstruction(
@@ -141,9 +150,11 @@ class PPA(Attack):
         for identities, block in blocks(w.shape[:2], context):
             logits, realism = self._shown(context, w[identities, block].flatten(0, 1), crops[identities, block])
             place = (w.shape[:2], identities, block)
-            step = IDENTITY_LOSSES[self.loss](in_place(logits.float(), *place).flatten(0, 1), targets)
+            step = IDENTITY_LOSSES[self.loss](scatter_into_step(logits.float(), *place).flatten(0, 1), targets)
             if realism is not None:
-                step = step + self.discriminator_weight * nn.functional.softplus(-in_place(realism, *place).flatten())
+                step = step + self.discriminator_weight * nn.functional.softplus(
+                    -scatter_into_step(realism, *place).flatten()
+                )
             loss = step.view(w.shape[:2])[identities, block]
             (loss.sum() / w.shape[1]).backward()
             losses.append(loss.detach().flatten())
@@ -151,7 +162,7 @@ class PPA(Attack):
 
     def _shown(self, context: Context, w: Tensor, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         """The victim's logits ``(N, C)`` for the cropped image of each style ``(N, W)``; its realism ``(N, 1)``."""
-        prior = needed(context.prior)
+        prior = require_prior(context.prior)
         images = prior.synthesis(w)
         logits = context.victim.logits(apply_crops(context.fit(images), crops.flatten(0, 1)))
         return logits, prior.realism(images).float()[:, None] if self.discriminator_weight else None

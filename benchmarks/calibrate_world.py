@@ -21,7 +21,7 @@ import torch
 from search import number
 from torch import Tensor, nn
 
-from mibench.api import Workshop
+from mibench.api import TrainingContext
 from mibench.data.datasets.synthfaces import SynthFaces
 from mibench.targets.networks.vgg16 import VGG16
 from mibench.targets.training.recipes import TrainTarget
@@ -88,7 +88,7 @@ def measure(world: SynthFaces, epochs: int, width: float, public_images: int) ->
             augment="light",
             evaluate_every=epochs,
         )
-        workshop = Workshop(torch.device("cpu"), NoCheckpoint(), seed=seed, precision="bfloat16")  # type: ignore[arg-type]
+        workshop = TrainingContext(torch.device("cpu"), NoCheckpoint(), seed=seed, precision="bfloat16")  # type: ignore[arg-type]
         trained = recipe.run(world, workshop)
         network = VGG16(**trained.arguments)
         network.load_state_dict(dict(trained.weights))

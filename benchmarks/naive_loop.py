@@ -34,9 +34,9 @@ from mibench.attacks.dmmia.attack import DMMIA
 from mibench.attacks.dmmia.memory import MemoryBank
 from mibench.attacks.dmmia.prototypes import draw_prototypes, imr_loss
 from mibench.attacks.gmi import GMI, momentum_step
-from mibench.attacks.initial_selection import develop, robust_confidence
+from mibench.attacks.initial_selection import render_styles, robust_confidence
 from mibench.attacks.kedmi import KEDMI
-from mibench.attacks.latent_optimisation import finished_images
+from mibench.attacks.latent_optimisation import render_images
 from mibench.attacks.losses import cross_entropy, negative_log_realness, poincare
 from mibench.attacks.ppa import PPA
 from mibench.attacks.priors.dcgan import networks
@@ -66,7 +66,9 @@ def naive_ppa(attack: PPA, context: Context, state: State, labels: Tensor, strea
             loss.backward()
             adam.step()
             curve.append(loss.item())
-        rank(context, develop(context, w.detach(), attack.truncation), label, streams, attack.selection_transforms)
+        rank(
+            context, render_styles(context, w.detach(), attack.truncation), label, streams, attack.selection_transforms
+        )
         latents.append(w.detach())
         curves.append(torch.tensor(curve))
     return torch.cat(latents), torch.stack(curves)
@@ -109,7 +111,7 @@ def naive_dmmia(attack: DMMIA, context: Context, state: State, labels: Tensor, s
             memory.update(features.detach(), logits.argmax(dim=1))
             curve.append(identity.item())
         w = mapping(z).detach()
-        rank(context, develop(context, w, attack.truncation), label, streams, attack.selection_transforms)
+        rank(context, render_styles(context, w, attack.truncation), label, streams, attack.selection_transforms)
         latents.append(w)
         curves.append(torch.tensor(curve))
     return torch.cat(latents), torch.stack(curves)
@@ -142,7 +144,7 @@ def naive_gmi(attack: GMI, context: Context, state: State, labels: Tensor, strea
                 clip=attack.clip,
             )
             curve.append(identity.mean().item())
-        rank(context, finished_images(context, z), label, streams, attack.selection_transforms)
+        rank(context, render_images(context, z), label, streams, attack.selection_transforms)
         latents.append(z)
         curves.append(torch.tensor(curve))
     return torch.cat(latents), torch.stack(curves)
@@ -178,7 +180,7 @@ def naive_kedmi(attack: KEDMI, context: Context, state: State, labels: Tensor, s
             for draw in range(attack.draws)
         ]
         z = mu[row].detach() + (0.5 * logvar[row]).exp().detach() * torch.stack(draws).to(context.device)
-        rank(context, finished_images(context, z), label, streams, attack.selection_transforms)
+        rank(context, render_images(context, z), label, streams, attack.selection_transforms)
         latents.append(z)
     return torch.cat(latents), torch.stack(curve, dim=1)
 

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mibench.api import Access, Context
 from mibench.attacks.dmmia.attack import DMMIA
-from mibench.attacks.dmmia.optimisation import UnitRun
+from mibench.attacks.dmmia.optimisation import DMMIAOptimisation
 from mibench.rng import Streams
 from mibench.system.malloc import keep_freed_memory
 from mibench.weights import cards, load
@@ -69,11 +69,11 @@ def measure(target: str, place: str, identities: int, batch: int, steps: int, tu
     for name, change in VARIANTS.items():
         attack = DMMIA(pool_size=64, candidates=batch, batch_size=batch, temperature=0.1, learning_rate=1e-3, **change)
         streams = Streams(0, ("benchmark",))
-        runs[name] = UnitRun(attack, context, attack.prepare(context, streams), labels, streams)
+        runs[name] = DMMIAOptimisation(attack, context, attack.prepare(context, streams), labels, streams)
     rows = torch.arange(batch, device=device).expand(identities, batch)
     crops = torch.tensor([0.0, 0.0, 0.95, 0.95], device=device).expand(identities, batch, 4)
 
-    def turn(run: UnitRun) -> float:
+    def turn(run: DMMIAOptimisation) -> float:
         synchronise(device)
         started = time.perf_counter()
         for _ in range(steps):
@@ -110,7 +110,7 @@ def measure(target: str, place: str, identities: int, batch: int, steps: int, tu
     }
 
 
-def step_flops(run: UnitRun, rows: torch.Tensor, crops: torch.Tensor) -> float:
+def step_flops(run: DMMIAOptimisation, rows: torch.Tensor, crops: torch.Tensor) -> float:
     """Floating-point operations of one step, counted by torch (matrix products and convolutions)."""
     with FlopCounterMode(display=False) as counter:
         run._step(rows, crops)

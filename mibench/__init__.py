@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mibench.runs.run import Run, run
+    from mibench.runs.run import RunResult, run
 
-__all__ = ["Run", "__version__", "run"]
+__all__ = ["RunResult", "__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("run", "Run"):
+    if name in ("run", "RunResult"):
         from mibench.runs import run
 
         return getattr(run, name)

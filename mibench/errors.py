@@ -32,7 +32,7 @@ class MibenchError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Misfit:
+class StateDictMismatch:
     """In full, how weights differ from what a network takes.
 
     Attributes:
@@ -46,7 +46,7 @@ class Misfit:
     misshapen: Mapping[str, tuple[Sequence[int], Sequence[int]]]
 
     @classmethod
-    def between(cls, wanted: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) -> Misfit:
+    def between(cls, wanted: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) -> StateDictMismatch:
         """Compare two mappings of keys to shapes."""
         return cls(
             missing=sorted(set(wanted) - set(given)),
@@ -77,6 +77,6 @@ class Misfit:
 class MisfitError(MibenchError):
     """Weights that do not fit their network. ``misfit`` has every key, the message the first few."""
 
-    def __init__(self, message: str, misfit: Misfit) -> None:
+    def __init__(self, message: str, misfit: StateDictMismatch) -> None:
         super().__init__(message)
         self.misfit = misfit

@@ -2,7 +2,7 @@
 
 A report is a callable ``report(run, folder=None, *, floor=None, private=None, hide_faces=None) -> list[Path]``:
 
-* ``run``: a :class:`mibench.results.Run` or a sequence of them; the first one is the subject.
+* ``run``: a :class:`mibench.results.StoredRun` or a sequence of them; the first one is the subject.
 * ``folder``: where to write; by default ``tables`` or ``figures`` inside the first run's directory.
 * ``floor``: the same protocol without an attack; a row of every table, a reference line in figures.
 * ``private``: private training images of the attacked identities (``.pixels`` uint8 ``(N, 3, H, W)``, ``.labels``

@@ -13,7 +13,7 @@ from typing import Any
 
 from mibench.api import Estimate, MibenchError
 from mibench.reports.comparison import SHOWN, Comparison, Row
-from mibench.results import Run, pooled
+from mibench.results import StoredRun, pooled
 
 from . import comparison_tables
 from .rows import (
@@ -51,7 +51,7 @@ class PrintedComparison(Comparison):
 
 
 def compare(
-    runs: Run | Path | str | Sequence[Run | Path | str],
+    runs: StoredRun | Path | str | Sequence[StoredRun | Path | str],
     *,
     reference: str | None = None,
     metrics: Sequence[str] = (),
@@ -77,7 +77,7 @@ def compare(
                 f"{name!r} cannot be tested over identities{suggest(name, PER_IDENTITY)} "
                 f"(known: {', '.join(PER_IDENTITY)})"
             )
-    found, left_out = open_runs([runs] if isinstance(runs, Run | Path | str) else list(runs))
+    found, left_out = open_runs([runs] if isinstance(runs, StoredRun | Path | str) else list(runs))
     facts = [circumstances(run) for run in found]
     if not mix:
         refuse_mixture(found, facts)
@@ -152,7 +152,7 @@ def _pooled_estimate(pool: Pool, name: str) -> Estimate:
     )
 
 
-def _cost(run: Run, identities: int) -> dict[str, float | None]:
+def _cost(run: StoredRun, identities: int) -> dict[str, float | None]:
     found = run.cost()
     cost: dict[str, float | None] = {}
     for part in ("prepare", "attack"):

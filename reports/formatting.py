@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mibench.api import Estimate
-from mibench.results import Run
+from mibench.results import StoredRun
 
 SYNTHETIC = frozenset({"synthfaces"})  # data sets whose faces belong to nobody
 ABSENT = "–"
@@ -76,7 +76,7 @@ def measure(name: str) -> Measure:
     return Measure(name, percent="acc1" in name and "std" not in name)
 
 
-def run_labels(runs: Sequence[Run]) -> list[str]:
+def run_labels(runs: Sequence[StoredRun]) -> list[str]:
     """Short names that tell the runs apart: attack, then target, seed and folder only where they differ."""
     names = [run.attack for run in runs]
     for part in ([run.target for run in runs], [f"seed {run.seed}" for run in runs], [run.path.name for run in runs]):
@@ -87,20 +87,20 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def context(run: Run) -> str:
+def context(run: StoredRun) -> str:
     """What a number must be compared within: target, data set, protocol, seed."""
     seed = "" if run.seed is None else f", seed {run.seed}"
     return f"target {run.target}, data set {run.dataset}, protocol {run.protocol}{seed}"
 
 
-def query_budget(run: Run) -> int | None:
+def query_budget(run: StoredRun) -> int | None:
     """Images per identity that the run's protocol allows an attack to show its victim; None: as many as it likes."""
     protocol = run.specification.get("protocol")
     found = protocol.get("query_budget") if isinstance(protocol, dict) else None
     return found if isinstance(found, int) else None
 
 
-def hides_faces(run: Run, asked: bool | None) -> bool:
+def hides_faces(run: StoredRun, asked: bool | None) -> bool:
     """Whether faces are shown as mosaics: as asked, else unless the data set is synthetic."""
     return run.dataset not in SYNTHETIC if asked is None else asked
 

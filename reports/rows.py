@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mibench.api import MibenchError
-from mibench.results import Run, open_run, per_identity, without_value
+from mibench.results import StoredRun, open_run, per_identity, without_value
 
 from .tables import FLOOR_LABEL
 
@@ -45,7 +45,7 @@ class Pool:
 
     label: str
     target: str
-    runs: tuple[Run, ...]
+    runs: tuple[StoredRun, ...]
     circumstances: Mapping[str, str]
 
     @property
@@ -71,7 +71,7 @@ class Pool:
         return sum(values for values in found if values is not None) / len(found)  # type: ignore[return-value]
 
 
-def per_identity_metric(run: Run, metric: str) -> pd.Series[float] | None:
+def per_identity_metric(run: StoredRun, metric: str) -> pd.Series[float] | None:
     """Mean of a metric over the selected samples of each identity; None where the run does not know it."""
     if COLUMN_OF.get(metric, "true_identity_rank") not in run.samples or without_value(run, metric) is not None:
         return None
@@ -79,7 +79,7 @@ def per_identity_metric(run: Run, metric: str) -> pd.Series[float] | None:
     return None if bool(values.isna().any()) else values
 
 
-def open_runs(given: Sequence[Run | Path | str]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+def open_runs(given: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRun, ...], tuple[str, ...]]:
     """Runs, and folders of runs, as finished runs with the floors that lie beside them.
 
     Returns:
@@ -89,13 +89,13 @@ def open_runs(given: Sequence[Run | Path | str]) -> tuple[tuple[Run, ...], tuple
     Raises:
         MibenchError: a run that was named is not there or not finished, or there is none at all; a line for each.
     """
-    found: dict[Path, Run] = {}
+    found: dict[Path, StoredRun] = {}
     notes: list[str] = []
     problems: list[str] = []
     for each in given:
-        path = each.path if isinstance(each, Run) else Path(each)
-        if isinstance(each, Run) or (path / "run.json").is_file():
-            run = each if isinstance(each, Run) else open_run(path)
+        path = each.path if isinstance(each, StoredRun) else Path(each)
+        if isinstance(each, StoredRun) or (path / "run.json").is_file():
+            run = each if isinstance(each, StoredRun) else open_run(path)
             if reason := unfinished(run):
                 problems.append(f"{path} {reason}")
             found.setdefault(path.resolve(), run)
@@ -129,7 +129,7 @@ def open_runs(given: Sequence[Run | Path | str]) -> tuple[tuple[Run, ...], tuple
     return tuple(found.values()), tuple(dict.fromkeys(notes))
 
 
-def unfinished(run: Run) -> str | None:
+def unfinished(run: StoredRun) -> str | None:
     """Why a run has no numbers to compare yet, and what to do; None when it has."""
     try:
         status, error = run.status, run.record.get("error")
@@ -146,12 +146,12 @@ def unfinished(run: Run) -> str | None:
     return None
 
 
-def identities_of(run: Run) -> tuple[int, ...]:
+def identities_of(run: StoredRun) -> tuple[int, ...]:
     """Labels of the attacked classes, ascending."""
     return tuple(sorted(int(identity) for identity in run.samples["identity"].unique()))
 
 
-def circumstances(run: Run) -> dict[str, str]:
+def circumstances(run: StoredRun) -> dict[str, str]:
     """What must agree for numbers of two runs to be compared: name -> value in words, most important first."""
     spec = run.specification
     labels = identities_of(run)
@@ -189,7 +189,7 @@ def value_of(found: Mapping[str, str], name: str) -> str:
     return found.get(name, "null")
 
 
-def refuse_mixture(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> None:
+def refuse_mixture(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]) -> None:
     """Raise in one line when the runs were not made under the same circumstances."""
     names = differing(facts)
     if not names:
@@ -209,7 +209,7 @@ def refuse_mixture(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> N
     )
 
 
-def pool_runs(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> list[Pool]:
+def pool_runs(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]) -> list[Pool]:
     """Runs pooled over seeds; targets in order of appearance, within each the attacks, then the floors.
 
     Raises:
@@ -238,7 +238,7 @@ def pool_runs(runs: Sequence[Run], facts: Sequence[Mapping[str, str]]) -> list[P
     return sorted(pools, key=lambda pool: (order.index(pool.target), pool.floor))
 
 
-def prior_of(run: Run) -> str:
+def prior_of(run: StoredRun) -> str:
     """The prior as people call it: architecture, and tag unless the tag is only the target it was made against."""
     weights = run.specification.get("prior")
     if not isinstance(weights, dict):
@@ -249,7 +249,7 @@ def prior_of(run: Run) -> str:
     return architecture + (f"+{tag}" if tag and tag != own else "")
 
 
-def _one_seed_each(group: Sequence[int], runs: Sequence[Run]) -> list[list[int]]:
+def _one_seed_each(group: Sequence[int], runs: Sequence[StoredRun]) -> list[list[int]]:
     """A group as it is when its seeds differ, else split by the folder that the runs lie in."""
 
     def twice(places: Sequence[int]) -> list[int]:
@@ -268,7 +268,7 @@ def _one_seed_each(group: Sequence[int], runs: Sequence[Run]) -> list[list[int]]
     return list(folders.values())
 
 
-def _labels(parts: Sequence[Sequence[Run]], mixed: Sequence[str]) -> list[str]:
+def _labels(parts: Sequence[Sequence[StoredRun]], mixed: Sequence[str]) -> list[str]:
     """Names of rows: the attack, and only what tells it from other rows of that attack; ``mixed`` is the circumstance
     that differs where neither protocol nor data set names it."""
     labels = [run[0].attack for run in parts]
@@ -294,9 +294,9 @@ def _labels(parts: Sequence[Sequence[Run]], mixed: Sequence[str]) -> list[str]:
     return _made_unique(labels, parts)
 
 
-def _made_unique(labels: list[str], parts: Sequence[Sequence[Run]]) -> list[str]:
+def _made_unique(labels: list[str], parts: Sequence[Sequence[StoredRun]]) -> list[str]:
     """Labels that are still shared by two rows of one target get the name of a folder."""
-    by: tuple[Callable[[Run], str], ...] = (
+    by: tuple[Callable[[StoredRun], str], ...] = (
         lambda run: run.path.resolve().parent.name,
         lambda run: run.path.resolve().name,
         lambda run: str(run.path.resolve()),
@@ -314,7 +314,7 @@ def _made_unique(labels: list[str], parts: Sequence[Sequence[Run]]) -> list[str]
     return labels
 
 
-def _settings(heads: Sequence[Run]) -> list[str]:
+def _settings(heads: Sequence[StoredRun]) -> list[str]:
     """What tells the settings of rows apart: the ones that differ, where they are few; else the preset, where it is
     another one each time; else what is unlike most rows; else a hash."""
     settings = [dict(run.specification.get("attack_settings") or {}) for run in heads]
@@ -334,10 +334,10 @@ def _settings(heads: Sequence[Run]) -> list[str]:
     ]
 
 
-def _prior_settings(heads: Sequence[Run]) -> list[str]:
+def _prior_settings(heads: Sequence[StoredRun]) -> list[str]:
     """What tells rows with the same prior apart: its settings that are not alike, where a row has one."""
 
-    def arguments(run: Run) -> dict[str, Any]:
+    def arguments(run: StoredRun) -> dict[str, Any]:
         weights = run.specification.get("prior")
         return dict(weights.get("arguments") or {}) if isinstance(weights, dict) else {}
 
@@ -353,7 +353,7 @@ def _said(settings: Mapping[str, Any], names: Sequence[str]) -> str:
     return ", ".join(f"{name}={settings[name]}" if name in settings else f"without {name}" for name in names)
 
 
-def _block_names(runs: Sequence[Run]) -> dict[str, str]:
+def _block_names(runs: Sequence[StoredRun]) -> dict[str, str]:
     """Key of a target -> its card's name, with the hash of the weights where two targets share a name."""
     keys = {json.dumps(_target(run)): run for run in runs}
     names = [run.target for run in keys.values()]
@@ -363,11 +363,11 @@ def _block_names(runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def _target(run: Run) -> Any:
+def _target(run: StoredRun) -> Any:
     return _weights(run, "target")
 
 
-def _weights(run: Run, kind: str) -> Any:
+def _weights(run: StoredRun, kind: str) -> Any:
     """What a set of weights is: by hash where there is one, else by name."""
     found = run.specification.get(kind)
     if isinstance(found, dict):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mibench.api import Estimate, MibenchError
-from mibench.results import LabelledImages, Run, as_runs, differences, without_value
+from mibench.results import LabelledImages, StoredRun, as_runs, differences, without_value
 
 from .formatting import (
     ABSENT,
@@ -45,10 +45,10 @@ Row = list[str]
 
 
 def write_tables(
-    run: Run | Sequence[Run],
+    run: StoredRun | Sequence[StoredRun],
     folder: Path | None = None,
     *,
-    floor: Run | None = None,
+    floor: StoredRun | None = None,
     private: LabelledImages | None = None,
     hide_faces: bool | None = None,
 ) -> list[Path]:
@@ -77,7 +77,7 @@ def write_tables(
     return files
 
 
-def summary(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
+def summary(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
     """Headline metrics, a row per run and per control of the first run; CSV rows and Markdown."""
     first = rows[0][1]
     shown = [name for name, how in MEASURES.items() if how.headline and any(name in run.metrics for _, run in rows)]
@@ -104,7 +104,7 @@ def summary(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
     return table, as_markdown("Summary", notes, [["", *titles, "n identities"], *body])
 
 
-def metrics(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
+def metrics(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
     """Every metric: long CSV rows; Markdown with a row per metric and a column per run."""
     head = ["run", "context", "metric", "value", "low", "high", "n", "unit", "higher_is_better", "version"]
     table: list[Row] = [[*head, "extractor", "reason", "params"]]
@@ -133,7 +133,7 @@ def metrics(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
     return table, as_markdown("Metrics", notes, body)
 
 
-def identities(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
+def identities(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
     """Means over the selected samples of each identity; a row per run and identity, CSV and Markdown."""
     columns = {
         "hit1": "acc1",
@@ -171,7 +171,7 @@ def identities(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
     return table, as_markdown("Identities", [f"{_capital(context(rows[0][1]))}. Means over selected samples."], body)
 
 
-def costs(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
+def costs(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
     """Images shown to the victim, forwards and backwards, by stage and per identity; CSV and Markdown."""
     counts = ("queries_forward", "queries_backward")
     columns = [(stage, fact) for stage in ("prepare", "attack", "identity") for fact in counts]
@@ -198,7 +198,7 @@ def costs(rows: Sequence[tuple[str, Run]]) -> tuple[list[Row], str]:
     return table, as_markdown("Costs", notes, body)
 
 
-def against_floor(rows: Sequence[tuple[str, Run]], floor: Run) -> tuple[list[Row], str]:
+def against_floor(rows: Sequence[tuple[str, StoredRun]], floor: StoredRun) -> tuple[list[Row], str]:
     """Paired differences from the floor over the same identities, p values adjusted by Holm; CSV and Markdown."""
     table: list[Row] = [["run", "metric", "difference", "low", "high", "n", "p_value", "p_holm", "reason"]]
     body: list[Row] = [["run", "metric", "difference from the floor", "p (Holm)", "n identities"]]
@@ -267,13 +267,13 @@ def _cells(estimate: Estimate | None) -> Row:
     ]
 
 
-def _first(rows: Sequence[tuple[str, Run]], name: str) -> Estimate | None:
+def _first(rows: Sequence[tuple[str, StoredRun]], name: str) -> Estimate | None:
     """The estimate of the first run that has a value for it, else any."""
     found = [run.metrics[name] for _, run in rows if name in run.metrics]
     return next((estimate for estimate in found if estimate.value is not None), found[0] if found else None)
 
 
-def _absent_notes(rows: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[str]:
+def _absent_notes(rows: Sequence[tuple[str, StoredRun]], names: Sequence[str]) -> list[str]:
     """One sentence per distinct reason why numbers are missing."""
     reasons: dict[str, list[str]] = {}
     for name in names:

@@ -22,7 +22,7 @@ from mibench.api import Access, Estimate, ImageSpec
 from mibench.audit.audit import audit
 from mibench.audit.data import read_material
 from mibench.audit.findings import _leak
-from mibench.audit.judge_and_prior import Part, judge_for
+from mibench.audit.judge_and_prior import AuxiliaryModel, judge_for
 from mibench.audit.preprocessing import advice, least_accuracy, logits_of, measure
 from mibench.audit.request import AuditRequest, numbers
 from mibench.cli import cli
@@ -407,7 +407,9 @@ def test_a_judge_from_elsewhere_is_measured_here_first(place: Path) -> None:
     assert trained.accuracy == 1.0
     assert any("none named" in text for text in listener.said)
     named = replace(request, judge=trained.file.name)
-    assert judge_for(named, read_material(named), "cpu", Listener()) == Part(trained.file, False, 1.0, trained.images)
+    assert judge_for(named, read_material(named), "cpu", Listener()) == AuxiliaryModel(
+        trained.file, False, 1.0, trained.images
+    )
     Path("names.txt").write_text("cy\nann\nbob\n")
     turned = replace(named, classes="names.txt")
     with pytest.raises(MibenchError, match=r"gets 0.0% of the \d+ held-out images right .* or these in another order"):

@@ -281,14 +281,14 @@ def test_an_attack_without_a_budget_setting_fits_or_is_refused(monkeypatch: pyte
 def test_a_protocol_without_a_budget_is_the_protocol_it_was(name: str) -> None:
     found, _ = load_protocol(name)
     assert found.query_budget is None
-    assert "query_budget" not in found.identity()
-    assert dataclasses.replace(found, query_budget=5).identity() == {**found.identity(), "query_budget": 5}
+    assert "query_budget" not in found.digest_fields()
+    assert dataclasses.replace(found, query_budget=5).digest_fields() == {**found.digest_fields(), "query_budget": 5}
 
 
 def test_a_run_without_a_budget_keeps_its_name() -> None:
     plan = make_plan(Request())
     assert plan.spec.protocol.name == "demo"
-    assert set(plan.spec.protocol.identity()) == {
+    assert set(plan.spec.protocol.digest_fields()) == {
         *("name", "version", "identities", "first_identity", "samples", "access", "prior", "judge", "regressor"),
         *("metrics", "required", "public_control"),
     }

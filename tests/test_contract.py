@@ -21,7 +21,7 @@ CLASSIFIERS = [
     (kind, name)
     for kind in ("target", "judge")
     for name in registry.names(kind)
-    if not getattr(registry.load(kind, name), "brought", False)  # somebody's own model has the classes that it has
+    if not getattr(registry.load(kind, name), "from_user", False)  # somebody's own model has the classes that it has
 ]
 ARGUMENTS = {"timm": {"width": 1.0, "model": "test_resnet"}}  # of classifiers that a width does not make small
 EVERYTHING = [
@@ -111,9 +111,9 @@ def test_a_recipe_is_a_frozen_configuration(name: str) -> None:
     kind = registry.load("recipe", name)
     assert issubclass(kind, Recipe)
     assert kind.kind == name.partition(":")[0]
-    assert kind.wants in ("split", "public", "public+victim")
+    assert kind.needs in ("split", "public", "public+victim")
     if kind.kind == "prior":
-        assert kind.wants != "split", "a prior is trained on public images, never on the private split"
+        assert kind.needs != "split", "a prior is trained on public images, never on the private split"
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().anything = 1
 

@@ -17,18 +17,18 @@ import mibench
 from mibench.cli import cli
 from mibench.cli.run import cost_line
 from mibench.reports.tables import write_tables
-from mibench.results import Run, open_run
+from mibench.results import StoredRun, open_run
 
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 # 6 identities in 3 units of 2, 3 samples each; 12 steps, each forwards and backwards, and one look at the end
 FORWARD, BACKWARD = 6 * 3 * 13, 6 * 3 * 12
 
 
-def toy_run(out: Path, **options: Any) -> mibench.Run:
+def toy_run(out: Path, **options: Any) -> mibench.RunResultResult:
     return mibench.run("toyattack", **TOY, out=out, device="cpu", **options)
 
 
-def stored(tmp_path: Path, prepare: dict[str, Any] | None, units: list[dict[str, Any]], **record: Any) -> Run:
+def stored(tmp_path: Path, prepare: dict[str, Any] | None, units: list[dict[str, Any]], **record: Any) -> StoredRun:
     """A run directory with nothing but facts: those of the result as metadata, those of the machine beside them."""
     import torch
     from safetensors.torch import save_file

@@ -15,7 +15,16 @@ import torch
 from powercut import Memory, Stopped
 from torch import Tensor, nn
 
-from mibench.api import Access, ClassifierOutput, ImageSpec, MibenchError, PublicAndVictim, Trained, Victim, Workshop
+from mibench.api import (
+    Access,
+    ClassifierOutput,
+    ImageSpec,
+    MibenchError,
+    PriorTrainingData,
+    TrainedWeights,
+    TrainingContext,
+    Victim,
+)
 from mibench.attacks.priors.dcgan.networks import Critic, Discriminated, Generator, MinibatchDiscriminator
 from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
 from mibench.attacks.priors.dcgan.training import (
@@ -144,10 +153,10 @@ def pictures(size: int) -> Tensor:
     return colours.expand(-1, -1, size, size).contiguous()
 
 
-def train(name: str, memory: Memory | None = None, recipe: TrainDCGAN | None = None, seed: int = 0) -> Trained:
+def train(name: str, memory: Memory | None = None, recipe: TrainDCGAN | None = None, seed: int = 0) -> TrainedWeights:
     victim = Victim(TinyClassifier(), image=ImageSpec(size=64), num_classes=4, access=Access.SCORES)
-    data = pictures if name == "gmi" else PublicAndVictim(pictures, victim)
-    workshop = Workshop(device=torch.device("cpu"), checkpoint=memory or Memory(), seed=seed)
+    data = pictures if name == "gmi" else PriorTrainingData(pictures, victim)
+    workshop = TrainingContext(device=torch.device("cpu"), checkpoint=memory or Memory(), seed=seed)
     return (recipe or RECIPES[name]).run(data, workshop)
 
 
@@ -196,7 +205,7 @@ def test_kedmi_shows_every_public_image_to_the_target_once_and_learns_its_labels
     victim = Victim(TinyClassifier(), image=ImageSpec(size=64), num_classes=4, access=Access.SCORES)
     memory = Memory()
     trained = recipe.run(
-        PublicAndVictim(pictures, victim), Workshop(device=torch.device("cpu"), checkpoint=memory, seed=0)
+        PriorTrainingData(pictures, victim), TrainingContext(device=torch.device("cpu"), checkpoint=memory, seed=0)
     )
     assert victim.queries.forward == 30 == trained.measured["queries_forward"]
     assert victim.queries.backward == 0

@@ -13,7 +13,7 @@ from mibench.api import Access, AccessError, ClassifierOutput, Context, ImageSpe
 from mibench.attacks.augment import apply_crops, draw_crops
 from mibench.attacks.dmmia.attack import DMMIA
 from mibench.attacks.dmmia.memory import MemoryBank
-from mibench.attacks.dmmia.optimisation import UnitRun
+from mibench.attacks.dmmia.optimisation import DMMIAOptimisation
 from mibench.attacks.floor import Floor
 from mibench.attacks.losses import poincare
 from mibench.attacks.priors.stylegan2.generator import Generator
@@ -79,10 +79,10 @@ def attack(configuration: DMMIA | Floor, where: Context | None = None, labels: T
     return configuration.reconstruct(where, configuration.prepare(where, streams), labels, streams)
 
 
-def run(configuration: DMMIA, where: Context | None = None) -> UnitRun:
+def run(configuration: DMMIA, where: Context | None = None) -> DMMIAOptimisation:
     where = where or context()
     streams = Streams(7, ("test",))
-    unit = UnitRun(configuration, where, configuration.prepare(where, streams), LABELS, streams)
+    unit = DMMIAOptimisation(configuration, where, configuration.prepare(where, streams), LABELS, streams)
     unit.optimise()
     return unit
 

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from mibench.api import AccessError
-from mibench.errors import MibenchError, Misfit, MisfitError, printable
+from mibench.errors import MibenchError, MisfitError, StateDictMismatch, printable
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from mibench.errors import MibenchError, Misfit, MisfitError, printable
 def test_what_is_no_plain_character_is_escaped(raw: str, shown: str) -> None:
     assert printable(raw) == shown
     assert printable(shown) == shown
-    for error in (MibenchError(raw), AccessError(raw), MisfitError(raw, Misfit(misshapen={}))):
+    for error in (MibenchError(raw), AccessError(raw), MisfitError(raw, StateDictMismatch(misshapen={}))):
         assert str(error) == shown
         shown.encode("utf-8")
 

@@ -454,24 +454,24 @@ def test_two_fetches_do_not_fight(server: Server, catalogue: Any, home: Path) ->
 
 
 def test_ctrl_c_keeps_the_part(server: Server, catalogue: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mibench.downloads.partial_file import Part
+    from mibench.downloads.partial_file import PartialFile
 
-    write = Part.write
+    write = PartialFile.write
 
-    def interrupted(part: Part, chunk: bytes) -> None:
+    def interrupted(part: PartialFile, chunk: bytes) -> None:
         write(part, chunk)
         if part.size > 500_000:
             raise KeyboardInterrupt
 
     catalogue()
     server.script = [whole()]
-    monkeypatch.setattr(Part, "write", interrupted)
+    monkeypatch.setattr(PartialFile, "write", interrupted)
     done = fetch()
     assert done.exit_code == 130
     kept = files(home)[f"{PLACE}.part"]
     assert len(kept) > 500_000
     assert CONTENT.startswith(kept)
-    monkeypatch.setattr(Part, "write", write)
+    monkeypatch.setattr(PartialFile, "write", write)
     assert fetch().exit_code == 0
     assert files(home)[PLACE] == CONTENT
     assert server.seen[-1][1]["Range"] == f"bytes={len(kept)}-"

@@ -25,14 +25,14 @@ from test_training_targets import CLASSES, TinySplit, TruthfulSplit, tiny_target
 from torch import Tensor
 
 import mibench
-from mibench.api import Access, ImageSpec, PublicAndVictim, Trained, Victim, Workshop
+from mibench.api import Access, ImageSpec, PriorTrainingData, TrainedWeights, TrainingContext, Victim
 from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2
 from mibench.cli import cli
 from mibench.results import open_run
 from mibench.rng import Streams
-from mibench.runs.attack import Machine, attack_units
+from mibench.runs.attack import Execution, attack_units
 from mibench.runs.plan import Request, make_plan
 from mibench.runs.store import RunDir
 from mibench.system import provenance
@@ -94,7 +94,7 @@ def attack_only(name: str, folder: Path, device: torch.device, **changes: Any) -
     settings = {"attack": {"unit_size": 1, **SMALL[name], **changes}, "protocol": {"identities": 2}}
     found = RunDir(folder)
     with found.writing():
-        attack_units(make_plan(Request(attack=name, protocol="smoke", settings=settings)), found, Machine(device))
+        attack_units(make_plan(Request(attack=name, protocol="smoke", settings=settings)), found, Execution(device))
     return found
 
 
@@ -192,16 +192,16 @@ def test_a_full_memory_halves_the_micro_batch_and_changes_nothing_else(
 
 # -- whole runs with shipped weights -----------------------------------------------------------------------------------
 
-Runs = Callable[[str], mibench.Run]
+Runs = Callable[[str], mibench.RunResultResult]
 
 
 @pytest.fixture(scope="module")
 def runs(accelerator: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Smoke runs by attack, each made once; torch's warnings of operations that vary must not reach anybody."""
     out = tmp_path_factory.mktemp("runs")
-    made: dict[str, mibench.Run] = {}
+    made: dict[str, mibench.RunResultResult] = {}
 
-    def run_of(name: str) -> mibench.Run:
+    def run_of(name: str) -> mibench.RunResultResult:
         if name not in made:
             with warnings.catch_warnings(record=True) as shown:
                 warnings.simplefilter("always")
@@ -294,12 +294,12 @@ TARGETS = {
 STYLEGAN2 = TrainStyleGAN2(**test_prior_training.TINY, images=48, style_mixing=0.5, checkpoint_seconds=0.0)
 
 
-def kedmi(workshop: Workshop) -> Trained:
+def kedmi(workshop: TrainingContext) -> TrainedWeights:
     victim = Victim(test_dcgan.TinyClassifier(), image=ImageSpec(size=64), num_classes=4, access=Access.SCORES)
-    return test_dcgan.RECIPES["kedmi"].run(PublicAndVictim(test_dcgan.pictures, victim), workshop)
+    return test_dcgan.RECIPES["kedmi"].run(PriorTrainingData(test_dcgan.pictures, victim), workshop)
 
 
-TRAININGS: dict[str, Callable[[Workshop], Trained]] = {
+TRAININGS: dict[str, Callable[[TrainingContext], TrainedWeights]] = {
     **{name: (lambda shop, recipe=recipe: recipe.run(TinySplit(), shop)) for name, recipe in TARGETS.items()},
     "judge": lambda shop: JUDGE.run(TinySplit(), shop),
     "regressor": lambda shop: READER.run(TruthfulSplit(), shop),
@@ -309,7 +309,7 @@ TRAININGS: dict[str, Callable[[Workshop], Trained]] = {
 }
 
 
-def loads(name: str, trained: Trained) -> None:
+def loads(name: str, trained: TrainedWeights) -> None:
     """What a training hands back builds its network."""
     priors = {"stylegan2": StyleGAN2Prior, "gmi": GMIPrior, "kedmi": KEDMIPrior}
     if name in priors:
@@ -328,7 +328,7 @@ def test_a_training_goes_on_after_a_power_cut(
     if precision == "bfloat16" and name not in ("vgg16", "stylegan2", "gmi"):
         pytest.skip("one of a kind is enough")
     train, checkpoint = TRAININGS[name], PowerCut(tmp_path / "checkpoint.pt", 1)
-    workshop = Workshop(device=accelerator, checkpoint=checkpoint, precision=precision)
+    workshop = TrainingContext(device=accelerator, checkpoint=checkpoint, precision=precision)
     with pytest.raises(Stopped):
         train(workshop)
     trained = train(workshop)
@@ -336,5 +336,5 @@ def test_a_training_goes_on_after_a_power_cut(
     assert all(tensor.device == CPU and tensor.isfinite().all() for tensor in trained.weights.values())
     loads(name, trained)
     if accelerator.type == "cpu" and precision == "float32":
-        whole = train(Workshop(device=accelerator, checkpoint=FileCheckpoint(tmp_path / "other.pt")))
+        whole = train(TrainingContext(device=accelerator, checkpoint=FileCheckpoint(tmp_path / "other.pt")))
         assert all(torch.equal(whole.weights[key], tensor) for key, tensor in trained.weights.items())

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Trained, WeightsContents
+from mibench.api import TrainedWeights, WeightsContents
 from mibench.attacks.priors.dcgan.importing import import_gan
-from mibench.errors import MibenchError, Misfit, MisfitError
+from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 from mibench.targets.importing.checkpoint_kinds import kind_of
 from mibench.targets.importing.released import from_bido, import_backbone, import_classifier
 from mibench.targets.networks.vgg16_mid import VGG16MID
@@ -111,7 +111,7 @@ def test_the_published_key_lists_are_imported_at_width_1(name: str) -> None:
     with torch.device("meta"):
         network = registry.load(kind, architecture)(num_classes=trained.classes, **trained.arguments)
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    assert not Misfit.between(shapes, {key: tensor.shape for key, tensor in trained.weights.items()})
+    assert not StateDictMismatch.between(shapes, {key: tensor.shape for key, tensor in trained.weights.items()})
     found = kind_of(weights)
     assert found is not None
     assert found.name == architecture
@@ -187,7 +187,7 @@ def test_counters_that_old_torch_did_not_save_are_added(home: Path, tmp_path: Pa
 # Misfits: strict by default, every key named, the likely cause said
 
 
-def fails(path: Path, wanted: str, cause: str) -> Misfit:
+def fails(path: Path, wanted: str, cause: str) -> StateDictMismatch:
     with pytest.raises(MisfitError, match=cause) as caught:
         bring(wanted, path)
     assert "\n" not in str(caught.value)
@@ -703,7 +703,7 @@ def test_an_importer_may_be_of_one_architecture_or_of_a_kind() -> None:
 def test_an_importer_that_cannot_explain_still_gives_a_cause(tmp_path: Path) -> None:
     from mibench.weights.importing.network_loading import fitted
 
-    def importer(architecture: str, files: Any, settings: Any) -> Trained:
+    def importer(architecture: str, files: Any, settings: Any) -> TrainedWeights:
         raise NotImplementedError
 
     weights = {**state("vgg16"), "more": torch.zeros(1)}

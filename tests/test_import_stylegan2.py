@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from stylegan_standin import dumped, generator_settings, snapshot
 from torch import Tensor
 
-from mibench.api import MibenchError, MisfitError, Trained, WeightsContents
+from mibench.api import MibenchError, MisfitError, TrainedWeights, WeightsContents
 from mibench.attacks.priors.stylegan2.discriminator import Discriminator
 from mibench.attacks.priors.stylegan2.generator import Generator
 from mibench.attacks.priors.stylegan2.importing import import_stylegan2
@@ -54,7 +54,7 @@ def contents(tensors: Any, file: str = "network.pkl", **extras: Any) -> WeightsC
     return WeightsContents(file=file, sha256="0" * 64, container="test", tensors=tensors, extras=extras)
 
 
-def taken(tensors: Any, *, file: str = "network.pkl", settings: Any = None, **extras: Any) -> Trained:
+def taken(tensors: Any, *, file: str = "network.pkl", settings: Any = None, **extras: Any) -> TrainedWeights:
     return import_stylegan2("stylegan2", [contents(tensors, file, **extras)], settings or {})
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mibench.api import MibenchError
 from mibench.attacks import losses
 from mibench.attacks.dmmia.memory import MemoryBank
-from mibench.attacks.dmmia.prototypes import Reading, draw_prototypes, imr_loss
+from mibench.attacks.dmmia.prototypes import LikelihoodForm, draw_prototypes, imr_loss
 from mibench.rng import Streams
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "test_vectors.json").read_text())["functions"]
@@ -60,7 +60,7 @@ def test_imr_matches_the_reference(temperature: float) -> None:
     assert float(imr_loss(features, prototypes, 3, temperature).mean()) == pytest.approx(
         expected["L_imr_sum"], rel=1e-3
     )
-    mean = Reading(likelihood="mean")
+    mean = LikelihoodForm(likelihood="mean")
     assert float(imr_loss(features, prototypes, 3, temperature, mean).mean()) == pytest.approx(
         expected["L_imr_mean"], rel=1e-3
     )
@@ -77,7 +77,7 @@ def test_idr_matches_the_reference(temperature: float) -> None:
     assert float(bank([0, 2, 3]).loss(normalised(), labels, temperature).mean()) == pytest.approx(
         expected["L_idr_sum_seen_0_2_3"], rel=1e-3
     )
-    mean = Reading(likelihood="mean")
+    mean = LikelihoodForm(likelihood="mean")
     assert float(everything.loss(normalised(), labels, temperature, mean).mean()) == pytest.approx(
         expected["L_idr_mean_all"], rel=1e-3
     )
@@ -159,5 +159,5 @@ def test_several_slots_fill_in_turn_and_samples_can_be_left_out() -> None:
 
 def test_the_released_objective_is_the_likelihood_itself() -> None:
     features, prototypes = normalised()[None], torch.tensor(DMMIA["W"])[None]
-    p = imr_loss(features, prototypes, 3, 1.0, Reading(objective="ratio"))
+    p = imr_loss(features, prototypes, 3, 1.0, LikelihoodForm(objective="ratio"))
     assert torch.allclose(-p.log(), imr_loss(features, prototypes, 3, 1.0), atol=1e-5)

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from workplace import enter
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, ImageSpec, MibenchError, Trained, WeightsContents, WeightsFile
+from mibench.api import Access, AccessError, Card, ImageSpec, MibenchError, TrainedWeights, WeightsContents, WeightsFile
 from mibench.runs.plan import Request, make_plan
 from mibench.targets.custom.factory import code_of
 from mibench.targets.custom.importing import fill, import_module, import_onnx, import_torchscript
 from mibench.targets.custom.outputs import recognise
-from mibench.targets.custom.preprocessing import Declared
+from mibench.targets.custom.preprocessing import ImageConvention
 from mibench.weights import cards, load
 
 CLASSES, SIZE = 5, 8
@@ -89,19 +89,19 @@ def as_file(content: bytes) -> WeightsContents:
     return contents({"file": torch.frombuffer(bytearray(content), dtype=torch.uint8)})
 
 
-def taken_in(returns: str = "logits", **settings: Any) -> Trained:
+def taken_in(returns: str = "logits", **settings: Any) -> TrainedWeights:
     given = {"classes": CLASSES, "size": SIZE, "factory": "own_net:build", "arguments": {"returns": returns}}
     return import_module("module", [], given | settings)
 
 
-def network_of(trained: Trained) -> Any:
+def network_of(trained: TrainedWeights) -> Any:
     kind = registry.load("target", trained.architecture)
     network = kind(num_classes=trained.classes, **trained.arguments)
     load.load_strictly(network, trained.weights, name="own", architecture=trained.architecture)
     return network.eval().requires_grad_(False)
 
 
-def stored(folder: Path, trained: Trained, **fields: Any) -> cards.CardFile:
+def stored(folder: Path, trained: TrainedWeights, **fields: Any) -> cards.CardFile:
     """Write card and weights below ``folder`` and find the card again."""
     content = save(dict(trained.weights))
     (folder / "weights").mkdir(parents=True, exist_ok=True)
@@ -291,7 +291,7 @@ def test_features_come_from_the_layer_that_was_named(own: Path, name: str, width
     ],
 )
 def test_range_mean_and_std_become_one_normalisation(said: dict[str, Any], value: float, expected: float) -> None:
-    image = Declared(classes=2, **said).image(4)
+    image = ImageConvention(classes=2, **said).image(4)
     assert (value - image.mean[0]) / image.std[0] == pytest.approx(expected)
 
 

@@ -31,7 +31,16 @@ from test_training_targets import TinySplit, TruthfulSplit, tiny_target
 from torch import Tensor, nn
 
 import mibench
-from mibench.api import Access, Attack, ImageSpec, MibenchError, PublicAndVictim, Trained, Victim, Workshop
+from mibench.api import (
+    Access,
+    Attack,
+    ImageSpec,
+    MibenchError,
+    PriorTrainingData,
+    TrainedWeights,
+    TrainingContext,
+    Victim,
+)
 from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor
 from mibench.results import open_run
@@ -292,17 +301,17 @@ def test_the_settings_of_the_engine_change_digits_only() -> None:
 # -- trainings ---------------------------------------------------------------------------------------------------------
 
 
-def kedmi(steps: int, workshop: Workshop) -> Trained:
+def kedmi(steps: int, workshop: TrainingContext) -> TrainedWeights:
     victim = Victim(test_dcgan.TinyClassifier(), image=ImageSpec(size=64), num_classes=4, access=Access.SCORES)
     recipe = replace(test_dcgan.RECIPES["kedmi"], steps=steps, **QUIET)
-    return recipe.run(PublicAndVictim(test_dcgan.pictures, victim), workshop)
+    return recipe.run(PriorTrainingData(test_dcgan.pictures, victim), workshop)
 
 
 QUIET: dict[str, Any] = {"checkpoint_seconds": 1e9, "log_steps": 10**9}
 STYLEGAN2 = test_prior_training.TINY | {"checkpoint_seconds": 1e9, "log_images": 10**9, "style_mixing": 0.5}
 LARGE: dict[str, Any] = {"architecture": "resnet18", "width": 0.0625, "size": 32, "epochs": 2}
 # twice the steps of a training: smaller batches where the number of epochs, which are logged and measured, is to stay
-TRAININGS: dict[str, Callable[[int, Workshop], Trained]] = {
+TRAININGS: dict[str, Callable[[int, TrainingContext], TrainedWeights]] = {
     "vgg16": lambda n, shop: tiny_target(
         architecture="vgg16", size=32, augment="light", batch_size=32 // n, width=0.0625
     ).run(TinySplit(), shop),
@@ -327,11 +336,11 @@ def test_a_training_mixes_nothing_gives_the_cpu_s_weights_and_does_not_wait_in_i
     monkeypatch.setattr(ChannelPReLU, "forward", nn.PReLU.forward)  # on the CPU it has a backward pass of its own
     monkeypatch.setattr(supervised, "REPORT_SECONDS", float("inf"))  # a slow machine would report, and wait, in between
     train = TRAININGS[name]
-    expected = train(1, Workshop(device=CPU, checkpoint=Memory()))
+    expected = train(1, TrainingContext(device=CPU, checkpoint=Memory()))
     counts = []
     for times in (1, 2):
         with PretendGPU() as gpu:
-            found = train(times, Workshop(device=GPU, checkpoint=Memory()))
+            found = train(times, TrainingContext(device=GPU, checkpoint=Memory()))
         counts.append(gpu.waits)
         if times == 1:
             assert found.weights.keys() == expected.weights.keys()

@@ -187,8 +187,8 @@ def test_the_micro_batch_is_a_power_of_two_that_fits_half_of_the_memory(
 ) -> None:
     monkeypatch.setattr(engine, "total_memory", lambda device: total)
     prior: Any = OfBytes(each)
-    assert engine.most_images(prior, torch.device("cpu")) == most
-    assert engine.most_images(None, torch.device("cpu")) == 256
+    assert engine.max_micro_batch(prior, torch.device("cpu")) == most
+    assert engine.max_micro_batch(None, torch.device("cpu")) == 256
 
 
 def test_the_memory_of_the_machine_is_known() -> None:
@@ -216,7 +216,7 @@ def test_a_run_with_a_large_prior_takes_fewer_images_at_a_time(monkeypatch: pyte
     attack = {"pool_size": 3, "candidates": 2, "selection_transforms": 1}
     protocol = {"identities": 1, "samples": 1}
     small = make_plan(Request(attack="floor", settings={"attack": attack, "protocol": protocol}))
-    machine, folder = engine.Machine(torch.device("cpu")), RunDir(tmp_path)
+    machine, folder = engine.Execution(torch.device("cpu")), RunDir(tmp_path)
     with folder.writing():
         engine.attack_units(small, folder, machine)
     assert set(seen) == {1}

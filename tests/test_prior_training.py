@@ -11,7 +11,7 @@ from powercut import Memory, Stopped
 from torch import Tensor
 from torch.nn import functional
 
-from mibench.api import MibenchError, Trained, Workshop
+from mibench.api import MibenchError, TrainedWeights, TrainingContext
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2, _Training
 
@@ -40,15 +40,15 @@ def pictures(size: int) -> Tensor:
     return images
 
 
-def workshop(memory: Memory | None = None, **changes: Any) -> Workshop:
-    return Workshop(device=torch.device("cpu"), checkpoint=memory or Memory(), **changes)
+def workshop(memory: Memory | None = None, **changes: Any) -> TrainingContext:
+    return TrainingContext(device=torch.device("cpu"), checkpoint=memory or Memory(), **changes)
 
 
-def train(*, memory: Memory | None = None, data: Callable[[int], Tensor] = pictures, **changes: Any) -> Trained:
+def train(*, memory: Memory | None = None, data: Callable[[int], Tensor] = pictures, **changes: Any) -> TrainedWeights:
     return TrainStyleGAN2(**(TINY | changes)).run(data, workshop(memory))
 
 
-def assert_same(first: Trained, second: Trained) -> None:
+def assert_same(first: TrainedWeights, second: TrainedWeights) -> None:
     assert first.weights.keys() == second.weights.keys()
     for key, tensor in first.weights.items():
         assert torch.equal(tensor, second.weights[key]), key

@@ -17,7 +17,7 @@ from mibench import settings as config
 from mibench.api import MibenchError, Reconstruction
 from mibench.data.split import GroundTruth
 from mibench.results import open_run
-from mibench.runs.attack import surest
+from mibench.runs.attack import keep_most_confident
 from mibench.runs.plan import Plan, Request, make_plan
 from mibench.runs.protocol import load_protocol, protocol_files
 from mibench.runs.spec import EvalProtocol
@@ -196,7 +196,7 @@ def test_all_classes_of_a_protocol_are_recorded_as_a_number(toy: Path) -> None:
     assert plan.spec.protocol.identities == 3
     assert plan.spec.protocol.at_most is None
     assert plan.origins["protocol.identities"] == Setting(3, "all of toyfaces that celeba-smoke (changed) v1 allows")
-    assert "at_most" not in plan.spec.protocol.identity()
+    assert "at_most" not in plan.spec.protocol.digest_fields()
     fewer = toy_plan({**judged, "identities": 2}, protocol="celeba-smoke")
     assert fewer.spec.protocol.identities == 2
     more = toy_plan({**judged, "identities": 5}, protocol="celeba-smoke")
@@ -239,10 +239,10 @@ def test_a_mistake_in_a_protocol_is_one_line(settings: dict[str, Any], message: 
 def test_fields_that_came_later_count_only_where_they_say_something() -> None:
     old, _ = load_protocol("standard")
     for name, value in (("judge_resize", "antialias"), ("stored", 16), ("at_most", 9), ("query_budget", 5)):
-        assert name not in old.identity()
-        assert dataclasses.replace(old, **{name: value}).identity() == {**old.identity(), name: value}
+        assert name not in old.digest_fields()
+        assert dataclasses.replace(old, **{name: value}).digest_fields() == {**old.digest_fields(), name: value}
     for name, value in (("made_for", ("celeba",)), ("prior_settings", {"a@b": {"crop": 8}}), ("description", "x")):
-        assert dataclasses.replace(old, **{name: value}).identity() == old.identity()
+        assert dataclasses.replace(old, **{name: value}).digest_fields() == old.digest_fields()
 
 
 # ---------------------------------------------------------------- the judge's resize
@@ -262,12 +262,12 @@ def test_the_surest_of_each_identity_are_kept_in_their_order() -> None:
     confidence = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.5, 0.2])
     labels = torch.tensor([1, 1, 1, 0, 0, 0])
     given = Reconstruction(torch.rand(6, 3, 4, 4), labels, confidence, torch.arange(6.0)[:, None])
-    kept = surest(given, 2)
+    kept = keep_most_confident(given, 2)
     assert kept.labels.tolist() == [1, 1, 0, 0]
     assert kept.latents.flatten().tolist() == [1, 2, 3, 4]  # of equal ones the earlier
     assert torch.equal(kept.images, given.images[1:5])
-    assert surest(given, None) is given
-    assert len(surest(dataclasses.replace(given, latents=torch.empty(0)), 1).latents) == 0
+    assert keep_most_confident(given, None) is given
+    assert len(keep_most_confident(dataclasses.replace(given, latents=torch.empty(0)), 1).latents) == 0
 
 
 def test_a_run_stores_no_more_than_the_protocol_says_and_selects_the_same(toy: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mibench.data.datasets.afhq import AFHQ
 from mibench.data.datasets.ffhq import FFHQ, numbered
 from mibench.data.datasets.metfaces import MetFaces
 from mibench.data.fixtures.writer import write_fixture
-from mibench.data.public_data import Everybody
+from mibench.data.public_data import AllPublic
 from mibench.data.verify import verify
 from mibench.errors import MibenchError
 
@@ -159,7 +159,7 @@ def test_everybody_of_ffhq_can_be_framed_for_another_protocol(trees: Path) -> No
     from mibench.data.images import Framing
 
     ffhq = FFHQ(root=str(trees / "ffhq"))
-    framed = Everybody(ffhq, Framing(crop=None, expected=(128, 128)))
+    framed = AllPublic(ffhq, Framing(crop=None, expected=(128, 128)))
     assert torch.equal(framed.public(32).pixels, FFHQ(root=str(trees / "ffhq"), crop=None).public(32).pixels)
 
 

@@ -21,7 +21,7 @@ from mibench.metrics.scoring import Reconstructions, score
 from mibench.reports import CATALOGUE
 from mibench.reports.figures.write import write_figures
 from mibench.reports.tables import as_markdown, write_tables
-from mibench.results import Run, difference, differences, open_run
+from mibench.results import StoredRun, difference, differences, open_run
 
 
 def people(count: int) -> torch.Tensor:
@@ -77,7 +77,7 @@ def make_run(
     samples: int = 6,
     seed: int = 0,
     curves: bool = True,
-) -> Run:
+) -> StoredRun:
     """A run directory as the engine leaves it, with a judge that works on the toy people."""
     from safetensors.torch import save_file
 
@@ -140,7 +140,7 @@ def make_run(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> tuple[Run, Run]:
+def world(tmp_path_factory) -> tuple[StoredRun, StoredRun]:
     folder = tmp_path_factory.mktemp("runs")
     return make_run(folder / "dmmia-1", "dmmia", 0.12), make_run(folder / "floor-1", "floor", 0.35, curves=False)
 
@@ -367,7 +367,7 @@ def test_hidden_faces_keep_only_a_coarse_mosaic():
 def test_real_faces_are_hidden_unless_asked_for(world, dataset, asked, hidden):
     from mibench.reports.formatting import hides_faces
 
-    class Named(Run):
+    class Named(StoredRun):
         @property
         def dataset(self):
             return dataset

@@ -114,7 +114,7 @@ def test_cards_of_target_and_judge_agree_on_the_data(
     seen: list[str] = []
 
     class Recipe:
-        wants = "split"
+        needs = "split"
 
     def spy(recipe: object, dataset: StanfordDogs, *rest: object) -> StanfordDogs:
         seen.append(dataset.cropped)

@@ -143,14 +143,14 @@ def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
 
 
 def test_a_log_line_cut_off_by_a_crash_harms_no_other(tmp_path: Path) -> None:
-    from mibench.results import Run
+    from mibench.results import StoredRun
 
     folder = RunDir(tmp_path)
     folder.log(event="one")
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"event": "tw')
     folder.log(event="three")
-    assert [record["event"] for record in Run(tmp_path).log] == ["one", "three"]
+    assert [record["event"] for record in StoredRun(tmp_path).log] == ["one", "three"]
 
 
 def test_a_disk_that_fills_up_during_a_run_loses_no_unit(

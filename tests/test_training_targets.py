@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mibench.api import MibenchError, Workshop
+from mibench.api import MibenchError, TrainingContext
 from mibench.data.split import GroundTruth, IdentitySplit, Images, to_uint8
 from mibench.rng import Streams
 from mibench.targets.training.augment import channels_last_store, plain_batch, training_batch
@@ -115,7 +115,7 @@ class Memory:
 
 
 def workshop(checkpoint=None, **settings):
-    return Workshop(device=CPU, checkpoint=checkpoint or Memory(), **settings)
+    return TrainingContext(device=CPU, checkpoint=checkpoint or Memory(), **settings)
 
 
 def tiny_target(**settings):

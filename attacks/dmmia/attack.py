@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import Access, Context, Queries, Reconstruction, State
-from mibench.attacks.initial_selection import pieces, pool, pool_confidence
+from mibench.attacks.initial_selection import micro_batches, pool, pool_confidence
 from mibench.rng import Streams
 
 from .memory import MemoryBank
-from .optimisation import UnitRun
+from .optimisation import DMMIAOptimisation
 from .prototypes import representation
 from .settings import DMMIASettings
 
@@ -64,13 +64,13 @@ class DMMIA(DMMIASettings):
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Optimise all identities of the unit, then render and rank every candidate."""
         if self.order == "lockstep":
-            run = UnitRun(self, context, state, labels, streams)
+            run = DMMIAOptimisation(self, context, state, labels, streams)
             run.optimise()
             return run.result()
         parts: list[Reconstruction] = []
         banks: list[MemoryBank] | None = None
         for k in range(len(labels)):
-            run = UnitRun(self, context, state, labels[k : k + 1], streams, banks=banks)
+            run = DMMIAOptimisation(self, context, state, labels[k : k + 1], streams, banks=banks)
             run.optimise()
             if self.memory_scope == "unit":
                 banks = run.banks
@@ -82,7 +82,7 @@ class DMMIA(DMMIASettings):
         """Mean feature of the pool's images by predicted class: a memory to start from."""
         prior: Any = context.prior
         seen: list[tuple[Tensor, Tensor]] = []
-        for part in pieces(latents.shape[0], context):
+        for part in micro_batches(latents.shape[0], context):
             w = prior.truncate(prior.mapping(latents[part].to(context.device)), self.truncation)
             features, logits = context.victim.features_and_logits(context.fit(prior.synthesis(w)))
             seen.append((representation(features, logits, self.features), logits.argmax(1)))

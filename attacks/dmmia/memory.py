@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .prototypes import Reading
+from .prototypes import LikelihoodForm
 
 
 class MemoryBank:
@@ -59,7 +59,7 @@ class MemoryBank:
         features: Tensor,
         labels: Tensor,
         temperature: float,
-        reading: Reading | None = None,
+        reading: LikelihoodForm | None = None,
     ) -> Tensor:
         """L_idr of every sample: ``-log( exp S(h, m_y) / sum_{c seen} exp S(h, m_c) )``; 0 while ``y`` is unseen.
 
@@ -74,7 +74,7 @@ class MemoryBank:
         Returns:
             ``(N,)``.
         """
-        reading = reading or Reading()
+        reading = reading or LikelihoodForm()
         rows = nn.functional.normalize(self.rows, dim=2) if reading.normalise else self.rows
         with torch.autocast(features.device.type, enabled=False):  # a small temperature needs float32
             similarity = torch.einsum("nd,ckd->nck", features, rows) / temperature

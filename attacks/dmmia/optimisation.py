@@ -14,19 +14,26 @@ from torch import Tensor, nn
 from mibench.api import Context, Reconstruction, State
 from mibench.attacks.augment import apply_crops, draw_crops
 from mibench.attacks.diagnostics import by_epoch, stray_note
-from mibench.attacks.initial_selection import blocks, choose, develop, in_place, pieces, robust_confidence
+from mibench.attacks.initial_selection import (
+    blocks,
+    choose,
+    micro_batches,
+    render_styles,
+    robust_confidence,
+    scatter_into_step,
+)
 from mibench.attacks.losses import IDENTITY_LOSSES
-from mibench.attacks.parameterisation import DirectVectors, MappingWeights, Variable, gather_rows
+from mibench.attacks.parameterisation import DirectStyles, MappingNetworks, StyleParameters, gather_rows
 from mibench.rng import Streams
 
 from .memory import MemoryBank
-from .prototypes import Reading, draw_prototypes, imr_loss, representation
+from .prototypes import LikelihoodForm, draw_prototypes, imr_loss, representation
 from .settings import DMMIASettings
 
 SATURATED = 0.05  # an L_imr below this carries no gradient worth the name
 
 
-class UnitRun:
+class DMMIAOptimisation:
     """One unit: its variables, prototypes and memory, and the loop over them."""
 
     def __init__(
@@ -40,13 +47,13 @@ class UnitRun:
     ) -> None:
         self.attack, self.context, self.streams, self.state = attack, context, streams, state
         self.prior: Any = context.prior
-        self.reading = Reading(attack.normalise_prototypes, attack.likelihood, attack.objective)
+        self.reading = LikelihoodForm(attack.normalise_prototypes, attack.likelihood, attack.objective)
         self.labels = labels.to(context.device)
         self.names = labels.tolist()
         latents = choose(state, labels, attack.candidates).to(context.device)  # (U, K, Z)
-        self.variable: Variable
+        self.variable: StyleParameters
         if attack.optimise == "mapping":
-            self.variable = MappingWeights(
+            self.variable = MappingNetworks(
                 self.prior,
                 latents,
                 attack.learning_rate,
@@ -55,9 +62,7 @@ class UnitRun:
                 shared=attack.scope == "shared",
             )
         else:
-            self.variable = DirectVectors(
-                self.prior, latents, attack.learning_rate, attack.betas, psi=attack.truncation
-            )
+            self.variable = DirectStyles(self.prior, latents, attack.learning_rate, attack.betas, psi=attack.truncation)
         with torch.no_grad():  # one image tells the dimension of the representation
             probe = self._forward(self.variable.start[:1, 0], None)[0]
         self.banks = banks or self._build_banks(probe.shape[1])
@@ -105,7 +110,7 @@ class UnitRun:
         for identities, block in blocks(rows.shape, self.context):
             features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
             place = (rows.shape, identities, block)
-            parts = self._losses(in_place(features, *place), in_place(logits, *place))
+            parts = self._losses(scatter_into_step(features, *place), scatter_into_step(logits, *place))
             parts = {name: value.view(rows.shape)[identities, block].flatten() for name, value in parts.items()}
             loss = torch.stack([self._weights[name] * value.sum() for name, value in parts.items()]).sum()
             (loss / rows.shape[1]).backward()
@@ -244,7 +249,7 @@ class UnitRun:
             latents = self.prior.sample(attack.pool_size, self._stream(y, "pool", epoch)).to(device, non_blocking=True)
             scores = []
             with torch.no_grad():
-                for part in pieces(attack.pool_size, self.context):
+                for part in micro_batches(attack.pool_size, self.context):
                     w = self.variable.rate(latents[part], k)
                     images = self.context.fit(self.prior.synthesis(self.variable.styles(w)))
                     both = self.context.victim.scores(images) + self.context.victim.scores(images.flip(3))
@@ -267,7 +272,7 @@ class UnitRun:
         attack, context = self.attack, self.context
         w = self.variable.finished()  # (U, K, W)
         flat = w.detach().flatten(0, 1)
-        images = develop(context, self.variable.styles(flat))
+        images = render_styles(context, self.variable.styles(flat))
         grouped = images.view(*w.shape[:2], *images.shape[1:])
         confidence = robust_confidence(
             context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms

@@ -18,7 +18,7 @@ from mibench.rng import Streams
 
 
 @dataclass(frozen=True)
-class Reading:
+class LikelihoodForm:
     """How the likelihood of a prototype is read; the defaults are the paper's, the alternatives the released code's.
 
     Attributes:
@@ -53,7 +53,7 @@ def imr_loss(
     prototypes: Tensor,
     positives: int,
     temperature: float,
-    reading: Reading | None = None,
+    reading: LikelihoodForm | None = None,
 ) -> Tensor:
     """L_imr of every sample.
 
@@ -69,12 +69,14 @@ def imr_loss(
     Returns:
         ``(U, B)``.
     """
-    reading = reading or Reading()
+    reading = reading or LikelihoodForm()
     with torch.autocast(features.device.type, enabled=False):  # similarities over a small temperature need float32
         return _imr_loss(features, prototypes, positives, temperature, reading)
 
 
-def _imr_loss(features: Tensor, prototypes: Tensor, positives: int, temperature: float, reading: Reading) -> Tensor:
+def _imr_loss(
+    features: Tensor, prototypes: Tensor, positives: int, temperature: float, reading: LikelihoodForm
+) -> Tensor:
     if reading.normalise:
         prototypes = nn.functional.normalize(prototypes, dim=2)
     similarity = torch.bmm(features, prototypes.transpose(1, 2)) / temperature

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mibench.api import MibenchError, Misfit, MisfitError
+from mibench.api import MibenchError, MisfitError, StateDictMismatch
 
 
 def check_arguments(arguments: Mapping[str, Any], known: Iterable[str], name: str) -> None:
@@ -30,7 +30,7 @@ def load_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], na
         f"{part}.{key}": tensor for part, network in parts.items() for key, tensor in network.state_dict().items()
     }
     cure = "the arguments on the card and the weights file do not belong together"
-    misfit = Misfit.between(
+    misfit = StateDictMismatch.between(
         {key: tensor.shape for key, tensor in wanted.items()}, {key: tensor.shape for key, tensor in weights.items()}
     )
     if misfit.missing or misfit.unexpected:

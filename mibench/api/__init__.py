@@ -10,8 +10,16 @@ Conventions, stated once:
 
 from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
-from mibench.api.weights import Checkpoint, Importer, PublicAndVictim, Recipe, Trained, WeightsContents, Workshop
-from mibench.errors import MibenchError, Misfit, MisfitError
+from mibench.api.weights import (
+    Checkpoint,
+    Importer,
+    PriorTrainingData,
+    Recipe,
+    TrainedWeights,
+    TrainingContext,
+    WeightsContents,
+)
+from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 from mibench.records import Card, Estimate, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
 
@@ -27,20 +35,20 @@ __all__ = [
     "ImageSpec",
     "Importer",
     "MibenchError",
-    "Misfit",
     "MisfitError",
     "Prior",
-    "PublicAndVictim",
+    "PriorTrainingData",
     "Queries",
     "QueryLimit",
     "Recipe",
     "Reconstruction",
     "State",
-    "Trained",
+    "StateDictMismatch",
+    "TrainedWeights",
+    "TrainingContext",
     "Victim",
     "WeightsContents",
     "WeightsFile",
-    "Workshop",
     "foreign",
     "text_of",
     "worded",

@@ -26,7 +26,7 @@ class Checkpoint(Protocol):
 
 
 @dataclass(frozen=True)
-class Workshop:
+class TrainingContext:
     """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress.
 
     ``initial`` holds the tensors of the backbone card that a recipe's setting ``init`` names; None: fresh weights.
@@ -42,7 +42,7 @@ class Workshop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedWeights:
     """What a recipe hands back; the referee hashes and stores it and writes the card."""
 
     architecture: str
@@ -58,16 +58,16 @@ class Trained:
 class Recipe(ABC):
     """How a set of weights is trained. Like an attack: a frozen dataclass whose fields are the settings.
 
-    ``wants`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
+    ``needs`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
     (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else;
-    ``"public+victim"`` is a :class:`PublicAndVictim`, for a prior that is made against one target.
+    ``"public+victim"`` is a :class:`PriorTrainingData`, for a prior that is made against one target.
     """
 
     kind: ClassVar[str]  # target | judge | regressor | prior | backbone
-    wants: ClassVar[str] = "split"
+    needs: ClassVar[str] = "split"
 
     @abstractmethod
-    def run(self, data: Any, workshop: Workshop) -> Trained:
+    def run(self, data: Any, workshop: TrainingContext) -> TrainedWeights:
         """Train to the end, from the checkpoint when there is one."""
 
 
@@ -102,7 +102,9 @@ class Importer(Protocol):
     reads files, checks hashes, loads the result strictly, measures, and stores it.
     """
 
-    def __call__(self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+    def __call__(
+        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    ) -> TrainedWeights:
         """What the card and the safetensors file will hold.
 
         Args:
@@ -116,7 +118,7 @@ class Importer(Protocol):
 
 
 @dataclass(frozen=True)
-class PublicAndVictim:
+class PriorTrainingData:
     """What an adversary may touch who trains a prior against one target.
 
     Attributes:

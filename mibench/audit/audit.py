@@ -8,18 +8,18 @@ from pathlib import Path
 from mibench import registry
 from mibench.api import Access, Attack
 from mibench.errors import MibenchError
-from mibench.runs.attack import Machine
+from mibench.runs.attack import Execution
 from mibench.runs.plan import Request, access_error
-from mibench.runs.run import Run, run_request
+from mibench.runs.run import RunResult, run_request
 from mibench.system.devices import choose_device
 from mibench.system.files import write_json
 from mibench.system.progress import Reporter
 
-from .data import Material, read_material
+from .data import AuditData, read_material
 from .findings import Verdict, verdict_of
-from .judge_and_prior import Part, judge_for, prior_for
+from .judge_and_prior import AuxiliaryModel, judge_for, prior_for
 from .request import AuditRequest
-from .target import Attacked, take_in
+from .target import AuditTarget, take_in
 
 PROTOCOL = "audit"
 STRONGEST = "ppa"  # at gradients, by docs/claims.md
@@ -31,10 +31,10 @@ FILE = "audit.json"
 class Audit:
     """A finished audit; ``audit.json`` lies in the folder of its run."""
 
-    run: Run
-    attacked: Attacked
-    judge: Part
-    prior: Part
+    run: RunResult
+    attacked: AuditTarget
+    judge: AuxiliaryModel
+    prior: AuxiliaryModel
     verdict: Verdict
 
     @property
@@ -83,14 +83,14 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
             },
         ),
         out,
-        Machine(chosen, reporter=reporter),
+        Execution(chosen, reporter=reporter),
     )
     verdict = verdict_of(request, material, attacked, granted, judge, prior, run)
     write_json(run.path / FILE, verdict.as_json())
     return Audit(run, attacked, judge, prior, verdict)
 
 
-def _attack(request: AuditRequest, granted: Access, attacked: Attacked, reporter: Reporter) -> type[Attack]:
+def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, reporter: Reporter) -> type[Attack]:
     """The attack that was named, else the strongest that may run."""
     if request.attack is not None:
         named: type[Attack] = registry.load("attack", request.attack)
@@ -110,7 +110,7 @@ def _attack(request: AuditRequest, granted: Access, attacked: Attacked, reporter
     return possible[name]
 
 
-def _identities(request: AuditRequest, material: Material) -> dict[str, int | None]:
+def _identities(request: AuditRequest, material: AuditData) -> dict[str, int | None]:
     if request.identities is None:
         return {}
     people = material.counts["people"]

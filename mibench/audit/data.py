@@ -21,7 +21,7 @@ FEW_PUBLIC = 1000  # below, a prior learns single images by heart
 
 
 @dataclass(frozen=True)
-class Material:
+class AuditData:
     """The data of an audit and the settings that make it again."""
 
     dataset: IdentitySplit
@@ -40,7 +40,7 @@ class Material:
         )
 
 
-def read_material(request: AuditRequest) -> Material:
+def read_material(request: AuditRequest) -> AuditData:
     """Read and check the data.
 
     Raises:
@@ -62,7 +62,7 @@ def read_material(request: AuditRequest) -> Material:
         )
     layout = getattr(dataset, "layout", None)
     unused = tuple(dataset.unused()) if isinstance(dataset, FileSplit) else ()
-    return Material(dataset, settings, counts, unused, owners_test=layout is None or layout.test is not None)
+    return AuditData(dataset, settings, counts, unused, owners_test=layout is None or layout.test is not None)
 
 
 def _places(request: AuditRequest) -> dict[str, Any]:

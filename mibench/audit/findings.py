@@ -11,13 +11,13 @@ from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
 from mibench.results import difference, open_run
-from mibench.runs.run import Run
+from mibench.runs.run import RunResult
 from mibench.system.canonical import plain
 
-from .data import FEW_PUBLIC, Material
-from .judge_and_prior import Part
+from .data import FEW_PUBLIC, AuditData
+from .judge_and_prior import AuxiliaryModel
 from .request import AuditRequest
-from .target import Attacked
+from .target import AuditTarget
 
 SCHEMA = 1
 WEAK_JUDGE = 0.8  # below this accuracy on held-out images a judge misses too much
@@ -74,7 +74,13 @@ class Verdict:
 
 
 def verdict_of(
-    request: AuditRequest, material: Material, attacked: Attacked, granted: Access, judge: Part, prior: Part, run: Run
+    request: AuditRequest,
+    material: AuditData,
+    attacked: AuditTarget,
+    granted: Access,
+    judge: AuxiliaryModel,
+    prior: AuxiliaryModel,
+    run: RunResult,
 ) -> Verdict:
     """Read a finished run."""
     card, stored = attacked.file.card(), open_run(run.path)
@@ -179,7 +185,7 @@ def _likeness(recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _judge(judge: Part, recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _judge(judge: AuxiliaryModel, recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
     most = recognised.get("control_private_test_acc1")
     if judge.accuracy is None:
         return ["nothing is known of the judge's accuracy, so its verdicts stand on nothing"]
@@ -194,7 +200,7 @@ def _judge(judge: Part, recognised: Mapping[str, Mapping[str, Any]]) -> list[str
     return sentences
 
 
-def _limits(material: Material, judge: Part, identities: int) -> list[str]:
+def _limits(material: AuditData, judge: AuxiliaryModel, identities: int) -> list[str]:
     sentences = [
         "not seeing a leak does not show that there is none: another attack, a better prior, more queries may find it",
         "a judge is a network: what it takes for a person need not look like them to people",

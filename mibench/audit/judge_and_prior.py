@@ -17,7 +17,7 @@ from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_judge
 from mibench.weights.training import Training, resolve_training, train
 
-from .data import FEW_PUBLIC, Material
+from .data import FEW_PUBLIC, AuditData
 from .preprocessing import least_accuracy
 from .request import AuditRequest
 
@@ -52,7 +52,7 @@ SMALLEST_PRIOR, LARGEST_PRIOR = 16, 64  # pixels of a stylegan2 trained on the s
 
 
 @dataclass(frozen=True)
-class Part:
+class AuxiliaryModel:
     """A judge or a prior: its card, whether it was trained for this audit; a judge's accuracy, on how many images."""
 
     file: CardFile
@@ -61,14 +61,14 @@ class Part:
     images: int | None = None
 
     @classmethod
-    def of(cls, file: CardFile) -> Part:
+    def of(cls, file: CardFile) -> AuxiliaryModel:
         """What was trained here, with the accuracy on its card."""
         measured = file.card().measured or {}
         accuracy, images = measured.get("test_accuracy"), measured.get("test_images")
         return cls(file, True, None if accuracy is None else float(accuracy), None if images is None else int(images))
 
 
-def judge_for(request: AuditRequest, material: Material, device: str, reporter: Reporter) -> Part:
+def judge_for(request: AuditRequest, material: AuditData, device: str, reporter: Reporter) -> AuxiliaryModel:
     """The judge that was named, else one trained on the private images.
 
     Raises:
@@ -87,7 +87,7 @@ def judge_for(request: AuditRequest, material: Material, device: str, reporter: 
     return _trained("judge", JUDGE, settings, request, material, None, announcement, device, reporter)
 
 
-def _named_judge(file: CardFile, material: Material, device: str) -> Part:
+def _named_judge(file: CardFile, material: AuditData, device: str) -> AuxiliaryModel:
     """A judge from elsewhere, measured on the images of this audit: it may know other people, or in another order."""
     card, people = file.card(), material.counts["people"]
     if card.classes != people:
@@ -100,7 +100,7 @@ def _named_judge(file: CardFile, material: Material, device: str) -> Part:
             f"--judge {file.name} gets {share:.1%} of the {len(test)} held-out images right (chance {1 / people:.1%}): "
             "it knows other people, or these in another order; leave it out and one is trained"
         )
-    return Part(file, False, share, len(test))
+    return AuxiliaryModel(file, False, share, len(test))
 
 
 def prior_name(request: AuditRequest, attack: type[Attack]) -> str:
@@ -111,8 +111,8 @@ def prior_name(request: AuditRequest, attack: type[Attack]) -> str:
 
 
 def prior_for(
-    request: AuditRequest, attack: type[Attack], material: Material, target: CardFile, device: str, reporter: Reporter
-) -> Part:
+    request: AuditRequest, attack: type[Attack], material: AuditData, target: CardFile, device: str, reporter: Reporter
+) -> AuxiliaryModel:
     """The prior that was named and exists, else one trained on the public images.
 
     Raises:
@@ -120,7 +120,7 @@ def prior_for(
     """
     name = prior_name(request, attack)
     if "@" in name or "+" in name:
-        return Part(find_card("prior", name, request.dataset), own=False)
+        return AuxiliaryModel(find_card("prior", name, request.dataset), own=False)
     per_target = getattr(registry.load("prior", name), "per_target", False)
     count = material.counts["public"]
     settings = {**PRIOR_SETTINGS.get(name, {})}
@@ -145,12 +145,12 @@ def _trained(
     architecture: str,
     settings: dict[str, Any],
     request: AuditRequest,
-    material: Material,
+    material: AuditData,
     target: CardFile | None,
     announcement: str,
     device: str,
     reporter: Reporter,
-) -> Part:
+) -> AuxiliaryModel:
     """Train, or find what the same settings and data gave before. A stopped training goes on where it was."""
     against = None if target is None else target.card().weights.sha256
     tag = hash_of([plain(settings), request.seed, material.dataset.digest, against])[:8]
@@ -167,7 +167,7 @@ def _trained(
     known = all_cards().get(training.name)
     if known is not None and known.kind == kind:
         reporter.say(f"{kind}: {training.name} was trained before")
-        return Part.of(known)
+        return AuxiliaryModel.of(known)
     reporter.say(announcement)
     train(training, device=device, reporter=reporter, unused=False)  # the audit has said it
-    return Part.of(all_cards()[training.name])
+    return AuxiliaryModel.of(all_cards()[training.name])

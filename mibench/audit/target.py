@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mibench import registry
-from mibench.api import Access, Card, Trained, Victim, WeightsContents, WeightsFile
+from mibench.api import Access, Card, TrainedWeights, Victim, WeightsContents, WeightsFile
 from mibench.downloads import file_type
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
@@ -26,13 +26,13 @@ from mibench.weights.importing.file_type import Format, recognise, refuse_folder
 from mibench.weights.importing.reader import read_weights
 from mibench.weights.importing.torchscript_check import check_program
 
-from .data import Material, class_names
+from .data import AuditData, class_names
 from .preprocessing import DOUBTFUL, MUCH_BETTER, Accuracy, advice, least_accuracy, logits_of, measure
 from .request import AuditRequest
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AuditTarget:
     """The model as a target: its card, what it reaches, the most it can give, and what is worth knowing about it."""
 
     file: CardFile
@@ -47,7 +47,7 @@ class _Taken:
     """A model that was taken in, not stored yet."""
 
     name: str
-    trained: Trained
+    trained: TrainedWeights
     network: nn.Module
     sources: dict[str, str]  # what was read -> sha256
 
@@ -91,7 +91,7 @@ def _is_script(path: Path) -> bool:
         return False
 
 
-def take_in(request: AuditRequest, material: Material, device: torch.device, reporter: Reporter) -> Attacked:
+def take_in(request: AuditRequest, material: AuditData, device: torch.device, reporter: Reporter) -> AuditTarget:
     """Build the model, measure it, and write its card; a model that was taken in before is found again.
 
     Raises:
@@ -137,8 +137,8 @@ def take_in(request: AuditRequest, material: Material, device: torch.device, rep
     for note in notes:
         reporter.say(f"model: {note}")
     file = known or _store(request, material, taken, accuracy, access)
-    access = min(access, load.most_access(file.card()))
-    return Attacked(file, accuracy, access, (*filter(None, (taken.trained.notes,)), *notes), fault)
+    access = min(access, load.max_access(file.card()))
+    return AuditTarget(file, accuracy, access, (*filter(None, (taken.trained.notes,)), *notes), fault)
 
 
 def _access(taken: _Taken, device: torch.device) -> tuple[Access, str | None]:
@@ -167,7 +167,7 @@ def _refusal(reached: str, least: str, better: tuple[str, float] | None) -> str:
     return f"the model gets {reached}; {least}{causes} (--min-accuracy 0 goes on anyway)"
 
 
-def _taken(request: AuditRequest, material: Material) -> _Taken:
+def _taken(request: AuditRequest, material: AuditData) -> _Taken:
     architecture = architecture_of(request.model)
     settings: dict[str, Any] = {
         "classes": material.counts["people"],
@@ -187,7 +187,7 @@ def _taken(request: AuditRequest, material: Material) -> _Taken:
             raise MibenchError("--features and --set model.* belong to a model in code; a file has its layers sealed")
         files = [_whole(Path(request.model), architecture)]
     try:
-        trained: Trained = registry.load("importer", f"target:{architecture}")(architecture, files, settings)
+        trained: TrainedWeights = registry.load("importer", f"target:{architecture}")(architecture, files, settings)
     except MibenchError as error:
         if architecture == "module":  # these lines name the factory or the weights already
             raise
@@ -217,9 +217,9 @@ def _whole(path: Path, container: str) -> WeightsContents:
     )
 
 
-def _store(request: AuditRequest, material: Material, taken: _Taken, accuracy: Accuracy, access: Access) -> CardFile:
+def _store(request: AuditRequest, material: AuditData, taken: _Taken, accuracy: Accuracy, access: Access) -> CardFile:
     trained = taken.trained
-    content = load.packed(taken.name, trained.weights)
+    content = load.to_safetensors(taken.name, trained.weights)
     card = Card(
         name=taken.name,
         kind="target",
@@ -236,5 +236,5 @@ def _store(request: AuditRequest, material: Material, taken: _Taken, accuracy: A
         access=access.name.lower(),  # type: ignore[arg-type]
         notes=trained.notes,
     )
-    load.shelve(card, content, home())
+    load.save_weights(card, content, home())
     return all_cards()[taken.name]

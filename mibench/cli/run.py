@@ -18,8 +18,8 @@ from .options import device_option, json_option, output_option, plugin_option, s
 from .prose import say
 
 if TYPE_CHECKING:
-    from mibench.results import Run as StoredRun
-    from mibench.runs.run import Run
+    from mibench.results import StoredRun as StoredRun
+    from mibench.runs.run import RunResult
 
 SHOWN = (
     ("acc1", "attack accuracy @1"),
@@ -114,7 +114,7 @@ def run(
     finish(ctx, found, as_json)
 
 
-def finish(ctx: click.Context, found: Run, as_json: bool) -> None:
+def finish(ctx: click.Context, found: RunResult, as_json: bool) -> None:
     """Print a run and leave with 1 when a demanded metric has no value."""
     if as_json:
         click.echo(json.dumps(as_plain(found), indent=2))
@@ -127,7 +127,7 @@ def finish(ctx: click.Context, found: Run, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def as_plain(found: Run) -> dict[str, Any]:
+def as_plain(found: RunResult) -> dict[str, Any]:
     """A run as JSON."""
     from mibench.results import open_run
 
@@ -141,7 +141,7 @@ def as_plain(found: Run) -> dict[str, Any]:
     }
 
 
-def summary(found: Run) -> list[str]:
+def summary(found: RunResult) -> list[str]:
     """The run beside its floor, one metric a line, with 95 % intervals, and what the run cost."""
     from mibench.results import open_run
 

@@ -18,7 +18,7 @@ from .prose import say
 
 if TYPE_CHECKING:
     from mibench.sweeps.estimate import Cost
-    from mibench.sweeps.sweep import Forecast, Sweep
+    from mibench.sweeps.sweep import DryRun, Sweep
 
 
 @click.command(
@@ -125,7 +125,7 @@ def sweep_lines(done: Sweep) -> list[str]:
     return [*lines, *done.written.notes]
 
 
-def forecast_plain(plan: Forecast) -> dict[str, Any]:
+def forecast_plain(plan: DryRun) -> dict[str, Any]:
     """A forecast as JSON."""
     outlook = plan.outlook
     cells = [
@@ -171,7 +171,7 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)
 
 
-def forecast_lines(plan: Forecast) -> list[str]:
+def forecast_lines(plan: DryRun) -> list[str]:
     """Cells, floors and totals for people."""
     outlook = plan.outlook
     reasons: list[str] = []  # each once, below the table: they are long, and cells share them
@@ -207,11 +207,11 @@ def forecast_lines(plan: Forecast) -> list[str]:
     return lines
 
 
-def _together(plan: Forecast) -> str:
+def _together(plan: DryRun) -> str:
     return f", {_time(plan.outlook.seconds_side_by_side)} with {plan.jobs} jobs" if plan.jobs > 1 else ""
 
 
-def _basis(plan: Forecast) -> str:
+def _basis(plan: DryRun) -> str:
     found = {cost.basis for cost in (*plan.outlook.cells, *plan.outlook.floors.values())} - {""}
     threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''} each"
     return f"{threads}, from " + " and ".join(sorted(found)) if found else threads

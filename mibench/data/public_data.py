@@ -22,7 +22,7 @@ def public_settings() -> Iterator[None]:
         raise MibenchError(*str(error).replace("dataset.root=", "dataset.public_root=").splitlines()) from error
 
 
-class Everybody(FileSplit):
+class AllPublic(FileSplit):
     """A data set of which everything is public, framed as the private images' protocol wants it.
 
     Args:

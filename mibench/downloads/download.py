@@ -15,7 +15,7 @@ import filelock
 
 from mibench.downloads.catalogue import Asset, ByHand, Known
 from mibench.downloads.http import NotServed, Transfer, host_of
-from mibench.downloads.partial_file import Part, cannot_write
+from mibench.downloads.partial_file import PartialFile, cannot_write
 from mibench.errors import MibenchError
 from mibench.system.files import atomic_write, file_sha256
 from mibench.system.progress import Reporter
@@ -138,7 +138,7 @@ class Fetcher:
         self.reporter.say(f"{asset.name}: {asset.what}; licence: {asset.licence}")
         problems: list[str] = []
         expected = asset.sha256 or self.demanded or _pinned(target)
-        with Part(target) as part:
+        with PartialFile(target) as part:
             transfer = Transfer(
                 kind=asset.kind,
                 size=asset.size,
@@ -168,7 +168,7 @@ class Fetcher:
             f"{target}"
         )
 
-    def _check_download(self, asset: Asset, target: Path, part: Part, url: str) -> None:
+    def _check_download(self, asset: Asset, target: Path, part: PartialFile, url: str) -> None:
         """Refuse what came whole but is another file; nothing of it is kept, since it could not be continued."""
         try:
             self._check_hash(

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
 from mibench import __version__
-from mibench.downloads.partial_file import CHUNK, Part
+from mibench.downloads.partial_file import CHUNK, PartialFile
 from mibench.errors import MibenchError
 from mibench.system.progress import Reporter
 
@@ -118,7 +118,7 @@ class Transfer:
     room: Callable[[int], None]
     reporter: Reporter
 
-    def bring(self, url: str, part: Part) -> None:
+    def bring(self, url: str, part: PartialFile) -> None:
         """Fill ``part`` with the whole file, in as many attempts as it takes.
 
         Raises:
@@ -145,7 +145,7 @@ class Transfer:
                 self.reporter.say(f"{error}; trying again in {wait:.0f} s")
                 pause(wait)
 
-    def _attempt(self, url: str, part: Part) -> None:
+    def _attempt(self, url: str, part: PartialFile) -> None:
         memo = part.memo() if part.size else {}
         mark = memo.get("mark")
         if part.size and not (memo.get("url") == url and mark) and not self.hash_known:
@@ -168,7 +168,7 @@ class Transfer:
         except (http.client.HTTPException, OSError) as error:
             raise _connection(error) from error
 
-    def _answer(self, error: urllib.error.HTTPError, part: Part) -> None:
+    def _answer(self, error: urllib.error.HTTPError, part: PartialFile) -> None:
         """An error status: whole already, begin again, try again, or never."""
         if error.code == 416:
             whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", "").strip())
@@ -185,7 +185,7 @@ class Transfer:
         what = f", {told}" if "a web page" not in told else ""
         raise NotServed(f"the server answers {error.code} {' '.join(str(error.reason).split())}{what}")
 
-    def _receive(self, url: str, response: Any, part: Part) -> None:
+    def _receive(self, url: str, response: Any, part: PartialFile) -> None:
         headers = response.headers
         total = self._begin(response, part)
         if headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
@@ -219,7 +219,7 @@ class Transfer:
         if whole is not None and part.size < whole:
             raise _StumbledError(f"the connection broke after {part.size} of {whole} bytes")
 
-    def _begin(self, response: Any, part: Part) -> int | None:
+    def _begin(self, response: Any, part: PartialFile) -> int | None:
         """Where the answer begins; returns the bytes of the whole file, or None when the server does not say."""
         length = response.headers.get("Content-Length", "")
         announced = int(length) if length.isdigit() else None

@@ -24,7 +24,7 @@ def cannot_write(path: Path, error: OSError) -> MibenchError:
     )
 
 
-class Part:
+class PartialFile:
     """Bytes that have come so far, hashed as they come. Use it as a context; the file stays when it ends.
 
     The memo beside it names the address and the server's mark of the version (an entity tag or a date): a part
@@ -38,7 +38,7 @@ class Part:
         self._digest = hashlib.sha256()
         self._file: IO[bytes] | None = None
 
-    def __enter__(self) -> Part:
+    def __enter__(self) -> PartialFile:
         try:
             if self.path.is_file():
                 with self.path.open("rb") as file:

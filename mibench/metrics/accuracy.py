@@ -12,7 +12,7 @@ from torch import Tensor
 from mibench.api import Estimate
 
 from . import estimates
-from .inputs import Evidence
+from .inputs import ScoringInputs
 
 LEGACY_BATCH = 60  # identities per batch in the published 300-identity protocol
 
@@ -57,7 +57,7 @@ def legacy_spread(hits: NDArray[Any], batch: int = LEGACY_BATCH) -> float:
     return float(np.mean([draw_spread(hits[i : i + batch]) for i in range(0, len(hits), batch)]))
 
 
-def measure(evidence: Evidence) -> list[Estimate]:
+def measure(evidence: ScoringInputs) -> list[Estimate]:
     """acc1 and acc5 over selected samples, acc1_all over every sample, and what the attacked model itself says."""
     share: dict[str, Any] = {"proportion": True, "higher_is_better": True}
     target: dict[str, Any] = {"extractor": "attacked model"}
@@ -70,7 +70,7 @@ def measure(evidence: Evidence) -> list[Estimate]:
     ]
 
 
-def measure_legacy(evidence: Evidence) -> list[Estimate]:
+def measure_legacy(evidence: ScoringInputs) -> list[Estimate]:
     """acc1_std_legacy and acc1_std_draws: spreads over the rank of a sample, as published; no interval."""
     chosen = evidence.samples[evidence.selected]
     table = chosen.pivot_table(index="identity", columns="sample", values="hit1", aggfunc="mean", observed=True)

@@ -17,7 +17,7 @@ from .accuracy import label_confidence, top_k_hits
 from .distance import nearest, nearest_in_class
 from .extractors import JudgeExtractor
 from .identity import IdentityTruth, true_identity
-from .inputs import Evidence, column_mean
+from .inputs import ScoringInputs, column_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +112,7 @@ def control_tables(
     return tables
 
 
-def measure(evidence: Evidence) -> list[Estimate]:
+def measure(evidence: ScoringInputs) -> list[Estimate]:
     """For each control its accuracy, KNN distance and (where the truth is known) true identity error."""
     found: list[Estimate] = []
     for name, table in evidence.controls.items():

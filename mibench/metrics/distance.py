@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mibench.api import Estimate, MibenchError
 
-from .inputs import Evidence
+from .inputs import ScoringInputs
 
 
 class Nearest(NamedTuple):
@@ -86,13 +86,13 @@ def unit_features(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features.double(), dim=1, eps=1e-12)
 
 
-def measure_knn(evidence: Evidence) -> list[Estimate]:
+def measure_knn(evidence: ScoringInputs) -> list[Estimate]:
     """knn_distance: mean squared L2 in judge features to the nearest private training image of the class."""
     params = {"reference": "private train", "squared": True, "normalised": False}
     return [evidence.mean("knn_distance", "knn_distance", higher_is_better=False, params=params)]
 
 
-def measure_feature(evidence: Evidence) -> list[Estimate]:
+def measure_feature(evidence: ScoringInputs) -> list[Estimate]:
     """feature_distance, PPA's delta: the same formula in another extractor or, without one, on the unit sphere.
 
     Unit-length judge features stand in for the unit-length FaceNet features of PPA's delta_face; the squared distance
@@ -110,7 +110,7 @@ def measure_feature(evidence: Evidence) -> list[Estimate]:
     ]
 
 
-def measure_centre(evidence: Evidence) -> list[Estimate]:
+def measure_centre(evidence: ScoringInputs) -> list[Estimate]:
     """centre_distance: mean squared L2 in judge features to the mean private training feature of the class."""
     import numpy as np
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mibench.api import Estimate
 
 from . import estimates
-from .inputs import Evidence
+from .inputs import ScoringInputs
 from .prdc import pairwise
 
 
@@ -22,7 +22,7 @@ def mean_pairwise_distance(features: Tensor) -> float:
     return float(pairwise(features, features).fill_diagonal_(0).sum()) / (n * (n - 1))
 
 
-def measure(evidence: Evidence) -> list[Estimate]:
+def measure(evidence: ScoringInputs) -> list[Estimate]:
     """div_feat (mean pairwise L2 of judge features per identity) and its ratio to that of the private images.
 
     A ratio of 1 means that reconstructions of one identity vary as much as its private images do; near 0, they

@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.api import Estimate, MibenchError
 
 from . import estimates
-from .inputs import Evidence
+from .inputs import ScoringInputs
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -53,7 +53,7 @@ def _root_trace(x: Tensor, y: Tensor) -> Tensor:
     return roots.sum()
 
 
-def measure_judge(evidence: Evidence) -> list[Estimate]:
+def measure_judge(evidence: ScoringInputs) -> list[Estimate]:
     """frechet_judge: selected reconstructions against private training images, in judge features."""
     chosen = torch.from_numpy(evidence.selected.copy())
     labels = _labels(evidence)[chosen]
@@ -67,22 +67,22 @@ def measure_judge(evidence: Evidence) -> list[Estimate]:
     ]
 
 
-def measure_fid(evidence: Evidence) -> list[Estimate]:
+def measure_fid(evidence: ScoringInputs) -> list[Estimate]:
     """fid: Inception pool3 features of 8-bit images in [0, 1]; real = private training images at native size."""
     return [_fid("fid", evidence, "unit")]
 
 
-def measure_fid_ppa_legacy(evidence: Evidence) -> list[Estimate]:
+def measure_fid_ppa_legacy(evidence: ScoringInputs) -> list[Estimate]:
     """fid_ppa_legacy: images in [-1, 1] fed where [0, 1] is expected, as Plug & Play Attacks does."""
     return [_fid("fid_ppa_legacy", evidence, "ppa-legacy")]
 
 
-def measure_fid_success_only(evidence: Evidence) -> list[Estimate]:
+def measure_fid_success_only(evidence: ScoringInputs) -> list[Estimate]:
     """fid_success_only: only reconstructions that the judge accepts, as LOMMA and PLG-MI report."""
     return [_fid("fid_success_only", evidence, "unit", success_only=True)]
 
 
-def _fid(name: str, evidence: Evidence, scaling: str, *, success_only: bool = False) -> Estimate:
+def _fid(name: str, evidence: ScoringInputs, scaling: str, *, success_only: bool = False) -> Estimate:
     fields: dict[str, Any] = {"higher_is_better": False, "extractor": evidence.inception_name}
     if evidence.inception is None:
         return estimates.null(name, evidence.reasons.get("fid", "no Inception weights were given"), **fields)
@@ -128,5 +128,5 @@ def _estimate(
     return result
 
 
-def _labels(evidence: Evidence) -> Tensor:
+def _labels(evidence: ScoringInputs) -> Tensor:
     return torch.from_numpy(evidence.samples["identity"].to_numpy(dtype=np.int64).copy())

@@ -18,7 +18,7 @@ from mibench.api import Estimate, MibenchError
 from mibench.data.split import GroundTruth
 
 from . import estimates
-from .inputs import Evidence
+from .inputs import ScoringInputs
 
 FOREIGN = 1000
 
@@ -119,7 +119,7 @@ def true_identity(images: Tensor, labels: Tensor, truth: IdentityTruth) -> TrueI
     )
 
 
-def measure(evidence: Evidence) -> list[Estimate]:
+def measure(evidence: ScoringInputs) -> list[Estimate]:
     """true_identity_error, the median of true_identity_rank and the share of samples with rank 1."""
     fields: dict[str, Any] = {
         "extractor": evidence.identity_params.get("regressor"),

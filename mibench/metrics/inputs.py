@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ScoringInputs:
     """The reconstructions of a run as the judge saw them.
 
     ``N`` rows, ``P`` private training images of the attacked identities, ``D`` judge features.
@@ -102,4 +102,4 @@ def column_mean(name: str, table: pd.DataFrame, column: str, **options: Any) -> 
     )
 
 
-MetricFunction = Callable[[Evidence], list[Estimate]]
+MetricFunction = Callable[[ScoringInputs], list[Estimate]]

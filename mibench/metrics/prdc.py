@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.api import Estimate
 
 from . import estimates
-from .inputs import Evidence
+from .inputs import ScoringInputs
 
 Variant = Literal["published", "ppa-legacy"]
 NEIGHBOURS = 3
@@ -71,17 +71,17 @@ def prdc(real: Tensor, fake: Tensor, k: int = NEIGHBOURS, variant: Variant = "pu
     )
 
 
-def measure(evidence: Evidence) -> list[Estimate]:
+def measure(evidence: ScoringInputs) -> list[Estimate]:
     """precision, recall, density, coverage: published definitions, k = 3, unweighted mean over identities."""
     return _measure(evidence, "published", "")
 
 
-def measure_ppa_legacy(evidence: Evidence) -> list[Estimate]:
+def measure_ppa_legacy(evidence: ScoringInputs) -> list[Estimate]:
     """The same four as Plug & Play Attacks computes them, under names that say so."""
     return _measure(evidence, "ppa-legacy", "_ppa_legacy")
 
 
-def _measure(evidence: Evidence, variant: Variant, suffix: str) -> list[Estimate]:
+def _measure(evidence: ScoringInputs, variant: Variant, suffix: str) -> list[Estimate]:
     rows: list[Prdc] = []
     fakes = reals = skipped = 0
     for fake, real in evidence.per_identity().values():

@@ -24,7 +24,7 @@ from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimates import RESAMPLES
 from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
 from mibench.metrics.identity import IdentityTruth, true_identity
-from mibench.metrics.inputs import Evidence, MetricFunction
+from mibench.metrics.inputs import MetricFunction, ScoringInputs
 
 from . import DEFAULT_METRICS, METRICS
 
@@ -244,7 +244,7 @@ def score(
             if inception is not None
             else inception_reason or "no Inception weights were given"
         )
-    evidence = Evidence(
+    evidence = ScoringInputs(
         samples=table,
         features=seen.features,
         private_features=reference.features,
@@ -254,7 +254,7 @@ def score(
         reasons=reasons,
         fixed={name: reason for name, reason in fixed.items() if reason},
         inception=features_of,
-        inception_name=inception.name if inception is not None else Evidence.inception_name,
+        inception_name=inception.name if inception is not None else ScoringInputs.inception_name,
         controls=controls,
         identity_params=identity_params,
         seed=seed,

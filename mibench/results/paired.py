@@ -13,13 +13,13 @@ from mibench.records import Estimate
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .stored_run import Run
+    from .stored_run import StoredRun
 
 COLUMN_OF = {"acc1": "hit1", "acc5": "hit5", "target_acc1": "target_hit1"}  # metrics called otherwise in samples.csv
 RANKED_FIRST = "true_identity_top1"
 
 
-def per_identity(run: Run, name: str) -> pd.Series[float]:
+def per_identity(run: StoredRun, name: str) -> pd.Series[float]:
     """Mean over the selected samples of each identity, identities ascending.
 
     Args:
@@ -40,7 +40,7 @@ def per_identity(run: Run, name: str) -> pd.Series[float]:
     return found
 
 
-def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None = None) -> Estimate:
+def difference(run: StoredRun, other: StoredRun, column: str = "hit1", *, name: str | None = None) -> Estimate:
     """Mean difference ``run - other`` over the identities of both: bootstrap interval, sign-flip p value.
 
     Null with the reason when the runs do not share their protocol or their identities, or when one of them has no
@@ -66,14 +66,14 @@ def difference(run: Run, other: Run, column: str = "hit1", *, name: str | None =
     return null(label, reason) if reason else compared(label, first, second)
 
 
-def without_value(run: Run, name: str) -> str | None:
+def without_value(run: StoredRun, name: str) -> str | None:
     """Why a run has no value in a metric, or in the metric that a column belongs to; None where it has one."""
     metric = next((metric for metric, column in COLUMN_OF.items() if column == name), name)
     found = run.metrics.get(metric) if (run.path / "metrics.json").is_file() else None
     return (found.reason or "no reason was given") if found is not None and found.value is None else None
 
 
-def differences(run: Run, other: Run, columns: Sequence[str]) -> list[Estimate]:
+def differences(run: StoredRun, other: StoredRun, columns: Sequence[str]) -> list[Estimate]:
     """:func:`difference` for several columns; ``params["p_holm"]`` holds for all of them together."""
     found = [difference(run, other, column) for column in columns]
     tested = [index for index, estimates in enumerate(found) if "p_value" in estimates.params]
@@ -110,7 +110,7 @@ def _is_numeric(values: pd.Series[Any]) -> bool:
     return bool(is_numeric_dtype(values) or is_bool_dtype(values))
 
 
-def _no_such_column(run: Run, name: str) -> str:
+def _no_such_column(run: StoredRun, name: str) -> str:
     table = run.samples
     known = [str(column) for column in table if column != "identity" and _is_numeric(table[column])]
     known += [metric for metric, column in COLUMN_OF.items() if column in known]

@@ -59,7 +59,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """A run on disk."""
 
     path: Path
@@ -230,7 +230,7 @@ class Run:
         raise MibenchError(f"{self.path} has no unit {unit}; continue the run with the same command")
 
 
-def open_run(path: Path | str) -> Run:
+def open_run(path: Path | str) -> StoredRun:
     """A run directory for reading.
 
     Raises:
@@ -239,12 +239,12 @@ def open_run(path: Path | str) -> Run:
     folder = Path(path)
     if not (folder / "run.json").exists():
         raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
-    return Run(folder)
+    return StoredRun(folder)
 
 
-def as_runs(runs: Run | Sequence[Run]) -> tuple[Run, ...]:
+def as_runs(runs: StoredRun | Sequence[StoredRun]) -> tuple[StoredRun, ...]:
     """One run or several as a tuple of at least one."""
-    found = (runs,) if isinstance(runs, Run) else tuple(runs)
+    found = (runs,) if isinstance(runs, StoredRun) else tuple(runs)
     if not found:
         raise MibenchError("there is no run to report; give at least one run directory")
     return found

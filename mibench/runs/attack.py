@@ -29,7 +29,7 @@ MICRO_BATCH = 256
 
 
 @dataclass
-class Machine:
+class Execution:
     """Where a run computes: the device, how many images at a time, whom it tells. None of it changes a result."""
 
     device: torch.device
@@ -37,7 +37,7 @@ class Machine:
     reporter: Reporter = field(default_factory=Reporter)
 
 
-def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
+def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     """Attack every unit that is not stored intact yet. Called inside ``folder.writing()``.
 
     Raises:
@@ -57,7 +57,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Machine) -> None:
         raise MibenchError(
             f"attack {plan.attack.name!r} needs a prior with a mapping network, such as --prior stylegan2"
         )
-    machine.micro_batch = min(machine.micro_batch, most_images(prior, machine.device))
+    machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
     run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
     with deterministic(machine.device, plan.spec.precision) as varying:
@@ -83,7 +83,7 @@ class _Attacking:
 
     plan: Plan
     folder: RunDir
-    machine: Machine
+    machine: Execution
     victim: Victim
     prior: Prior | None
     total: int  # preparation and units still to do: what the progress bar counts
@@ -113,7 +113,7 @@ class _Attacking:
             progress=progress,
         )
 
-    def within_memory(self, work: Callable[[int], Any]) -> Any:
+    def with_smaller_batches_on_oom(self, work: Callable[[int], Any]) -> Any:
         """Do ``work(micro_batch)``, halving the micro-batch when memory is full; results do not depend on it."""
         while True:
             before = self.victim.queries.forward, self.victim.queries.backward
@@ -139,7 +139,7 @@ class _Attacking:
             self.victim.limit = QueryLimit(self.attack.name, stage, planned.forward, planned.backward)
         reset_peak_memory(self.machine.device)
         start = time.perf_counter()
-        result = self.within_memory(work)
+        result = self.with_smaller_batches_on_oom(work)
         if self.machine.device.type == "cuda":
             torch.cuda.synchronize(self.machine.device)
         cost = {
@@ -174,7 +174,7 @@ class _Attacking:
             self.attack.planned_queries(len(identities)),
         )
         check_reconstruction(reconstruction, identities, self.victim.image.size, self.plan)
-        reconstruction = surest(reconstruction, self.plan.spec.protocol.stored)
+        reconstruction = keep_most_confident(reconstruction, self.plan.spec.protocol.stored)
         tensors = {
             "images": to_uint8(reconstruction.images.detach().float()),
             "labels": reconstruction.labels.to(torch.int64),
@@ -197,7 +197,7 @@ class _Attacking:
         self.machine.reporter.update(self.done, self.total)
 
 
-def most_images(prior: Prior | None, device: torch.device) -> int:
+def max_micro_batch(prior: Prior | None, device: torch.device) -> int:
     """The most images of a prior to decode at a time: a power of two that takes half of the memory at most.
 
     A GPU that is asked for more says so; on a CPU memory is promised, and the process is killed when it is not there.
@@ -251,7 +251,7 @@ def check_reconstruction(found: Reconstruction, identities: tuple[int, ...], siz
         )
 
 
-def surest(found: Reconstruction, count: int | None) -> Reconstruction:
+def keep_most_confident(found: Reconstruction, count: int | None) -> Reconstruction:
     """The ``count`` reconstructions of each identity that the adversary is surest of, in the order they came in.
 
     Equal confidences: the earlier one. None keeps all.

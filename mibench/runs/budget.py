@@ -50,7 +50,7 @@ def within_budget(
     """
     if protocol.query_budget is None:
         return attack, dict(origins)
-    allowed, name = protocol.query_budget * protocol.attacked, attack.budget_setting
+    allowed, name = protocol.query_budget * protocol.num_identities, attack.budget_setting
     needed = _images(attack, protocol)
     if name is None or origins[name].origin in said:
         if needed > allowed:
@@ -116,7 +116,7 @@ def _largest(attack: Attack, name: str, protocol: EvalProtocol, allowed: int) ->
 
 def _too_much(attack: Attack, protocol: EvalProtocol, needed: int, when: str = "") -> str:
     """What the attack needs, what it may have, and which settings would lower it."""
-    each, setting = -(-needed // protocol.attacked), attack.budget_setting
+    each, setting = -(-needed // protocol.num_identities), attack.budget_setting
     value = f" with {setting}={getattr(attack, setting)}" if setting is not None and not when else when
     cheaper = [f"attack.{name}" for name in _costly(attack, protocol, needed) if name != setting]
     cures = [f"leave attack.{setting} to the budget"] if setting is not None and not when else []

@@ -264,9 +264,9 @@ def _check_access(attack: Attack, protocol: EvalProtocol) -> None:
 
 
 def _check_card_access(attack: Attack, target: Any) -> None:
-    from mibench.weights.load import most_access
+    from mibench.weights.load import max_access
 
-    granted = most_access(target)
+    granted = max_access(target)
     if attack.access > granted:
         because = f"target {target.name!r} can give no more than {granted.name.lower()}"
         raise access_error(type(attack), granted, because)

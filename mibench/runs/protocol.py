@@ -32,7 +32,7 @@ def load_protocol(name: str, layers: Sequence[Layer] = ()) -> tuple[EvalProtocol
     original, _ = settings.resolve(EvalProtocol, [base], scope="protocol")
     protocol, origins = settings.resolve(EvalProtocol, [base, *layers], scope="protocol")
     original, protocol = (dataclasses.replace(p, metrics=_spelled_out(p.metrics)) for p in (original, protocol))
-    if protocol.identity() != original.identity():
+    if protocol.digest_fields() != original.digest_fields():
         protocol = dataclasses.replace(protocol, name=f"{protocol.name} (changed)")
     return protocol, origins
 

@@ -19,7 +19,7 @@ from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
 from mibench.results import open_run
 from mibench.results.run_record import read_estimates
-from mibench.runs.attack import Machine, attack_units, stored_units
+from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, Request, make_plan
 from mibench.runs.score import judge_units
@@ -39,7 +39,7 @@ DRAWN_FOLDERS = ("tables", "figures", "images")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResult:
     """A finished run.
 
     Attributes:
@@ -53,7 +53,7 @@ class Run:
     path: Path
     metrics: Mapping[str, Mapping[str, Any]]
     missing: Mapping[str, str] = field(default_factory=dict)
-    floor: Run | None = None
+    floor: RunResult | None = None
     reused: bool = False
 
 
@@ -74,7 +74,7 @@ def run(
     min_accuracy: float | None = None,
     allow_changed_code: bool = False,
     reporter: Reporter | None = None,
-) -> Run:
+) -> RunResult:
     """Attack a target, score the reconstructions, draw tables and figures: ``mibench run`` from Python.
 
     The same arguments mean the same folder below ``out``; a run that was interrupted continues.
@@ -106,7 +106,7 @@ def run(
         settings=scoped(settings or {}),
         config=Path(config) if config is not None else None,
     )
-    machine = Machine(choose_device(device), reporter=reporter or Reporter())
+    machine = Execution(choose_device(device), reporter=reporter or Reporter())
     return run_request(request, Path(out), machine, allow_changed_code=allow_changed_code)
 
 
@@ -124,7 +124,7 @@ def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_request(request: Request, out: Path, machine: Machine, *, allow_changed_code: bool = False) -> Run:
+def run_request(request: Request, out: Path, machine: Execution, *, allow_changed_code: bool = False) -> RunResult:
     """Run what was asked for and, before it, the floor that its tables compare it with."""
     plan = make_plan(request)
     floor = None
@@ -154,7 +154,9 @@ def floor_plan(request: Request, plan: Plan) -> Plan:
     return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
 
 
-def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_changed_code: bool) -> Run:
+def _run_plan(
+    plan: Plan, out: Path, machine: Execution, floor: RunResult | None, allow_changed_code: bool
+) -> RunResult:
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
     with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == FLOOR else 0):
@@ -172,7 +174,7 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
         try:
             attack_units(plan, folder, machine)
             judge_units(plan, folder, machine)
-            draw(plan, folder, floor, machine.reporter)
+            write_reports(plan, folder, floor, machine.reporter)
         except (MibenchError, RuntimeError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
             _failed(folder, error, fresh=not record)
             raise
@@ -189,7 +191,7 @@ def _run_plan(plan: Plan, out: Path, machine: Machine, floor: Run | None, allow_
         return _finished(plan, folder, floor, reused=False)
 
 
-def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
+def completed(plan: Plan, folder: RunDir, floor: RunResult | None) -> RunResult | None:
     """The run where it is complete, its files intact and read by today's code, else None. Nothing is written.
 
     What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
@@ -201,12 +203,12 @@ def completed(plan: Plan, folder: RunDir, floor: Run | None) -> Run | None:
     return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
 
 
-def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]) -> None:
+def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, str]) -> None:
     record = folder.record()
     done = len(list(stored_units(plan, folder)))
     preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
     machine.reporter.say(
-        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
+        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.num_identities} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
     if record and done:
@@ -275,7 +277,7 @@ def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
         return  # the disk is full or the folder unwritable, which is what `error` says already
 
 
-def draw(plan: Plan, folder: RunDir, floor: Run | None, reporter: Reporter) -> None:
+def write_reports(plan: Plan, folder: RunDir, floor: RunResult | None, reporter: Reporter) -> None:
     """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
     found = open_run(folder.path)
     baseline = open_run(floor.path) if floor is not None else None
@@ -292,7 +294,7 @@ def draw(plan: Plan, folder: RunDir, floor: Run | None, reporter: Reporter) -> N
         reporter.stop()
 
 
-def _reading_code(floor: Run | None) -> dict[str, str]:
+def _reading_code(floor: RunResult | None) -> dict[str, str]:
     """What decides the files that are made from the units: scoring, reports, and the floor they are compared with."""
     hashes = {"scoring": code_hash("mibench.metrics.scoring", "mibench")}
     for name in registry.names("report"):
@@ -321,7 +323,7 @@ def _outputs_intact(folder: RunDir, record: Mapping[str, Any]) -> bool:
         return False
 
 
-def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) -> Run:
+def _finished(plan: Plan, folder: RunDir, floor: RunResult | None, *, reused: bool) -> RunResult:
     metrics = read_estimates(folder.path / "metrics.json")
     missing = {}
     for name in plan.spec.protocol.required:
@@ -331,14 +333,14 @@ def _finished(plan: Plan, folder: RunDir, floor: Run | None, *, reused: bool) ->
             missing[name] = "it was not computed"
         elif metrics[name]["value"] is None and not metrics[name].get("params", {}).get("cannot_differ"):
             missing[name] = metrics[name].get("reason") or "no reason was given"
-    return Run(folder.path, metrics, missing, floor, reused)
+    return RunResult(folder.path, metrics, missing, floor, reused)
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> Run:
+def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> RunResult:
     """Judge and draw a stored run again without attacking.
 
     Raises:
@@ -347,7 +349,7 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     folder = RunDir(path)
     if not folder.exists():
         raise MibenchError(f"{path} is not a run directory: it has no run.json")
-    machine = Machine(choose_device(device), reporter=reporter or Reporter())
+    machine = Execution(choose_device(device), reporter=reporter or Reporter())
     plan = make_plan(Request(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
     data = (folder.record().get("spec") or {}).get("dataset_digest")
@@ -369,9 +371,9 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     floor = rescore(path.parent / floor_name, device, reporter) if floor_name else None
     with folder.writing():
         judge_units(plan, folder, machine)
-        draw(plan, folder, floor, machine.reporter)
+        write_reports(plan, folder, floor, machine.reporter)
         folder.update_record(status="complete", reading=_reading_code(floor), outputs=_outputs(folder), scored=_now())
         return _finished(plan, folder, floor, reused=False)
 
 
-__all__ = ["Run", "rescore", "run", "run_request"]
+__all__ = ["RunResult", "rescore", "run", "run_request"]

@@ -19,7 +19,7 @@ from mibench.metrics import DEFAULT_METRICS, METRICS
 from mibench.metrics.extractors import InceptionExtractor
 from mibench.metrics.identity import IdentityTruth
 from mibench.metrics.scoring import Reconstructions, Scores, score
-from mibench.runs.attack import Machine, note_varying
+from mibench.runs.attack import Execution, note_varying
 from mibench.runs.plan import Plan
 from mibench.runs.store import RunDir, unit_stem
 from mibench.system.devices import deterministic
@@ -29,7 +29,7 @@ from mibench.weights import load
 from mibench.weights.cards import CardFile
 
 
-def judge_units(plan: Plan, folder: RunDir, machine: Machine) -> Scores:
+def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
     """Score the stored units of a run and write the table and the metrics. Called inside ``folder.writing()``."""
     protocol, dataset, device = plan.spec.protocol, plan.dataset.seen_by("judge"), machine.device
     cache = home() / "cache" / "features"

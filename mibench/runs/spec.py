@@ -16,7 +16,7 @@ from mibench.errors import MibenchError
 from mibench.system.canonical import hash_of, plain
 from mibench.system.precision import Precision
 
-YOUNGER_FIELDS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
+DIGEST_DEFAULTS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class EvalProtocol:
         return dataclasses.replace(self, identities=count, at_most=None)
 
     @property
-    def attacked(self) -> int:
+    def num_identities(self) -> int:
         """How many classes are attacked."""
         if self.identities is None:
             raise MibenchError(f"protocol {self.name!r} attacks all classes, and nobody has said how many there are")
@@ -99,7 +99,7 @@ class EvalProtocol:
     @property
     def labels(self) -> tuple[int, ...]:
         """The classes under attack, ascending."""
-        return tuple(range(self.first_identity, self.first_identity + self.attacked))
+        return tuple(range(self.first_identity, self.first_identity + self.num_identities))
 
     def units(self, size: int) -> list[tuple[int, ...]]:
         """The classes in order, ``size`` at a time; the last unit may be smaller."""
@@ -110,7 +110,7 @@ class EvalProtocol:
         """What a table quotes: ``demo v1``."""
         return f"{self.name} v{self.version}"
 
-    def identity(self) -> dict[str, Any]:
+    def digest_fields(self) -> dict[str, Any]:
         """The fields that decide numbers; of presets and of settings of the data and the prior the run has the values.
 
         A field that came later counts only where it says something new, so that runs made before it keep their names.
@@ -118,7 +118,7 @@ class EvalProtocol:
         fields = dataclasses.asdict(self)
         for name in ("description", "attack_presets", "made_for", "dataset", "prior_settings"):
             del fields[name]
-        for name, before in YOUNGER_FIELDS.items():
+        for name, before in DIGEST_DEFAULTS.items():
             if fields[name] == before:
                 del fields[name]
         return fields
@@ -161,7 +161,7 @@ class RunSpec:
     precision: Precision = "float32"
     attack_code: str | None = None
 
-    def identity(self) -> dict[str, Any]:
+    def digest_fields(self) -> dict[str, Any]:
         """The canonical form that is hashed. Card names are left out: weights are what their hash says."""
 
         def hashed(weights: Weights | None) -> dict[str, Any] | None:
@@ -184,14 +184,14 @@ class RunSpec:
             "judge": hashed(self.judge),
             "prior": hashed(self.prior),
             "regressor": hashed(self.regressor),
-            "protocol": plain(self.protocol.identity()),
+            "protocol": plain(self.protocol.digest_fields()),
             "seed": self.seed,
             "precision": self.precision,
         }
 
     def digest(self) -> str:
-        """SHA-256 (hex) of :meth:`identity`."""
-        return hash_of(self.identity())
+        """SHA-256 (hex) of :meth:`digest_fields`."""
+        return hash_of(self.digest_fields())
 
     @property
     def run_name(self) -> str:

@@ -19,13 +19,13 @@ from mibench.api import Access, Queries
 from mibench.errors import MibenchError
 from mibench.results import open_run
 from mibench.rng import stream
-from mibench.runs.attack import most_images
+from mibench.runs.attack import max_micro_batch
 from mibench.runs.plan import Plan
 from mibench.system.devices import deterministic
 from mibench.system.malloc import keep_freed_memory
 from mibench.weights import load
 
-from .status import Standing, progress
+from .status import CellStatus, progress
 
 IMAGES = 16  # timed at once, fewer where a prior's images are too large for that
 TIMES = 3  # the fastest one counts
@@ -42,7 +42,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class CostEstimate:
     """The cost of everything that is not finished.
 
     Attributes:
@@ -82,9 +82,9 @@ def weight(queries: Queries) -> float:
     return queries.forward + BACKWARD * queries.backward
 
 
-def outlook(standings: Sequence[Standing], out: Path, device: torch.device, jobs: int) -> Outlook:
+def outlook(standings: Sequence[CellStatus], out: Path, device: torch.device, jobs: int) -> CostEstimate:
     """What is left to do with ``jobs`` workers. Times are taken with PyTorch's present number of threads."""
-    clock = Clock(out, device)
+    clock = CostEstimator(out, device)
     shared = _shared_floors(standings, out)
     costs = {id(one): clock.cost(one.plan, one.missing, one.prepared) for one in _open(standings)}
     floors = {name: clock.cost(plan, *progress(plan, out)) for name, plan in shared.items()}
@@ -93,7 +93,7 @@ def outlook(standings: Sequence[Standing], out: Path, device: torch.device, jobs
     every = [*floors.values(), *costs.values()]
     seconds = [cost.seconds for cost in every if cost.seconds is not None]
     known = len(seconds) == len(every)
-    return Outlook(
+    return CostEstimate(
         cells,
         floors,
         total(cost.queries for cost in every),
@@ -102,11 +102,11 @@ def outlook(standings: Sequence[Standing], out: Path, device: torch.device, jobs
     )
 
 
-def _open(standings: Sequence[Standing]) -> list[Standing]:
+def _open(standings: Sequence[CellStatus]) -> list[CellStatus]:
     return [standing for standing in standings if standing.state in ("to do", "part done")]
 
 
-def _shared_floors(standings: Sequence[Standing], out: Path) -> dict[str, Plan]:
+def _shared_floors(standings: Sequence[CellStatus], out: Path) -> dict[str, Plan]:
     """Floors that running the cells will make on the way: not cells themselves, and not all there."""
     own = {standing.folder for standing in standings}
     found = {s.floor.spec.run_name: s.floor for s in _open(standings) if s.floor is not None}
@@ -122,7 +122,7 @@ def _side_by_side(seconds: Iterable[float], jobs: int) -> float:
 
 
 @dataclass
-class Clock:
+class CostEstimator:
     """Estimates seconds; what it has read or timed once it remembers."""
 
     out: Path
@@ -188,7 +188,7 @@ def _time(plan: Plan, device: torch.device) -> tuple[float, float]:
     decode = None
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, device)
-        count = min(count, most_images(prior, device))
+        count = min(count, max_micro_batch(prior, device))
         start, decode = prior.sample(count, stream(0, "timing", "latents")), prior.decode
     start = start.to(device)
 

@@ -12,7 +12,7 @@ from mibench.errors import MibenchError
 from mibench.runs.attack import stored_units
 from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, make_plan
-from mibench.runs.run import FLOOR, Run, completed, floor_plan, refuse_changed_code
+from mibench.runs.run import FLOOR, RunResult, completed, floor_plan, refuse_changed_code
 from mibench.runs.store import RunDir
 
 from .suite import Cell
@@ -21,7 +21,7 @@ State = Literal["complete", "part done", "to do", "cannot start"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class CellStatus:
     """Where a cell stands.
 
     Attributes:
@@ -41,7 +41,7 @@ class Standing:
     units: int = 0
     missing: tuple[int, ...] = ()
     prepared: bool = False
-    run: Run | None = None
+    run: RunResult | None = None
 
     @property
     def folder(self) -> str | None:
@@ -62,12 +62,12 @@ class Standing:
         return self.state
 
 
-def standings(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = False) -> list[Standing]:
+def standings(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = False) -> list[CellStatus]:
     """Where each cell stands in the output folder ``out``."""
     return [_standing(cell, out, allow_changed_code) for cell in cells]
 
 
-def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> Standing:
+def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> CellStatus:
     try:
         plan = make_plan(cell.request)
         compared = plan.spec.attack != FLOOR and FLOOR in registry.names("attack")
@@ -78,14 +78,14 @@ def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> Standing:
                 refuse_changed_code(folder, code_hashes(one.entries()))
         run = finished(plan, floor, out)
     except MibenchError as error:
-        return Standing(cell=cell, state="cannot start", reason=one_line(str(error)))
+        return CellStatus(cell=cell, state="cannot start", reason=one_line(str(error)))
     units, (missing, prepared) = len(plan.units()), progress(plan, out)
     state: State = "to do"
     if run is not None:
         state = "complete"
     elif prepared or len(missing) < units:
         state = "part done"
-    return Standing(
+    return CellStatus(
         cell=cell, state=state, plan=plan, floor=floor, units=units, missing=missing, prepared=prepared, run=run
     )
 
@@ -98,7 +98,7 @@ def progress(plan: Plan, out: Path) -> tuple[tuple[int, ...], bool]:
     return missing, folder.intact("state")
 
 
-def finished(plan: Plan, floor: Plan | None, out: Path) -> Run | None:
+def finished(plan: Plan, floor: Plan | None, out: Path) -> RunResult | None:
     """The run of a cell where it and its floor are complete, else None."""
     baseline = None
     if floor is not None:
@@ -129,8 +129,8 @@ class Outcome:
         seconds: that its worker took, start to end; None for one that did not run or ran before anybody counted.
     """
 
-    standing: Standing
+    standing: CellStatus
     status: Status
     reason: str = ""
-    run: Run | None = None
+    run: RunResult | None = None
     seconds: float | None = None

@@ -21,7 +21,7 @@ import filelock
 import torch
 
 from mibench.errors import MibenchError
-from mibench.runs.run import FLOOR, Run
+from mibench.runs.run import FLOOR, RunResult
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
 from mibench.system.files import write_error, write_json
@@ -30,9 +30,9 @@ from mibench.system.text_files import read_object, shown
 from mibench.system.work_directory import WorkDirectory
 
 from . import estimate, tables
-from .status import Standing, finished, progress, standings
+from .status import CellStatus, finished, progress, standings
 from .suite import Suite
-from .workers import Crew, Event, Job, demands
+from .workers import Event, Job, WorkerPool, demands
 
 SCHEMA = 1
 STATE = "sweep.json"
@@ -60,7 +60,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class DryRun:
     """What a sweep would do.
 
     Attributes:
@@ -71,16 +71,16 @@ class Forecast:
 
     suite: Suite
     path: Path
-    standings: tuple[Standing, ...]
+    standings: tuple[CellStatus, ...]
     last_time: tuple[str | None, ...]
-    outlook: estimate.Outlook
+    outlook: estimate.CostEstimate
     jobs: int
     threads: int
 
 
 def forecast(
     suite: Suite, out: Path, *, jobs: int | None = None, device: str = "auto", allow_changed_code: bool = False
-) -> Forecast:
+) -> DryRun:
     """What is there, what is left and what it will cost. Times a few images; writes and starts nothing."""
     devices = crew_devices(device, jobs)
     threads = threads_each(len(devices))
@@ -89,7 +89,7 @@ def forecast(
     with _threads(threads):
         outlook = estimate.outlook(found, out, torch.device(devices[0]), len(devices))
     reasons = [(before.get(_key(one)) or {}).get("reason") or None for one in found]
-    return Forecast(
+    return DryRun(
         suite=suite,
         path=out,
         standings=tuple(found),
@@ -131,7 +131,9 @@ def sweep(
         before = _remembered(suite, out)
         found = standings(suite.cells, out, allow_changed_code=allow_changed_code)
         outcomes = [_before(one, before.get(_key(one)) or {}) for one in found]
-        crew = Crew(out=out, devices=devices, threads=threads_each(len(devices)), allow_changed_code=allow_changed_code)
+        crew = WorkerPool(
+            out=out, devices=devices, threads=threads_each(len(devices)), allow_changed_code=allow_changed_code
+        )
         _conduct(suite, crew, outcomes, reporter)
         written = tables.write(suite, out, tables.rows(outcomes, out))
         return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
@@ -180,7 +182,7 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _key(standing: Standing) -> str:
+def _key(standing: CellStatus) -> str:
     return str(sorted(standing.cell.key.items()))
 
 
@@ -202,14 +204,14 @@ def _remembered(suite: Suite, out: Path) -> dict[str, Mapping[str, Any]]:
     return {str(sorted(cell["key"].items())): cell for cell in cells}
 
 
-def _before(standing: Standing, remembered: Mapping[str, Any]) -> Outcome:
+def _before(standing: CellStatus, remembered: Mapping[str, Any]) -> Outcome:
     """Where a cell stands before anything runs."""
     if standing.run is not None:
         return _ended(standing, standing.run, remembered.get("seconds"))
     return Outcome(standing=standing, status=standing.state, reason=standing.reason)
 
 
-def _ended(standing: Standing, run: Run, seconds: float | None) -> Outcome:
+def _ended(standing: CellStatus, run: RunResult, seconds: float | None) -> Outcome:
     """A finished run; where its protocol demands more than it has, a failure as for ``mibench run``."""
     if run.missing:
         return Outcome(standing=standing, status="failed", reason=demands(run.missing), run=run, seconds=seconds)
@@ -234,7 +236,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _conduct(suite: Suite, crew: Crew, outcomes: list[Outcome], reporter: Reporter) -> None:
+def _conduct(suite: Suite, crew: WorkerPool, outcomes: list[Outcome], reporter: Reporter) -> None:
     """Run what is left; ``outcomes`` follows."""
     log = WorkDirectory(crew.out)
     jobs = _jobs(outcomes)
@@ -273,7 +275,7 @@ def _jobs(outcomes: Sequence[Outcome]) -> list[Job]:
     return [Job(index=index, request=one.cell.request, makes=one.makes) for index, one in open_ones]
 
 
-def _weights(left: Sequence[Standing]) -> list[float]:
+def _weights(left: Sequence[CellStatus]) -> list[float]:
     """How far each cell moves the bar: by what it still has to compute, as far as it can say."""
     found = [estimate.planned(one.plan, one.missing, one.prepared) if one.plan is not None else None for one in left]
     known = [estimate.weight(queries) for queries in found if queries is not None]

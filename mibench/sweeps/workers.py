@@ -66,7 +66,7 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crew:
+class WorkerPool:
     """The workers of a sweep.
 
     Attributes:
@@ -258,13 +258,13 @@ def work(
     try:
         import torch
 
-        from mibench.runs.attack import Machine
+        from mibench.runs.attack import Execution
         from mibench.runs.run import run_request
         from mibench.system.devices import choose_device
 
         torch.set_num_threads(threads)
         attack = registry.entry("attack", str(request.attack)).name
-        machine = Machine(choose_device(device), reporter=PipeReporter(connection, attack))
+        machine = Execution(choose_device(device), reporter=PipeReporter(connection, attack))
         found = run_request(request, out, machine, allow_changed_code=allow_changed_code)
     except MibenchError as error:
         connection.send(("failed", one_line(str(error))))

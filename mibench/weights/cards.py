@@ -222,7 +222,7 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
         raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
     # A network of another data set is no misspelling, unless the data set was spelled out.
     have = [c.name for c in cards.values() if c.kind == kind and (at or c.name.split("@")[1].split("+")[0] == dataset)]
-    if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
+    if kind == "target" and getattr(registry.load(kind, architecture), "from_user", False):
         raise MibenchError(
             f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
             f"{registry.suggest(name, have)}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mibench import registry
 from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
-from mibench.errors import MibenchError, Misfit, MisfitError
+from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 from mibench.system.files import atomic_write
 from mibench.system.tensor_files import METADATA_KEY
@@ -62,7 +62,7 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: st
     Raises:
         MisfitError: missing, unexpected or misshapen tensors, with the likely cause.
     """
-    misfit = Misfit.between(
+    misfit = StateDictMismatch.between(
         {key: tensor.shape for key, tensor in network.state_dict().items()},
         {key: tensor.shape for key, tensor in weights.items()},
     )
@@ -80,7 +80,7 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: st
     )
 
 
-def packed(name: str, weights: Mapping[str, Tensor]) -> bytes:
+def to_safetensors(name: str, weights: Mapping[str, Tensor]) -> bytes:
     """The safetensors file of a network's weights: contiguous tensors of their own, the card's name as metadata."""
     apart: dict[str, Tensor] = {}
     places: set[int] = set()
@@ -92,7 +92,7 @@ def packed(name: str, weights: Mapping[str, Tensor]) -> bytes:
     return save(apart, metadata={METADATA_KEY: name})
 
 
-def shelve(card: Card, content: bytes, folder: Path) -> Path:
+def save_weights(card: Card, content: bytes, folder: Path) -> Path:
     """Write ``weights/<file>``, then the card that vouches for it; returns the card's path.
 
     Raises:
@@ -124,7 +124,7 @@ def build_network(file: CardFile) -> tuple[nn.Module, Card]:
     return network.eval().requires_grad_(False), card
 
 
-def most_access(card: Card) -> Access:
+def max_access(card: Card) -> Access:
     """The most that a target can give: what its card says, and no more than its kind of network can."""
     kind = getattr(registry.load(card.kind, card.architecture), "access", "gradients")
     return min(Access[card.access.upper()], Access[kind.upper()])
@@ -139,9 +139,9 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
     network, card = build_network(file)
     if card.classes is None:
         raise MibenchError(f"{file.path}: a target needs the field 'classes'")
-    if access > most_access(card):
+    if access > max_access(card):
         raise AccessError(
-            f"target {card.name!r} can give no more than {most_access(card).name.lower()}, "
+            f"target {card.name!r} can give no more than {max_access(card).name.lower()}, "
             f"{access.name.lower()} was asked for"
         )
     network.to(device)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, PublicAndVictim, Recipe, Trained, WeightsFile, Workshop
+from mibench.api import Access, Card, PriorTrainingData, Recipe, TrainedWeights, TrainingContext, WeightsFile
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -33,7 +33,7 @@ from mibench.system.progress import Reporter
 from mibench.system.work_directory import WorkDirectory
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
 from mibench.weights.cards import find as find_card
-from mibench.weights.load import build_victim, load_weights, packed, shelve
+from mibench.weights.load import build_victim, load_weights, save_weights, to_safetensors
 from mibench.weights.same_data import check_same_data
 
 TRAIN_SCOPES = ("train", "dataset")
@@ -116,7 +116,7 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
     if kind not in CARD_KINDS:
         raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
     registry.entry(kind, architecture)  # an unknown architecture is refused here, with a suggestion
-    if kind == "target" and getattr(registry.load(kind, architecture), "brought", False):
+    if kind == "target" and getattr(registry.load(kind, architecture), "from_user", False):
         raise MibenchError(f"{architecture!r} is a model that somebody brings: mibench audit takes it in")
     known = registry.names("recipe")
     for name in (f"{kind}:{architecture}", kind):
@@ -193,7 +193,7 @@ def train(
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
         if checkpoint.path.is_file():
             reporter.say(f"continuing from {checkpoint.path}")
-        workshop = Workshop(
+        workshop = TrainingContext(
             device=chosen,
             checkpoint=checkpoint,
             seed=training.seed,
@@ -239,7 +239,7 @@ def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> 
 
 def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> CardFile | None:
     """The card of the classifier that a prior is made against; None for recipes that want none."""
-    if recipe.wants != "public+victim":
+    if recipe.needs != "public+victim":
         if training.target:
             raise MibenchError(f"{training.kind} {training.architecture!r} is made against no target: drop --target")
         return None
@@ -265,26 +265,26 @@ def backbone_of(recipe: Recipe) -> CardFile | None:
 
 def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
     """The whole split for the defender and the referee; public pixels, and at most the victim, for the adversary."""
-    if recipe.wants == "split":
+    if recipe.needs == "split":
         return dataset
 
     def public(size: int) -> Tensor:
         return dataset.public(size).pixels
 
-    if recipe.wants == "public":
+    if recipe.needs == "public":
         return public
-    if recipe.wants == "public+victim" and target is not None:
-        return PublicAndVictim(public, build_victim(target, Access.SCORES, device))
-    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.wants!r}; known: split, public, public+victim")
+    if recipe.needs == "public+victim" and target is not None:
+        return PriorTrainingData(public, build_victim(target, Access.SCORES, device))
+    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: split, public, public+victim")
 
 
 def store_trained(
-    training: Training, trained: Trained, dataset: IdentitySplit, settings: Mapping[str, Any]
+    training: Training, trained: TrainedWeights, dataset: IdentitySplit, settings: Mapping[str, Any]
 ) -> tuple[Path, Card]:
     """Write ``weights/<stem>.safetensors``, then the card that vouches for it."""
     folder = training.output or home()
     stem = stem_of(training.name)
-    content = packed(training.name, trained.weights)
+    content = to_safetensors(training.name, trained.weights)
     card = Card(
         name=training.name,
         kind=training.kind,
@@ -306,4 +306,4 @@ def store_trained(
         measured=trained.measured or None,
         notes=trained.notes,
     )
-    return shelve(card, content, folder), card
+    return save_weights(card, content, folder), card

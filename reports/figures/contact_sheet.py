@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mibench.reports.formatting import context, number
-from mibench.results import LabelledImages, Run
+from mibench.results import LabelledImages, StoredRun
 
 from .style import BLUE, GREY, INK, LARGE, NORMAL, SMALL, VERMILION, figure, heading
 
@@ -35,7 +35,9 @@ class _Tile:
     dashed: bool = False
 
 
-def contact_sheet(run: Run, label: str, private: LabelledImages | None, *, hide_faces: bool, rows: int = 10) -> Figure:
+def contact_sheet(
+    run: StoredRun, label: str, private: LabelledImages | None, *, hide_faces: bool, rows: int = 10
+) -> Figure:
     """One row per identity: private images | best reconstructions | the nearest private image of each.
 
     The identities are the first ones by class number and the reconstructions the best by the adversary's own
@@ -108,7 +110,7 @@ def _group_titles(axes: Axes, groups: dict[str, float], examples: int, across: i
 
 
 def _row_tiles(
-    run: Run,
+    run: StoredRun,
     best: Any,
     identity: int,
     private: LabelledImages | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mibench.reports.formatting import context, curve_title
-from mibench.results import Run
+from mibench.results import StoredRun
 
 from .style import GREY, INK, LINES, NORMAL, SMALL, colours, figure, heading, say, tidy
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BAND = (10, 90)  # percentiles over identities
 
 
-def curves_plot(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
+def curves_plot(runs: Sequence[StoredRun], labels: Sequence[str]) -> Figure:
     """A panel per curve: mean over identities and the band from the 10th to the 90th percentile.
 
     A curve whose mean is positive and spans more than three orders of magnitude gets a logarithmic axis.

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from mibench.reports.formatting import context, interval
-from mibench.results import Run, per_identity
+from mibench.results import StoredRun, per_identity
 
 from .style import BLUE, GREY, INK, NORMAL, SMALL, figure, heading, tidy
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_NAMES = 60  # identities that still get a name under the axis
 
 
-def identity_plot(run: Run, label: str, floor: Run | None) -> Figure:
+def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure:
     """Two panels over the same order of identities: acc@1 with Wilson's interval over the identity's samples, and KNN
     distance with the middle half of its samples. The floor's values and mean are drawn when given."""
     accuracy, distance = per_identity(run, "hit1"), per_identity(run, "knn_distance")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mibench.api import Estimate
 from mibench.reports.formatting import context
-from mibench.results import Run
+from mibench.results import StoredRun
 
 from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, say, tidy
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Point = tuple[Run, str, str, str]  # run, label, colour, marker
+Point = tuple[StoredRun, str, str, str]  # run, label, colour, marker
 
 
-def spread_plot(runs: Sequence[Run], labels: Sequence[str], floor: Run | None) -> Figure:
+def spread_plot(runs: Sequence[StoredRun], labels: Sequence[str], floor: StoredRun | None) -> Figure:
     """Up is faithful, right is diverse; error bars are 95 % intervals over identities."""
     from matplotlib.lines import Line2D
 

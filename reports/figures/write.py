@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mibench.reports.formatting import hides_faces, run_labels
-from mibench.results import LabelledImages, Run, as_runs
+from mibench.results import LabelledImages, StoredRun, as_runs
 
 from .contact_sheet import contact_sheet
 from .curves import curves_plot
@@ -24,10 +24,10 @@ from .style import save
 
 
 def write_figures(
-    run: Run | Sequence[Run],
+    run: StoredRun | Sequence[StoredRun],
     folder: Path | None = None,
     *,
-    floor: Run | None = None,
+    floor: StoredRun | None = None,
     private: LabelledImages | None = None,
     hide_faces: bool | None = None,
 ) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents, foreign
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents, foreign
 from mibench.rng import stream
 
 from .causes import likely
@@ -22,16 +22,16 @@ from .module import ModuleNetwork, last_linear
 from .network import OwnNetwork
 from .onnx import OnnxNetwork
 from .outputs import check_roles, recognise
-from .preprocessing import Declared
+from .preprocessing import ImageConvention
 from .torchscript import TorchScriptNetwork
 
 PROBE = 2  # images shown to a model that is taken in
 SAME = 1e-4  # relative; between an image alone and in company
 
 
-def import_module(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_module(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
     """Importer ``target:module``: a factory, and one file of weights or none (then the factory's own are kept)."""
-    declared = Declared.of(settings)
+    declared = ImageConvention.of(settings)
     if not declared.factory:
         raise MibenchError("import.factory is wanted: package.module:build")
     if len(files) > 1:
@@ -72,7 +72,7 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
     return _trained(architecture, declared, image, arguments, weights, roles, notes)
 
 
-def import_onnx(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_onnx(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
     """Importer ``target:onnx``: one file, whole, as the uint8 tensor ``file``."""
     declared, content = _file_only(files, settings)
     network = OnnxNetwork(declared.classes, bytes=len(content))
@@ -82,7 +82,9 @@ def import_onnx(architecture: str, files: Sequence[WeightsContents], settings: M
     return _of_file(architecture, network, declared, image, content)
 
 
-def import_torchscript(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_torchscript(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+) -> TrainedWeights:
     """Importer ``target:torchscript``: one file, whole, as the uint8 tensor ``file``."""
     declared, content = _file_only(files, settings)
     network = TorchScriptNetwork(declared.classes, bytes=len(content))
@@ -90,8 +92,8 @@ def import_torchscript(architecture: str, files: Sequence[WeightsContents], sett
     return _of_file(architecture, network, declared, declared.image(_size(declared, None)), content)
 
 
-def _file_only(files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> tuple[Declared, Tensor]:
-    declared = Declared.of(settings)
+def _file_only(files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> tuple[ImageConvention, Tensor]:
+    declared = ImageConvention.of(settings)
     if declared.factory or declared.arguments or declared.features:
         raise MibenchError("--features and --set model.* belong to a model in code; a file has its layers sealed")
     if len(files) != 1 or "file" not in files[0].tensors:
@@ -99,7 +101,9 @@ def _file_only(files: Sequence[WeightsContents], settings: Mapping[str, Any]) ->
     return declared, files[0].tensors["file"]
 
 
-def _of_file(architecture: str, network: OwnNetwork, declared: Declared, image: ImageSpec, content: Tensor) -> Trained:
+def _of_file(
+    architecture: str, network: OwnNetwork, declared: ImageConvention, image: ImageSpec, content: Tensor
+) -> TrainedWeights:
     network.channel_order = declared.channel_order
     roles, notes = _probe(network.eval(), declared, image)
     arguments: dict[str, Any] = {"bytes": len(content)}
@@ -108,18 +112,18 @@ def _of_file(architecture: str, network: OwnNetwork, declared: Declared, image: 
 
 def _trained(
     architecture: str,
-    declared: Declared,
+    declared: ImageConvention,
     image: ImageSpec,
     arguments: dict[str, Any],
     weights: Mapping[str, Tensor],
     roles: Sequence[str],
     notes: Sequence[str],
-) -> Trained:
+) -> TrainedWeights:
     arguments |= {
         "outputs": list(roles),
         "channel_order": declared.channel_order,
     }
-    return Trained(
+    return TrainedWeights(
         architecture=architecture,
         arguments=arguments,
         image=image,
@@ -129,7 +133,7 @@ def _trained(
     )
 
 
-def _size(declared: Declared, fixed: int | None) -> int:
+def _size(declared: ImageConvention, fixed: int | None) -> int:
     if fixed is not None and declared.size not in (None, fixed):
         raise MibenchError(f"--size {declared.size}: the model's file says {fixed}; leave --size out")
     size = fixed or declared.size
@@ -145,7 +149,7 @@ def _noise(image: ImageSpec) -> Tensor:
 
 
 @torch.no_grad()
-def _probe(network: OwnNetwork, declared: Declared, image: ImageSpec) -> tuple[tuple[str, ...], list[str]]:
+def _probe(network: OwnNetwork, declared: ImageConvention, image: ImageSpec) -> tuple[tuple[str, ...], list[str]]:
     """Roles of what the model returns, and sentences worth a person's attention."""
     images = _noise(image)
     tensors = _asked(network, images)

@@ -22,7 +22,7 @@ class OwnNetwork(nn.Module, ABC):
         channel_order: ``rgb`` or ``bgr``: of the images that the model takes.
     """
 
-    brought: ClassVar[bool] = True  # built from what its card names, at no width and for no other number of classes
+    from_user: ClassVar[bool] = True  # built from what its card names, at no width and for no other number of classes
     access: ClassVar[Literal["labels", "scores", "gradients"]]  # the most that a model of this kind can give
     called: str = "the model"  # in messages
 

@@ -14,7 +14,7 @@ LARGEST = 4096  # pixels; a side beyond is a slip of the keyboard
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declared:
+class ImageConvention:
     """Settings of an import; what is None is inferred or has no effect.
 
     Attributes:
@@ -52,7 +52,7 @@ class Declared:
             raise MibenchError(f"--channel-order must be rgb or bgr, got {self.channel_order!r}")
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Declared:
+    def of(cls, settings: Mapping[str, Any]) -> ImageConvention:
         """Read an importer's settings; unknown ones are refused."""
         known = [f.name for f in fields(cls)]
         for name in settings:

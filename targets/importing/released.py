@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents
 
 from .checkpoint_kinds import Kind, kind_of
 
@@ -32,7 +32,9 @@ IRS = ("ir152", "facenet64", "facenet112")
 class ClassifierImporter:
     """``target`` and ``judge``: VGG16 (also BiDO's and MID's), IR152, FaceNet64 and the judge FaceNet."""
 
-    def __call__(self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+    def __call__(
+        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    ) -> TrainedWeights:
         """Arguments from shapes, keys renamed where a release names them otherwise."""
         if architecture not in (*VGGS, *IRS):
             known = ", ".join((*VGGS, *IRS))
@@ -46,7 +48,7 @@ class ClassifierImporter:
             arguments = _ir_arguments(tensors, "feature.output_layer.", 7)
         else:
             arguments = _ir_arguments(tensors, "output_layer.", 4)
-        return Trained(
+        return TrainedWeights(
             architecture=architecture,
             arguments=arguments,
             image=ImageSpec(size=arguments["size"]),
@@ -64,7 +66,9 @@ class ClassifierImporter:
 class BackboneImporter:
     """``backbone``: face.evoLVe's MS1M networks and torchvision's vgg16_bn."""
 
-    def __call__(self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+    def __call__(
+        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    ) -> TrainedWeights:
         """All weights of a face network, the convolutions of torchvision's."""
         if architecture not in ("ir50", "ir152", "vgg16_bn"):
             raise MibenchError(f"no importer knows a released format of the backbone {architecture!r}")
@@ -79,7 +83,7 @@ class BackboneImporter:
         else:
             arguments = _ir_arguments(given, "output_layer.", 7)
             image = ImageSpec(size=arguments["size"], mean=HALF, std=HALF)
-        return Trained(
+        return TrainedWeights(
             architecture=architecture,
             arguments=arguments,
             image=image,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents
 from mibench.targets import CATALOGUE
 from mibench.targets.networks.narrowing import SIXTEENTHS
 
@@ -81,12 +81,14 @@ _WORDS = {int: "a whole number", bool: "true or false", str: "a name"}
 SETTINGS = tuple(field.name for field in fields(Settings))
 
 
-def import_target(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_target(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
     """Importer of torchvision's classifiers: a target as PPA trains it."""
     return _classifier("target", architecture, files, Settings.of(settings, ("size", "mean", "std")))
 
 
-def import_inception(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_inception(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+) -> TrainedWeights:
     """Importer of the Inception-v3 judge.
 
     Its auxiliary classifier is left out: it serves training only, and PPA leaves it at ImageNet's 1,000 classes
@@ -96,12 +98,12 @@ def import_inception(architecture: str, files: Sequence[WeightsContents], settin
     return _classifier("judge", architecture, files, chosen, without=AUXILIARY, auxiliary=False)
 
 
-def import_backbone(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_backbone(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
     """Importer of weights that a training starts from (``train.init``): torchvision's ImageNet files, whole."""
     return _classifier("backbone", architecture, files, Settings.of(settings, ("size", "mean", "std")))
 
 
-def import_timm(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_timm(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
     """Importer of timm's classifiers; ``import.model`` names the network."""
     chosen = Settings.of(settings, ("model", "size", "mean", "std"))
     if not chosen.model:
@@ -112,7 +114,7 @@ def import_timm(architecture: str, files: Sequence[WeightsContents], settings: M
     with torch.device("meta"):
         skeleton = build(10, model=chosen.model, size=size)
     classes = _rows(tensors, _final_of(skeleton), chosen.model)
-    return Trained(
+    return TrainedWeights(
         architecture=architecture,
         arguments={"model": chosen.model, "size": size},
         image=chosen.image(size),
@@ -129,7 +131,7 @@ def _classifier(
     *,
     without: str | None = None,
     **fixed: Any,
-) -> Trained:
+) -> TrainedWeights:
     """Weights of a torchvision network in today's spelling, and the arguments that build it."""
     given = {_spelt(key): value for key, value in _only(files).tensors.items()}
     tensors = {key: value for key, value in given.items() if without is None or not key.startswith(without)}
@@ -150,7 +152,7 @@ def _classifier(
         notes.append("saved by a torch that did not count batches; the norms' counters are 0, which nothing reads")
     if len(tensors) < len(given) and without is not None:
         notes.append(f"without {without.rstrip('.')}, which serves training only")
-    return Trained(
+    return TrainedWeights(
         architecture=architecture,
         arguments={"width": width, "size": size, **options},
         image=settings.image(size),

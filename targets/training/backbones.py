@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mibench.api import MibenchError, Misfit, MisfitError
+from mibench.api import MibenchError, MisfitError, StateDictMismatch
 from mibench.targets.networks import ir
 from mibench.targets.networks.vgg16 import convolutions, initialise
 
@@ -59,7 +59,7 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], *, backbone: s
     given = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
     if not any(key.startswith("output_layer.") for key in wanted):
         given = {key: tensor for key, tensor in given.items() if not key.startswith("output_layer.")}
-    misfit = Misfit.between(
+    misfit = StateDictMismatch.between(
         {key: tensor.shape for key, tensor in wanted.items()}, {key: tensor.shape for key, tensor in given.items()}
     )
     if misfit:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mibench.api import Workshop
+from mibench.api import TrainingContext
 
 from .augment import plain_batch
 from .supervised import autocast
@@ -17,7 +17,9 @@ LARGE = 128
 LEAST_VARIANCE = 1e-6
 
 
-def outputs(network: nn.Module, store: Tensor, workshop: Workshop | None = None) -> Iterator[tuple[slice, Tensor]]:
+def outputs(
+    network: nn.Module, store: Tensor, workshop: TrainingContext | None = None
+) -> Iterator[tuple[slice, Tensor]]:
     """Logits (or predictions) of all images, batch by batch, as float32, in eval mode; float32 without a workshop."""
     network.eval()
     device = next(network.parameters()).device
@@ -33,7 +35,7 @@ def outputs(network: nn.Module, store: Tensor, workshop: Workshop | None = None)
             yield part, (output if isinstance(output, Tensor) else output[-1]).float()
 
 
-def accuracy(network: nn.Module, store: Tensor, labels: Tensor, workshop: Workshop | None = None) -> float:
+def accuracy(network: nn.Module, store: Tensor, labels: Tensor, workshop: TrainingContext | None = None) -> float:
     """Share of images ``(N, S, S, 3)`` whose largest logit is their label. All images, none dropped."""
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for part, logits in outputs(network, store, workshop):
@@ -41,7 +43,7 @@ def accuracy(network: nn.Module, store: Tensor, labels: Tensor, workshop: Worksh
     return int(correct) / len(store)
 
 
-def predictions(network: nn.Module, store: Tensor, workshop: Workshop | None = None) -> Tensor:
+def predictions(network: nn.Module, store: Tensor, workshop: TrainingContext | None = None) -> Tensor:
     """Identity vectors ``(N, D)`` that a regressor reads from images ``(N, S, S, 3)``."""
     return torch.cat([vectors.clone() for _, vectors in outputs(network, store, workshop)])
 

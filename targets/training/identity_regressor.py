@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mibench.api import MibenchError, Trained, Workshop
+from mibench.api import MibenchError, TrainedWeights, TrainingContext
 from mibench.data.split import GroundTruth, IdentitySplit
 from mibench.rng import Streams
 
@@ -50,7 +50,7 @@ class TrainRegressor(SupervisedRecipe):
     held_out: float = 0.1  # share of the public identities that validate
     images: int = 0  # at most so many public images; 0: all
 
-    def run(self, data: IdentitySplit, workshop: Workshop) -> Trained:
+    def run(self, data: IdentitySplit, workshop: TrainingContext) -> TrainedWeights:
         """Train on public images, from the checkpoint when there is one, and measure on held-out identities."""
         self.check()
         if not isinstance(data, GroundTruth):
@@ -93,7 +93,7 @@ class TrainRegressor(SupervisedRecipe):
         weights = stored_weights(network, self.storage)
         predicted = predictions(network, test_store).cpu()
         names = [name for name, out in zip(public.identities, held.tolist(), strict=True) if out]
-        return Trained(
+        return TrainedWeights(
             architecture=self.architecture,
             arguments=arguments,
             image=self.image,

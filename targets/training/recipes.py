@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, Trained, Workshop
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext
 from mibench.data.split import IdentitySplit, Images
 from mibench.rng import Streams, derive
 from mibench.targets import CATALOGUE
@@ -37,7 +37,7 @@ class TrainClassifier(SupervisedRecipe):
         if not self.least_smoothing <= self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
-    def run(self, data: IdentitySplit, workshop: Workshop) -> Trained:
+    def run(self, data: IdentitySplit, workshop: TrainingContext) -> TrainedWeights:
         """Train on ``data.private("train", size)``, from the checkpoint when there is one."""
         self.check()
         train, test = data.private("train", self.size), data.private("test", self.size)
@@ -63,7 +63,7 @@ class TrainClassifier(SupervisedRecipe):
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, workshop)},
         )
         weights = stored_weights(network, self.storage)
-        return Trained(
+        return TrainedWeights(
             architecture=self.architecture,
             arguments=arguments,
             image=self.image,

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, Recipe, Trained, Workshop
+from mibench.api import ImageSpec, MibenchError, Recipe, TrainedWeights, TrainingContext
 from mibench.rng import Streams, derive
 from mibench.targets.networks.ir import Backbone
 
@@ -109,12 +109,12 @@ class SupervisedRecipe(Recipe):
         return training_batch(store, indices, generator, flip=self.flip, augmentation=self.augment, device=device)
 
     @abstractmethod
-    def run(self, data: Any, workshop: Workshop) -> Trained:
+    def run(self, data: Any, workshop: TrainingContext) -> TrainedWeights:
         """Train to the end, from the checkpoint when there is one."""
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainingSummary:
     """What :func:`fit` reports; the chosen weights are in the network. ``epoch`` counts from 1."""
 
     epoch: int
@@ -127,12 +127,12 @@ def fit(
     goals: Tensor,
     *,
     recipe: SupervisedRecipe,
-    workshop: Workshop,
+    workshop: TrainingContext,
     streams: Streams,
     data_digest: str,
     loss: Loss,
     evaluate: Evaluate,
-) -> Fitted:
+) -> TrainingSummary:
     """Train ``network`` in place.
 
     Args:
@@ -155,7 +155,7 @@ class _Training:
         store: Tensor,
         goals: Tensor,
         recipe: SupervisedRecipe,
-        workshop: Workshop,
+        workshop: TrainingContext,
         streams: Streams,
         data_digest: str,
     ) -> None:
@@ -180,7 +180,7 @@ class _Training:
         self.totals = torch.empty(0, device=workshop.device)  # sums over the steps of the running epoch
         self.best: dict[str, Any] = {}
 
-    def to_the_end(self, loss: Loss, evaluate: Evaluate) -> Fitted:
+    def to_the_end(self, loss: Loss, evaluate: Evaluate) -> TrainingSummary:
         devices = [self.workshop.device] if self.workshop.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             self._restore()
@@ -188,8 +188,8 @@ class _Training:
                 self._epoch(epoch, loss, evaluate)
         if self.recipe.select == "best_on_test":
             self.network.load_state_dict(self.best["weights"])
-            return Fitted(int(self.best["epoch"]), f"test-set selection: best of {self.recipe.epochs} epochs")
-        return Fitted(self.recipe.epochs, "last epoch")
+            return TrainingSummary(int(self.best["epoch"]), f"test-set selection: best of {self.recipe.epochs} epochs")
+        return TrainingSummary(self.recipe.epochs, "last epoch")
 
     def _epoch(self, epoch: int, loss: Loss, evaluate: Evaluate) -> None:
         self.network.train()
@@ -290,7 +290,7 @@ class _Training:
         return json.dumps(parts, sort_keys=True)
 
 
-def autocast(workshop: Workshop) -> contextlib.AbstractContextManager[Any]:
+def autocast(workshop: TrainingContext) -> contextlib.AbstractContextManager[Any]:
     """The workshop's precision as a context: bfloat16 autocast, or nothing for float32."""
     if workshop.precision == "float32":
         return contextlib.nullcontext()
@@ -299,7 +299,7 @@ def autocast(workshop: Workshop) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(workshop.device.type, torch.bfloat16)
 
 
-def preferred_layout(network: nn.Module, workshop: Workshop) -> torch.memory_format:
+def preferred_layout(network: nn.Module, workshop: TrainingContext) -> torch.memory_format:
     """The faster memory layout for training: channels_last, except for IR networks in bfloat16 on a CPU.
 
     Those spend their time in norms over few channels, which torch does slowly in channels_last: at widths 0.125 and

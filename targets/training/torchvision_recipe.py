@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, Misfit, MisfitError
+from mibench.api import ImageSpec, MibenchError, MisfitError, StateDictMismatch
 from mibench.targets.networks.torchvision_networks import Head
 
 from .augment import plain_batch
@@ -166,7 +166,7 @@ def start_whole(network: nn.Module, weights: Mapping[str, Tensor], *, backbone: 
     }
     # a network for small images has no auxiliary classifier
     given = {k: v for k, v in weights.items() if k in wanted or not k.startswith("AuxLogits.")} | fresh
-    misfit = Misfit.between({k: v.shape for k, v in wanted.items()}, {k: v.shape for k, v in given.items()})
+    misfit = StateDictMismatch.between({k: v.shape for k, v in wanted.items()}, {k: v.shape for k, v in given.items()})
     if misfit:
         raise MisfitError(
             f"backbone {backbone!r} is not {architecture} as it is trained here: {misfit.summary()}; take the one of "

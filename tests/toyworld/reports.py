@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mibench.results import Run
+from mibench.results import StoredRun
 
 
-def write_report(run: Run, folder: Path | None = None, *, floor: Run | None = None, private: Any = None) -> list[Path]:
+def write_report(
+    run: StoredRun, folder: Path | None = None, *, floor: StoredRun | None = None, private: Any = None
+) -> list[Path]:
     """One line per run."""
     folder = folder or run.path / "tables"
     folder.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, PublicAndVictim, Recipe, Trained, Workshop
+from mibench.api import ImageSpec, MibenchError, PriorTrainingData, Recipe, TrainedWeights, TrainingContext
 
 from .data import ToyFaces
 from .networks import classifier_weights
@@ -25,7 +25,7 @@ class TrainToy(Recipe):
     epochs: int = 3
     stop_after: int = 0  # pretends to be interrupted after so many epochs
 
-    def run(self, data: ToyFaces, workshop: Workshop) -> Trained:
+    def run(self, data: ToyFaces, workshop: TrainingContext) -> TrainedWeights:
         state = workshop.checkpoint.load() or {"epoch": 0, "trace": torch.zeros(0)}
         for epoch in range(state["epoch"], self.epochs):
             state = {"epoch": epoch + 1, "trace": torch.cat([state["trace"], torch.tensor([float(epoch)])])}
@@ -34,7 +34,7 @@ class TrainToy(Recipe):
             if self.stop_after == epoch + 1:
                 raise KeyboardInterrupt
         weights = {name: tensor.half() for name, tensor in classifier_weights(data).items()}
-        return Trained(
+        return TrainedWeights(
             architecture=self.architecture,
             arguments={"width": 1.0},
             image=ImageSpec(size=8),
@@ -49,13 +49,13 @@ class TrainToyPrior(Recipe):
     """Sees public pixels only."""
 
     kind: ClassVar[str] = "prior"
-    wants: ClassVar[str] = "public"
+    needs: ClassVar[str] = "public"
 
-    def run(self, data: Callable[[int], Tensor], workshop: Workshop) -> Trained:
+    def run(self, data: Callable[[int], Tensor], workshop: TrainingContext) -> TrainedWeights:
         pixels = data(8)
         if pixels.dtype != torch.uint8:
             raise MibenchError("expected uint8 pixels")
-        return Trained(
+        return TrainedWeights(
             architecture="toygan", arguments={}, image=ImageSpec(size=8), weights={"scale": pixels.float().std() / 64}
         )
 
@@ -65,12 +65,12 @@ class TrainToyAimed(Recipe):
     """Asks the target about public images, as a prior that is made against it does."""
 
     kind: ClassVar[str] = "prior"
-    wants: ClassVar[str] = "public+victim"
+    needs: ClassVar[str] = "public+victim"
 
-    def run(self, data: PublicAndVictim, workshop: Workshop) -> Trained:
+    def run(self, data: PriorTrainingData, workshop: TrainingContext) -> TrainedWeights:
         images = data.public(8).float() / 255
         scores = data.victim.scores(images)
-        return Trained(
+        return TrainedWeights(
             architecture="toyaimed",
             arguments={},
             image=ImageSpec(size=8),

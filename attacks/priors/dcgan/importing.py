@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, Trained, WeightsContents
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents
 
 from .networks import SIZE
 
@@ -22,7 +22,7 @@ CRITICS = {"gmi": "critic of GMI", "kedmi": "critic of KEDMI"}
 RELEASED = {"gmi": "celeba_G.tar celeba_D.tar", "kedmi": "improved_celeba_G.tar improved_celeba_D.tar"}
 
 
-def import_gan(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_gan(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
     """Weights ``G.*`` and ``D.*``, and the arguments that build the prior of :mod:`mibench.attacks.priors.dcgan.prior`.
 
     Raises:
@@ -47,7 +47,7 @@ def import_gan(architecture: str, files: Sequence[WeightsContents], settings: Ma
     weights = {
         f"{name}.{key}": value for name, part in (("G", generator), ("D", critic)) for key, value in part.items()
     }
-    return Trained(
+    return TrainedWeights(
         architecture=architecture,
         arguments=_arguments(architecture, generator, critic),
         image=ImageSpec(size=SIZE),

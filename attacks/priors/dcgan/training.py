@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.api import ImageSpec, MibenchError, PublicAndVictim, Recipe, Trained, Workshop
+from mibench.api import ImageSpec, MibenchError, PriorTrainingData, Recipe, TrainedWeights, TrainingContext
 from mibench.rng import Streams, derive
 
 from .networks import SIZE, Critic, Generator, MinibatchDiscriminator
@@ -64,11 +64,11 @@ class TrainGMI(TrainDCGAN):
     """WGAN-GP on public images (GMI's prior)."""
 
     architecture: ClassVar[str] = "gmi"
-    wants: ClassVar[str] = "public"
+    needs: ClassVar[str] = "public"
 
     penalty: float = 10.0  # weight of the gradient penalty
 
-    def run(self, data: Callable[[int], Tensor], workshop: Workshop) -> Trained:
+    def run(self, data: Callable[[int], Tensor], workshop: TrainingContext) -> TrainedWeights:
         """Train on ``data(64)``, uint8 ``(N, 3, 64, 64)``."""
         self.check()
         if not 0 <= self.penalty < math.inf:
@@ -88,13 +88,13 @@ class TrainKEDMI(TrainDCGAN):
     """
 
     architecture: ClassVar[str] = "kedmi"
-    wants: ClassVar[str] = "public+victim"
+    needs: ClassVar[str] = "public+victim"
 
     entropy_weight: float = 1e-4  # of the entropy of the generated images' labels, summed over the batch
     kernels: int = 64  # of the minibatch discrimination
     dimensions: int = 50
 
-    def run(self, data: PublicAndVictim, workshop: Workshop) -> Trained:
+    def run(self, data: PriorTrainingData, workshop: TrainingContext) -> TrainedWeights:
         """Train on ``data.public(64)`` and the victim's scores of them."""
         self.check()
         if not 0 <= self.entropy_weight < math.inf or min(self.kernels, self.dimensions) < 1:
@@ -125,7 +125,7 @@ class TrainKEDMI(TrainDCGAN):
 
 
 @torch.no_grad()
-def soft_labels(data: PublicAndVictim, pictures: Tensor, workshop: Workshop) -> Tensor:
+def soft_labels(data: PriorTrainingData, pictures: Tensor, workshop: TrainingContext) -> Tensor:
     """The victim's scores ``(N, K)``, float16 on the CPU, of all public images: each is shown once."""
     size, found = data.victim.image.size, []
     for start in range(0, len(pictures), 256):
@@ -234,7 +234,7 @@ class _Training:
     """The state of one training and its steps."""
 
     def __init__(
-        self, recipe: TrainDCGAN, pictures: Tensor, discriminator: nn.Module, game: _Game, workshop: Workshop
+        self, recipe: TrainDCGAN, pictures: Tensor, discriminator: nn.Module, game: _Game, workshop: TrainingContext
     ) -> None:
         self.recipe, self.workshop, self.game = recipe, workshop, game
         self.pictures = pictures.to(workshop.device)
@@ -331,7 +331,7 @@ class _Training:
             else:
                 old.copy_(new)
 
-    def trained(self, arguments: dict[str, Any], **measured: Any) -> Trained:
+    def trained(self, arguments: dict[str, Any], **measured: Any) -> TrainedWeights:
         """Generator and discriminator in the storage type."""
         storage = DTYPES[self.recipe.storage]
         weights = {
@@ -339,7 +339,7 @@ class _Training:
             for prefix, network in (("G", self.averaged), ("D", self.discriminator))
             for name, tensor in network.state_dict().items()
         }
-        return Trained(
+        return TrainedWeights(
             architecture=self.recipe.architecture,
             arguments=arguments,
             image=ImageSpec(size=SIZE),
@@ -377,7 +377,7 @@ def _tensors(network: nn.Module) -> Iterator[Tensor]:
     yield from network.buffers()
 
 
-def _seeded(workshop: Workshop, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+def _seeded(workshop: TrainingContext, name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """A network with initial weights that depend on the seed and the name only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(workshop.seed, "prior", "dcgan", name))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, Misfit, MisfitError, Trained, WeightsContents
+from mibench.api import ImageSpec, MibenchError, MisfitError, StateDictMismatch, TrainedWeights, WeightsContents
 
 from .layers import resampling_filter
 from .prior import StyleGAN2Arguments
@@ -37,7 +37,9 @@ FIXED = {  # what our networks are; a file that says otherwise is another networ
 }
 
 
-def import_stylegan2(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> Trained:
+def import_stylegan2(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+) -> TrainedWeights:
     """The weights as :class:`~mibench.attacks.priors.stylegan2.prior.StyleGAN2Prior` takes them, and its arguments.
 
     Args:
@@ -73,7 +75,7 @@ def import_stylegan2(architecture: str, files: Sequence[WeightsContents], settin
     crop, about = _crop(file, int(arguments["resolution"]), settings)
     built = StyleGAN2Arguments(**arguments, crop=crop)
     _check_fit(file.file, built, weights)
-    return Trained(
+    return TrainedWeights(
         architecture=architecture,
         arguments={key: value for key, value in asdict(built).items() if key in arguments or key == "crop"},
         image=ImageSpec(size=built.resolution),
@@ -248,7 +250,7 @@ def _check_fit(name: str, arguments: StyleGAN2Arguments, weights: Mapping[str, T
         if any(key.startswith("D.") for key in weights):
             parts["D"] = arguments.discriminator()
     wanted = {f"{part}.{key}": t.shape for part, network in parts.items() for key, t in network.state_dict().items()}
-    misfit = Misfit.between(wanted, {key: tensor.shape for key, tensor in weights.items()})
+    misfit = StateDictMismatch.between(wanted, {key: tensor.shape for key, tensor in weights.items()})
     if misfit:
         raise MisfitError(
             f"{name} is no prior stylegan2: {misfit.summary()}; likely cause: {_cause(misfit)}. --json lists every key",
@@ -260,7 +262,7 @@ def _check_fit(name: str, arguments: StyleGAN2Arguments, weights: Mapping[str, T
             raise MibenchError(f"{name}: {key} is not the filter [1, 3, 3, 1] of the release; import another network")
 
 
-def _cause(misfit: Misfit) -> str:
+def _cause(misfit: StateDictMismatch) -> str:
     differing = [*misfit.missing, *misfit.unexpected]
     if any("mapping.fc" in key for key in differing):
         return "another number of mapping layers than the file says"

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mibench.api import ImageSpec, MibenchError, Recipe, Trained, Workshop
+from mibench.api import ImageSpec, MibenchError, Recipe, TrainedWeights, TrainingContext
 from mibench.rng import Streams, derive
 
 from .discriminator import Discriminator
@@ -40,7 +40,7 @@ class TrainStyleGAN2(Recipe):
     """Train a StyleGAN2 on public images. The defaults make a small 64-pixel prior that two CPU cores can train."""
 
     kind: ClassVar[str] = "prior"
-    wants: ClassVar[str] = "public"
+    needs: ClassVar[str] = "public"
 
     images: int = 600_000  # real images shown in all; ours: about two hours on two idle CPU cores in bfloat16
     resolution: int = 64
@@ -69,7 +69,7 @@ class TrainStyleGAN2(Recipe):
     checkpoint_seconds: float = 300.0
     log_images: int = 3_200
 
-    def run(self, data: Callable[[int], Tensor], workshop: Workshop) -> Trained:
+    def run(self, data: Callable[[int], Tensor], workshop: TrainingContext) -> TrainedWeights:
         """Train on ``data(resolution)``, uint8 ``(N, 3, R, R)``, to the end; from the checkpoint when there is one."""
         self._check()
         pictures = data(self.resolution)
@@ -141,7 +141,7 @@ class _Shard:
 class _Training:
     """The state of one training and its steps."""
 
-    def __init__(self, recipe: TrainStyleGAN2, pictures: Tensor, workshop: Workshop) -> None:
+    def __init__(self, recipe: TrainStyleGAN2, pictures: Tensor, workshop: TrainingContext) -> None:
         self.recipe = recipe
         self.workshop = workshop
         self.device = workshop.device
@@ -224,7 +224,7 @@ class _Training:
                 workshop.checkpoint.save(self._state())
                 saved_at = time.monotonic()
 
-    def trained(self) -> Trained:
+    def trained(self) -> TrainedWeights:
         """The averaged generator and the discriminator, in the storage type."""
         recipe = self.recipe
         storage = DTYPES[recipe.storage]
@@ -238,7 +238,7 @@ class _Training:
             "discriminator_base": recipe.discriminator_base,
             "discriminator_max": recipe.discriminator_max,
         }
-        return Trained(
+        return TrainedWeights(
             architecture="stylegan2",
             arguments=arguments,
             image=ImageSpec(size=recipe.resolution),

@@ -133,14 +133,14 @@ class CelebA(CelebAFiles):
             return None
         from mibench.data.datasets.facescrub import FaceScrub
         from mibench.data.datasets.ffhq import FFHQ
-        from mibench.data.public_data import Everybody, public_settings
+        from mibench.data.public_data import AllPublic, public_settings
 
         cropped = self.public_crop == "usual"
         with public_settings():
             if self.public_from == "ffhq":
                 return FFHQ(root=self.public_root, crop=FFHQ_CROP if cropped else None, missing=self.missing)
             framing = Framing(crop=FACESCRUB_CROP, expected=(64, 64)) if cropped else Framing()
-            return Everybody(FaceScrub(root=self.public_root, classes=0), framing)
+            return AllPublic(FaceScrub(root=self.public_root, classes=0), framing)
 
     def remarks(self) -> Iterator[Finding]:
         """Which lists, which format, what was left out, and classes that the identity file does not support."""

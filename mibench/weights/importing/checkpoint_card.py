@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench.api import Card, Trained, WeightsContents, WeightsFile
+from mibench.api import Card, TrainedWeights, WeightsContents, WeightsFile
 from mibench.data.split import IdentitySplit
 from mibench.system.canonical import plain
 from mibench.weights import cards
@@ -66,7 +66,7 @@ class Origin:
     request: Import
     wanted: Wanted
     files: Sequence[WeightsContents]
-    trained: Trained
+    trained: TrainedWeights
     target: str | None
 
     def card(

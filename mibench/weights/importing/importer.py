@@ -10,7 +10,7 @@ from typing import Any
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Card, Importer, Trained, WeightsContents
+from mibench.api import Card, Importer, TrainedWeights, WeightsContents
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.settings import Layer
@@ -18,7 +18,7 @@ from mibench.system.devices import choose_device
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import cards
-from mibench.weights.load import packed, shelve
+from mibench.weights.load import save_weights, to_safetensors
 from mibench.weights.names import OF_A_DATASET, Wanted, parse
 
 from .accuracy import measure
@@ -61,7 +61,7 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     files, trained, network = _taken_in(wanted, importer, files, request.settings.get("import", {}))
     dataset, absence = _dataset(wanted, request.settings.get("dataset", {}))
     _check_classes(wanted, trained, dataset, target)
-    content = packed(wanted.name, trained.weights)
+    content = to_safetensors(wanted.name, trained.weights)
     digest = hashlib.sha256(content).hexdigest()
     before = _existing(wanted, request.output)
     if before is not None and not request.replace:
@@ -103,7 +103,7 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
 
 def _taken_in(
     wanted: Wanted, importer: Importer, files: Sequence[WeightsContents], settings: Mapping[str, Any]
-) -> tuple[Sequence[WeightsContents], Trained, Any]:
+) -> tuple[Sequence[WeightsContents], TrainedWeights, Any]:
     """The files as they fit, what the importer makes of them, and the network.
 
     Where they do not fit and all keys of a file begin alike (``net.``), as training frameworks wrap a network, they are
@@ -131,7 +131,7 @@ def _shelved(card: Card, content: bytes, folder: Path, before: cards.CardFile | 
     if old is not None and changed and old.name == card.weights.file:
         name = f"{cards.stem_of(card.name)}-{card.weights.sha256[:8]}.safetensors"
         card = replace(card, weights=replace(card.weights, file=name))
-    path = shelve(card, content, folder)
+    path = save_weights(card, content, folder)
     if old is not None and old.name != card.weights.file:
         old.unlink(missing_ok=True)
     return path, card
@@ -166,7 +166,7 @@ def _dataset(wanted: Wanted, settings: Mapping[str, Any]) -> tuple[IdentitySplit
     return found, None
 
 
-def _check_classes(wanted: Wanted, trained: Trained, dataset: IdentitySplit | None, target: str | None) -> None:
+def _check_classes(wanted: Wanted, trained: TrainedWeights, dataset: IdentitySplit | None, target: str | None) -> None:
     """The right number of classes: the data set's, or those of the target that a prior is made against."""
     if dataset is not None and trained.classes is not None and trained.classes != dataset.num_classes:
         raise MibenchError(

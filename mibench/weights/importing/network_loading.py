@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Importer, Trained, WeightsContents
-from mibench.errors import MibenchError, Misfit, MisfitError
+from mibench.api import Importer, TrainedWeights, WeightsContents
+from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 from mibench.weights.load import load_strictly
 from mibench.weights.names import Wanted
 
@@ -41,7 +41,7 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
             raise MibenchError(f"{source}: {shown(key)} has negative variances: a damaged file; download it again")
 
 
-def fitted(wanted: Wanted, trained: Trained, importer: Importer, files: Sequence[WeightsContents]) -> Any:
+def fitted(wanted: Wanted, trained: TrainedWeights, importer: Importer, files: Sequence[WeightsContents]) -> Any:
     """The network with its weights, strictly: a module in eval mode, or a prior.
 
     Raises:
@@ -90,7 +90,7 @@ def check_kinds(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], sou
             raise MibenchError(f"{source}: {shown(key)} is a count and holds fractions: a damaged file; take another")
 
 
-def _built(wanted: Wanted, trained: Trained, weights: Mapping[str, Tensor]) -> nn.Module:
+def _built(wanted: Wanted, trained: TrainedWeights, weights: Mapping[str, Tensor]) -> nn.Module:
     """The network with fresh weights.
 
     Shapes are compared on a skeleton first: lengths in a file are not to be believed, and a network that is built by
@@ -102,7 +102,7 @@ def _built(wanted: Wanted, trained: Trained, weights: Mapping[str, Tensor]) -> n
         arguments["num_classes"] = trained.classes
     with torch.device("meta"):
         skeleton: nn.Module = architecture(**arguments)
-    misfit = Misfit.between(
+    misfit = StateDictMismatch.between(
         {key: tensor.shape for key, tensor in skeleton.state_dict().items()},
         {key: tensor.shape for key, tensor in weights.items()},
     )
@@ -113,7 +113,7 @@ def _built(wanted: Wanted, trained: Trained, weights: Mapping[str, Tensor]) -> n
     return network
 
 
-def usual_cause(misfit: Misfit) -> str:
+def usual_cause(misfit: StateDictMismatch) -> str:
     """What it mostly is, for importers that do not know better."""
     for names, what in REPARAMETRISED.items():
         if any(key.endswith(names) for key in misfit.unexpected):
