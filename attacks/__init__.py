@@ -2,7 +2,7 @@
 
 CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {
-        "dmmia": "mibench.attacks.dmmia.attack:DMMIA",
+        "dmmia": "mibench.attacks.dmmia:DMMIA",
         "floor": "mibench.attacks.floor:Floor",
         "gmi": "mibench.attacks.gmi:GMI",
         "kedmi": "mibench.attacks.kedmi:KEDMI",

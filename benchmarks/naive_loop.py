@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mibench.api import Access, Attack, Context, ImageSpec, MibenchError, Prior, State
 from mibench.attacks.augment import apply_crops, draw_crops
-from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.dmmia.memory import MemoryBank
 from mibench.attacks.dmmia.prototypes import draw_prototypes, imr_loss
 from mibench.attacks.gmi import GMI, momentum_step

@@ -24,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mibench.api import Access, Context
-from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.dmmia.optimisation import DMMIAOptimisation
 from mibench.rng import Streams
 from mibench.system.malloc import keep_freed_memory

@@ -195,7 +195,7 @@ STAGES = f"""
 import json, mmap, sys
 from pathlib import Path
 import torch
-from mibench.devices import peak_memory, reset_peak_memory
+from mibench.system.devices import peak_memory, reset_peak_memory
 try:
     Path("/proc/self/clear_refs").write_text("5")
     assert "VmHWM:" in Path("/proc/self/status").read_text(encoding="utf-8")

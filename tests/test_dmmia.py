@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mibench.api import Access, AccessError, ClassifierOutput, Context, ImageSpec, MibenchError, Reconstruction, Victim
 from mibench.attacks.augment import apply_crops, draw_crops
-from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.dmmia.memory import MemoryBank
 from mibench.attacks.dmmia.optimisation import DMMIAOptimisation
 from mibench.attacks.floor import Floor

@@ -327,15 +327,15 @@ def test_a_training_starts_from_a_backbone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, architecture: str, name: str
 ) -> None:
     """The output layer of an MS1M file goes into the judge and is left out of the 64-pixel targets."""
-    from mibench import targets
     from mibench.targets.training import recipes
+    from mibench.targets.training.supervised import TrainingSummary
     from mibench.weights.training import Training, train
 
     seen: dict[str, Tensor] = {}
 
     def untrained(network: nn.Module, *arguments: Any, **named: Any) -> Any:
         seen.update({key: tensor.clone() for key, tensor in network.state_dict().items()})
-        return targets.loop.Fitted(1, "last epoch")  # type: ignore[attr-defined]
+        return TrainingSummary(1, "last epoch")
 
     monkeypatch.setattr(recipes, "fit", untrained)
     weights = backbone(name.partition("@")[0])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mibench.api import Access, AccessError, Attack, ClassifierOutput, Context, MibenchError, Reconstruction
 from mibench.attacks.augment import apply_crops, draw_crops
-from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.floor import Floor
 from mibench.attacks.losses import poincare
 from mibench.attacks.ppa import PPA

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mibench.api import Access, Attack, ClassifierOutput, Context, ImageSpec, MibenchError, Victim
-from mibench.attacks.dmmia.attack import DMMIA
+from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI

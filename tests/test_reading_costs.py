@@ -26,9 +26,9 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 import torch
-from mibench.devices import peak_memory  # of this program: what getrusage gives begins at what its parent held
+from mibench.system.devices import peak_memory  # of this program: what getrusage gives begins at what its parent held
 from mibench.errors import MibenchError
-from mibench.importing.reading import read_weights
+from mibench.weights.importing.reader import read_weights
 said, taken = {}, {}
 for path in sorted(Path(sys.argv[1]).iterdir()):
     start = time.monotonic()

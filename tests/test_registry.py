@@ -90,7 +90,7 @@ def test_listing_imports_neither_torch_nor_a_party(arguments: list[str]) -> None
         "pandas",
         "scipy",
         "matplotlib",
-        "mibench.attacks.dmmia.attack",
+        "mibench.attacks.dmmia",
         "mibench.targets.networks.vgg16",
     )
     code = (

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mibench.errors import MibenchError
-from mibench.runs import store
 from mibench.runs.store import RunDir
+from mibench.system import files, tensor_files
 from mibench.system.files import atomic_write, write_json
 from mibench.system.tensor_files import read_tensors, write_tensors
 
@@ -36,7 +36,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> None
     def refuse(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store.os, "fsync", refuse)
+    monkeypatch.setattr(files.os, "fsync", refuse)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
@@ -160,7 +160,7 @@ def test_a_disk_that_fills_up_during_a_run_loses_no_unit(
 
     names: dict[str, Any] = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy", "out": tmp_path}
     mibench.run("floor", device="cpu", **names)
-    original = store.atomic_write
+    original = tensor_files.atomic_write
 
     with monkeypatch.context() as patched:
 
@@ -169,7 +169,7 @@ def test_a_disk_that_fills_up_during_a_run_loses_no_unit(
                 full_disk(patched)
             original(path, content)
 
-        patched.setattr(store, "atomic_write", fills_up)
+        patched.setattr(tensor_files, "atomic_write", fills_up)
         with pytest.raises(MibenchError, match=r"cannot write .*002\.safetensors: No space left on device"):
             mibench.run("toyattack", device="cpu", **names)
     (folder,) = tmp_path.glob("toyattack-*")
