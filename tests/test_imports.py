@@ -1,9 +1,10 @@
-"""Who may know what is an import rule, so that the threat model can be read off the imports."""
+"""Which code may import which: the threat model can be read off the imports, and so can the floor plan."""
 
 from __future__ import annotations
 
 import ast
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,31 @@ ALLOWED = {
     "targets": ("mibench.api", "mibench.rng", "mibench.data"),
     "reports": ("mibench.api", "mibench.results"),
 }
+
+
+# The rooms of the referee, lowest first: a room imports from itself and from what is below it.
+ROOMS = (
+    "errors",
+    "rng",
+    "records",
+    "system",
+    "api",
+    "plugins",
+    "registry",
+    "settings",
+    "downloads",
+    "data",
+    "metrics",
+    "weights",
+    "results",
+    "runs",
+    "audit",
+    "sweeps",
+    "doctor",
+    "catalogue",
+    "cli",
+)
+DATA_ONLY = ("protocols", "suites")  # YAML files
 
 
 def folder_of(party: str) -> Path:
@@ -36,6 +62,54 @@ def imports_of(path: Path, package: str) -> set[str]:
             base = ".".join(filter(None, (package if node.level else "", node.module)))
             found |= {f"{base}.{alias.name}" for alias in node.names}
     return {name for name in found if name.partition(".")[0] == "mibench"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the distribution under its dotted name."""
+    named: dict[str, Path] = {}
+    for package, folder in {"mibench": PACKAGE, **{f"mibench.{party}": folder_of(party) for party in PARTIES}}.items():
+        for path in folder.rglob("*.py"):
+            inner = path.relative_to(folder).with_suffix("").parts
+            if package == "mibench" and inner[0] in PARTIES:
+                continue  # through the links of a checkout
+            parts = inner[:-1] if inner[-1] == "__init__" else inner
+            named[".".join((package, *parts))] = path
+    return named
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> the modules of the distribution that it imports, inside functions and for type checkers too."""
+    named = modules()
+    graph: dict[str, set[str]] = {}
+    for module, path in named.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        imported = imports_of(path, package)
+        graph[module] = {n if n in named else n.rpartition(".")[0] for n in imported} & set(named) - {module}
+    return graph
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other, in order; empty when none do."""
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def upward_imports(graph: dict[str, set[str]]) -> list[str]:
+    """``lower -> higher`` for every import against the order of :data:`ROOMS`."""
+    rank = {room: number for number, room in enumerate(ROOMS)}
+    return sorted(
+        f"{module} -> {other}"
+        for module, others in graph.items()
+        for other in others
+        if rank.get(room_of(module), -1) >= 0 and rank.get(room_of(other), -1) > rank[room_of(module)]
+    )
 
 
 def within(name: str, allowed: tuple[str, ...]) -> bool:
@@ -74,3 +148,28 @@ def test_no_file_is_two_ideas() -> None:
     folders = [PACKAGE, *(folder_of(party) for party in PARTIES)]
     for path in {path for folder in folders for path in folder.rglob("*.py")}:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, f"{path} is past 400 lines: two ideas?"
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = import_graph()
+    assert len(graph) > 200
+    circle = circle_in(graph)
+    assert not circle, f"these modules import each other: {' -> '.join(circle)}; move what both need below both"
+
+
+def test_no_room_imports_upwards() -> None:
+    graph = import_graph()
+    strangers = {room_of(m) for m in graph if room_of(m) not in ("__init__", "__main__", *PARTIES)}
+    assert strangers - set(DATA_ONLY) == set(ROOMS), "every module of the referee belongs to a room with a rank"
+    upward = upward_imports(graph)
+    assert not upward, f"these imports go upwards: {upward}; the order is {', '.join(ROOMS)}"
+
+
+def test_circles_and_upward_imports_are_noticed() -> None:
+    """The two tests above can fail."""
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert not circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+    assert upward_imports({"mibench.system.files": {"mibench.runs.store"}}) == [
+        "mibench.system.files -> mibench.runs.store"
+    ]
+    assert not upward_imports({"mibench.runs.store": {"mibench.system.files"}})
