@@ -18,7 +18,7 @@ from mibench.runs import run as runner
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 
 
-def toy_run(out: Path, attack: str = "toyattack", **options: object) -> mibench.RunResultResult:
+def toy_run(out: Path, attack: str = "toyattack", **options: object) -> mibench.RunResult:
     return mibench.run(attack, **TOY, out=out, device="cpu", **options)  # type: ignore[arg-type]
 
 

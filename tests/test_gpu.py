@@ -192,16 +192,16 @@ def test_a_full_memory_halves_the_micro_batch_and_changes_nothing_else(
 
 # -- whole runs with shipped weights -----------------------------------------------------------------------------------
 
-Runs = Callable[[str], mibench.RunResultResult]
+Runs = Callable[[str], mibench.RunResult]
 
 
 @pytest.fixture(scope="module")
 def runs(accelerator: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Smoke runs by attack, each made once; torch's warnings of operations that vary must not reach anybody."""
     out = tmp_path_factory.mktemp("runs")
-    made: dict[str, mibench.RunResultResult] = {}
+    made: dict[str, mibench.RunResult] = {}
 
-    def run_of(name: str) -> mibench.RunResultResult:
+    def run_of(name: str) -> mibench.RunResult:
         if name not in made:
             with warnings.catch_warnings(record=True) as shown:
                 warnings.simplefilter("always")

@@ -16,7 +16,7 @@ from mibench.results import open_run
 MADE = ("tables/summary.md", "tables/summary.csv", "figures/contact_sheet.png", "figures/identities.svg", "samples.csv")
 
 
-def check(run: mibench.RunResultResult) -> None:
+def check(run: mibench.RunResult) -> None:
     assert not run.missing
     assert run.floor is not None
     for name in ("acc1", "acc5", "knn_distance", "true_identity_error", "frechet_judge", "div_feat_ratio"):
