@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mibench.errors import printable
+
 from .formatting import ABSENT
 from .table_model import Cell, Column, Table, heading, shown
 
@@ -33,14 +35,13 @@ _SYMBOLS = {
     "–": "--",
     "“": "``",
     "”": "''",
-    "\n": " ",
 }
 _NEGATIVE = re.compile(r"(?<![\w.])-(?=\d)")
 
 
 def escape(text: str) -> str:
     """Text as LaTeX shows it literally: every special character escaped, arrows and signs as mathematics."""
-    return "".join(_SYMBOLS.get(letter, letter) for letter in text)
+    return "".join(_SYMBOLS.get(letter, letter) for letter in printable(text.replace("\n", " ")))
 
 
 def document(tables: Sequence[Table], notes: Sequence[str], comments: Sequence[str] = ()) -> str:
@@ -52,7 +53,7 @@ def document(tables: Sequence[Table], notes: Sequence[str], comments: Sequence[s
         comments: go to the top of the file, not into print.
     """
     head = "% Needs \\usepackage{booktabs}; letters such as é want UTF-8 input, the default of today's LaTeX.\n"
-    head += "".join(f"% {' '.join(comment.split())}\n" for comment in comments)
+    head += "".join(f"% {printable(' '.join(comment.split()))}\n" for comment in comments)
     return head + "\n".join(environment(table, notes if table.notes is None else table.notes) for table in tables)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mibench.api import MibenchError
-from mibench.results import StoredRun, open_run, per_identity, without_value
+from mibench.results import StoredRun, damaged, open_run, per_identity, without_value
 
 from .tables import FLOOR_LABEL
 
@@ -87,7 +87,8 @@ def open_runs(given: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRun,
         run that was left out.
 
     Raises:
-        MibenchError: a run that was named is not there or not finished, or there is none at all; a line for each.
+        MibenchError: a run that was named is not there or not finished, or there is none at all, or files of one have
+            changed since it was finished; a line for each.
     """
     found: dict[Path, StoredRun] = {}
     notes: list[str] = []
@@ -126,6 +127,9 @@ def open_runs(given: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRun,
             notes.append(f"{floor.path}, the floor of {run.path}, {reason}")
         else:
             found[beside] = floor
+    broken = [f"{run.path} {reason}" for run in found.values() if (reason := damaged(run))]
+    if broken:
+        raise MibenchError(*broken)
     return tuple(found.values()), tuple(dict.fromkeys(notes))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mibench.api import Estimate, MibenchError
-from mibench.results import adjusted, compared, without_value
+from mibench.results import IN_UNIT_RANGE, adjusted, compared, without_value
 
 from .rows import FLOOR, Pool, differing, prior_of, value_of
 
@@ -20,7 +20,7 @@ class Difference:
     """``first - second`` in one metric on one target, paired over identities.
 
     Attributes:
-        estimate: mean difference with a 95 % interval (paired bootstrap); null with the reason when it was not tested.
+        estimate: mean difference with a 95 % interval; null with the reason when it was not tested.
         p_value: two-sided, of the sign-flip test.
         p_holm: adjusted for every test of the comparison.
         detectable: the smallest true difference that one such test at 5 % finds in 80 % of cases.
@@ -102,7 +102,8 @@ def difference(first: Pool, second: Pool, metric: str) -> Difference:
         reason = next((reason for reason in reasons if reason), found.estimate.reason)
         return replace(found, estimate=replace(found.estimate, reason=reason))
     better = first.runs[0].metrics[metric].higher_is_better if metric in first.runs[0].metrics else None
-    estimate = replace(compared(metric, one, other), higher_is_better=better)
+    trials = (float(first.samples), float(second.samples)) if metric in IN_UNIT_RANGE else None
+    estimate = replace(compared(metric, one, other, trials=trials), higher_is_better=better)
     p_value, detectable = estimate.params.get("p_value"), estimate.params.get("detectable")
     return replace(found, estimate=estimate, p_value=p_value, detectable=detectable)
 

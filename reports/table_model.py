@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mibench.errors import printable
+
 from .formatting import ABSENT, number
 from .tables import as_csv, as_markdown
 
@@ -70,7 +72,7 @@ def shown(column: Column, cell: Cell) -> tuple[str, str]:
     if cell.value is None:
         return ABSENT, ""
     if isinstance(cell.value, str):
-        return cell.title or cell.value, ""
+        return printable(cell.title or cell.value), ""
     text = number_text(kind, cell.value)
     if cell.low is None or cell.high is None:
         return text, ""
@@ -81,7 +83,7 @@ def shown(column: Column, cell: Cell) -> tuple[str, str]:
 def heading(column: Column) -> str:
     """A column's title with unit and arrow."""
     unit = " (%)" if column.kind == "share" else ""
-    return (column.title or "") + unit + ("" if column.better is None else " ↑" if column.better else " ↓")
+    return printable(column.title or "") + unit + ("" if column.better is None else " ↑" if column.better else " ↓")
 
 
 def markdown_text(tables: Sequence[Table], notes: Sequence[str], width: int | None = None) -> str:
@@ -91,11 +93,11 @@ def markdown_text(tables: Sequence[Table], notes: Sequence[str], width: int | No
         head = [heading(column) for column in table.columns]
         body = [[_markdown_cell(c, cell) for c, cell in zip(table.columns, row, strict=True)] for row in table.rows]
         for chunk, places in enumerate(_chunks([head, *body], table.lead, width)):
-            title = table.title if chunk == 0 else f"{table.title} (continued)"
+            title = printable(table.title if chunk == 0 else f"{table.title} (continued)")
             parts.append(
                 as_markdown(title, [], [[row[place] for place in places] for row in [head, *body]]).rstrip("\n")
             )
-    return "\n\n".join(parts) + "\n\n" + "\n".join(f"{note}\n" for note in notes)
+    return "\n\n".join(parts) + "\n\n" + "\n".join(f"{printable(note)}\n" for note in notes)
 
 
 def csv_text(table: Table) -> str:
@@ -148,4 +150,4 @@ def _chunks(table: Sequence[Sequence[str]], lead: int, width: int | None) -> lis
 
 
 def _exact(value: str | float | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else repr(value)
+    return "" if value is None else printable(value) if isinstance(value, str) else repr(value)

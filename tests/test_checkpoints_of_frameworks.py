@@ -10,7 +10,7 @@ import torch
 from checkpoints import gan, save, state
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize, remove_weight_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, remove_weight_norm, spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 from mibench.api import WeightsContents
@@ -234,6 +234,58 @@ def test_weight_norm_is_joined(new: bool, dim: int) -> None:
         else:
             remove_weight_norm(layer)
     assert differs(plain, trained.state_dict()) < 1e-6
+
+
+def generator() -> nn.Sequential:
+    """Also a layer whose norm is taken over its second axis, square, so that either axis fits."""
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.ConvTranspose2d(4, 4, 3, bias=False), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(50, 3)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.spectral_norm")
+@pytest.mark.parametrize("new", [False, True], ids=["old", "new"])
+@pytest.mark.parametrize("prefix", ["", "module.net."])
+def test_spectral_norm_is_divided_out_as_torch_does(new: bool, prefix: str) -> None:
+    trained = generator()
+    for layer in (trained[0], trained[1], trained[4]):
+        (parametrizations.spectral_norm if new else spectral_norm)(layer)
+    images = torch.randn(6, 4, 5, 5)
+    for _ in range(20):  # the estimate of the norm is that of training, not the exact one
+        trained(images)
+    trained.eval()
+    plain = nn.Sequential(*generator().eval())
+    assert "spectral_norm" in fill(plain, contents(prefixed(prefix, trained.state_dict())))[0]
+    for layer, other in zip(trained, plain, strict=True):
+        if hasattr(layer, "weight"):
+            layer(torch.zeros(1, 50) if isinstance(layer, nn.Linear) else torch.zeros(1, 4, 5, 5))  # old: sets weight
+            torch.testing.assert_close(layer.weight, other.weight, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(trained(images), plain(images), rtol=1e-4, atol=1e-5)
+
+
+def test_pruning_is_multiplied_in_bit_for_bit() -> None:
+    trained = generator()
+    prune.l1_unstructured(trained[1], "weight", amount=0.4)
+    prune.random_structured(trained[4], "weight", amount=1, dim=0)
+    prune.l1_unstructured(trained[4], "bias", amount=1)
+    plain = generator()
+    assert "pruning" in fill(plain, contents(trained.state_dict()))[0]
+    images = torch.randn(6, 4, 5, 5)
+    assert torch.equal(trained(images), plain(images))
+    assert int((plain[1].weight == 0).sum()) == 6
+
+
+def test_what_is_no_norm_and_no_mask_of_torch_is_left_as_it_is() -> None:
+    weights = net().state_dict()
+    whole = weights.pop("2.weight")
+    for more in (
+        {"2.weight_orig": whole, "2.weight_u": torch.ones(3)},  # of torch 0.4, which kept one vector
+        {"2.weight_orig": whole, "2.weight_u": torch.ones(5), "2.weight_v": torch.ones(7)},
+        {"2.weight_orig": whole, "2.weight_mask": torch.ones(3)},
+    ):
+        with pytest.raises(MibenchError, match="spectral_norm or pruning on"):
+            fill(net(), contents({**weights, **more}))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm")

@@ -203,7 +203,7 @@ def test_an_output_that_cannot_be_written_exits_with_2(toy: Path, tmp_path: Path
 def test_list_and_show(toy: Path) -> None:
     listed = json.loads(call("list", "--json").stdout)
     assert {row["name"] for row in listed["attacks"]} >= {"toyattack", "floor"}
-    assert "toyattack  presets: paper, quick, slow" in call("list", "attack").stdout
+    assert "toyattack  presets: many, paper, quick, slow" in call("list", "attack").stdout
     assert "toynet@toyfaces" in call("list", "weights").stdout
     attack = json.loads(call("show", "attack", "toyattack", "--json").stdout)
     assert attack["settings"]["steps"] == 20

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from mibench import settings
+from mibench import settings as config
 from mibench.errors import MibenchError
 from mibench.runs.protocol import load_protocol
 from mibench.settings import Layer, parse_assignments, parse_yaml, resolve
@@ -34,7 +34,7 @@ class Settings:
             raise MibenchError(f"steps must be at least 1, got {self.steps}")
 
 
-def settings_of(*layers: Layer) -> tuple[Settings, dict[str, settings.Setting]]:
+def settings_of(*layers: Layer) -> tuple[Settings, dict[str, config.Setting]]:
     return resolve(Settings, layers, scope="attack")
 
 
@@ -73,7 +73,7 @@ def test_later_layers_win_and_origins_are_remembered() -> None:
     assert origins["steps"].origin == "preset paper (section 5.1)"
     assert origins["rate"].origin == "--set"
     assert origins["mode"].origin == "default"
-    assert origins["memory.size"] == settings.Setting(4, "default")
+    assert origins["memory.size"] == config.Setting(4, "default")
 
 
 def test_nested_settings_are_addressed_by_dots_or_mappings() -> None:
@@ -133,14 +133,14 @@ def test_one_setting_given_twice_is_refused() -> None:
 
 
 def test_presets_extend_and_cite(toy: Path) -> None:
-    presets = settings.attack_presets("toyattack")
+    presets = config.attack_presets("toyattack")
     assert presets.presets["slow"].values == {"steps": 60, "learning_rate": 0.5}
     assert presets.presets["paper"].origin_of("steps") == "preset paper (section 5.1)"
     assert presets.presets["slow"].origin_of("steps") == "preset slow"  # its own value, not the paper's
 
 
 def test_the_preset_is_chosen_by_person_then_data_set_then_protocol_then_file(toy: Path) -> None:
-    presets = settings.attack_presets("toyattack")
+    presets = config.attack_presets("toyattack")
 
     def chosen(asked: str | None, by_protocol: str | None, dataset: str) -> str | None:
         layer = presets.choose("toyattack", asked, by_protocol, dataset=dataset, protocol="toy")
@@ -153,7 +153,7 @@ def test_the_preset_is_chosen_by_person_then_data_set_then_protocol_then_file(to
     assert chosen(None, None, "toyfaces") == "preset quick"
     with pytest.raises(MibenchError, match="did you mean 'quick'"):
         chosen("quik", None, "toyfaces")
-    assert settings.attack_presets("floor").choose("floor", None, None) is None
+    assert config.attack_presets("floor").choose("floor", None, None) is None
 
 
 def test_a_protocol_is_checked(toy: Path) -> None:
@@ -255,6 +255,41 @@ def test_metrics_that_clash_with_demands_are_refused_before_anything_runs(
     named = {"attack": "toyattack", "target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
     with pytest.raises(MibenchError, match=message):
         make_plan(Request(**named, settings={"protocol": values}))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "required", "message"),
+    [
+        ("[accuracy, theirs]", "[acc1, knn_distance]", "'protocol.metrics=[accuracy, theirs, knn-distance]'"),
+        ("[theirs]", "[acc1, their_confidence]", "demands acc1, which its metrics leave out (['theirs'])"),
+        ("[accuracy, theirs]", "[acc1, their_confidence]", None),
+        ("[default, theirs]", "[acc1, knn_distance, their_confidence]", None),
+    ],
+)
+def test_what_a_metric_of_somebody_else_cannot_bring_is_refused_too(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: str, required: str, message: str | None
+) -> None:
+    from importlib.metadata import EntryPoint
+
+    from click.testing import CliRunner
+    from toyworld import build
+
+    from mibench import registry
+    from mibench.cli import cli
+
+    point = EntryPoint("theirs", "toyworld:THEIRS", registry.GROUP)
+    monkeypatch.setattr(build, "POINTS", (*build.POINTS, point))
+    registry.catalogue.cache_clear()
+    words = ["run", "--attack", "toyattack", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy"]
+    words += ["--device", "cpu", "--output"]
+    settings = ["--set", f"protocol.metrics={metrics}", "--set", f"protocol.required={required}"]
+    settings += ["--set", "protocol.identities=2"]
+    done = CliRunner().invoke(cli, [*words, str(tmp_path / "runs"), *settings])
+    assert done.exit_code == (0 if message is None else 2)
+    assert (tmp_path / "runs").exists() == (message is None)
+    if message is not None:
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["floor", "dmmia", "gmi", "kedmi", "ppa"])

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import celebatree
@@ -29,6 +30,7 @@ from mibench.data.fingerprint import what_changed
 from mibench.data.fixtures.writer import write_fixture
 from mibench.data.images import Framing, Picture
 from mibench.data.pixels import load
+from mibench.data.verify import verify
 from mibench.errors import MibenchError
 from mibench.system.progress import Reporter
 from mibench.weights.same_data import check_same_data
@@ -271,3 +273,37 @@ def test_a_training_says_what_it_does_not_use_before_it_begins(tmp_path: Path) -
     )
     with pytest.raises(Said, match="val/ is not used"):
         train(training, device="cpu", reporter=Listener())
+
+
+def test_a_run_says_what_it_does_not_use_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from mibench.runs import run
+    from mibench.runs.attack import Execution
+    from mibench.runs.plan import Request
+
+    root = people(tmp_path / "own")
+    shutil.copytree(root / "test", root / "val")
+    picture = next((root / "train").rglob("*.*"))
+    shutil.copy(picture, picture.with_suffix(".gif"))
+
+    class Said(Exception):
+        pass
+
+    class Listener(Reporter):
+        def say(self, text: str) -> None:
+            raise Said(text)
+
+    plan = SimpleNamespace(dataset=Folder(root=str(root)), spec=SimpleNamespace(dataset="folder"))
+    monkeypatch.setattr(run, "make_plan", lambda request: plan)
+    machine = Execution(torch.device("cpu"), reporter=Listener())
+    with pytest.raises(Said, match=r"data set folder: val/ is not used: .*; 1 .gif files.* passed over"):
+        run.run_request(Request(), tmp_path / "runs", machine)
+
+
+def test_verify_ends_with_the_digest(tmp_path: Path) -> None:
+    root = people(tmp_path / "own")
+    found = verify(Folder, {"root": str(root)})
+    assert found[-1].what == f"digest of the contents: {Folder(root=str(root)).digest}"
+    next((root / "train").rglob("*.*")).write_bytes(b"")
+    assert "digest" not in verify(Folder, {"root": str(root)}, full=True)[-1].what

@@ -302,3 +302,32 @@ def test_what_others_print_at_the_very_end_is_no_output() -> None:
     assert done.stdout.startswith("mibench")
     assert "goodbye" not in done.stdout
     assert "goodbye" in done.stderr
+
+
+LEAVING = (  # a command whose work is somebody's function `leave`
+    "import os, sys, types; from mibench.cli import main; sys.argv = ['mibench', 'doctor', '--json'];\n"
+    "sys.modules['mibench.doctor'] = types.SimpleNamespace(examine=lambda **options: leave())\n"
+)
+
+
+@pytest.mark.parametrize("status", [0, 7])
+def test_code_that_ends_the_process_at_once_is_no_success_either(status: int) -> None:
+    program = f"{LEAVING}def leave(): os._exit({status})\nmain()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["exit_code"] == 2
+    assert f"error: code that this command loaded ended the program (sys.exit({status}))" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system starts processes in another way")
+def test_a_child_process_of_other_code_ends_as_it_wants() -> None:
+    program = (
+        f"{LEAVING}def leave():\n"
+        "    child = os.fork()\n"
+        "    if child == 0: os._exit(7)\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "(sys.exit(7))" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

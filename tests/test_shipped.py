@@ -73,7 +73,7 @@ def test_the_floor_searches_as_its_attack_does() -> None:
     from mibench.runs.run import floor_plan
 
     changed = Request(protocol="smoke", settings={"attack": {"pool_size": 64, "truncation": 0.5, "learning_rate": 0.1}})
-    floor = floor_plan(changed, make_plan(changed)).spec.attack_settings
+    floor = floor_plan(make_plan(changed)).spec.attack_settings
     assert (floor["pool_size"], floor["truncation"], floor["candidates"]) == (64, 0.5, 4)
     by_preset = Request(protocol="smoke", preset="paper")
-    assert floor_plan(by_preset, make_plan(by_preset)).spec.attack_settings["candidates"] == 200
+    assert floor_plan(make_plan(by_preset)).spec.attack_settings["candidates"] == 200

@@ -115,7 +115,7 @@ def test_an_attack_brings_its_own_prior(toy: Path, monkeypatch: pytest.MonkeyPat
     plan = make_plan(request)
     assert plan.spec.prior is not None
     assert plan.spec.prior.architecture == "toyaimed"
-    floor = floor_plan(request, plan)
+    floor = floor_plan(plan)
     assert floor.spec.prior == plan.spec.prior, "the floor draws from the prior of its attack"
     asked = make_plan(dataclasses.replace(request, prior="toygan"))
     assert asked.spec.prior is not None

@@ -84,6 +84,7 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
         ),
         out,
         Execution(chosen, reporter=reporter),
+        unused=False,  # the audit has said it
     )
     verdict = verdict_of(request, material, attacked, granted, judge, prior, run)
     write_json(run.path / FILE, verdict.as_json())

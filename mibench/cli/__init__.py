@@ -13,7 +13,7 @@ from mibench import __version__
 from mibench.errors import MibenchError, MisfitError
 from mibench.system.canonical import plain
 from mibench.system.openmp import wait_briefly
-from mibench.system.stdout_guard import last_words_aside
+from mibench.system.stdout_guard import last_words_aside, no_quiet_end
 
 from .audit import audit
 from .compare import compare
@@ -102,6 +102,7 @@ def main() -> None:
     """Entry point of the ``mibench`` program."""
     wait_briefly()  # before any command loads torch
     any_code_page()
+    no_quiet_end()
     try:
         cli()
     finally:

@@ -104,7 +104,6 @@ def audit(
     """
     from mibench.audit.audit import audit as conduct
     from mibench.audit.request import SCOPES, AuditRequest, numbers
-    from mibench.errors import printable
     from mibench.settings import parse_assignments
 
     from .progress import reporter
@@ -141,7 +140,7 @@ def audit(
         click.echo(json.dumps({"path": str(found.path), **found.verdict.as_json()}, indent=2))
     else:
         for line in (*found.verdict.lines(), "", f"numbers: {found.path}", f"tables and figures: {found.run.path}"):
-            say(printable(line))
+            say(line)
     for name, reason in found.run.missing.items():
         say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.run.missing:

@@ -11,7 +11,7 @@ import rich_click as click
 
 from .examples import CommandWithExamples
 from .options import json_option, output_option
-from .prose import say
+from .prose import say, tell
 
 FORMATS = ("text", "csv", "markdown", "latex")
 
@@ -69,7 +69,8 @@ def compare(
     width = max(80, shutil.get_terminal_size((110, 24)).columns)
     text = found.render(kind, width=width)
     if kind != "text":
-        click.echo(text, nl=False)
+        for line in text.rstrip("\n").split("\n"):
+            tell(line)
         return
-    for line in (*text.splitlines(), *(f"written: {file}" for file in files)):
+    for line in (*text.split("\n"), *(f"written: {file}" for file in files)):
         say(line)

@@ -11,6 +11,7 @@ import rich_click as click
 from .data_fixture import fixture
 from .examples import CommandWithExamples
 from .options import json_option, output_option, set_option
+from .prose import tell
 
 BAD_INPUT = 2
 
@@ -54,7 +55,6 @@ def preview(
     from mibench import registry
     from mibench import settings as config
     from mibench.data.preview import preview_png
-    from mibench.errors import printable
     from mibench.settings import Layer
     from mibench.system.files import atomic_write
 
@@ -63,7 +63,7 @@ def preview(
     atomic_write(
         output, preview_png(split, people=people, images=images, size=size, hide_faces=False if show_faces else None)
     )
-    click.echo(printable(str(output)))
+    tell(str(output))
 
 
 @data.command(
@@ -108,8 +108,8 @@ def verify(
         click.echo(json.dumps({"dataset": dataset, "wrong": wrong, "findings": listed}, indent=2))
     else:
         for finding, after in zip(findings, [*findings[1:], None], strict=True):
-            click.echo(f"{finding.level:5}  {printable(finding.what)}")
+            tell(f"{finding.level:5}  {printable(finding.what)}")
             if finding.cure and (after is None or after.cure != finding.cure):  # one cure for several lines: once
-                click.echo(f"       -> {printable(finding.cure)}")
-        click.echo(f"{dataset}: " + (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "nothing wrong"))
+                tell(f"       -> {printable(finding.cure)}")
+        tell(f"{dataset}: " + (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "nothing wrong"))
     ctx.exit(BAD_INPUT if wrong else 0)

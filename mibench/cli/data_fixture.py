@@ -10,6 +10,7 @@ import rich_click as click
 from .examples import CommandWithExamples
 from .options import json_option
 from .progress import reporter
+from .prose import tell
 
 
 @click.command(
@@ -56,8 +57,8 @@ def fixture(
         click.echo(json.dumps(record, indent=2))
         return
     files = ", ".join(f"{count:,} {kind}" for kind, count in written.files.items())
-    click.echo(f"{written.path}: a fixture in the format of {written.name}, {files}, {written.bytes / 1e6:.1f} MB")
-    click.echo("  " + ", ".join(f"{value:,} {what}" for what, value in written.facts.items()))
-    click.echo("next:")
+    tell(f"{written.path}: a fixture in the format of {written.name}, {files}, {written.bytes / 1e6:.1f} MB")
+    tell("  " + ", ".join(f"{value:,} {what}" for what, value in written.facts.items()))
+    tell("next:")
     for command in written.next_commands():
-        click.echo(f"  {command}")
+        tell(f"  {command}")

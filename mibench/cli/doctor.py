@@ -6,6 +6,7 @@ import json
 
 import rich_click as click
 
+from mibench.errors import printable
 from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
@@ -40,6 +41,6 @@ def doctor(ctx: click.Context, *, full: bool, as_json: bool) -> None:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
             mark = click.style("ok ", fg="green") if finding.ok else click.style("BAD", fg="red")
-            click.echo(f"{mark}  {finding.name:{width}}  {finding.detail}")
+            click.echo(f"{mark}  {printable(f'{finding.name:{width}}  {finding.detail}')}")
     if not all(finding.ok for finding in findings):
         ctx.exit(1)

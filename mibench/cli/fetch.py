@@ -12,6 +12,7 @@ from mibench.errors import MibenchError
 
 from .examples import CommandWithExamples
 from .options import json_option
+from .prose import say, tell
 
 if TYPE_CHECKING:
     from mibench.downloads.catalogue import Known
@@ -76,10 +77,11 @@ def fetch(
     if as_json:
         click.echo(json.dumps([as_plain(outcome, folder) for outcome in outcomes], indent=2))
     else:
-        click.echo("\n".join(line for outcome in outcomes for line in lines(outcome, folder)))
+        for line in (line for outcome in outcomes for line in lines(outcome, folder)):
+            tell(line)
     left = [outcome.entry.name for outcome in outcomes if outcome.status == "by hand"]
     if left:
-        click.echo(f"error: no program may fetch {', '.join(left)}: follow the instructions", err=True)
+        say(f"error: no program may fetch {', '.join(left)}: follow the instructions", err=True)
         ctx.exit(2)
 
 
@@ -152,6 +154,6 @@ def show_list(entries: list[Known], folder: Path | None, as_json: bool) -> None:
     ):
         group = [row for row in rows if row["fetched"] is fetched]
         if group:
-            click.echo(click.style(title, bold=True))
+            tell(title, title=True)
         for row in group:
-            click.echo(f"  {'here' if row['here'] else '    '}  {row['name']:{width}}  {row['what']}")
+            tell(f"  {'here' if row['here'] else '    '}  {row['name']:{width}}  {row['what']}")

@@ -12,6 +12,7 @@ from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
+from .prose import tell
 
 
 @click.command(
@@ -85,12 +86,12 @@ def import_command(
         click.echo(json.dumps({"card": str(done.path), **said, **plain(dataclasses.asdict(card))}, indent=2))
         return
     state = "is here already with these weights" if done.unchanged else f"{card.weights.bytes / 1e6:.2f} MB"
-    click.echo(f"{card.name}: {state}")
+    tell(f"{card.name}: {state}")
     measured, reported_there = (card.measured or {}).get("test_accuracy"), (card.reported or {}).get("test_accuracy")
     if measured is not None:
         images = (card.measured or {}).get("test_images")
         beside = "" if reported_there is None else f", {reported_there:.2%} reported"
-        click.echo(f"  test accuracy: {measured:.2%} of {images:,} images{beside}")
+        tell(f"  test accuracy: {measured:.2%} of {images:,} images{beside}")
     for text in done.remarks:
         click.echo(f"  {printable(text)}")
     for text in done.doubts:

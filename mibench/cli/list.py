@@ -14,7 +14,7 @@ from mibench.weights import cards
 
 from .examples import CommandWithExamples
 from .options import json_option, plugin_option
-from .prose import say
+from .prose import say, tell
 
 PLURALS = {
     "attacks": "attack",
@@ -64,7 +64,7 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
     for number, (name, entries) in enumerate(found.items()):
         if number:
             click.echo()
-        click.echo(click.style(name, bold=True))
+        tell(name, title=True)
         width = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
             detail = entry.get("detail", "")

@@ -71,7 +71,7 @@ class PlainReporter(Reporter):
         moved, passed = share - self._begun[1], now - self._begun[0]
         left = f", {duration(passed * (1 - share) / moved)} left" if moved > 0 else ""
         detail = f", {text}" if text else ""
-        click.echo(f"{self._title}: {share:.0%}{detail}{left}", err=True)
+        click.echo(printable(f"{self._title}: {share:.0%}{detail}{left}"), err=True)
 
     @contextmanager
     def aside(self, text: str) -> Iterator[Reporter]:
@@ -123,14 +123,14 @@ class TerminalReporter(Reporter):
         self.stop()
         self._title = text
         self._bar = self._make_bar()
-        self._task = self._bar.add_task(text, total=None)
+        self._task = self._bar.add_task(printable(text), total=None)
         self._bar.start()
 
     def update(self, done: float, total: float, text: str = "") -> None:
         """Move the bar."""
         if self._task is not None:
             description = f"{self._title}: {text}" if text else self._title
-            self._bar.update(self._task, completed=done, total=total, description=description)
+            self._bar.update(self._task, completed=done, total=total, description=printable(description))
 
     def stop(self) -> None:
         """Remove the bar."""
@@ -145,7 +145,7 @@ class TerminalReporter(Reporter):
         if alone:
             self._bar = self._make_bar()
             self._bar.start()
-        inner = _InnerBar(self._bar, self._bar.add_task(text, total=None))
+        inner = _InnerBar(self._bar, self._bar.add_task(printable(text), total=None))
         try:
             yield inner
         finally:

@@ -8,16 +8,27 @@ import textwrap
 
 import rich_click as click
 
+from mibench.errors import printable
+
 LEAST = 40  # columns; below, wrapping helps nobody
 
 
 def say(line: str, *, err: bool = False, hang: int = 0) -> None:
-    """Print a line; on a terminal, one that is too long goes on below, indented as it began and by ``hang`` more."""
+    """Print a line; on a terminal, one that is too long goes on below, indented as it began and by ``hang`` more.
+
+    Names of files, people and runs may be part of it: what is no plain character is escaped.
+    """
+    line = printable(line)
     if not (sys.stderr if err else sys.stdout).isatty():
         click.echo(line, err=err)
         return
     for part in wrapped(line, shutil.get_terminal_size().columns, hang):
         click.echo(part, err=err)
+
+
+def tell(line: str, *, title: bool = False) -> None:
+    """Print a line and leave it whole, as commands and rows of tables are to stay; escaped as by :func:`say`."""
+    click.echo(click.style(printable(line), bold=True) if title else printable(line))
 
 
 def wrapped(line: str, width: int, hang: int = 0) -> list[str]:

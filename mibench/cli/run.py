@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from mibench.errors import printable
 from mibench.system.precision import PRECISIONS
 from mibench.system.stdout_guard import spoken_aside
 
@@ -120,7 +119,7 @@ def finish(ctx: click.Context, found: RunResult, as_json: bool) -> None:
         click.echo(json.dumps(as_plain(found), indent=2))
     else:
         for line in summary(found):
-            say(printable(line))
+            say(line)
     for name, reason in found.missing.items():
         say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
     if found.missing:

@@ -20,6 +20,7 @@ from mibench.weights import cards
 
 from .examples import CommandWithExamples
 from .options import json_option, plugin_option
+from .prose import tell
 
 
 @click.command(
@@ -56,7 +57,9 @@ def show(*, kind: str, name: str, as_json: bool) -> None:
         click.echo(json.dumps(plain(content), indent=2))
     else:
         width = min(110, shutil.get_terminal_size((110, 24)).columns - 2) if sys.stdout.isatty() else 110
-        click.echo(yaml.safe_dump(plain_in_order(content), sort_keys=False, allow_unicode=True, width=width).rstrip())
+        text = yaml.safe_dump(plain_in_order(content), sort_keys=False, allow_unicode=True, width=width)
+        for line in text.rstrip().split("\n"):
+            tell(line)
 
 
 def plain_in_order(value: Any) -> Any:
@@ -121,7 +124,7 @@ def _card(name: str) -> dict[str, Any]:
 
 
 def _run(name: str) -> dict[str, Any]:
-    from mibench.results import open_run
+    from mibench.results import damaged, open_run
     from mibench.results.run_record import read_estimates
     from mibench.runs.store import RunDir
 
@@ -129,6 +132,8 @@ def _run(name: str) -> dict[str, Any]:
     if not folder.exists():
         raise MibenchError(f"{name} is not a run directory: it has no run.json")
     content = folder.record()
+    if reason := damaged(open_run(folder.path)):
+        raise MibenchError(f"{folder.path} {reason}")
     metrics = folder.path / "metrics.json"
     content["cost"] = open_run(folder.path).cost()
     content["metrics"] = read_estimates(metrics) if metrics.exists() else None

@@ -16,6 +16,7 @@ from mibench.system.stdout_guard import spoken_aside
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option, set_option
 from .progress import duration
+from .prose import tell
 
 
 @click.command(
@@ -89,8 +90,8 @@ def train(
     if as_json:
         click.echo(json.dumps({"card": str(path), **plain(dataclasses.asdict(card))}, indent=2))
         return
-    click.echo(f"{card.name}: {card.weights.bytes / 1e6:.2f} MB in {duration(time.monotonic() - started)}")
+    tell(f"{card.name}: {card.weights.bytes / 1e6:.2f} MB in {duration(time.monotonic() - started)}")
     for name, value in (card.measured or {}).items():
         if isinstance(value, int | float | str):
-            click.echo(f"  {name}: {value}")
+            tell(f"  {name}: {value}")
     click.echo(f"card: {printable(str(path))}")

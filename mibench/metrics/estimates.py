@@ -5,7 +5,8 @@ Every function is deterministic (the draws come from :mod:`mibench.rng`) and doe
 
 With few identities the percentile bootstrap is too narrow: measured over 1,000 draws of normal identity means, its
 "95 %" intervals held the truth in 83 % (5 identities), 92 % (10), 92 % (20), 93 % (50) and 95 % (100) of cases. For
-shares, where it is worse, :mod:`mibench.metrics.share_interval` has another interval.
+shares, where it is worse, :mod:`mibench.metrics.share_interval` has another interval; for paired differences,
+:mod:`mibench.metrics.differences`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from numpy.typing import NDArray
 from mibench.api import Estimate
 from mibench.rng import stream
 
+from .differences import difference_interval
+from .differences import sign_flip_p_value as sign_flip_p_value  # part of what metrics may use
 from .share_interval import share_interval
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 1000
-SIGN_FLIPS = 20_000  # many, since Holm's adjustment reads the far tail of p values
 LEVEL = 0.95
 _NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
 _CHUNK = 8_000_000  # most weights held at once by the weighted median
@@ -209,65 +211,27 @@ def paired_difference(
     first: Sequence[float] | Array,
     second: Sequence[float] | Array,
     *,
+    trials: tuple[float, float] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     **fields: Any,
 ) -> Estimate:
-    """Mean of ``first - second`` over the same identities, each ``(I,)``, with a paired bootstrap.
+    """Mean of ``first - second`` over the same identities, each ``(I,)``, with the interval of paired differences.
 
-    ``params["p_value"]`` is two-sided: how often the resampled difference, moved to zero, is at least as far from
-    zero as the observed one (never below ``1 / (B + 1)``).
+    ``trials`` are the samples in all of either, where the values are shares. ``params["p_value"]`` is two-sided, of a
+    paired bootstrap: how often the resampled difference, moved to zero, is at least as far from zero as the observed
+    one (never below ``1 / (B + 1)``).
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     estimate = ratio(name, difference, np.ones_like(difference), seed=seed, resamples=resamples, **fields)
     if estimate.value is None or len(difference) < 2:
         return estimate
+    low, high = difference_interval(first, second, trials=trials, seed=seed)
     resampled = resample_counts(len(difference), resamples, seed) @ difference / len(difference)
     extreme = int((np.abs(resampled - estimate.value) >= abs(estimate.value) - 1e-12).sum())
-    params = {**estimate.params, "p_value": (extreme + 1) / (resamples + 1)}
-    return Estimate(**{**_fields(estimate), "params": params})
-
-
-def sign_flip_p_value(differences: Sequence[float] | Array, *, seed: int = 0, draws: int = SIGN_FLIPS) -> float:
-    """Two-sided p value of the mean of paired ``differences`` ``(I,)``: Fisher's randomisation test.
-
-    If neither side is better, each identity's difference might as well have had the other sign. The p value is the
-    share of sign patterns whose mean is at least as far from zero as the observed one: of all ``2^I`` patterns where
-    they are no more than ``2 * draws``, else of ``draws`` random ones (then never below ``1 / (draws + 1)``).
-
-    Exact for differences that are symmetric about zero under the null hypothesis. Unlike the bootstrap's p value it
-    keeps its level with few identities, in the far tail as well, which is where Holm's adjustment looks.
-
-    Source: Fisher, The Design of Experiments (1935), section 21; Good, Permutation, Parametric and Bootstrap Tests of
-    Hypotheses (2005), section 3.2.
-
-    Raises:
-        ValueError: there is no difference, or one that is not finite.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    n = len(values)
-    if n == 0 or not np.isfinite(values).all():
-        raise ValueError("a sign-flip test needs finite differences, at least one")
-    least = abs(float(values.sum())) - 1e-9 * float(np.abs(values).sum())  # equal sums differ by rounding
-    signs, exact = _sign_patterns(n, draws, seed)
-    step = max(1, _CHUNK // n)
-    extreme = sum(int((np.abs(signs[i : i + step] @ values) >= least).sum()) for i in range(0, len(signs), step))
-    return extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
-
-
-@lru_cache(maxsize=8)
-def _sign_patterns(n: int, draws: int, seed: int) -> tuple[NDArray[np.int8], bool]:
-    """Signs int8 ``(patterns, n)``, and whether they are all of them (the first sign fixed: means come in pairs)."""
-    if 2 ** (n - 1) <= draws:
-        numbers = np.arange(2 ** (n - 1))[:, None] >> np.arange(n)[None, :]
-        signs = 1 - 2 * (numbers & 1)
-        exact = True
-    else:
-        signs = 1 - 2 * torch.randint(2, (draws, n), generator=stream(seed, "sign flips", n)).numpy()
-        exact = False
-    result: NDArray[np.int8] = signs.astype(np.int8)
-    result.flags.writeable = False
-    return result, exact
+    kind = "paired t" if trials is None else "paired shares"
+    params = {**estimate.params, "interval": kind, "p_value": (extreme + 1) / (resamples + 1)}
+    return Estimate(**{**_fields(estimate), "low": low, "high": high, "params": params})
 
 
 def detectable_difference(
@@ -301,8 +265,8 @@ def compared(
 ) -> Estimate:
     """:func:`paired_difference` with what a comparison of attacks shows beside it.
 
-    ``params``: ``p_value`` of :func:`sign_flip_p_value`, ``p_bootstrap``, and :func:`detectable_difference` (or None)
-    as ``detectable``.
+    ``params``: ``p_value`` of :func:`sign_flip_p_value`, which is at most 0.05 just where 0 lies outside the interval,
+    ``p_bootstrap``, and :func:`detectable_difference` (or None) as ``detectable``.
     """
     found = paired_difference(name, first, second, seed=seed, **fields)
     if found.value is None or found.n < 2:

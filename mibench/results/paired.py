@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 COLUMN_OF = {"acc1": "hit1", "acc5": "hit5", "target_acc1": "target_hit1"}  # metrics called otherwise in samples.csv
 RANKED_FIRST = "true_identity_top1"
+IN_UNIT_RANGE = frozenset({RANKED_FIRST, *COLUMN_OF, *COLUMN_OF.values(), "judge_confidence", "target_confidence"})
 
 
 def per_identity(run: StoredRun, name: str) -> pd.Series[float]:
@@ -41,7 +42,7 @@ def per_identity(run: StoredRun, name: str) -> pd.Series[float]:
 
 
 def difference(run: StoredRun, other: StoredRun, column: str = "hit1", *, name: str | None = None) -> Estimate:
-    """Mean difference ``run - other`` over the identities of both: bootstrap interval, sign-flip p value.
+    """Mean difference ``run - other`` over the identities of both: interval and sign-flip p value.
 
     Null with the reason when the runs do not share their protocol or their identities, or when one of them has no
     value in the metric: what cannot differ is not tested.
@@ -63,7 +64,7 @@ def difference(run: StoredRun, other: StoredRun, column: str = "hit1", *, name: 
     if list(first.index) != list(second.index):
         return null(label, "the runs attack different identities")
     reason = without_value(run, column) or without_value(other, column)
-    return null(label, reason) if reason else compared(label, first, second)
+    return null(label, reason) if reason else compared(label, first, second, trials=_trials(run, other, column))
 
 
 def without_value(run: StoredRun, name: str) -> str | None:
@@ -90,11 +91,20 @@ def pooled(name: str, values: pd.Series[float], **fields: Any) -> Estimate:
     return ratio(name, values.tolist(), [1.0] * len(values), **fields)
 
 
-def compared(name: str, first: pd.Series[float], second: pd.Series[float]) -> Estimate:
+def compared(
+    name: str, first: pd.Series[float], second: pd.Series[float], *, trials: tuple[float, float] | None = None
+) -> Estimate:
     """``first - second`` over the same identities in the same order: ``estimate.compared``."""
     from mibench.metrics import estimates
 
-    return estimates.compared(name, first.tolist(), second.tolist())
+    return estimates.compared(name, first.tolist(), second.tolist(), trials=trials)
+
+
+def _trials(run: StoredRun, other: StoredRun, column: str) -> tuple[float, float] | None:
+    """Samples behind either side of a difference of values in [0, 1]; None for other values."""
+    if column not in IN_UNIT_RANGE:
+        return None
+    return float(run.samples["selected"].sum()), float(other.samples["selected"].sum())
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:

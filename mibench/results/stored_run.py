@@ -5,6 +5,7 @@ The layout is described in ``mibench/runs/store.py``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _COUNTED = ("queries_forward", "queries_backward", "seconds")
+SCORES = ("samples.csv", "metrics.json")
 _TRUTHS = ("selected", "hit1", "hit5")
 
 
@@ -240,6 +242,36 @@ def open_run(path: Path | str) -> StoredRun:
     if not (folder / "run.json").exists():
         raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
     return StoredRun(folder)
+
+
+def damaged(run: StoredRun) -> str | None:
+    """Which files of a finished run are not what it wrote (by hash), and what to do; None when all are.
+
+    Looked at are the scores, the attack's state and every unit; tables and figures may be edited by their owner. A run
+    that recorded no hashes, or is not finished, is not judged.
+    """
+    outputs = run.record.get("outputs")
+    if run.status != "complete" or not isinstance(outputs, dict):
+        return None
+    wrong = []
+    for name, digest in outputs.items():
+        if name not in SCORES and not name.endswith(".safetensors"):
+            continue
+        if not (run.path / name).is_file():  # nor a pipe, which nobody may ever write to
+            wrong.append(f"{name} is missing")
+            continue
+        try:
+            with (run.path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    wrong.append(f"{name} has changed")
+        except OSError as error:
+            wrong.append(f"{name} cannot be read ({error.strerror})")
+    if not wrong:
+        return None
+    more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
+    scores = all(text.split()[0] in SCORES for text in wrong)
+    cure = f"mibench score {run.path}" if scores else "give the command of the run again, which makes them anew"
+    return f"is damaged since it was finished: {', '.join(wrong[:2])}{more}; {cure}"
 
 
 def as_runs(runs: StoredRun | Sequence[StoredRun]) -> tuple[StoredRun, ...]:

@@ -39,7 +39,7 @@ class Plan:
     prior: cards.CardFile | None
     regressor: cards.CardFile | None
     origins: Mapping[str, Setting]  # "attack.steps" -> value and origin
-    chosen: Mapping[str, Any]  # the names, for config.yaml
+    chosen: Mapping[str, Any]  # the names that were asked for, for config.yaml; the preset taken is in spec
     said: tuple[str, ...] = ("--set",)  # origins that a person wrote, beside presets, protocols and cards
 
     def units(self) -> list[tuple[int, ...]]:
@@ -63,16 +63,20 @@ class Plan:
         """What ``mibench run --config`` accepts to do the same again: names and every resolved setting."""
         import yaml
 
-        content = {key: value for key, value in self.chosen.items() if value is not None and key != "preset"}
-        settings = {scope: values for scope, values in self.settings_said().items() if values}
-        return yaml.safe_dump({**content, "settings": settings}, sort_keys=False, allow_unicode=True)
+        content = {key: value for key, value in self.chosen.items() if value is not None}
+        said = self.settings_said()
+        resolved = {name.partition(".")[2]: s.value for name, s in self.origins.items() if name.startswith("attack.")}
+        settings = {**said, "attack": {name: plain(value) for name, value in resolved.items()}}
+        content["chosen"] = [f"attack.{name}" for name in said["attack"]]
+        content["settings"] = {scope: values for scope, values in settings.items() if values}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     def settings_said(self) -> dict[str, dict[str, Any]]:
-        """Every setting of the attack, and of the other scopes what a person changed (the rest follows from names)."""
+        """What a person chose in each scope; the rest follows from the names."""
         scopes: dict[str, dict[str, Any]] = {scope: {} for scope in SCOPES}
         for name, setting in self.origins.items():
             scope, _, rest = name.partition(".")
-            if scope == "attack" or setting.origin in self.said:
+            if setting.origin in self.said:
                 scopes[scope][rest] = plain(setting.value)
         return scopes
 
@@ -94,13 +98,15 @@ def make_plan(request: Request) -> Plan:
     Raises:
         MibenchError: any mistake in the input. When both the data and the weights are missing, one line for each.
     """
-    chosen, file_settings = names_of(request)
+    chosen, file_settings, resolved = names_of(request)
     for scope in request.settings:
         if scope not in SCOPES:
             raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
 
     def layers(scope: str) -> list[Layer]:
         found = [Layer(str(request.config), file_settings.get(scope, {}))] if request.config else []
+        if scope == "attack" and resolved:
+            found = [Layer(f"{request.config}, not chosen", resolved), *found]
         return [*found, Layer("--set", request.settings.get(scope, {}))]
 
     entry = registry.entry("attack", str(chosen["attack"]))
@@ -194,7 +200,7 @@ def make_plan(request: Request) -> Plan:
         prior=files.get("prior"),
         regressor=files.get("regressor"),
         origins=origins,
-        chosen={**chosen, "preset": preset},
+        chosen=chosen,
         said=said,
     )
 

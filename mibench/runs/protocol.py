@@ -42,19 +42,19 @@ def check_metrics(protocol: EvalProtocol) -> None:
 
     Raises:
         MibenchError: an unknown group; an estimate in ``required`` that no chosen group yields, with the group to add.
+            One that no group of ours yields is left to groups of others, where there are any: it may be theirs.
     """
     groups = protocol.metrics or DEFAULT_METRICS
     known = {*METRICS, *registry.names("metric")}
     for name in groups:
         if name not in known:
             raise MibenchError(f"protocol.metrics: {registry.unknown('metric', name, known)}")
-    if any(name not in ESTIMATES for name in groups):
-        return  # what a metric of somebody else yields is not known before it has run
-    made = {estimate for name in groups for estimate in ESTIMATES[name]}
-    lacking = [name for name in protocol.required if name not in made]
+    foreign = [name for name in groups if name not in ESTIMATES]  # what they yield is not known before they have run
+    made = {estimate for name in groups for estimate in ESTIMATES.get(name, ())}
+    makers = {estimate: name for name, estimates in ESTIMATES.items() for estimate in estimates}
+    lacking = [name for name in protocol.required if name not in made and not (foreign and name not in makers)]
     if not lacking:
         return
-    makers = {estimate: name for name, estimates in ESTIMATES.items() for estimate in estimates}
     for name in lacking:
         if name not in makers:
             raise MibenchError(f"protocol.required: {registry.unknown('estimate', name, makers)}")

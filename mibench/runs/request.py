@@ -56,28 +56,35 @@ DEFAULTS = {
 }
 
 
-def names_of(request: Request) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The names that hold (flag, else file, else default) and the settings of the file, by scope.
+CHOSEN = "chosen"  # in a file: which settings of the attack a person chose; the others are as its preset had them
+
+
+def names_of(request: Request) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
+    """The names that hold (flag, else file, else default), and the settings of the file.
+
+    Returns:
+        Names; what a person chose in the file, by scope; settings of the attack that the file of another run records
+        and that nobody chose there (its ``chosen`` says which; without it, all are a person's).
 
     Raises:
         MibenchError: a file that cannot be read, an unknown key, a value of another kind than belongs there.
     """
-    from_file, settings = _read_file(request.config)
+    from_file, settings, resolved = _read_file(request.config)
     _check({key: value for key, value in from_file.items() if value is not None}, f"{request.config}: ")
     chosen: dict[str, Any] = {}
     for key, default in DEFAULTS.items():
         said, kept = getattr(request, key), from_file.get(key)  # null, like a missing key, leaves it to the default
         chosen[key] = said if said is not None else default if kept is None else kept
     _check({key: value for key, value in chosen.items() if value is not None})
-    return chosen, settings
+    return chosen, settings, resolved
 
 
-def _read_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Names and settings of a ``--config`` file."""
+def _read_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
+    """Names of a ``--config`` file, its settings, and those of the attack that nobody chose."""
     if path is None:
-        return {}, {}
+        return {}, {}, {}
     content = config.read_yaml(path)
-    known = (*DEFAULTS, "settings")
+    known = (*DEFAULTS, CHOSEN, "settings")
     for key in content:
         if key not in known:
             raise MibenchError(
@@ -88,7 +95,18 @@ def _read_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, A
         if scope not in SCOPES:
             raise MibenchError(f"{path}: settings: {registry.unknown('scope', scope, SCOPES)}")
         settings[scope] = as_mapping(values, f"{path}: settings.{scope}")
-    return content, settings
+    said = content.pop(CHOSEN, None)
+    if said is None:
+        return content, settings, {}
+    of_attack = settings.pop("attack", {})
+    names = [f"attack.{name}" for name in of_attack]
+    if not isinstance(said, list) or not all(name in names for name in said):
+        raise MibenchError(
+            f"{path}: {CHOSEN}: expected a list of names out of settings.attack, such as [{', '.join(names[:2])}], got "
+            f"{shown(said)}; leave it out where everything in the file was chosen"
+        )
+    settings["attack"] = {name: value for name, value in of_attack.items() if f"attack.{name}" in said}
+    return content, settings, {name: value for name, value in of_attack.items() if f"attack.{name}" not in said}
 
 
 def _check(names: Mapping[str, Any], where: str = "") -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from mibench import registry
 from mibench import settings as config
 from mibench.api import Attack
+from mibench.data.files import FileSplit
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
@@ -34,6 +35,7 @@ from mibench.weights import cards
 
 FLOOR = "floor"
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
+NAMED = 4  # remarks on the data that are said; `mibench data verify` says all
 RESULT_FILES = ("samples.csv", "metrics.json")
 DRAWN_FOLDERS = ("tables", "figures", "images")
 
@@ -124,34 +126,36 @@ def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_request(request: Request, out: Path, machine: Execution, *, allow_changed_code: bool = False) -> RunResult:
-    """Run what was asked for and, before it, the floor that its tables compare it with."""
+def run_request(
+    request: Request, out: Path, machine: Execution, *, allow_changed_code: bool = False, unused: bool = True
+) -> RunResult:
+    """Run what was asked for and, before it, the floor that its tables compare it with.
+
+    ``unused``: say what lies in the data's folder and is not used.
+    """
     plan = make_plan(request)
+    if unused and isinstance(plan.dataset, FileSplit) and (left := plan.dataset.unused()):
+        more = f"; {len(left) - NAMED:,} more remarks: mibench data verify" if len(left) > NAMED else ""
+        machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(left[:NAMED])}{more}")
     floor = None
     if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
-        floor = _run_plan(floor_plan(request, plan), out, machine, None, allow_changed_code)
+        floor = _run_plan(floor_plan(plan), out, machine, None, allow_changed_code)
     return _run_plan(plan, out, machine, floor, allow_changed_code)
 
 
-def floor_plan(request: Request, plan: Plan) -> Plan:
-    """The floor under the same protocol, data, weights (the attack's own prior) and seed."""
-    settings = {scope: values for scope, values in request.settings.items() if scope != "attack"}
+def floor_plan(plan: Plan) -> Plan:
+    """The floor under the same protocol, data, weights (the attack's own prior) and seed, however they were asked for.
+
+    Its preset is chosen as an attack's is. Of the attack's settings it takes those that a person chose and that it has
+    too (pool, candidates, truncation): it searches as an attack that has them.
+    """
     known = set(config.setting_names(registry.load("attack", FLOOR))) - set(config.setting_names(Attack))
-
-    def shared(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that the floor has too (pool, candidates, truncation): it searches as an attack that has them."""
-        return {"attack": kept} if (kept := {k: v for k, v in values.items() if k in known}) else {}
-
-    prior = plan.spec.prior.card if plan.spec.prior is not None else None
-    if request.config is None:
-        preset = request.preset if request.preset in config.attack_presets(FLOOR).presets else None
-        settings |= shared(request.settings.get("attack", {}))
-        return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, prior=prior, settings=settings))
-    from_file = plan.settings_said()
-    from_file |= shared(from_file.pop("attack")) or {}
-    kept = ("target", "dataset", "protocol", "judge", "seed", "precision", "min_accuracy")
-    names = {key: plan.chosen[key] for key in kept}
-    return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
+    settings = plan.settings_said()
+    settings["attack"] = {name: value for name, value in settings["attack"].items() if name in known}
+    names = {**plan.chosen, "attack": FLOOR, "prior": plan.spec.prior.card if plan.spec.prior is not None else None}
+    if names["preset"] not in config.attack_presets(FLOOR).presets:
+        names["preset"] = None
+    return make_plan(Request(**names, settings=settings))
 
 
 def _run_plan(

@@ -71,7 +71,7 @@ def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> CellStatus:
     try:
         plan = make_plan(cell.request)
         compared = plan.spec.attack != FLOOR and FLOOR in registry.names("attack")
-        floor = floor_plan(cell.request, plan) if compared else None
+        floor = floor_plan(plan) if compared else None
         for one in filter(None, (floor, plan)):
             folder = RunDir(out / one.spec.run_name)
             if folder.exists() and not allow_changed_code:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mibench import registry
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, printable
 from mibench.results import open_run
 from mibench.system.files import atomic_write, write_error
 
@@ -117,7 +117,7 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    return printable(text).replace("|", "\\|")
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def work(
         torch.set_num_threads(threads)
         attack = registry.entry("attack", str(request.attack)).name
         machine = Execution(choose_device(device), reporter=PipeReporter(connection, attack))
-        found = run_request(request, out, machine, allow_changed_code=allow_changed_code)
+        found = run_request(request, out, machine, allow_changed_code=allow_changed_code, unused=False)
     except MibenchError as error:
         connection.send(("failed", one_line(str(error))))
         return

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 
 class _Aside:
@@ -63,6 +63,20 @@ def spoken_aside() -> Iterator[None]:
         yield
     finally:
         _aside.leave()
+
+
+def no_quiet_end() -> None:
+    """Turn ``os._exit`` in this process into ``SystemExit``, which is reported: other people's code that calls it would
+    end the program at once, without a word and with whatever exit code it names. Child processes keep theirs.
+    """
+    process, real = os.getpid(), os._exit
+
+    def ended(status: int) -> NoReturn:
+        if os.getpid() != process or threading.current_thread() is not threading.main_thread():
+            real(status)
+        raise SystemExit(status)
+
+    os._exit = ended
 
 
 def last_words_aside() -> None:

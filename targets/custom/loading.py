@@ -14,6 +14,11 @@ HALVES = (  # endings of the length and the direction that weight_norm makes of 
     (".weight_g", ".weight_v", ".weight"),
     (".parametrizations.weight.original0", ".parametrizations.weight.original1", ".weight"),
 )
+NORMED = (  # endings of the weight before spectral_norm and of its two vectors
+    ("_orig", "_u", "_v"),
+    (".original", ".0._u", ".0._v"),
+)
+MASKED = ("_orig", "_mask")  # the same of pruning
 SPLIT = (".weight_orig", ".weight_u", ".parametrizations.weight.original")  # spectral_norm, pruning
 Weights = dict[str, Tensor]
 
@@ -22,7 +27,7 @@ def fill(network: nn.Module, file: WeightsContents) -> list[str]:
     """Load weights strictly: every tensor of the file into its place, and every place filled.
 
     Understood besides the names as they are: wrapper prefixes on either side (those that were taken off when the file
-    was read, and any beginning that all keys share), and weights split by weight_norm.
+    was read, and any beginning that all keys share), and weights with weight_norm, spectral_norm or pruning on.
 
     Returns:
         What was done to the names, and what else the file holds.
@@ -78,7 +83,10 @@ def _check(network: nn.Module, wanted: Mapping[str, Tensor], given: Weights, fil
 def _cause(missing: list[str], unexpected: list[str], misshapen: list[str], common: list[str]) -> str:
     """What the differing names are evidence for."""
     if any(name.endswith(SPLIT) for name in unexpected):
-        return "; they were saved with spectral_norm or pruning on: take it off first, or let the factory put it on"
+        return (
+            "; they were saved with spectral_norm or pruning on, or another parametrisation: take it off first, or let "
+            "the factory put it on"
+        )
     if any(name.endswith(ending) for name in unexpected for halves in HALVES for ending in halves[:2]):
         return "; they were saved with weight_norm on: take it off first, or let the factory put it on"
     if not common:
@@ -134,15 +142,61 @@ def _joined(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, .
             norm = torch.linalg.vector_norm(direction, dim=others, keepdim=True) if others else direction.abs()
             joined[stem + whole] = length * direction / norm
             del joined[name], joined[stem + directions]
-    if joined.keys() == given.keys():
+    return _matching(given, joined, wanted, stripped)
+
+
+def _normed(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
+    """Weights that spectral_norm divides by its estimate of their largest singular value, as in eval mode."""
+    divided = dict(given)
+    for before, left, right in NORMED:
+        for name in [name for name in given if name.endswith(before)]:
+            stem = name.removesuffix(before)
+            weight, u, v = (given.get(stem + ending) for ending in (before, left, right))
+            if weight is None or u is None or v is None or weight.ndim < 2 or u.ndim != 1 or v.ndim != 1:
+                continue
+            sides = [axis for axis, side in enumerate(weight.shape) if side == len(u)]
+            if not sides or len(u) * len(v) != weight.numel():
+                continue
+            rows = [weight.movedim(axis, 0).reshape(len(u), len(v)) @ v for axis in sides]
+            # of a square weight either axis fits; the vectors belong to the one whose rows they align with
+            row = max(rows, key=lambda row: float(torch.nn.functional.cosine_similarity(u, row, dim=0)))
+            divided[_whole(stem)] = weight / torch.dot(u, row)
+            for ending in (before, left, right):
+                del divided[stem + ending]
+    return _matching(given, divided, wanted, stripped)
+
+
+def _pruned(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
+    """Weights beside the mask of what was pruned of them."""
+    masked = dict(given)
+    before, mask = MASKED
+    for name in [name for name in given if name.endswith(before)]:
+        stem = name.removesuffix(before)
+        if (kept := given.get(stem + mask)) is None or kept.shape != given[name].shape:
+            continue
+        masked[stem] = kept.to(given[name].dtype) * given[name]
+        del masked[name], masked[stem + mask]
+    return _matching(given, masked, wanted, stripped)
+
+
+def _whole(stem: str) -> str:
+    """``a.weight`` for ``a.weight`` and for ``a.parametrizations.weight``."""
+    head, _, name = stem.rpartition(".")
+    return f"{head.removesuffix('parametrizations')}{name}" if head.endswith("parametrizations") else stem
+
+
+def _matching(given: Weights, made: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
+    if made.keys() == given.keys():
         return None
-    return _restored(joined, wanted, stripped) or _rewrapped(joined, wanted, stripped)
+    return _restored(made, wanted, stripped) or _rewrapped(made, wanted, stripped)
 
 
 CONVENTIONS: tuple[tuple[Callable[[Weights, Mapping[str, Tensor], tuple[str, ...]], Weights | None], str], ...] = (
     (_restored, ""),
     (_rewrapped, "its names begin otherwise than the model's, as a wrapper makes them; they were matched without that"),
     (_joined, "weights that weight_norm had split were joined"),
+    (_normed, "weights with spectral_norm on were divided by their norm, as in eval mode"),
+    (_pruned, "weights with pruning on were multiplied by their masks"),
 )
 
 

@@ -38,3 +38,6 @@ OWN: dict[str, dict[str, str]] = {
         "target:torchscript": "mibench.targets.custom.importing:import_torchscript",
     },
 }
+
+# A metric of somebody else's; a test that wants one adds this catalogue. What it yields shows when it has run.
+THEIRS: dict[str, dict[str, str]] = {"metric": {"theirs": "toyworld.reports:measure_theirs"}}

@@ -1,10 +1,12 @@
-"""A report of the toy world."""
+"""A report of the toy world, and a metric of somebody else's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from mibench.api import Estimate
+from mibench.metrics.inputs import ScoringInputs
 from mibench.results import StoredRun
 
 
@@ -18,3 +20,8 @@ def write_report(
     path = folder / "toy.csv"
     path.write_text("\n".join([*lines, f"private,{len(private)}"]) + "\n")
     return [path]
+
+
+def measure_theirs(evidence: ScoringInputs) -> list[Estimate]:
+    """their_confidence: what the judge is sure of."""
+    return [evidence.mean("their_confidence", "judge_confidence", higher_is_better=True)]
