@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mibench.api import Estimate, MibenchError
+from mibench.errors import printable as printable
 from mibench.results.paired import IN_UNIT_RANGE as IN_UNIT_RANGE
 from mibench.results.paired import adjusted as adjusted  # part of the read side, which reports may import
 from mibench.results.paired import compared as compared
