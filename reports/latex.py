@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mibench.errors import printable
+from mibench.results import printable
 
 from .formatting import ABSENT
 from .table_model import Cell, Column, Table, heading, shown

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mibench.errors import printable
+from mibench.results import printable
 
 from .formatting import ABSENT, number
 from .tables import as_csv, as_markdown

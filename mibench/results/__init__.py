@@ -1,5 +1,6 @@
 """The read side of a run directory: what reports, and anybody's notebook, may import."""
 
+from mibench.errors import printable
 from mibench.results.paired import (
     IN_UNIT_RANGE,
     adjusted,
@@ -26,5 +27,6 @@ __all__ = [
     "open_run",
     "per_identity",
     "pooled",
+    "printable",
     "without_value",
 ]
