@@ -8,12 +8,14 @@ import textwrap
 
 import rich_click as click
 
+from .output import on_terminal
+
 LEAST = 40  # columns; below, wrapping helps nobody
 
 
 def say(line: str, *, err: bool = False, hang: int = 0) -> None:
     """Print a line; on a terminal, one that is too long goes on below, indented as it began and by ``hang`` more."""
-    if not (sys.stderr if err else sys.stdout).isatty():
+    if not on_terminal(sys.stderr if err else sys.stdout):
         click.echo(line, err=err)
         return
     for part in wrapped(line, shutil.get_terminal_size().columns, hang):

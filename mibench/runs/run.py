@@ -27,6 +27,7 @@ from mibench.runs.store import RunDir, atomic_write, file_sha256, write_error
 from mibench.system import provenance
 from mibench.system.devices import choose_device
 from mibench.system.progress import Reporter
+from mibench.turns import computing
 from mibench.weights import cards
 
 FLOOR = "floor"
@@ -74,7 +75,8 @@ def run(
 ) -> Run:
     """Attack a target, score the reconstructions, draw tables and figures: ``mibench run`` from Python.
 
-    The same arguments mean the same folder below ``out``; a run that was interrupted continues.
+    The same arguments mean the same folder below ``out``; a run that was interrupted continues. It may be called from
+    any thread; runs in two threads come one after the other.
 
     Args:
         attack, target, dataset, protocol, prior, preset, seed, precision: as the flags of ``mibench run``; None means
@@ -123,11 +125,12 @@ def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def run_request(request: Request, out: Path, machine: Machine, *, allow_changed_code: bool = False) -> Run:
     """Run what was asked for and, before it, the floor that its tables compare it with."""
-    plan = make_plan(request)
-    floor = None
-    if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
-        floor = _run_plan(floor_plan(request, plan), out, machine, None, allow_changed_code)
-    return _run_plan(plan, out, machine, floor, allow_changed_code)
+    with computing(machine.reporter):
+        plan = make_plan(request)
+        floor = None
+        if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
+            floor = _run_plan(floor_plan(request, plan), out, machine, None, allow_changed_code)
+        return _run_plan(plan, out, machine, floor, allow_changed_code)
 
 
 def floor_plan(request: Request, plan: Plan) -> Plan:
@@ -203,7 +206,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
     done = len(list(stored_units(plan, folder)))
     preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
     machine.reporter.say(
-        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.attacked} identities, "
+        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {_attacked(plan)} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
     if record and done:
@@ -225,6 +228,12 @@ def _begin(plan: Plan, folder: RunDir, machine: Machine, code: Mapping[str, str]
         prior_queries_forward=plan.prior_queries(),
     )
     atomic_write(folder.path / "config.yaml", plan.config_text().encode())
+
+
+def _attacked(plan: Plan) -> str:
+    """``50 of 5,000``."""
+    attacked, there = plan.spec.protocol.attacked, plan.dataset.num_classes
+    return f"{attacked:,}" + (f" of {there:,}" if attacked < there else "")
 
 
 def _doubts(plan: Plan) -> Iterator[str]:
@@ -345,6 +354,12 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     if not folder.exists():
         raise MibenchError(f"{path} is not a run directory: it has no run.json")
     machine = Machine(choose_device(device), reporter=reporter or Reporter())
+    with computing(machine.reporter):
+        return _rescored(folder, device, machine)
+
+
+def _rescored(folder: RunDir, device: str, machine: Machine) -> Run:
+    path = folder.path
     plan = make_plan(Request(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
     data = (folder.record().get("spec") or {}).get("dataset_digest")
@@ -363,7 +378,7 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
         raise MibenchError(
             f"the floor that {path} is compared with is not beside it: bring {floor_name} to {path.parent} as well"
         )
-    floor = rescore(path.parent / floor_name, device, reporter) if floor_name else None
+    floor = rescore(path.parent / floor_name, device, machine.reporter) if floor_name else None
     with folder.writing():
         judge_units(plan, folder, machine)
         draw(plan, folder, floor, machine.reporter)

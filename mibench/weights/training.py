@@ -30,6 +30,7 @@ from mibench.system.devices import choose_device
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
+from mibench.turns import computing
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_victim, load_weights, packed, shelve
@@ -165,6 +166,11 @@ def train(
         MibenchError: a mistake in the input; a folder that cannot be written.
     """
     reporter = reporter or Reporter()
+    with computing(reporter):
+        return _trained(training, device, reporter, unused)
+
+
+def _trained(training: Training, device: str, reporter: Reporter, unused: bool) -> tuple[Path, Card]:
     refuse_shipped_name(training)
     recipe, dataset = resolve_training(training)
     if unused and isinstance(dataset, FileSplit):

@@ -79,7 +79,7 @@ def contact_sheet(run: Run, label: str, private: LabelledImages | None, *, hide_
     heading(
         made,
         f"{label}: reconstructions",
-        f"{context(run)}\nFirst {len(shown)} of {len(identities)} identities; best {across} by the adversary's own "
+        f"{context(run)}\nFirst {len(shown)} of {len(identities):,} identities; best {across} by the adversary's own "
         f"confidence. ✓ ✗ judge's verdict with its probability for the identity{explained}.{hidden}",
     )
     return made
