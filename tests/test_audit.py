@@ -326,9 +326,9 @@ def test_an_order_of_classes_that_chance_suggests_is_not_believed(place: Path) -
     """A permutation is fitted on train images and measured on test images: noise gains nothing."""
     dataset = Folder(root=str(place / "people"), public_root=str(place / "strangers"))
 
-    def noise(pixels: torch.Tensor, image: ImageSpec) -> torch.Tensor:
+    def noise(pixels: torch.Tensor, image: ImageSpec) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(int(pixels.sum()) % 1000)
-        return torch.rand(len(pixels), 3, generator=generator)
+        yield torch.rand(len(pixels), 3, generator=generator)
 
     found = advice(noise, ImageSpec(size=SIZE), dataset, channel_order="rgb", names=list(COLOURS))
     assert found is None or found[1] < 0.9

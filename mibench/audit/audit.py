@@ -14,6 +14,8 @@ from mibench.runs.run import RunResult, run_request
 from mibench.system.devices import choose_device
 from mibench.system.files import write_json
 from mibench.system.progress import Reporter
+from mibench.system.turns import computing
+from mibench.weights.minimum_accuracy import percent
 
 from .data import AuditData, read_material
 from .findings import Verdict, verdict_of
@@ -51,6 +53,11 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
             step that failed is written.
     """
     reporter = reporter or Reporter()
+    with computing(reporter):
+        return _audited(request, out, device, reporter)
+
+
+def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) -> Audit:
     chosen = choose_device(device)
     if request.attack is not None:
         registry.entry("attack", request.attack)  # a slip is refused before anything is measured
@@ -63,7 +70,7 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
     identities = _identities(request, material)
     judge = judge_for(request, material, device, reporter)
     if judge.accuracy is not None:
-        reporter.say(f"judge: {judge.accuracy:.1%} of {judge.images} held-out images right")
+        reporter.say(f"judge: {percent(judge.accuracy)} of {judge.images:,} held-out images right")
     prior = prior_for(request, attack, material, attacked.file, device, reporter)
     run = run_request(
         Request(

@@ -35,7 +35,7 @@ class AuditData:
         """One line for a person."""
         c = self.counts
         return (
-            f"data: {c['people']} people, {c['train']:,} images of them and {c['test']:,} held out; "
+            f"data: {c['people']:,} people, {c['train']:,} images of them and {c['test']:,} held out; "
             f"{c['public']:,} public images"
         )
 

@@ -13,6 +13,7 @@ from mibench.metrics.scoring import estimate_as_json
 from mibench.results import difference, open_run
 from mibench.runs.run import RunResult
 from mibench.system.canonical import plain
+from mibench.weights.minimum_accuracy import percent
 
 from .data import FEW_PUBLIC, AuditData
 from .judge_and_prior import AuxiliaryModel
@@ -53,11 +54,12 @@ class Verdict:
         facts = self.facts
         model, judge, attack = facts["model"], facts["judge"], facts["attack"]
         right, ours = "held-out images right", {True: ", trained here", False: ""}
-        reached = f"{model['accuracy']['test']:.1%} of {model['accuracy']['test_images']} {right}"
+        reached = f"{percent(model['accuracy']['test'])} of {model['accuracy']['test_images']:,} {right}"
         judged = f"{_percent(judge['accuracy'])} of {judge['images'] or '?'} {right}"
-        people = f"{attack['identities']} people, {attack['samples']} reconstructions each"
+        attacked = _some(attack["identities"], facts["data"]["people"])
+        people = f"{attacked} people, {attack['samples']} reconstructions each"
         rows = (
-            ("model", f"{model['source']}: {reached} (chance {model['chance']:.1%})"),
+            ("model", f"{model['source']}: {reached} (chance {percent(model['chance'])})"),
             ("judge", f"{judge['card']}: {judged}{ours[judge['trained_here']]}"),
             ("prior", f"{facts['prior']['card']}{ours[facts['prior']['trained_here']]}"),
             ("attack", f"{attack['name']} with {attack['access']} on {people}"),
@@ -154,7 +156,7 @@ def _leak(
         )
         ending = "more often than chance" if more else "which chance alone can explain"
         level = f"only attacks that make do with {granted.name.lower()} could run" if granted < Access.GRADIENTS else ""
-        return list(filter(None, (f"{sentence}, {ending} ({chance:.1%})", level)))
+        return list(filter(None, (f"{sentence}, {ending} ({percent(chance)})", level)))
     points, low, high = (
         f"{100 * v:+.1f}" if v is not None else "?" for v in (against.value, against.low, against.high)
     )
@@ -219,13 +221,22 @@ def _limits(material: AuditData, judge: AuxiliaryModel, identities: int) -> list
         sentences.append(
             f"{material.counts['public']:,} public images make a poor prior: an adversary with more would do better"
         )
+    if identities < material.counts["people"]:
+        sentences.append(
+            f"{_some(identities, material.counts['people'])} people were attacked, in the order of classes: of the "
+            "others nothing is known (--identities says how many)"
+        )
     if identities < FEW_PEOPLE:
         sentences.append(f"{identities} people are few: the intervals say how little is known")
     return sentences
 
 
+def _some(identities: int, people: int) -> str:
+    return f"{identities:,}" + (f" of {people:,}" if identities < people else "")
+
+
 def _percent(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1%}"
+    return "unknown" if value is None else percent(value)
 
 
 def _interval(number: Mapping[str, Any]) -> str:

@@ -11,14 +11,15 @@ from mibench.api import Attack
 from mibench.errors import MibenchError
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
-from mibench.system.progress import Reporter
+from mibench.system.progress import Reporter, stretch
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_judge
+from mibench.weights.minimum_accuracy import percent
 from mibench.weights.training import Training, resolve_training, train
 
 from .data import FEW_PUBLIC, AuditData
-from .preprocessing import least_accuracy
+from .preprocessing import least_accuracy, share_right
 from .request import AuditRequest
 
 JUDGE = "facenet112"
@@ -75,7 +76,8 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
         MibenchError: there is no such judge, or it knows other people.
     """
     if request.judge is not None:
-        return _named_judge(find_card("judge", request.judge, request.dataset), material, device)
+        with stretch(reporter, "measuring the judge"):
+            return _named_judge(find_card("judge", request.judge, request.dataset), material, device)
     count = material.counts["train"]
     least, most = JUDGE_EPOCHS
     epochs = min(max(math.ceil(JUDGE_STEPS / max(count // JUDGE_BATCH, 1)), least), most)
@@ -93,12 +95,12 @@ def _named_judge(file: CardFile, material: AuditData, device: str) -> AuxiliaryM
     if card.classes != people:
         raise MibenchError(f"--judge {file.name} knows {card.classes} people, the data has {people}; leave it out")
     test = material.dataset.private("test", card.image.size)
-    logits = build_judge(file, choose_device(device), None)(test.pixels).logits
-    share = float((logits.argmax(dim=1) == test.labels).float().mean())
+    outputs = build_judge(file, choose_device(device), None).batches(test.pixels)
+    share = share_right((output.logits for output in outputs), test.labels)
     if share < least_accuracy(people):
         raise MibenchError(
-            f"--judge {file.name} gets {share:.1%} of the {len(test)} held-out images right (chance {1 / people:.1%}): "
-            "it knows other people, or these in another order; leave it out and one is trained"
+            f"--judge {file.name} gets {percent(share)} of the {len(test):,} held-out images right (chance "
+            f"{percent(1 / people)}): it knows other people, or these in another order; leave it out and one is trained"
         )
     return AuxiliaryModel(file, False, share, len(test))
 

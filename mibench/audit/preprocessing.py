@@ -6,13 +6,13 @@ of mean, std, range, BGR or the order of classes, and a sample of images is enou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput, ImageSpec
+from mibench.api import ImageSpec
 from mibench.data.split import IdentitySplit, Images
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import JudgeExtractor
@@ -25,7 +25,7 @@ MUCH_BETTER = 0.2  # and from so much on the model is surely fed wrongly
 DOUBTFUL = 0.9  # below this accuracy hypotheses are tried
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-Logits = Callable[[Tensor, ImageSpec], Tensor]
+Logits = Callable[[Tensor, ImageSpec], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,44 @@ def spread(images: Images, most: int) -> Images:
 
 
 def logits_of(network: nn.Module, device: torch.device) -> Logits:
-    """``logits(pixels, image)``: stored images through the network under a normalisation, as the referee shows them."""
+    """``logits(pixels, image)``: stored images through the network under a normalisation, as the referee shows them.
 
-    def logits(pixels: Tensor, image: ImageSpec) -> Tensor:
-        output: ClassifierOutput = JudgeExtractor(network, image, name="the model", device=device)(pixels)
-        if not bool(torch.isfinite(output.logits).all()):
-            raise MibenchError("the model gives numbers that are not finite on these images; are its weights whole?")
-        return output.logits
+    A batch at a time: of many images and many people they do not fit into memory.
+    """
+
+    def logits(pixels: Tensor, image: ImageSpec) -> Iterator[Tensor]:
+        for output in JudgeExtractor(network, image, name="the model", device=device).batches(pixels):
+            if not bool(torch.isfinite(output.logits).all()):
+                raise MibenchError(
+                    "the model gives numbers that are not finite on these images; are its weights whole?"
+                )
+            yield output.logits
 
     return logits
 
 
-def measure(logits: Logits, image: ImageSpec, dataset: IdentitySplit) -> Accuracy:
-    """Accuracy on the held-out images and on (some of) the train images."""
+def measure(
+    logits: Logits,
+    image: ImageSpec,
+    dataset: IdentitySplit,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Accuracy:
+    """Accuracy on the held-out images and on (some of) the train images; ``progress`` counts images."""
     test = dataset.private("test", image.size)
     train = spread(dataset.private("train", image.size), TRAIN_SAMPLE)
+    shown = 0
+
+    def counted(part: Images) -> Iterator[Tensor]:
+        nonlocal shown
+        for answers in logits(part.pixels, image):
+            shown += len(answers)
+            progress(shown, len(test) + len(train))
+            yield answers
+
     return Accuracy(
-        _share(logits(test.pixels, image), test.labels),
+        share_right(counted(test), test.labels),
         len(test),
-        _share(logits(train.pixels, image), train.labels),
+        share_right(counted(train), train.labels),
         len(train),
     )
 
@@ -98,9 +117,9 @@ def advice(
     """The flags that make the model best on a sample, and its accuracy then; None when no other way is much better."""
     test, train = (spread(dataset.private(part, image.size), SAMPLE) for part in ("test", "train"))
     declared = Hypothesis("", image, turned=False)
-    before, best, flags = _share(logits(test.pixels, image), test.labels), 0.0, ""
+    before, best, flags = share_right(logits(test.pixels, image), test.labels), 0.0, ""
     for way in (declared, *_ways(image.size, channel_order)):
-        seen, learnt = (logits(_turned(part.pixels, way), _spec(way)) for part in (test, train))
+        seen, learnt = (torch.cat([*logits(_turned(part.pixels, way), _spec(way))]) for part in (test, train))
         for order, share in (
             ("", _share(seen, test.labels)),
             (_order_flags(names), _share(seen[:, _text_order(names)], test.labels)),
@@ -150,11 +169,26 @@ def _reordered(learnt: Tensor, learnt_labels: Tensor, seen: Tensor, labels: Tens
     """Accuracy on one set of images under the order of classes that suits another set best: chance is no advantage."""
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
-    classes = seen.shape[1]
-    counts = torch.zeros(classes, classes)
-    counts.index_put_((learnt_labels, learnt.argmax(dim=1)), torch.ones(len(learnt_labels)), accumulate=True)
-    _, order = linear_sum_assignment(counts.numpy(), maximize=True)
-    return _share(seen[:, torch.from_numpy(order)], labels)
+    people, row = learnt_labels.unique(return_inverse=True)
+    answers, column = learnt.argmax(dim=1).unique(return_inverse=True)
+    counts = torch.zeros(len(people), len(answers))  # of the classes that occur: all of them may be thousands
+    counts.index_put_((row, column), torch.ones(len(row)), accumulate=True)
+    rows, columns = map(torch.from_numpy, linear_sum_assignment(counts.numpy(), maximize=True))
+    agreed = counts[rows, columns] > 0
+    order = torch.full((seen.shape[1],), -1)
+    order[people[rows[agreed]]] = answers[columns[agreed]]
+    free = torch.ones(len(order), dtype=torch.bool)
+    free[order[order >= 0]] = False
+    own = (order < 0) & free  # of the others the images say nothing: they are as they are numbered, where that is free
+    order[own] = own.nonzero()[:, 0]
+    order[order < 0] = (free & ~own).nonzero()[:, 0]
+    return _share(seen[:, order], labels)
+
+
+def share_right(logits: Iterable[Tensor], labels: Tensor) -> float:
+    """Share of images whose largest logit is their label, of logits batch by batch."""
+    predicted = torch.cat([part.argmax(dim=1) for part in logits])
+    return float((predicted == labels).float().mean())
 
 
 def _share(logits: Tensor, labels: Tensor) -> float:

@@ -18,13 +18,14 @@ from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
 from mibench.system.canonical import hash_of, plain
 from mibench.system.paths import home
-from mibench.system.progress import Reporter
+from mibench.system.progress import Reporter, stretch
 from mibench.weights import load
 from mibench.weights.cards import CardFile, all_cards, stem_of
 from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.importing.file_type import Format, recognise, refuse_folder
 from mibench.weights.importing.reader import read_weights
 from mibench.weights.importing.torchscript_check import check_program
+from mibench.weights.minimum_accuracy import percent
 
 from .data import AuditData, class_names
 from .preprocessing import DOUBTFUL, MUCH_BETTER, Accuracy, advice, least_accuracy, logits_of, measure
@@ -97,7 +98,8 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
     Raises:
         MibenchError: it does not load, does not fit the data, or does no better than chance: nothing is written then.
     """
-    taken = _taken(request, material)
+    with stretch(reporter, "building the model and showing it its first images"):
+        taken = _taken(request, material)
     for note in filter(None, (taken.trained.notes or "").split("; ")):
         reporter.say(f"model: {note}")
     known = all_cards().get(taken.name)
@@ -113,25 +115,25 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
         )
         reporter.say(f"model: {taken.name} was taken in before")
     else:
-        reporter.start("measuring the model")
-        try:
-            accuracy = measure(logits, image, material.dataset)
-        finally:
-            reporter.stop()
+        with stretch(reporter, "measuring the model"):
+            accuracy = measure(logits, image, material.dataset, reporter.update)
     classes = material.counts["people"]
     least = least_accuracy(classes) if request.min_accuracy is None else request.min_accuracy
-    reached = f"{accuracy.test:.1%} of {accuracy.test_images} held-out images right (chance {1 / classes:.1%})"
+    reached = f"{percent(accuracy.test)} of {accuracy.test_images:,} held-out images right"
+    reached += f" (chance {percent(1 / classes)})"
     notes = []
     if accuracy.test < max(least, DOUBTFUL):
-        better = advice(logits, image, material.dataset, channel_order=request.channel_order, names=names)
+        with stretch(reporter, "trying other ways to feed the model"):
+            better = advice(logits, image, material.dataset, channel_order=request.channel_order, names=names)
         if accuracy.test < least:
-            raise MibenchError(_refusal(reached, f"{least:.1%} is the least to go on with: ", better))
+            raise MibenchError(_refusal(reached, f"{percent(least)} is the least to go on with: ", better))
         if better is not None and better[1] >= accuracy.test + MUCH_BETTER and request.min_accuracy is None:
             raise MibenchError(_refusal(reached, "", better))
         if better is not None:
             notes.append(f"with {better[0]} it would reach {better[1]:.1%} of a sample: is its preprocessing right?")
     reporter.say(f"model: {reached}")
-    access, fault = _access(taken, device)
+    with stretch(reporter, "trying the model's gradient"):
+        access, fault = _access(taken, device)
     if fault is not None:
         notes.append(f"no usable gradient: {fault}; it is attacked by its scores, as with --access scores")
     for note in notes:

@@ -21,6 +21,7 @@ from .data import data
 from .doctor import doctor
 from .fetch import fetch
 from .import_ import import_command
+from .interrupts import INTERRUPTED, WORDS, listen
 from .list import list_command
 from .output import NO_ROOM, any_code_page, let_go, no_room
 from .prose import say
@@ -31,7 +32,6 @@ from .sweep import sweep
 from .train import train
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
 JSON = "mibench.cli.json"  # key of a context's facts
 
 
@@ -71,7 +71,7 @@ class _Commands(click.RichGroup):
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             json_error(ctx, "interrupted", INTERRUPTED)
-            click.echo("\ninterrupted: everything finished is kept, continue with the same command", err=True)
+            click.echo(f"\n{WORDS}", err=True)
             ctx.exit(INTERRUPTED)
 
 
@@ -103,6 +103,7 @@ def main() -> None:
     wait_briefly()  # before any command loads torch
     any_code_page()
     no_quiet_end()
+    listen()
     try:
         cli()
     finally:

@@ -6,8 +6,16 @@ import errno
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def on_terminal(stream: Any) -> bool:
+    """Whether somebody watches; nobody does where there is no stream, or one that knows how to write and nothing more
+    (pythonw, notebooks, services)."""
+    isatty = getattr(stream, "isatty", None)
+    return isatty is not None and bool(isatty())
 
 
 def any_code_page() -> None:

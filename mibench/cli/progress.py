@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import rich_click as click
@@ -13,15 +15,20 @@ import rich_click as click
 from mibench.errors import printable
 from mibench.system.progress import Reporter, set_current_reporter
 
+from .output import on_terminal
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines
+QUIET = 30.0  # seconds without news after which a line says what is waited for; then twice as long, and again
+LONGEST_QUIET = 900.0
+LOOK = 1.0  # seconds between two looks at the clock
 
 
 def reporter() -> Reporter:
     """The reporter that suits stderr; it also hears of work that is handed none."""
-    chosen = TerminalReporter() if sys.stderr.isatty() else PlainReporter()
+    chosen = TerminalReporter() if on_terminal(sys.stderr) else PlainReporter()
     set_current_reporter(chosen)
     return chosen
 
@@ -40,9 +47,17 @@ def times(passed: float | None, left: float | None) -> str:
 
 
 class PlainReporter(Reporter):
-    """At most one line every few seconds, with the share done and the time left."""
+    """At most one line every few seconds, with the share done and the time left.
+
+    A stretch that hears nothing (a model that takes minutes for its first image, or for ever) says so by itself.
+    """
 
     def __init__(self) -> None:
+        self._heard = 0.0  # when there was news last
+        self._quiet = QUIET
+        self._state = ""  # what the last news was
+        self._inside = 0  # stretches within this one, which speak for themselves
+        self._ended: threading.Event | None = None
         self._title = ""
         self._last = 0.0
         self._begun: tuple[float, float] | None = None  # when the first share was heard, and the share
@@ -53,13 +68,35 @@ class PlainReporter(Reporter):
 
     def start(self, text: str) -> None:
         """Begin a stretch; the first line comes only when it takes longer than a few seconds."""
+        self.stop()
         self._title = text
-        self._last = time.monotonic()
+        self._last = self._heard = time.monotonic()
         self._begun = None
+        self._quiet, self._state = QUIET, ""
+        self._ended = threading.Event()
+        threading.Thread(target=_watch, args=(weakref.ref(self), self._ended), daemon=True, name="progress").start()
+
+    def stop(self) -> None:
+        """End the stretch."""
+        if self._ended is not None:
+            self._ended.set()
+            self._ended = None
+
+    def look(self) -> None:
+        """Say what is waited for when there has been no news for long."""
+        now = time.monotonic()
+        if self._inside or now - self._heard < self._quiet:
+            return
+        self._quiet = min(2 * self._quiet, self._quiet + LONGEST_QUIET)
+        waited = f"no news for {duration(now - self._heard)}, still waiting"
+        click.echo(f"{self._title}: {self._state}{waited} (Ctrl-C stops, the same command goes on)", err=True)
 
     def update(self, done: float, total: float, text: str = "") -> None:
         """Print a line when the last one is old enough."""
-        now = time.monotonic()
+        now = self._heard = time.monotonic()
+        self._quiet = QUIET
+        if total > 0:
+            self._state = f"{min(done / total, 1.0):.0%}, " + (f"{text}, " if text else "")
         if total <= 0:
             return
         share = min(done / total, 1.0)
@@ -78,7 +115,24 @@ class PlainReporter(Reporter):
         """Lines of its own, as rare as the others."""
         inner = PlainReporter()
         inner.start(text)
-        yield inner
+        self._inside += 1
+        try:
+            yield inner
+        finally:
+            inner.stop()
+            self._inside -= 1
+            self._heard = time.monotonic()
+
+
+def _watch(whose: weakref.ref[PlainReporter], ended: threading.Event) -> None:
+    """Look now and then until the stretch has ended, or nobody has its reporter any more."""
+    while not ended.wait(LOOK):
+        reporter = whose()
+        if reporter is None:
+            return
+        with suppress(OSError, ValueError):  # stderr was closed: nobody listens any more
+            reporter.look()
+        del reporter
 
 
 class TerminalReporter(Reporter):

@@ -10,6 +10,8 @@ import rich_click as click
 
 from mibench.errors import printable
 
+from .output import on_terminal
+
 LEAST = 40  # columns; below, wrapping helps nobody
 
 
@@ -19,7 +21,7 @@ def say(line: str, *, err: bool = False, hang: int = 0) -> None:
     Names of files, people and runs may be part of it: what is no plain character is escaped.
     """
     line = printable(line)
-    if not (sys.stderr if err else sys.stdout).isatty():
+    if not on_terminal(sys.stderr if err else sys.stdout):
         click.echo(line, err=err)
         return
     for part in wrapped(line, shutil.get_terminal_size().columns, hang):

@@ -20,6 +20,7 @@ from mibench.weights import cards
 
 from .examples import CommandWithExamples
 from .options import json_option, plugin_option
+from .output import on_terminal
 from .prose import tell
 
 
@@ -56,7 +57,7 @@ def show(*, kind: str, name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(plain(content), indent=2))
     else:
-        width = min(110, shutil.get_terminal_size((110, 24)).columns - 2) if sys.stdout.isatty() else 110
+        width = min(110, shutil.get_terminal_size((110, 24)).columns - 2) if on_terminal(sys.stdout) else 110
         text = yaml.safe_dump(plain_in_order(content), sort_keys=False, allow_unicode=True, width=width)
         for line in text.rstrip().split("\n"):
             tell(line)

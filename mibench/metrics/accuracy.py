@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +42,30 @@ def always_hit(k: int, classes: int, network: str) -> str | None:
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """Softmax probability of the label, float32 ``(N,)`` in [0, 1]."""
     return logits.softmax(dim=1).gather(1, labels.view(-1, 1)).squeeze(1)
+
+
+class Verdicts(NamedTuple):
+    """What logits say of labels, a number for each row: the logits of many images and many people fill a memory."""
+
+    predicted: Tensor  # int64
+    hit1: Tensor  # bool, as hit5
+    hit5: Tensor
+    confidence: Tensor  # float32
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> Verdicts:
+        """Of logits ``(N, C)`` and labels ``(N,)``."""
+        return cls(
+            logits.argmax(dim=1),
+            top_k_hits(logits, labels, 1),
+            top_k_hits(logits, labels, 5),
+            label_confidence(logits, labels),
+        )
+
+    @classmethod
+    def joined(cls, parts: Iterable[Verdicts]) -> Verdicts:
+        """Of several parts, at least one."""
+        return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def draw_spread(hits: NDArray[Any]) -> float:

@@ -13,9 +13,10 @@ from mibench.api import Estimate
 from mibench.data.split import Images
 
 from . import estimates
-from .accuracy import label_confidence, top_k_hits
+from .accuracy import Verdicts
 from .distance import nearest, nearest_in_class
 from .extractors import JudgeExtractor
+from .groups import rows_by_label, rows_of
 from .identity import IdentityTruth, true_identity
 from .inputs import ScoringInputs, column_mean
 
@@ -24,23 +25,23 @@ if TYPE_CHECKING:
 
 
 def judged_columns(
-    features: Tensor, logits: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor
+    features: Tensor, verdicts: Verdicts, labels: Tensor, references: Tensor, reference_labels: Tensor
 ) -> dict[str, Tensor]:
     """The judge's columns ``(N,)`` of the per-sample table.
 
     Args:
         features: judge features ``(N, D)``.
-        logits: judge logits ``(N, C)``.
+        verdicts: what the judge's logits say of the labels.
         labels: identity each image is meant to show ``(N,)``.
         references: judge features of private training images ``(P, D)``.
         reference_labels: their classes ``(P,)``.
     """
     found = nearest_in_class(features, labels, references, reference_labels)
     return {
-        "predicted": logits.argmax(dim=1),
-        "hit1": top_k_hits(logits, labels, 1),
-        "hit5": top_k_hits(logits, labels, 5),
-        "judge_confidence": label_confidence(logits, labels),
+        "predicted": verdicts.predicted,
+        "hit1": verdicts.hit1,
+        "hit5": verdicts.hit5,
+        "judge_confidence": verdicts.confidence,
         "knn_distance": found.distance,
         "nearest_private": found.position,
     }
@@ -84,10 +85,10 @@ def control_tables(
     """
     tables: dict[str, pd.DataFrame] = {}
 
-    def add(name: str, images: Tensor, labels: Tensor, features: Tensor, logits: Tensor) -> None:
+    def add(name: str, images: Tensor, labels: Tensor, features: Tensor, verdicts: Verdicts) -> None:
         columns: dict[str, Any] = {
             "identity": labels,
-            **judged_columns(features, logits, labels, reference, reference_labels),
+            **judged_columns(features, verdicts, labels, reference, reference_labels),
         }
         if truth is not None:
             columns["true_identity_error"] = true_identity(images, labels, truth).error
@@ -95,20 +96,24 @@ def control_tables(
 
     if public is not None and len(public):
         seen = judge.cached(public.pixels)
-        rows, labels = [], []
-        for label in identities:
-            distance = nearest(seen.features, reference[reference_labels == label]).distance
+        rows, labels, verdicts = [], [], []
+        places = rows_by_label(reference_labels)
+        for label in identities.tolist():
+            distance = nearest(seen.features, reference[rows_of(places, label)]).distance
             closest = distance.argsort(stable=True)[:per_identity]
             rows.append(closest)
-            labels.append(torch.full_like(closest, int(label)))
+            labels.append(torch.full_like(closest, label))
+            verdicts.append(Verdicts.of(seen.logits[closest], labels[-1]))
         chosen = torch.cat(rows)
-        add("nearest_public", public.pixels[chosen], torch.cat(labels), seen.features[chosen], seen.logits[chosen])
+        joined = Verdicts.joined(verdicts)
+        add("nearest_public", public.pixels[chosen], torch.cat(labels), seen.features[chosen], joined)
     if private_test is not None:
         chosen = torch.isin(private_test.labels, identities).nonzero().squeeze(1)
         if len(chosen):
             pixels = private_test.pixels[chosen]
-            seen = judge.cached(pixels)
-            add("private_test", pixels, private_test.labels[chosen], seen.features, seen.logits)
+            own = private_test.labels[chosen]
+            judged = judge.cached_judged(pixels, own)
+            add("private_test", pixels, own, judged.features, judged.verdicts)
     return tables
 
 

@@ -71,9 +71,14 @@ def sign_patterns(n: int, draws: int, seed: int) -> tuple[NDArray[np.int8], bool
         signs = 1 - 2 * (numbers & 1)
         exact = True
     else:
-        signs = 1 - 2 * torch.randint(2, (draws, n), generator=stream(seed, "sign flips", n)).numpy()
+        generator = stream(seed, "sign flips", n)
+        signs = np.empty((draws, n), dtype=np.int8)
+        step = max(1, _CHUNK // n)  # a part at a time, the same numbers: int64 are eight times the size
+        for start in range(0, draws, step):
+            part = signs[start : start + step]
+            part[:] = 1 - 2 * torch.randint(2, part.shape, generator=generator).numpy()
         exact = False
-    result: NDArray[np.int8] = signs.astype(np.int8)
+    result: NDArray[np.int8] = signs.astype(np.int8, copy=False)
     result.flags.writeable = False
     return result, exact
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mibench.api import Estimate, MibenchError
 
+from .groups import rows_by_label, rows_of
 from .inputs import ScoringInputs
 
 
@@ -58,12 +59,12 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
     """
     distance = torch.empty(queries.shape[0], dtype=torch.float64)
     position = torch.empty(queries.shape[0], dtype=torch.int64)
-    for label in labels.unique():
-        rows = labels == label
-        own = references[reference_labels == label]
+    places = rows_by_label(reference_labels)
+    for label, rows in rows_by_label(labels).items():
+        own = references[rows_of(places, label)]
         if own.shape[0] == 0:
             raise MibenchError(
-                f"class {int(label)} has reconstructions but no private image; give the private images of every "
+                f"class {label} has reconstructions but no private image; give the private images of every "
                 "attacked identity"
             )
         found = nearest(queries[rows], own)
@@ -74,9 +75,9 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
 def centre_distance(queries: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
     """Squared L2 distance ``(N,)``, float64, to the mean feature of the query's class (KEDMI's ``calc_center``)."""
     distance = torch.empty(queries.shape[0], dtype=torch.float64)
-    for label in labels.unique():
-        rows = labels == label
-        centre = references[reference_labels == label].double().mean(dim=0)
+    places = rows_by_label(reference_labels)
+    for label, rows in rows_by_label(labels).items():
+        centre = references[rows_of(places, label)].double().mean(dim=0)
         distance[rows] = (queries[rows].double() - centre).square().sum(dim=1)
     return distance
 

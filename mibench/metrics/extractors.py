@@ -8,13 +8,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, ImageSpec, MibenchError
 from mibench.system.paths import home
+
+from .accuracy import Verdicts
 
 Resize = Literal["low2high", "bilinear", "antialias"]
 
@@ -113,11 +115,19 @@ class _NetworkExtractor:
             with torch.inference_mode():
                 yield self._network(fitted.to(self._device))
 
-    def _key(self, images: Tensor) -> str:
+    def _key(self, images: Tensor, what: str = "features 1") -> str:
         if self._weights_sha256 is None:
             self._weights_sha256 = hash_weights(self._network)
-        text = f"features 1|{self._weights_sha256}|{self.image}|{self.resize}|{self._batch}|{self._device.type}"
+        text = f"{what}|{self._weights_sha256}|{self.image}|{self.resize}|{self._batch}|{self._device.type}"
         return content_hash(images, text)
+
+
+class Judged(NamedTuple):
+    """Features ``(N, D)`` of images, what the logits say of their labels, and how many classes there are."""
+
+    features: Tensor
+    verdicts: Verdicts
+    classes: int
 
 
 class JudgeExtractor(_NetworkExtractor):
@@ -136,12 +146,58 @@ class JudgeExtractor(_NetworkExtractor):
 
     def __call__(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, C)``, float32 on the CPU, of uint8 or float images ``(N, 3, H, W)``."""
+        parts = list(self.batches(images))
+        return ClassifierOutput(*(torch.cat(tensors).clone() for tensors in zip(*parts, strict=True)))
+
+    def batches(self, images: Tensor) -> Iterator[ClassifierOutput]:
+        """The same batch by batch, for who needs no logits of all images at once: ``N * C`` numbers are many."""
         self._refuse_none(images)
-        features, logits = [], []
         for output in self._outputs(images):
-            features.append(output[0].float().cpu())
-            logits.append(output[1].float().cpu())
-        return ClassifierOutput(torch.cat(features).clone(), torch.cat(logits).clone())
+            yield ClassifierOutput(output[0].float().cpu(), output[1].float().cpu())
+
+    def judged(self, images: Tensor, labels: Tensor) -> Judged:
+        """What the network sees of each image and says of its label; ``labels`` is int64 ``(N,)``.
+
+        Raises:
+            MibenchError: a label that is none of its classes.
+        """
+        features, verdicts, classes = [], [], 0
+        for output, own in zip(self.batches(images), labels.split(self._batch), strict=True):
+            classes = output.logits.shape[1]
+            if int(own.max()) >= classes or int(own.min()) < 0:
+                raise MibenchError(
+                    f"class {int(labels.max())} is outside the {classes} classes of judge {self.name!r}; "
+                    "the judge was trained for another data set"
+                )
+            features.append(output.features)
+            verdicts.append(Verdicts.of(output.logits, own))
+        joined = Verdicts(*(column.clone() for column in Verdicts.joined(verdicts)))
+        return Judged(torch.cat(features).clone(), joined, classes)
+
+    def cached_features(self, images: Tensor) -> Tensor:
+        """Features ``(N, D)``, kept in the cache folder as :meth:`cached` keeps them, without logits."""
+
+        def features() -> Tensor:
+            return torch.cat([output.features for output in self.batches(images)]).clone()
+
+        if self._cache is None:
+            return features()
+        key = self._key(images, "features 2")
+        return cached_tensors(self._cache, key, lambda: {"features": features()})["features"]
+
+    def cached_judged(self, images: Tensor, labels: Tensor) -> Judged:
+        """:meth:`judged`, kept in the cache folder."""
+        if self._cache is None:
+            return self.judged(images, labels)
+
+        def tensors() -> dict[str, Tensor]:
+            seen = self.judged(images, labels)
+            return {"features": seen.features, "classes": torch.tensor(seen.classes), **seen.verdicts._asdict()}
+
+        digest = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
+        found = cached_tensors(self._cache, self._key(images, f"judged 1|{digest}"), tensors)
+        verdicts = Verdicts(*(found[name] for name in Verdicts._fields))
+        return Judged(found["features"], verdicts, int(found["classes"]))
 
     def cached(self, images: Tensor) -> ClassifierOutput:
         """The same, kept in the cache folder under a hash of images, weights and preprocessing."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from mibench.api import Estimate
 
 from . import estimates
+from .groups import rows_by_label, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,10 +77,11 @@ class ScoringInputs:
         import torch
 
         labels = torch.from_numpy(self.samples["identity"].to_numpy(dtype=np.int64).copy())
-        chosen = torch.from_numpy(self.selected.copy())
+        chosen = torch.from_numpy(self.selected.nonzero()[0])
+        private = rows_by_label(self.private_labels)
         return {
-            int(label): (self.features[chosen & (labels == label)], self.private_features[self.private_labels == label])
-            for label in labels[chosen].unique()
+            label: (self.features[chosen[rows]], self.private_features[rows_of(private, label)])
+            for label, rows in rows_by_label(labels[chosen]).items()
         }
 
     def mean(self, name: str, column: str, *, every: bool = False, **options: Any) -> Estimate:

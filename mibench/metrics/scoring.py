@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mibench.api import Estimate, MibenchError
 from mibench.data.split import Images
-from mibench.metrics.accuracy import always_hit, label_confidence, top_k_hits
+from mibench.metrics.accuracy import always_hit
 from mibench.metrics.controls import control_tables, frame, judged_columns
 from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimates import RESAMPLES
@@ -170,34 +170,29 @@ def score(
     steps = 4 + len(functions)
 
     progress(0, steps, "judging private images")
-    reference = judge.cached(private.pixels)
+    reference = judge.cached_features(private.pixels)
     kept, hashes = _ordered(reconstructions)
     progress(1, steps, "judging reconstructions")
-    seen = judge(kept.images)
-    if int(kept.labels.max()) >= seen.logits.shape[1] or int(kept.labels.min()) < 0:
-        raise MibenchError(
-            f"class {int(kept.labels.max())} is outside the {seen.logits.shape[1]} classes of judge {judge.name!r}; "
-            "the judge was trained for another data set"
-        )
+    seen = judge.judged(kept.images, kept.labels)
     ranks = _ranks(kept.labels)
     notes = _count_notes(kept.labels, per_identity)
     reasons: dict[str, str] = {}
-    fixed = {f"hit{k}": always_hit(k, seen.logits.shape[1], f"judge {judge.name!r}") for k in (1, 5)}
+    fixed = {f"hit{k}": always_hit(k, seen.classes, f"judge {judge.name!r}") for k in (1, 5)}
     columns: dict[str, Any] = {
         "identity": kept.labels,
         "sample": ranks,
         "selected": ranks < per_identity,
         "confidence": kept.confidence.double(),
-        **judged_columns(seen.features, seen.logits, kept.labels, reference.features, private.labels),
+        **judged_columns(seen.features, seen.verdicts, kept.labels, reference, private.labels),
         "unit": kept.units,
         "index": kept.index,
         "image_sha256": hashes,
     }
     if second is None:
-        features, references = unit_features(seen.features), unit_features(reference.features)
+        features, references = unit_features(seen.features), unit_features(reference)
         feature_extractor = f"{judge.record}, unit length"
     else:
-        features, references = second(kept.images).features, second.cached(private.pixels).features
+        features, references = second(kept.images).features, second.cached_features(private.pixels)
         feature_extractor = second.record
     columns["feature_distance"] = nearest_in_class(features, kept.labels, references, private.labels).distance
 
@@ -205,10 +200,10 @@ def score(
     if target is None:
         reasons["target_hit1"] = reasons["target_confidence"] = "the attacked model was not given to the scoring"
     else:
-        logits = target(kept.images).logits
-        fixed["target_hit1"] = fixed["target_confidence"] = always_hit(1, logits.shape[1], "the attacked model")
-        columns["target_hit1"] = top_k_hits(logits, kept.labels, 1)
-        columns["target_confidence"] = label_confidence(logits, kept.labels)
+        asked = target.judged(kept.images, kept.labels)
+        fixed["target_hit1"] = fixed["target_confidence"] = always_hit(1, asked.classes, "the attacked model")
+        columns["target_hit1"] = asked.verdicts.hit1
+        columns["target_confidence"] = asked.verdicts.confidence
     identity_params: dict[str, Any] = {}
     if truth is None:
         reasons["true_identity_error"] = "this data set has no ground-truth identities, or no regressor was given"
@@ -229,7 +224,7 @@ def score(
     controls = control_tables(
         kept.labels.unique(),
         judge=judge,
-        reference=reference.features,
+        reference=reference,
         reference_labels=private.labels,
         per_identity=per_identity,
         public=public,
@@ -247,7 +242,7 @@ def score(
     evidence = ScoringInputs(
         samples=table,
         features=seen.features,
-        private_features=reference.features,
+        private_features=reference,
         private_labels=private.labels,
         extractor=judge.record,
         feature_extractor=feature_extractor,

@@ -17,12 +17,13 @@ from torch import Tensor
 from mibench.api import Attack, Context, Prior, Queries, QueryLimit, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
 from mibench.errors import MibenchError
+from mibench.metrics.groups import rows_by_label
 from mibench.rng import Streams
 from mibench.runs.plan import Plan
 from mibench.runs.store import RunDir, unit_stem
 from mibench.system.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory, total_memory
 from mibench.system.malloc import keep_freed_memory
-from mibench.system.progress import Reporter
+from mibench.system.progress import Reporter, stretch
 from mibench.weights import load
 
 MICRO_BATCH = 256
@@ -49,7 +50,8 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
         return
     plan.dataset.check_disjoint()
     keep_freed_memory()
-    victim = load.build_victim(plan.target, plan.attack.access, machine.device)
+    with stretch(machine.reporter, f"loading {plan.spec.target.card}"):
+        victim = load.build_victim(plan.target, plan.attack.access, machine.device)
     prior = None
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
@@ -260,7 +262,7 @@ def keep_most_confident(found: Reconstruction, count: int | None) -> Reconstruct
         return found
     ranked = found.confidence.detach().cpu().argsort(descending=True, stable=True)
     labels = found.labels.cpu()[ranked]
-    kept = torch.cat([ranked[labels == label][:count] for label in labels.unique()]).sort().values
+    kept = torch.cat([ranked[rows[:count]] for rows in rows_by_label(labels).values()]).sort().values
     latents = found.latents[kept.to(found.latents.device)] if len(found.latents) == len(labels) else found.latents
     return replace(
         found,

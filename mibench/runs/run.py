@@ -31,6 +31,7 @@ from mibench.system.devices import choose_device
 from mibench.system.files import atomic_write, file_sha256, write_error
 from mibench.system.progress import Reporter
 from mibench.system.source_code import code_hash
+from mibench.system.turns import computing
 from mibench.weights import cards
 
 FLOOR = "floor"
@@ -79,7 +80,8 @@ def run(
 ) -> RunResult:
     """Attack a target, score the reconstructions, draw tables and figures: ``mibench run`` from Python.
 
-    The same arguments mean the same folder below ``out``; a run that was interrupted continues.
+    The same arguments mean the same folder below ``out``; a run that was interrupted continues. It may be called from
+    any thread; runs in two threads come one after the other.
 
     Args:
         attack, target, dataset, protocol, prior, preset, seed, precision: as the flags of ``mibench run``; None means
@@ -133,14 +135,15 @@ def run_request(
 
     ``unused``: say what lies in the data's folder and is not used.
     """
-    plan = make_plan(request)
-    if unused and isinstance(plan.dataset, FileSplit) and (left := plan.dataset.unused()):
-        more = f"; {len(left) - NAMED:,} more remarks: mibench data verify" if len(left) > NAMED else ""
-        machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(left[:NAMED])}{more}")
-    floor = None
-    if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
-        floor = _run_plan(floor_plan(plan), out, machine, None, allow_changed_code)
-    return _run_plan(plan, out, machine, floor, allow_changed_code)
+    with computing(machine.reporter):
+        plan = make_plan(request)
+        if unused and isinstance(plan.dataset, FileSplit) and (left := plan.dataset.unused()):
+            more = f"; {len(left) - NAMED:,} more remarks: mibench data verify" if len(left) > NAMED else ""
+            machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(left[:NAMED])}{more}")
+        floor = None
+        if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
+            floor = _run_plan(floor_plan(plan), out, machine, None, allow_changed_code)
+        return _run_plan(plan, out, machine, floor, allow_changed_code)
 
 
 def floor_plan(plan: Plan) -> Plan:
@@ -212,7 +215,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
     done = len(list(stored_units(plan, folder)))
     preset = f" (preset {plan.spec.preset})" if plan.spec.preset else ""
     machine.reporter.say(
-        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {plan.spec.protocol.num_identities} identities, "
+        f"{plan.spec.attack}{preset} against {plan.spec.target.card}: {_attacked(plan)} identities, "
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
     if record and done:
@@ -234,6 +237,12 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
         prior_queries_forward=plan.prior_queries(),
     )
     atomic_write(folder.path / "config.yaml", plan.config_text().encode())
+
+
+def _attacked(plan: Plan) -> str:
+    """``50 of 5,000``."""
+    attacked, there = plan.spec.protocol.num_identities, plan.dataset.num_classes
+    return f"{attacked:,}" + (f" of {there:,}" if attacked < there else "")
 
 
 def _doubts(plan: Plan) -> Iterator[str]:
@@ -354,6 +363,12 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     if not folder.exists():
         raise MibenchError(f"{path} is not a run directory: it has no run.json")
     machine = Execution(choose_device(device), reporter=reporter or Reporter())
+    with computing(machine.reporter):
+        return _rescored(folder, device, machine)
+
+
+def _rescored(folder: RunDir, device: str, machine: Execution) -> RunResult:
+    path = folder.path
     plan = make_plan(Request(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
     data = (folder.record().get("spec") or {}).get("dataset_digest")
@@ -372,7 +387,7 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
         raise MibenchError(
             f"the floor that {path} is compared with is not beside it: bring {floor_name} to {path.parent} as well"
         )
-    floor = rescore(path.parent / floor_name, device, reporter) if floor_name else None
+    floor = rescore(path.parent / floor_name, device, machine.reporter) if floor_name else None
     with folder.writing():
         judge_units(plan, folder, machine)
         write_reports(plan, folder, floor, machine.reporter)

@@ -103,7 +103,8 @@ class EvalProtocol:
 
     def units(self, size: int) -> list[tuple[int, ...]]:
         """The classes in order, ``size`` at a time; the last unit may be smaller."""
-        return [self.labels[start : start + size] for start in range(0, len(self.labels), size)]
+        labels = self.labels  # made anew each time it is asked for
+        return [labels[start : start + size] for start in range(0, len(labels), size)]
 
     @property
     def title(self) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from mibench.errors import MibenchError
 from mibench.system.foreign_code import out_of_memory as out_of_memory
+from mibench.system.process_state import settings_kept
 
 DEVICES = ("auto", "cpu", "cuda")
 VARYING = (  # what torch warns of an operation whose numbers vary, and its name
@@ -41,6 +42,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise MibenchError(f"no such GPU for PyTorch here: {name}; use --device cpu")
     if device.type == "cuda":
+        if getattr(torch.cuda, "_is_in_bad_fork", lambda: False)():
+            raise MibenchError(
+                "this process was forked from one that had used the GPU, which cannot be shared so: start it with "
+                "multiprocessing's 'spawn', or use --device cpu"
+            )
         _fix_workspace()
     return device
 
@@ -61,24 +67,21 @@ def deterministic(device: torch.device, precision: str) -> Iterator[set[str]]:
         Names of operations that have no deterministic implementation, as they are met: some on a GPU, where their
         numbers then vary in the last digits. torch would warn of every one.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
     _fix_workspace()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False  # a write to every empty tensor; no result reads one
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with _collected() as varying, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield varying
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        memory.fill_uninitialized_memory = filled
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = cudnn[:2]
-        torch.backends.cuda.matmul.allow_tf32 = cudnn[2]
+    # by settings_kept and not one by one: writing a switch of precision also sets names that it cannot be read from
+    with settings_kept():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False  # a write to every empty tensor; no result reads one
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            with _collected() as varying, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                yield varying
+        finally:
+            memory.fill_uninitialized_memory = filled
 
 
 @contextmanager

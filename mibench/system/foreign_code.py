@@ -8,7 +8,6 @@ exit code. It is no protection against malice: code that is run can do what the 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, SupportsIndex, overload
@@ -18,6 +17,7 @@ import torch
 from mibench.errors import MibenchError, printable
 from mibench.system.process_state import randomness_of_others, settings_kept
 from mibench.system.stdout_guard import spoken_aside
+from mibench.system.turns import Turn
 
 FULL = (  # what errors say that are no OutOfMemoryError: the CPU's allocator, CUDA and its libraries without torch's
     "DefaultCPUAllocator",
@@ -29,7 +29,7 @@ LONGEST = 200  # characters of somebody else's message
 SCRIPT = 'keep what belongs to a script below `if __name__ == "__main__":`'
 
 # One call at a time: what is swapped belongs to the whole process. A call within a call is of the same thread.
-_lock = threading.RLock()
+_turn = Turn()
 
 
 @contextmanager
@@ -48,7 +48,13 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
         MibenchError: it ended the program, read the command line, raised what is no exception, changed what cannot be
             put back, or failed.
     """
-    with _lock, randomness_of_others.apart(), settings_kept() as stuck, spoken_aside(), _no_command_line() as line:
+    with (
+        _turn.taken(),
+        randomness_of_others.apart(),
+        settings_kept() as stuck,
+        spoken_aside(),
+        _no_command_line() as line,
+    ):
         try:
             yield
         except (KeyboardInterrupt, MibenchError):

@@ -32,6 +32,16 @@ class Reporter:
         yield Reporter()
 
 
+@contextmanager
+def stretch(reporter: Reporter, text: str) -> Iterator[None]:
+    """A stretch of work from :meth:`Reporter.start` to :meth:`Reporter.stop`."""
+    reporter.start(text)
+    try:
+        yield
+    finally:
+        reporter.stop()
+
+
 _CURRENT: ContextVar[Reporter | None] = ContextVar("mibench_reporter", default=None)
 
 

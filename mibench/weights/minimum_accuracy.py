@@ -12,6 +12,11 @@ def least_accuracy(classes: int) -> float:
     return min(2 * chance, (1 + chance) / 2)
 
 
+def percent(share: float) -> str:
+    """``31.4%``; chance among thousands of people keeps its first digits, ``0.02%``."""
+    return f"{100 * share:.2g}%" if 0 < share < 0.001 else f"{share:.1%}"
+
+
 def weakness(card: Card, least: float | None = None) -> str | None:
     """Why a target or judge is too weak to be of use; None when it is not, or nobody measured it.
 

@@ -30,6 +30,7 @@ from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
+from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
 from mibench.weights.cards import find as find_card
@@ -167,6 +168,11 @@ def train(
         MibenchError: a mistake in the input; a folder that cannot be written.
     """
     reporter = reporter or Reporter()
+    with computing(reporter):
+        return _trained(training, device, reporter, unused)
+
+
+def _trained(training: Training, device: str, reporter: Reporter, unused: bool) -> tuple[Path, Card]:
     refuse_shipped_name(training)
     recipe, dataset = resolve_training(training)
     if unused and isinstance(dataset, FileSplit):

@@ -81,7 +81,7 @@ def contact_sheet(
     heading(
         made,
         f"{label}: reconstructions",
-        f"{context(run)}\nFirst {len(shown)} of {len(identities)} identities; best {across} by the adversary's own "
+        f"{context(run)}\nFirst {len(shown)} of {len(identities):,} identities; best {across} by the adversary's own "
         f"confidence. ✓ ✗ judge's verdict with its probability for the identity{explained}.{hidden}",
     )
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mibench.reports.figures.identity_histogram import identity_histogram
 from mibench.reports.formatting import context, interval
 from mibench.results import StoredRun, per_identity
 
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NAMES = 60  # identities that still get a name under the axis
+MOST_MARKS = 200  # and a mark of their own: with more, marks cover one another
 
 
 def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure:
     """Two panels over the same order of identities: acc@1 with Wilson's interval over the identity's samples, and KNN
-    distance with the middle half of its samples. The floor's values and mean are drawn when given."""
+    distance with the middle half of its samples. The floor's values and mean are drawn when given.
+
+    More than MOST_MARKS identities are counted in bars instead (:func:`~mibench.reports.figures.identity_histogram`).
+    """
     accuracy, distance = per_identity(run, "hit1"), per_identity(run, "knn_distance")
+    if len(accuracy) > MOST_MARKS:
+        return identity_histogram(run, label, floor)
     order = sorted(accuracy.index, key=lambda identity: (-accuracy[identity], distance[identity], identity))
     width = min(14.0, max(7.0, 2.2 + 0.17 * len(order)))
     made = figure(width, 6.6)

@@ -2,7 +2,7 @@
 
 ================== ==================================================================================
 ``contact_sheet``  private images, reconstructions, nearest private images, the judge's verdicts
-``identities``     accuracy and KNN distance of each identity, with the floor
+``identities``     accuracy and KNN distance of each identity, with the floor; of many, how many have which
 ``curves``         what the attack logged over its steps
 ``spread``         precision against recall, density against coverage, a point per run
 ================== ==================================================================================
