@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mibench.reports.formatting import context, interval
 from mibench.results import StoredRun, per_identity
 
-from .figures.style import BLUE, GREY, INK, NORMAL, SMALL, figure, heading, tidy
-from .formatting import context, interval
+from .style import BLUE, GREY, INK, NORMAL, SMALL, figure, heading, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
