@@ -21,6 +21,7 @@ from .data import data
 from .doctor import doctor
 from .fetch import fetch
 from .import_ import import_command
+from .interrupting import COMFORT, INTERRUPTED, leave_at_once, listen
 from .list import list_command
 from .output import NO_ROOM, any_code_page, let_go, no_room
 from .prose import say
@@ -31,7 +32,7 @@ from .sweep import sweep
 from .train import train
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
+UNREAD = 141  # what shells see of any program that writes to a pipe nobody reads; 1 would say that a metric is missing
 JSON = "mibench.cli.json"  # key of a context's facts
 
 
@@ -63,6 +64,9 @@ class _Commands(click.RichGroup):
             json_error(ctx, text, BAD_INPUT)
             say(f"error: {text}", err=True)
             ctx.exit(BAD_INPUT)
+        except BrokenPipeError:  # its reader has had enough, as `head` has: nobody to tell
+            let_go()
+            ctx.exit(UNREAD)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
@@ -71,7 +75,7 @@ class _Commands(click.RichGroup):
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             json_error(ctx, "interrupted", INTERRUPTED)
-            click.echo("\ninterrupted: everything finished is kept, continue with the same command", err=True)
+            click.echo(f"\n{COMFORT}", err=True)
             ctx.exit(INTERRUPTED)
 
 
@@ -102,7 +106,9 @@ def main() -> None:
     """Entry point of the ``mibench`` program."""
     wait_briefly()  # before any command loads torch
     any_code_page()
+    listen()
     try:
         cli()
     finally:
+        leave_at_once()
         atexit.register(last_words_aside)  # the last one in is the first to run

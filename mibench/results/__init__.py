@@ -21,6 +21,7 @@ from mibench.results.paired import per_identity as per_identity
 from mibench.results.paired import pooled as pooled
 from mibench.results.paired import without_value as without_value
 from mibench.results.run_record import check_record, read_estimates
+from mibench.runs.store import atomic_write as atomic_write  # how reports write: a crash leaves no half a figure
 from mibench.system.strict_yaml import read_yaml
 from mibench.system.text_files import parse_json, read_object, read_text
 

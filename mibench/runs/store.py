@@ -19,22 +19,26 @@ interrupted run ends with the same bytes as an uninterrupted one: times, memory,
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import filelock
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from mibench.errors import MibenchError
+from mibench.holding import held
 from mibench.results.run_record import CURE, check_record
 from mibench.system.text_files import parse_json, read_object
 from mibench.system.text_files import read_json as read_json
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +57,13 @@ def write_error(path: Path, error: OSError) -> MibenchError:
     )
 
 
-def atomic_write(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes, *, sweep: bool = False) -> None:
     """Replace ``path`` by ``content``: temporary file beside it, fsync, rename. A crash leaves the old or the new file.
+
+    Args:
+        path: the file.
+        content: all of it.
+        sweep: first remove what killed processes left of it; a run directory is swept as a whole instead.
 
     Raises:
         MibenchError: the folder is not writable or the disk is full; the old file is untouched.
@@ -62,16 +71,47 @@ def atomic_write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if sweep:
+            _sweep_leftovers(path)
         with temporary.open("wb") as file:
+            _vouch_for(file)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            if sys.platform != "win32":  # while the lock vouches for it; there an open file cannot be renamed
+                temporary.replace(path)
+        if sys.platform == "win32":
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise write_error(path, error) from error
+    finally:  # an error or Ctrl-C leaves it, and nobody would ever remove it
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _vouch_for(file: IO[bytes]) -> None:
+    """Lock a temporary file while its writer lives."""
+    if sys.platform != "win32":
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sweep_leftovers(path: Path) -> None:
+    """Remove temporary files of ``path`` whose writers are dead."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        _remove_dead(leftover)
+
+
+def _remove_dead(leftover: Path) -> None:
+    """Remove a temporary file unless its writer lives."""
+    if sys.platform == "win32":  # there the system refuses while it is open
+        with suppress(OSError):
+            leftover.unlink()
+        return
+    with suppress(OSError), leftover.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        leftover.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -154,34 +194,25 @@ class RunDir:
 
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[None]:
-        """Hold the folder for this process. A dead process's lock is released by the system, so none goes stale.
+        """Hold the folder for this process (:func:`mibench.holding.held`).
 
         Args:
             patience: seconds to wait for another process that holds it.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=patience)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout as error:
-            holder = self.record().get("pid", "unknown")
-            raise MibenchError(
-                f"{self.path} is being written by another process (pid {holder}); wait for it or stop it first"
-            ) from error
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path / ".lock", f"{self.path} is being written", patience=patience))
+            except OSError as error:
+                raise write_error(self.path, error) from error
             self._sweep()
             yield
-        finally:
-            lock.release()
 
     def _sweep(self) -> None:
         """Remove temporary files that a killed process left."""
         for folder in (self.path, *(p for p in self.path.iterdir() if p.is_dir())):
             for leftover in folder.glob(".*.tmp"):
-                with suppress(OSError):
-                    leftover.unlink()
+                _remove_dead(leftover)  # an audit, say, writes here as well, and after its run
 
     def log(self, **record: Any) -> None:
         """Append a record to ``log.jsonl``."""
