@@ -18,8 +18,8 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mibench.api import Estimate, MibenchError
-from mibench.results import LabelledImages, StoredRun, as_runs, differences, without_value
+from mibench.api import Estimate
+from mibench.results import LabelledImages, StoredRun, as_runs, atomic_write, differences, without_value
 
 from .formatting import (
     ABSENT,
@@ -260,11 +260,7 @@ def as_markdown(title: str, notes: Sequence[str], table: Sequence[Row]) -> str:
 
 def write(file: Path, text: str) -> Path:
     """Write a text file, making its folder."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise MibenchError(f"{file} cannot be written: {error.strerror}; make room or choose another folder") from error
+    atomic_write(file, text.encode(), sweep=True)
     return file
 
 

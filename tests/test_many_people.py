@@ -14,7 +14,7 @@ from toyworld.data import ToyFaces
 import mibench
 from mibench.api import ClassifierOutput, ImageSpec, MibenchError
 from mibench.audit.preprocessing import _reordered
-from mibench.metrics import estimates
+from mibench.metrics import differences
 from mibench.metrics.accuracy import label_confidence, top_k_hits
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.groups import rows_by_label, rows_of
@@ -84,12 +84,12 @@ def test_rows_of_people() -> None:
 
 
 def test_signs_drawn_in_parts_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    estimates._sign_patterns.cache_clear()
-    whole, _ = estimates._sign_patterns(40, 500, 3)
-    estimates._sign_patterns.cache_clear()
-    monkeypatch.setattr(estimates, "_CHUNK", 1000)
-    parts, exact = estimates._sign_patterns(40, 500, 3)
-    estimates._sign_patterns.cache_clear()
+    differences.sign_patterns.cache_clear()
+    whole, _ = differences.sign_patterns(40, 500, 3)
+    differences.sign_patterns.cache_clear()
+    monkeypatch.setattr(differences, "_CHUNK", 1000)
+    parts, exact = differences.sign_patterns(40, 500, 3)
+    differences.sign_patterns.cache_clear()
     assert not exact
     assert (whole == parts).all()
     assert set(whole.ravel().tolist()) == {-1, 1}

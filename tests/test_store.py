@@ -114,7 +114,6 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
         "from mibench.runs.store import RunDir\n"
         "folder = RunDir(pathlib.Path(sys.argv[1]))\n"
         "with folder.writing():\n"
-        "    folder.update_record(pid=4242)\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.readline()\n"
     )
@@ -124,7 +123,8 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
     try:
-        with pytest.raises(MibenchError, match=r"written by another process \(pid 4242\)"), RunDir(tmp_path).writing():
+        busy = rf"written by another process \(pid {other.pid}\)"
+        with pytest.raises(MibenchError, match=busy), RunDir(tmp_path).writing():
             pass
     finally:
         other.kill()  # it dies without releasing anything ...

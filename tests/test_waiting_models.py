@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -116,19 +115,23 @@ def test_measuring_counts_images() -> None:
     assert heard[-1] == (240, 240)
 
 
-def attending(monkeypatch: pytest.MonkeyPatch) -> tuple[socket.socket, Callable[[], list[Any]]]:
+def attending(monkeypatch: pytest.MonkeyPatch) -> tuple[int, Callable[[], list[Any]]]:
     """Where numbers of signals go in, and what came of them once that end is closed."""
     monkeypatch.setattr(interrupts, "PATIENCE", 0)
+    monkeypatch.setattr(interrupts, "_ending", threading.Lock())
     done: list[Any] = []
     monkeypatch.setattr(interrupts, "_write", done.append)
-    heard, rung = socket.socketpair()
-    _, spare = socket.socketpair()
-    thread = threading.Thread(target=interrupts.attend, args=(heard, spare, done.append))
+    heard, rung = os.pipe()
+    thread = threading.Thread(target=interrupts.attend, args=(heard, done.append))
     thread.start()
 
     def ended() -> list[Any]:
-        rung.close()
+        os.close(rung)
         thread.join()
+        for other in threading.enumerate():
+            if other.name == "interrupts, words":
+                other.join()
+        os.close(heard)
         return done
 
     return rung, ended
@@ -136,11 +139,11 @@ def attending(monkeypatch: pytest.MonkeyPatch) -> tuple[socket.socket, Callable[
 
 def test_the_first_ctrl_c_is_patient_and_the_second_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     rung, ended = attending(monkeypatch)
-    rung.send(bytes([signal.SIGINT]))
+    os.write(rung, bytes([signal.SIGINT]))
     assert ended() == [interrupts.STOPPING]
     rung, ended = attending(monkeypatch)
-    rung.send(bytes([signal.SIGTERM, signal.SIGINT, signal.SIGINT]))
-    assert ended() == [interrupts.STOPPING, interrupts.WORDS, 130]
+    os.write(rung, bytes([signal.SIGTERM, signal.SIGINT, signal.SIGINT]))
+    assert [each for each in ended() if each != interrupts.STOPPING] == [interrupts.WORDS, 130]
 
 
 HANGS = """

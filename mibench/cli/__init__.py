@@ -21,7 +21,7 @@ from .data import data
 from .doctor import doctor
 from .fetch import fetch
 from .import_ import import_command
-from .interrupts import INTERRUPTED, WORDS, listen
+from .interrupts import INTERRUPTED, WORDS, leave_at_once, listen
 from .list import list_command
 from .output import NO_ROOM, any_code_page, let_go, no_room
 from .prose import say
@@ -32,6 +32,7 @@ from .sweep import sweep
 from .train import train
 
 BAD_INPUT = 2
+UNREAD = 141  # what shells see of any program that writes to a pipe nobody reads; 1 would say that a metric is missing
 JSON = "mibench.cli.json"  # key of a context's facts
 
 
@@ -63,6 +64,9 @@ class _Commands(click.RichGroup):
             json_error(ctx, text, BAD_INPUT)
             say(f"error: {text}", err=True)
             ctx.exit(BAD_INPUT)
+        except BrokenPipeError:  # its reader has had enough, as `head` has: nobody to tell
+            let_go()
+            ctx.exit(UNREAD)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
@@ -107,4 +111,5 @@ def main() -> None:
     try:
         cli()
     finally:
+        leave_at_once()
         atexit.register(last_words_aside)  # the last one in is the first to run

@@ -58,10 +58,15 @@ def preview(
     from mibench.settings import Layer
     from mibench.system.files import atomic_write
 
+    from .progress import reporter
+
     settings = config.parse_assignments(assignments, ("dataset",))["dataset"]
     split, _ = config.resolve(registry.load("dataset", dataset), [Layer("--set", settings)], scope="dataset")
+    reporter()  # it hears of the decoding
     atomic_write(
-        output, preview_png(split, people=people, images=images, size=size, hide_faces=False if show_faces else None)
+        output,
+        preview_png(split, people=people, images=images, size=size, hide_faces=False if show_faces else None),
+        sweep=True,
     )
     tell(str(output))
 

@@ -1,18 +1,18 @@
-"""Ctrl-C while somebody else's code does not come back: it is heard at once, said, and a second one ends the program.
+"""Ctrl-C: the first one winds the command up in order, a second one ends the program at once.
 
 Python raises KeyboardInterrupt when the code that runs returns to it: a model in TorchScript or ONNX may compute for
-hours, one that catches everything goes on. Everything is stored whole or not at all, so ending anywhere loses nothing
-that was finished.
+hours, one that catches everything goes on. So a thread reads the signals as well. Everything is stored whole or not at
+all, so ending anywhere loses nothing that was finished.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
 WORDS = "interrupted: everything finished is kept, continue with the same command"
@@ -20,27 +20,65 @@ STOPPING = "stopping as soon as the code that runs comes back; Ctrl-C once more 
 PATIENCE = 3.0  # seconds that stopping in order may take before a word is said about it
 
 
+class _CtrlC:
+    """What SIGINT does in the main thread, where Python gets to it."""
+
+    def __init__(self) -> None:
+        self.at_once = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if not self.at_once:
+            self.at_once = True
+            raise KeyboardInterrupt
+        # Whatever is unwound just now would show a traceback, or would not end. Files bear an end at any moment.
+        _end(os._exit)
+
+
+_ctrl_c = _CtrlC()
+_ending = threading.Lock()
+
+
 def listen() -> None:
-    """Attend to Ctrl-C from now on, in a thread of its own. Called in the main thread of a program."""
-    heard, rung = socket.socketpair()
-    rung.setblocking(False)
-    signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=attend, args=(heard, rung), daemon=True, name="interrupts").start()
+    """Attend to Ctrl-C from now on. A program that ignores it, as in a shell's background, goes on ignoring it."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        return
+    _ctrl_c.at_once = False
+    signal.signal(signal.SIGINT, _ctrl_c)
+    heard, rung = os.pipe()
+    os.set_blocking(rung, False)
+    signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
+    threading.Thread(target=attend, args=(heard,), daemon=True, name="interrupts").start()
 
 
-def attend(heard: socket.socket, rung: socket.socket, leave: Callable[[int], object] = os._exit) -> None:
-    """Read the numbers of signals that come in; ``rung`` is held so that it stays open."""
-    said = False
-    while numbers := heard.recv(64):
+def leave_at_once() -> None:
+    """The command is over: from here on the first Ctrl-C ends the program, without a traceback of Python's own end."""
+    _ctrl_c.at_once = True
+
+
+def attend(heard: int, leave: Callable[[int], object] = os._exit) -> None:
+    """Read the numbers of signals from a pipe: the second SIGINT ends the program, wherever its main thread is."""
+    told = threading.Event()
+    count = 0
+    while numbers := os.read(heard, 64):
         for _ in range(numbers.count(signal.SIGINT)):
-            if said:
-                _write(WORDS)
-                leave(INTERRUPTED)
+            count += 1
+            if count > 1:
+                told.set()
+                _end(leave)
                 return
-            threading.Event().wait(PATIENCE)  # most often the program has ended by then
-            _write(STOPPING)
-            said = True
-    rung.close()
+            threading.Thread(target=_say_later, args=(told,), daemon=True, name="interrupts, words").start()
+
+
+def _say_later(told: threading.Event) -> None:
+    if not told.wait(PATIENCE):  # most often the program has ended by then
+        _write(STOPPING)
+
+
+def _end(leave: Callable[[int], object]) -> None:
+    if _ending.acquire(blocking=False):  # the main thread and the one that reads may both get here
+        _write(WORDS)
+    leave(INTERRUPTED)
 
 
 def _write(text: str) -> None:

@@ -19,17 +19,17 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
 from mibench.data.content_hashes import cache_root, content_hashes
 from mibench.data.images import Framing, Picture, Pixels, decoded
 from mibench.errors import MibenchError
+from mibench.system.file_lock import held
 from mibench.system.files import atomic_write
 from mibench.system.progress import Reporter
 
@@ -116,26 +116,23 @@ class PixelCache:
     @contextmanager
     def _writing(self, reporter: Reporter) -> Iterator[None]:
         """Hold the cache; another process that fills it is waited for, since its work is wanted here too."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.folder / ".lock")
+        with ExitStack() as stack:
             try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                reporter.say("another process decodes the same images; waiting for it")
-                lock.acquire()
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                what = f"the images in {self.folder} are being decoded"
+                stack.enter_context(held(self.folder / ".lock", what, patience=-1, reporter=reporter))
+            except OSError as error:
+                raise self._unwritable(error) from error
             yield
-        finally:
-            lock.release()
 
     def _prepare(self) -> None:
         """Make both files where one of them is missing or wrong. Pages that nobody filled take no room on the disk."""
         wanted = {"pixels.npy": (self.shape, np.uint8), "done.npy": ((len(self.pictures), 2), np.int64)}
         if all(self._open(name, shape, kind, "r") is not None for name, (shape, kind) in wanted.items()):
             return
+        about = {"count": len(self.pictures), "size": self.size, "framing": asdict(self.framing)}
+        about["first"] = str(self.pictures[0].path.absolute())
+        atomic_write(self.folder / "about.json", (json.dumps(about, indent=2) + "\n").encode(), sweep=True)
         try:
             (self.folder / "done.npy").unlink(missing_ok=True)  # first: it must never vouch for new, empty pixels
             for name, (shape, kind) in wanted.items():
@@ -144,9 +141,6 @@ class PixelCache:
                 fresh.replace(self.folder / name)
         except OSError as error:
             raise self._unwritable(error) from error
-        about = {"count": len(self.pictures), "size": self.size, "framing": asdict(self.framing)}
-        about["first"] = str(self.pictures[0].path.absolute())
-        atomic_write(self.folder / "about.json", (json.dumps(about, indent=2) + "\n").encode())
 
     def _fill(self, rows: Rows, stamps: Stamps, reporter: Reporter) -> None:
         """Decode rows and store them; what was finished before an error or an interruption stays."""

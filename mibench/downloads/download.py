@@ -195,7 +195,7 @@ class Fetcher:
     def _pin(self, asset: Asset, target: Path, digest: str) -> None:
         """Write the hash beside the file, in the form that ``sha256sum --check`` reads; it may not change later."""
         if len(asset.sha256) < 64 and not _pinned(target):
-            atomic_write(_pin_path(target), f"{digest}  {target.name}\n".encode())
+            atomic_write(_pin_path(target), f"{digest}  {target.name}\n".encode(), sweep=True)
 
     def _room(self, target: Path, needed: int) -> None:
         try:

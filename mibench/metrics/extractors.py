@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, ImageSpec, MibenchError
+from mibench.system.files import atomic_write
 from mibench.system.paths import home
 
 from .accuracy import Verdicts
@@ -352,15 +352,8 @@ def cached_tensors(folder: Path, key: str, compute: Callable[[], dict[str, Tenso
         except (SafetensorError, OSError) as error:
             _log.warning("cached features in %s cannot be read (%s); computing them again", file, error)
     tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
-    temporary = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".features-")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(save(tensors))
-        Path(temporary).replace(file)
-    except OSError as error:
+        atomic_write(file, save(tensors), sweep=True)
+    except MibenchError as error:
         _log.warning("features were not cached in %s: %s", folder, error)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
     return tensors

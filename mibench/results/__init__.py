@@ -12,6 +12,7 @@ from mibench.results.paired import (
     without_value,
 )
 from mibench.results.stored_run import LabelledImages, StoredRun, Unit, as_runs, damaged, open_run
+from mibench.system.files import atomic_write  # how reports write: a crash leaves no half a figure
 
 __all__ = [
     "IN_UNIT_RANGE",
@@ -20,6 +21,7 @@ __all__ = [
     "Unit",
     "adjusted",
     "as_runs",
+    "atomic_write",
     "compared",
     "damaged",
     "difference",

@@ -65,10 +65,6 @@ class RunDir(WorkDirectory):
         """Replace top-level fields of ``run.json``."""
         write_json(self.record_path, {"schema": SCHEMA} | self.record() | fields)
 
-    def holder(self) -> str:
-        """The process that writes here, as the record has it."""
-        return str(self.record().get("pid", "unknown"))
-
     def tensors_path(self, stem: str) -> Path:
         """``state.safetensors`` or ``units/000.safetensors`` for the stems ``state`` and ``units/000``."""
         return self.path / f"{stem}.safetensors"

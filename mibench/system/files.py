@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
 from mibench.errors import MibenchError
 from mibench.system.text_files import read_json as read_json
 
-if TYPE_CHECKING:
-    pass
+if sys.platform != "win32":
+    import fcntl
 
 
 def write_error(path: Path, error: OSError) -> MibenchError:
@@ -25,8 +27,13 @@ def write_error(path: Path, error: OSError) -> MibenchError:
     )
 
 
-def atomic_write(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes, *, sweep: bool = False) -> None:
     """Replace ``path`` by ``content``: temporary file beside it, fsync, rename. A crash leaves the old or the new file.
+
+    Args:
+        path: the file.
+        content: all of it.
+        sweep: first remove what killed processes left of it; a run directory is swept as a whole instead.
 
     Raises:
         MibenchError: the folder is not writable or the disk is full; the old file is untouched.
@@ -34,16 +41,47 @@ def atomic_write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if sweep:
+            _sweep_leftovers(path)
         with temporary.open("wb") as file:
+            _vouch_for(file)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            if sys.platform != "win32":  # while the lock vouches for it; there an open file cannot be renamed
+                temporary.replace(path)
+        if sys.platform == "win32":
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise write_error(path, error) from error
+    finally:  # an error or Ctrl-C leaves it, and nobody would ever remove it
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _vouch_for(file: IO[bytes]) -> None:
+    """Lock a temporary file while its writer lives."""
+    if sys.platform != "win32":
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sweep_leftovers(path: Path) -> None:
+    """Remove temporary files of ``path`` whose writers are dead."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        remove_dead(leftover)
+
+
+def remove_dead(leftover: Path) -> None:
+    """Remove a temporary file unless its writer lives."""
+    if sys.platform == "win32":  # there the system refuses while it is open
+        with suppress(OSError):
+            leftover.unlink()
+        return
+    with suppress(OSError), leftover.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        leftover.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

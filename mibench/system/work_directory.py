@@ -6,15 +6,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from mibench.errors import MibenchError
-from mibench.system.files import write_error
+from mibench.system.file_lock import held
+from mibench.system.files import remove_dead, write_error
 
 
 @dataclass(frozen=True)
@@ -23,39 +21,27 @@ class WorkDirectory:
 
     path: Path
 
-    def holder(self) -> str:
-        """The process that writes here, for a message."""
-        return "unknown"
-
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[None]:
-        """Hold the folder for this process. A dead process's lock is released by the system, so none goes stale.
+        """Hold the folder for this process (:func:`mibench.system.file_lock.held`).
 
         Args:
             patience: seconds to wait for another process that holds it.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=patience)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise MibenchError(
-                f"{self.path} is being written by another process (pid {self.holder()}); wait for it or stop it first"
-            ) from error
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path / ".lock", f"{self.path} is being written", patience=patience))
+            except OSError as error:
+                raise write_error(self.path, error) from error
             self._sweep()
             yield
-        finally:
-            lock.release()
 
     def _sweep(self) -> None:
         """Remove temporary files that a killed process left."""
         for folder in (self.path, *(p for p in self.path.iterdir() if p.is_dir())):
             for leftover in folder.glob(".*.tmp"):
-                with suppress(OSError):
-                    leftover.unlink()
+                remove_dead(leftover)  # an audit, say, writes here as well, and after its run
 
     def log(self, **record: Any) -> None:
         """Append a record to ``log.jsonl``."""

@@ -263,5 +263,5 @@ def _ordered(value: Any) -> dict[str, Any]:
 def write_card(card: Card, folder: Path) -> Path:
     """Write ``<folder>/<stem>.yaml`` atomically."""
     path = folder / f"{stem_of(card.name)}.yaml"
-    atomic_write(path, card_text(card).encode())
+    atomic_write(path, card_text(card).encode(), sweep=True)
     return path

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from mibench import registry
 from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
-from mibench.system.files import atomic_write
+from mibench.system.file_lock import held
+from mibench.system.files import atomic_write, write_error
 from mibench.system.tensor_files import METADATA_KEY
 from mibench.weights.cards import CardFile, write_card
 from mibench.weights.gradient_check import gradient_fault
+
+SHELF_PATIENCE = 60.0  # seconds that a process waits for another one that writes weights; they are written in less
 
 
 def load_weights(file: CardFile) -> dict[str, Tensor]:
@@ -92,21 +96,35 @@ def to_safetensors(name: str, weights: Mapping[str, Tensor]) -> bytes:
     return save(apart, metadata={METADATA_KEY: name})
 
 
-def save_weights(card: Card, content: bytes, folder: Path) -> Path:
+def save_weights(card: Card, content: bytes, folder: Path, *, check: Callable[[], None] = lambda: None) -> Path:
     """Write ``weights/<file>``, then the card that vouches for it; returns the card's path.
+
+    Args:
+        card: the card.
+        content: the file of weights.
+        folder: gets both, one process at a time: two that mix would leave a card with another one's weights.
+        check: raises where the place is not free; called while no other process writes there.
 
     Raises:
         MibenchError: a folder that cannot be written; weights without their card are taken away again.
     """
     place = folder / "weights" / card.weights.file
-    fresh = not place.exists()
-    atomic_write(place, content)
-    try:
-        return write_card(card, folder / "cards")
-    except MibenchError:
-        if fresh:
-            place.unlink(missing_ok=True)
-        raise
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            what = f"{place.parent} is being written"
+            stack.enter_context(held(folder / ".shelf.lock", what, patience=SHELF_PATIENCE))
+        except OSError as error:
+            raise write_error(place, error) from error
+        check()
+        fresh = not place.exists()
+        atomic_write(place, content, sweep=True)
+        try:
+            return write_card(card, folder / "cards")
+        except MibenchError:
+            if fresh:
+                place.unlink(missing_ok=True)
+            raise
 
 
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mibench.api import MibenchError
+from mibench.results import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,13 +88,7 @@ def save(made: Figure, folder: Path, name: str) -> list[Path]:
             content = io.BytesIO()
             made.savefig(content, format=ending, dpi=DPI, metadata=metadata)
             file = folder / f"{name}.{ending}"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content.getvalue())
-            except OSError as error:
-                raise MibenchError(
-                    f"{file} cannot be written: {error.strerror}; make room or choose another folder"
-                ) from error
+            atomic_write(file, content.getvalue(), sweep=True)
             files.append(file)
     return files
 

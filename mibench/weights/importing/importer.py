@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,13 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
             absence = str(error)
     made = Origin(request=request, wanted=wanted, files=files, trained=trained, target=target)
     card, doubts = made.card(content, digest, dataset, accuracy)
-    path, card = _shelved(card, content, request.output or home(), before)
+
+    def unchanged() -> None:  # since it was looked at: measuring takes a while
+        found = [file and file.card().weights.sha256 for file in (before, _existing(wanted, request.output))]
+        if found[1] not in (found[0], digest):
+            raise MibenchError(f"another process has written {wanted.name!r} meanwhile; look at it, then import again")
+
+    path, card = _shelved(card, content, request.output or home(), before, unchanged)
     remarks = [trained.notes] if trained.notes else []
     remarks += [
         f"{file.file} holds other weights too ({', '.join(file.others)}): {file.container} was taken; "
@@ -123,7 +129,9 @@ def _taken_in(
             raise error from None
 
 
-def _shelved(card: Card, content: bytes, folder: Path, before: cards.CardFile | None) -> tuple[Path, Card]:
+def _shelved(
+    card: Card, content: bytes, folder: Path, before: cards.CardFile | None, check: Callable[[], None]
+) -> tuple[Path, Card]:
     """Write the pair. Weights that replace others get another file name, so that the old pair stays whole until the new
     card takes its place; then the old file goes."""
     old = before.weights_path if before is not None and before.weights_folder == folder / "weights" else None
@@ -131,7 +139,7 @@ def _shelved(card: Card, content: bytes, folder: Path, before: cards.CardFile | 
     if old is not None and changed and old.name == card.weights.file:
         name = f"{cards.stem_of(card.name)}-{card.weights.sha256[:8]}.safetensors"
         card = replace(card, weights=replace(card.weights, file=name))
-    path = save_weights(card, content, folder)
+    path = save_weights(card, content, folder, check=check)
     if old is not None and old.name != card.weights.file:
         old.unlink(missing_ok=True)
     return path, card
