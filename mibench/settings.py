@@ -39,19 +39,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Setting:
-    """A resolved value and where it came from: ``default``, ``preset paper (section 5.1)``, a file, ``--set``."""
+    """A resolved value and where it came from.
+
+    Attributes:
+        value: as the dataclass holds it.
+        origin: for a person to read: ``default``, ``preset paper (section 5.1)``, a file, ``--set``.
+        by_user: whether a person asked for this value (``--set``, a configuration file); nothing else may be read off
+            ``origin``.
+    """
 
     value: Any
     origin: str
+    by_user: bool = False
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one source. ``sources`` holds the finer origin of single values (a preset's citations)."""
+    """Values from one source. ``sources`` holds the finer origin of single values (a preset's citations).
+
+    ``by_user``: whether a person wrote these values, rather than a preset, a protocol or a card.
+    """
 
     origin: str
     values: Mapping[str, Any]
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    by_user: bool = False
 
     def origin_of(self, name: str) -> str:
         """``preset paper (section 5.1)``."""
@@ -127,6 +139,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
     """
     known = setting_names(kind)
     origins = dict.fromkeys(known, "default")
+    by_user = dict.fromkeys(known, False)
     chosen: dict[str, Any] = {}
     for layer in layers:
         for name, value in flatten(layer.values, kind).items():
@@ -138,6 +151,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
             check_value(value, f"{scope}.{name}", layer.origin)
             chosen[name] = value
             origins[name] = layer.origin_of(name)
+            by_user[name] = layer.by_user
     missing = [
         f.name
         for f in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -151,7 +165,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
         check_value(found, f"{scope}.{name}", origins[name])  # again: the text "nan" has become a number by now
         if _truth_as_number(given, found):
             raise MibenchError(f"{scope}.{name}: expected a number, got {shown(given)} (from {origins[name]})")
-    return instance, {name: Setting(_value(instance, name), origins[name]) for name in known}
+    return instance, {name: Setting(_value(instance, name), origins[name], by_user[name]) for name in known}
 
 
 def check_value(value: Any, place: str, origin: str) -> None:

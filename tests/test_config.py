@@ -223,20 +223,22 @@ def test_values_that_no_setting_means_are_refused_and_shown_in_short(values: dic
 def test_a_configuration_file_of_the_wrong_types_names_file_and_key(
     toy: Path, tmp_path: Path, text: str, message: str
 ) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(MibenchError, match=rf"mine\.yaml: .*{message}"):
-        make_plan(Request(config=path, attack="floor", target="toynet", protocol="toy"))
+        make_plan(RunRequest(config=path, attack="floor", target="toynet", protocol="toy"))
 
 
 def test_null_in_a_configuration_file_leaves_it_to_the_default(toy: Path, tmp_path: Path) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     path = tmp_path / "mine.yaml"
     path.write_text("seed: null\npreset: null\nsettings: {attack: null}\ntarget: toynet\ndataset: toyfaces\n")
-    assert make_plan(Request(config=path, attack="floor", protocol="toy")).spec.seed == 0
+    assert make_plan(RunRequest(config=path, attack="floor", protocol="toy")).spec.seed == 0
 
 
 @pytest.mark.parametrize(
@@ -250,11 +252,12 @@ def test_null_in_a_configuration_file_leaves_it_to_the_default(toy: Path, tmp_pa
 def test_metrics_that_clash_with_demands_are_refused_before_anything_runs(
     toy: Path, values: dict[str, list[str]], message: str
 ) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     named = {"attack": "toyattack", "target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
     with pytest.raises(MibenchError, match=message):
-        make_plan(Request(**named, settings={"protocol": values}))
+        make_plan(RunRequest(**named, settings={"protocol": values}))
 
 
 @pytest.mark.parametrize("name", ["floor", "dmmia", "gmi", "kedmi", "ppa"])

@@ -226,7 +226,7 @@ def test_a_stored_run_of_other_data_is_not_scored_again_nor_taken_for_done(
     import mibench
     from mibench.runs import run
 
-    def toy_run() -> mibench.RunResultResult:
+    def toy_run() -> mibench.RunResult:
         return mibench.run(
             "toyattack", target="toynet", dataset="toyfaces", protocol="toy", out=tmp_path / "runs", device="cpu"
         )

@@ -18,7 +18,7 @@ from mibench.runs import run as runner
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 
 
-def toy_run(out: Path, attack: str = "toyattack", **options: object) -> mibench.RunResultResult:
+def toy_run(out: Path, attack: str = "toyattack", **options: object) -> mibench.RunResult:
     return mibench.run(attack, **TOY, out=out, device="cpu", **options)  # type: ignore[arg-type]
 
 
@@ -39,7 +39,11 @@ def test_a_run_beats_its_floor_and_fills_its_folder(toy: Path, tmp_path: Path) -
     assert found.path.name.startswith("toyattack-toynet-toyfaces-")
     record = json.loads((found.path / "run.json").read_text())
     assert record["status"] == "complete"
-    assert record["settings"]["attack.steps"] == {"value": 12, "origin": "preset quick (ours)"}
+    assert record["settings"]["attack.steps"] == {
+        "value": 12,
+        "origin": "preset quick (ours)",
+        "by_user": False,
+    }
     assert record["settings"]["attack.samples"]["origin"] == "default"
     assert record["floor"] == found.floor.path.name
     stems = {path.name for path in (found.path / "units").iterdir()}

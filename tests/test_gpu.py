@@ -33,7 +33,8 @@ from mibench.cli import cli
 from mibench.results import open_run
 from mibench.rng import Streams
 from mibench.runs.attack import Execution, attack_units
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 from mibench.runs.store import RunDir
 from mibench.system import provenance
 from mibench.system.devices import choose_device, deterministic
@@ -94,7 +95,7 @@ def attack_only(name: str, folder: Path, device: torch.device, **changes: Any) -
     settings = {"attack": {"unit_size": 1, **SMALL[name], **changes}, "protocol": {"identities": 2}}
     found = RunDir(folder)
     with found.writing():
-        attack_units(make_plan(Request(attack=name, protocol="smoke", settings=settings)), found, Execution(device))
+        attack_units(make_plan(RunRequest(attack=name, protocol="smoke", settings=settings)), found, Execution(device))
     return found
 
 
@@ -192,16 +193,16 @@ def test_a_full_memory_halves_the_micro_batch_and_changes_nothing_else(
 
 # -- whole runs with shipped weights -----------------------------------------------------------------------------------
 
-Runs = Callable[[str], mibench.RunResultResult]
+Runs = Callable[[str], mibench.RunResult]
 
 
 @pytest.fixture(scope="module")
 def runs(accelerator: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Smoke runs by attack, each made once; torch's warnings of operations that vary must not reach anybody."""
     out = tmp_path_factory.mktemp("runs")
-    made: dict[str, mibench.RunResultResult] = {}
+    made: dict[str, mibench.RunResult] = {}
 
-    def run_of(name: str) -> mibench.RunResultResult:
+    def run_of(name: str) -> mibench.RunResult:
         if name not in made:
             with warnings.catch_warnings(record=True) as shown:
                 warnings.simplefilter("always")

@@ -18,8 +18,9 @@ from mibench.api import MibenchError, Reconstruction
 from mibench.data.split import GroundTruth
 from mibench.results import open_run
 from mibench.runs.attack import keep_most_confident
-from mibench.runs.plan import Plan, Request, make_plan
+from mibench.runs.plan import Plan, make_plan
 from mibench.runs.protocol import load_protocol, protocol_files
+from mibench.runs.request import RunRequest
 from mibench.runs.spec import EvalProtocol
 from mibench.settings import Layer, Setting
 
@@ -34,7 +35,7 @@ GROUP_OF = {
 
 
 def toy_plan(settings: Mapping[str, Any] | None = None, **names: Any) -> Plan:
-    return make_plan(Request(**{**TOY, **names}, settings={"protocol": dict(settings or {})}))
+    return make_plan(RunRequest(**{**TOY, **names}, settings={"protocol": dict(settings or {})}))
 
 
 # ---------------------------------------------------------------- what each one fixes
@@ -156,7 +157,7 @@ def test_without_a_protocol_the_data_sets_own_is_used_and_said(toy: Path, monkey
     monkeypatch.setattr(ToyFaces, "protocol", "toy")
     plan = toy_plan()
     assert plan.spec.protocol.name == "toy"
-    assert plan.chosen["protocol"] == "toy"
+    assert plan.names.protocol == "toy"
     assert plan.origins["protocol.name"] == Setting("toy", "default of data set toyfaces")
     asked = toy_plan(protocol="toy")
     assert "protocol toy.yaml" in asked.origins["protocol.name"].origin
@@ -182,12 +183,12 @@ def test_presets_of_a_protocol_go_first_on_the_data_it_was_made_for(toy: Path, m
 def test_all_classes_are_those_of_the_data_set(toy: Path, tmp_path: Path) -> None:
     plan = toy_plan({"identities": None}, protocol="toy")
     assert plan.spec.protocol.identities == 6
-    assert [label for unit in plan.units() for label in unit] == list(range(6))
+    assert [label for unit in plan.units for label in unit] == list(range(6))
     assert toy_plan({"identities": None, "at_most": 4}, protocol="toy").spec.protocol.labels == (0, 1, 2, 3)
     assert toy_plan({"identities": None, "first_identity": 4}, protocol="toy").spec.protocol.labels == (4, 5)
     saved = tmp_path / "config.yaml"
-    saved.write_text(plan.config_text())
-    assert make_plan(Request(config=saved)).spec.digest() == plan.spec.digest()
+    saved.write_text(plan.config_yaml)
+    assert make_plan(RunRequest(config=saved)).spec.digest() == plan.spec.digest()
 
 
 def test_all_classes_of_a_protocol_are_recorded_as_a_number(toy: Path) -> None:
@@ -288,7 +289,7 @@ def test_a_protocol_gives_settings_to_the_prior_it_names(toy: Path) -> None:
     assert plan.spec.prior is not None
     assert plan.spec.prior.arguments == {"truncation": 0.5}
     assert plan.origins["prior.truncation"] == Setting(0.5, "protocol toy v3")
-    said = make_plan(Request(**TOY, protocol="toy", settings={"protocol": wanted, "prior": {"truncation": 0.9}}))
+    said = make_plan(RunRequest(**TOY, protocol="toy", settings={"protocol": wanted, "prior": {"truncation": 0.9}}))
     assert said.spec.prior is not None
     assert said.spec.prior.arguments == {"truncation": 0.9}
     assert toy_plan(protocol="toy").spec.digest() != plan.spec.digest()

@@ -9,7 +9,8 @@ from mibench import registry
 from mibench.api import Access, Attack
 from mibench.errors import MibenchError
 from mibench.runs.attack import Execution
-from mibench.runs.plan import Request, access_error
+from mibench.runs.compatibility import access_error
+from mibench.runs.request import RunRequest
 from mibench.runs.run import RunResult, run_request
 from mibench.system.devices import choose_device
 from mibench.system.files import write_json
@@ -66,7 +67,7 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
         reporter.say(f"judge: {judge.accuracy:.1%} of {judge.images} held-out images right")
     prior = prior_for(request, attack, material, attacked.file, device, reporter)
     run = run_request(
-        Request(
+        RunRequest(
             attack=request.attack or attack.name,
             target=attacked.file.name,
             dataset=request.dataset,

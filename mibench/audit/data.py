@@ -48,7 +48,7 @@ def read_material(request: AuditRequest) -> AuditData:
     """
     settings = {**_places(request), **request.said("dataset")}
     kind = registry.load("dataset", request.dataset)
-    dataset, _ = config.resolve(kind, [Layer("--set", settings)], scope="dataset")
+    dataset, _ = config.resolve(kind, [Layer("--set", settings, by_user=True)], scope="dataset")
     dataset.check_disjoint()
     counts = {"people": dataset.num_classes, **_counts(dataset)}
     if counts["people"] < 2:

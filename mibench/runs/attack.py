@@ -43,7 +43,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     Raises:
         MibenchError: the attack needs more than the victim or the prior offers, or its output is not what it should be.
     """
-    units = plan.units()
+    units = plan.units
     missing = [index for index in range(len(units)) if not folder.intact(unit_stem(index))]
     if not missing and folder.intact("state"):
         return
@@ -273,4 +273,4 @@ def keep_most_confident(found: Reconstruction, count: int | None) -> Reconstruct
 
 def stored_units(plan: Plan, folder: RunDir) -> Iterator[int]:
     """Indices of the units that are stored intact."""
-    yield from (index for index in range(len(plan.units())) if folder.intact(unit_stem(index)))
+    yield from (index for index in range(len(plan.units)) if folder.intact(unit_stem(index)))

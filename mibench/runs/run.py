@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mibench import registry
-from mibench import settings as config
-from mibench.api import Attack
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
@@ -21,7 +19,8 @@ from mibench.results import open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
-from mibench.runs.plan import Plan, Request, make_plan
+from mibench.runs.plan import FLOOR, Plan, make_plan
+from mibench.runs.request import RunRequest
 from mibench.runs.score import judge_units
 from mibench.runs.store import RunDir
 from mibench.system import provenance
@@ -32,7 +31,6 @@ from mibench.system.progress import Reporter
 from mibench.system.source_code import code_hash
 from mibench.weights import cards
 
-FLOOR = "floor"
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
 RESULT_FILES = ("samples.csv", "metrics.json")
 DRAWN_FOLDERS = ("tables", "figures", "images")
@@ -93,7 +91,7 @@ def run(
     Raises:
         MibenchError: a mistake in the input.
     """
-    request = Request(
+    request = RunRequest(
         attack=attack,
         target=target,
         dataset=dataset,
@@ -124,34 +122,12 @@ def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_request(request: Request, out: Path, machine: Execution, *, allow_changed_code: bool = False) -> RunResult:
+def run_request(request: RunRequest, out: Path, machine: Execution, *, allow_changed_code: bool = False) -> RunResult:
     """Run what was asked for and, before it, the floor that its tables compare it with."""
     plan = make_plan(request)
-    floor = None
-    if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
-        floor = _run_plan(floor_plan(request, plan), out, machine, None, allow_changed_code)
+    baseline = plan.floor()
+    floor = None if baseline is None else _run_plan(baseline, out, machine, None, allow_changed_code)
     return _run_plan(plan, out, machine, floor, allow_changed_code)
-
-
-def floor_plan(request: Request, plan: Plan) -> Plan:
-    """The floor under the same protocol, data, weights (the attack's own prior) and seed."""
-    settings = {scope: values for scope, values in request.settings.items() if scope != "attack"}
-    known = set(config.setting_names(registry.load("attack", FLOOR))) - set(config.setting_names(Attack))
-
-    def shared(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that the floor has too (pool, candidates, truncation): it searches as an attack that has them."""
-        return {"attack": kept} if (kept := {k: v for k, v in values.items() if k in known}) else {}
-
-    prior = plan.spec.prior.card if plan.spec.prior is not None else None
-    if request.config is None:
-        preset = request.preset if request.preset in config.attack_presets(FLOOR).presets else None
-        settings |= shared(request.settings.get("attack", {}))
-        return make_plan(dataclasses.replace(request, attack=FLOOR, preset=preset, prior=prior, settings=settings))
-    from_file = plan.settings_said()
-    from_file |= shared(from_file.pop("attack")) or {}
-    kept = ("target", "dataset", "protocol", "judge", "seed", "precision", "min_accuracy")
-    names = {key: plan.chosen[key] for key in kept}
-    return make_plan(Request(attack=FLOOR, prior=prior, settings=from_file, **names))
 
 
 def _run_plan(
@@ -160,7 +136,7 @@ def _run_plan(
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
     with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == FLOOR else 0):
-        code = code_hashes(plan.entries())
+        code = code_hashes(plan.parties)
         if not allow_changed_code:
             refuse_changed_code(folder, code)
         for doubt in _doubts(plan) if floor is None else ():  # else the floor said them
@@ -199,7 +175,7 @@ def completed(plan: Plan, folder: RunDir, floor: RunResult | None) -> RunResult 
     record = folder.record()
     if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
         return None
-    stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units())
+    stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units)
     return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
 
 
@@ -212,24 +188,27 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
     if record and done:
-        machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
+        machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units)} units are stored")
     # The code that made the stored part stays on record next to the code that goes on (differs only when allowed).
     history = [h for h in record.get("code_history", []) if h != code]
     folder.update_record(
         status="running",
         digest=plan.spec.digest(),
         spec=plain(dataclasses.asdict(plan.spec)),
-        settings={name: {"value": plain(s.value), "origin": s.origin} for name, s in plan.origins.items()},
+        settings={
+            name: {"value": plain(s.value), "origin": s.origin, "by_user": s.by_user}
+            for name, s in plan.origins.items()
+        },
         environment=provenance.environment(machine.device),
         code=dict(code),
         code_history=[*history, dict(code)],
         argv=sys.argv,
         pid=os.getpid(),
         started=record.get("started", _now()),
-        units=len(plan.units()),
-        prior_queries_forward=plan.prior_queries(),
+        units=len(plan.units),
+        prior_queries_forward=plan.prior_queries,
     )
-    atomic_write(folder.path / "config.yaml", plan.config_text().encode())
+    atomic_write(folder.path / "config.yaml", plan.config_yaml.encode())
 
 
 def _doubts(plan: Plan) -> Iterator[str]:
@@ -240,11 +219,11 @@ def _doubts(plan: Plan) -> Iterator[str]:
                 f"{file.name} is your own ({file.path}), not the one that {owner} ships under this name; move it away, "
                 "or give it a tag, for numbers that compare"
             )
-    for file in (plan.target, plan.judge):
-        measured, reported = file.card().measured or {}, file.card().reported or {}
+    for card in (plan.cards["target"], plan.cards["judge"]):
+        measured, reported = card.measured or {}, card.reported or {}
         if measured.get("agrees_with_reported") is False:
             yield (
-                f"{file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
+                f"{card.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
                 f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
             )
 
@@ -281,7 +260,7 @@ def write_reports(plan: Plan, folder: RunDir, floor: RunResult | None, reporter:
     """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
     found = open_run(folder.path)
     baseline = open_run(floor.path) if floor is not None else None
-    private = plan.dataset.private("train", plan.target.card().image.size, plan.spec.protocol.labels)
+    private = plan.dataset.private("train", plan.cards["target"].image.size, plan.spec.protocol.labels)
     names = registry.names("report")
     reporter.start("drawing")
     try:
@@ -350,7 +329,7 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     if not folder.exists():
         raise MibenchError(f"{path} is not a run directory: it has no run.json")
     machine = Execution(choose_device(device), reporter=reporter or Reporter())
-    plan = make_plan(Request(config=path / "config.yaml"))
+    plan = make_plan(RunRequest(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
     data = (folder.record().get("spec") or {}).get("dataset_digest")
     if plan.spec.digest() != recorded and data not in (None, plan.spec.dataset_digest):

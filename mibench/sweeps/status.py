@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mibench import registry
 from mibench.errors import MibenchError
 from mibench.runs.attack import stored_units
 from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, make_plan
-from mibench.runs.run import FLOOR, RunResult, completed, floor_plan, refuse_changed_code
+from mibench.runs.run import RunResult, completed, refuse_changed_code
 from mibench.runs.store import RunDir
 
 from .suite import Cell
@@ -70,16 +69,15 @@ def standings(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = Fa
 def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> CellStatus:
     try:
         plan = make_plan(cell.request)
-        compared = plan.spec.attack != FLOOR and FLOOR in registry.names("attack")
-        floor = floor_plan(cell.request, plan) if compared else None
+        floor = plan.floor()
         for one in filter(None, (floor, plan)):
             folder = RunDir(out / one.spec.run_name)
             if folder.exists() and not allow_changed_code:
-                refuse_changed_code(folder, code_hashes(one.entries()))
+                refuse_changed_code(folder, code_hashes(one.parties))
         run = finished(plan, floor, out)
     except MibenchError as error:
         return CellStatus(cell=cell, state="cannot start", reason=one_line(str(error)))
-    units, (missing, prepared) = len(plan.units()), progress(plan, out)
+    units, (missing, prepared) = len(plan.units), progress(plan, out)
     state: State = "to do"
     if run is not None:
         state = "complete"
@@ -94,7 +92,7 @@ def progress(plan: Plan, out: Path) -> tuple[tuple[int, ...], bool]:
     """Indices of the units that are not stored yet, and whether the preparation is."""
     folder = RunDir(out / plan.spec.run_name)
     stored = set(stored_units(plan, folder)) if folder.exists() else set()
-    missing = tuple(index for index in range(len(plan.units())) if index not in stored)
+    missing = tuple(index for index in range(len(plan.units)) if index not in stored)
     return missing, folder.intact("state")
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError
-from mibench.runs.plan import SCOPES, Request
+from mibench.runs.request import SCOPES, RunRequest
 from mibench.system.text_files import shown
 
 DETAILS = ("preset", "prior", "settings", "label")
@@ -70,7 +70,7 @@ class Cell:
     """
 
     label: str
-    request: Request
+    request: RunRequest
 
     def axis(self, field: str) -> Any:
         """Its value along an axis, or one of its details."""
@@ -168,7 +168,7 @@ def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settin
         for scope, values in entry.get("settings", {}).items():
             merged.setdefault(scope, {}).update(values)
     label = fields.pop("label", None) or fields["attack"]
-    return Cell(label=str(label), request=Request(**{**fields, "settings": merged}))
+    return Cell(label=str(label), request=RunRequest(**{**fields, "settings": merged}))
 
 
 def _entries(found: Mapping[str, Any], axis: Axis, source: str) -> list[dict[str, Any]]:

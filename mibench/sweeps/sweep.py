@@ -21,7 +21,8 @@ import filelock
 import torch
 
 from mibench.errors import MibenchError
-from mibench.runs.run import FLOOR, RunResult
+from mibench.runs.plan import FLOOR
+from mibench.runs.run import RunResult
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
 from mibench.system.files import write_error, write_json

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from mibench import registry
 from mibench.errors import MibenchError
-from mibench.runs.plan import Request
+from mibench.runs.request import RunRequest
 from mibench.runs.store import RunDir
 from mibench.system.progress import Reporter
 
@@ -44,7 +44,7 @@ class Job:
     """
 
     index: int
-    request: Request
+    request: RunRequest
     makes: frozenset[str] = frozenset()
 
 
@@ -244,7 +244,7 @@ class PipeReporter(Reporter):
 
 def work(
     connection: Connection,
-    request: Request,
+    request: RunRequest,
     out: Path,
     device: str,
     threads: int,
