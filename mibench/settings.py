@@ -5,10 +5,8 @@ values, nested or dotted; an unknown name is refused with a suggestion, a value 
 
 Preset files are YAML beside the attacks, ``<package of the attack>/presets/<attack>.yaml``::
 
-    default: recommended                # used when nobody asks for a preset
-    default_for:                        # optional; the first of dataset, protocol that matches wins
-      dataset: {celeba: paper}
-      protocol: {demo: demo}
+    default: recommended                # used where neither a person nor the protocol names a preset
+    dataset: {celeba: paper}            # optional: variants for data sets
     presets:
       recommended:
         extends: paper                  # optional: start from another preset of this file
@@ -262,25 +260,17 @@ def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict
 
 @dataclass(frozen=True)
 class PresetFile:
-    """The presets of one attack: name -> layer, and which is used when."""
+    """The presets of one attack.
+
+    Attributes:
+        presets: name -> layer: the tiers that protocols name, variants for data sets, others.
+        default: the one that is used where neither a person nor the protocol names one.
+        dataset: data set -> the variant for it.
+    """
 
     presets: Mapping[str, Layer]
     default: str | None = None
-    default_for: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-
-    def choose(self, attack: str, asked: str | None, protocol_choice: str | None, **situation: str) -> Layer | None:
-        """The preset asked for, else the file's for this data set, else the protocol's, else the file's own default.
-
-        The data set goes first: a protocol's preset suits the prior of the world that the protocol was made for.
-        """
-        name = asked or self.default_for.get("dataset", {}).get(situation.get("dataset", ""))
-        name = name or protocol_choice or self.default_for.get("protocol", {}).get(situation.get("protocol", ""))
-        name = name or self.default
-        if name is None:
-            return None
-        if name not in self.presets:
-            raise MibenchError(registry.unknown(f"preset of attack {attack!r}", name, self.presets))
-        return self.presets[name]
+    dataset: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def attack_presets(attack: str) -> PresetFile:
@@ -294,7 +284,7 @@ def attack_presets(attack: str) -> PresetFile:
         return PresetFile({})
     source = f"presets/{attack}.yaml"
     content = as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
-    known = ("presets", "default", "default_for")
+    known = ("presets", "default", "dataset")
     for key in content:
         if key not in known:
             raise MibenchError(f"{source}: unknown key {key!r}{registry.suggest(key, known)}")
@@ -302,7 +292,7 @@ def attack_presets(attack: str) -> PresetFile:
     return PresetFile(
         {name: _preset_layer(name, raw, source) for name in raw},
         content.get("default"),
-        content.get("default_for") or {},
+        as_mapping(content.get("dataset"), f"{source}: dataset"),
     )
 
 

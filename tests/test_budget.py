@@ -322,7 +322,7 @@ def test_every_shipped_attack_uses_up_the_budget_of_equal(name: str) -> None:
     equal, _ = load_protocol("equal")
     kind = registry.load("attack", name)
     presets = config.attack_presets(name)
-    start, origins = config.resolve(kind, [presets.presets[equal.attack_presets[name]]], scope="attack")
+    start, origins = config.resolve(kind, [presets.presets[equal.preset or ""]], scope="attack")
     found, _ = within_budget(start, origins, equal)
     total = planned_total(found, equal)
     assert total is not None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from mibench import settings
 from mibench.errors import MibenchError
-from mibench.runs.protocol import load_protocol
+from mibench.runs.protocol import choose_preset, load_protocol
 from mibench.settings import Layer, parse_assignments, parse_yaml, resolve
 
 
@@ -139,21 +139,28 @@ def test_presets_extend_and_cite(toy: Path) -> None:
     assert presets.presets["slow"].origin_of("steps") == "preset slow"  # its own value, not the paper's
 
 
-def test_the_preset_is_chosen_by_person_then_data_set_then_protocol_then_file(toy: Path) -> None:
+def test_the_preset_is_chosen_by_person_then_protocol_and_data_set_then_file(toy: Path) -> None:
     presets = settings.attack_presets("toyattack")
+    toy_protocol, _ = load_protocol("toy")
 
-    def chosen(asked: str | None, by_protocol: str | None, dataset: str) -> str | None:
-        layer = presets.choose("toyattack", asked, by_protocol, dataset=dataset, protocol="toy")
-        return layer and layer.origin
+    def chosen(dataset: str, asked: str | None = None, **fields: Any) -> str | None:
+        protocol = dataclasses.replace(toy_protocol, **fields)
+        return choose_preset("toyattack", protocol, dataset, asked, presets)
 
-    assert chosen("slow", "paper", "celeba") == "preset slow"
-    assert chosen(None, "slow", "celeba") == "preset paper"  # a protocol's preset suits the prior of its own world
-    assert chosen(None, "slow", "toyfaces") == "preset slow"
-    assert chosen(None, None, "celeba") == "preset paper"
-    assert chosen(None, None, "toyfaces") == "preset quick"
+    slow = {"preset_for": {"toyattack": "slow"}}
+    assert chosen("celeba", "slow", preset="paper") == "slow"
+    assert chosen("celeba", **slow) == "paper"  # a protocol's preset suits the prior of its own world
+    assert chosen("celeba", **slow, datasets=("celeba",)) == "slow"
+    assert chosen("toyfaces", **slow, preset="paper") == "slow"
+    assert chosen("toyfaces", preset="paper") == "paper"
+    assert chosen("toyfaces", preset="smoke") == "quick", "a tier that the attack does not have"
+    assert chosen("celeba") == "paper"
+    assert chosen("toyfaces") == "quick"
     with pytest.raises(MibenchError, match="did you mean 'quick'"):
-        chosen("quik", None, "toyfaces")
-    assert settings.attack_presets("floor").choose("floor", None, None) is None
+        chosen("toyfaces", "quik")
+    with pytest.raises(MibenchError, match="did you mean 'quick'"):
+        chosen("toyfaces", preset_for={"toyattack": "quik"})
+    assert choose_preset("floor", toy_protocol, "celeba", None, settings.attack_presets("floor")) is None
 
 
 def test_a_protocol_is_checked(toy: Path) -> None:

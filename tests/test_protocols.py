@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from mibench.data.split import GroundTruth
 from mibench.results import open_run
 from mibench.runs.attack import keep_most_confident
 from mibench.runs.plan import Plan, make_plan
-from mibench.runs.protocol import load_protocol, protocol_files
+from mibench.runs.protocol import choose_preset, load_protocol, protocol_files
 from mibench.runs.request import RunRequest
 from mibench.runs.spec import EvalProtocol
 from mibench.settings import Layer, Setting
@@ -69,24 +70,30 @@ def test_a_protocol_for_photographs_demands_no_truth_and_only_what_it_computes(n
     assert {GROUP_OF[estimate] for estimate in found.required} <= set(found.metrics)
     assert "true-identity" not in found.metrics
     assert set(found.metrics) <= set(registry.names("metric"))
-    assert set(found.attack_presets) <= set(registry.names("attack"))
-    assert set(found.made_for) <= set(registry.names("dataset"))
+    assert set(found.preset_for) <= set(registry.names("attack"))
+    assert set(found.datasets) <= set(registry.names("dataset"))
+
+
+def preset_of(attack: str, protocol: EvalProtocol) -> str:
+    preset = choose_preset(attack, protocol, "celeba", None, config.attack_presets(attack))
+    assert preset is not None
+    return preset
 
 
 def test_the_best_of_five_restarts_is_one_sample_of_gmi_100() -> None:
     """Released GMI reports the restart with the highest target logit, not the mean over restarts."""
     protocol, _ = load_protocol("gmi-100")
     kind = registry.load("attack", "gmi")
-    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[protocol.attack_presets["gmi"]]], scope="a")
+    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[preset_of("gmi", protocol)]], scope="a")
     assert (attack.restarts, attack.best_of, attack.kept) == (5, 5, protocol.samples)
     protocol, _ = load_protocol("celeba")
-    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[protocol.attack_presets["gmi"]]], scope="a")
+    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[preset_of("gmi", protocol)]], scope="a")
     assert (attack.restarts, attack.best_of, attack.kept) == (5, 1, protocol.samples)
 
 
 def test_kedmi_attacks_five_batches_of_sixty_in_celeba() -> None:
     protocol, _ = load_protocol("celeba")
-    layer = config.attack_presets("kedmi").presets[protocol.attack_presets["kedmi"]]
+    layer = config.attack_presets("kedmi").presets[preset_of("kedmi", protocol)]
     attack, _ = config.resolve(registry.load("attack", "kedmi"), [layer], scope="attack")
     assert [len(unit) for unit in protocol.units(attack.unit_size)] == [60] * 5
     assert attack.draws == protocol.samples
@@ -127,11 +134,16 @@ def test_a_data_set_has_its_own_presets(dataset: str, preset: str) -> None:
     protocol = registry.load("dataset", dataset).protocol
     for attack in ("ppa", "dmmia", "floor"):
         found, _ = load_protocol(protocol)
-        layer = config.attack_presets(attack).choose(
-            attack, None, found.attack_presets.get(attack), dataset=dataset, protocol=protocol
-        )
-        assert layer is not None
-        assert layer.origin == f"preset {preset}"
+        assert choose_preset(attack, found, dataset, None, config.attack_presets(attack)) == preset
+
+
+def test_every_attack_protocol_and_data_set_has_the_preset_of_the_table() -> None:
+    with (Path(__file__).parent / "data" / "chosen_presets.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            attack, name = row.pop("attack"), row.pop("protocol")
+            protocol, presets = load_protocol(name)[0], config.attack_presets(attack)
+            chosen = {dataset: choose_preset(attack, protocol, dataset, None, presets) for dataset in row}
+            assert chosen == row, f"{attack} under {name}"
 
 
 # ---------------------------------------------------------------- which one a run uses
@@ -167,14 +179,16 @@ def test_without_a_protocol_the_data_sets_own_is_used_and_said(toy: Path, monkey
         toy_plan()
 
 
-def test_presets_of_a_protocol_go_first_on_the_data_it_was_made_for(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_of_a_protocol_go_first_on_the_data_it_is_defined_on(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     presets = config.attack_presets("toyattack")
-    aimed = dataclasses.replace(presets, default_for={"dataset": {"toyfaces": "paper"}})
+    aimed = dataclasses.replace(presets, dataset={"toyfaces": "paper"})
     monkeypatch.setattr(config, "attack_presets", lambda name: aimed if name == "toyattack" else presets)
-    wanted = {"attack_presets": {"toyattack": "slow"}}
+    wanted = {"preset_for": {"toyattack": "slow"}}
     assert toy_plan(wanted, protocol="toy").spec.preset == "paper"
-    assert toy_plan({**wanted, "made_for": ["toyfaces"]}, protocol="toy").spec.preset == "slow"
-    assert toy_plan({**wanted, "made_for": ["toyfaces"]}, protocol="toy", preset="quick").spec.preset == "quick"
+    assert toy_plan({**wanted, "datasets": ["toyfaces"]}, protocol="toy").spec.preset == "slow"
+    assert toy_plan({**wanted, "datasets": ["toyfaces"]}, protocol="toy", preset="quick").spec.preset == "quick"
 
 
 # ---------------------------------------------------------------- all classes
@@ -242,7 +256,13 @@ def test_fields_that_came_later_count_only_where_they_say_something() -> None:
     for name, value in (("judge_resize", "antialias"), ("stored", 16), ("at_most", 9), ("query_budget", 5)):
         assert name not in old.digest_fields()
         assert dataclasses.replace(old, **{name: value}).digest_fields() == {**old.digest_fields(), name: value}
-    for name, value in (("made_for", ("celeba",)), ("prior_settings", {"a@b": {"crop": 8}}), ("description", "x")):
+    for name, value in (
+        ("preset", "paper"),
+        ("preset_for", {"gmi": "x"}),
+        ("datasets", ("celeba",)),
+        ("prior_settings", {"a@b": {"crop": 8}}),
+        ("description", "x"),
+    ):
         assert dataclasses.replace(old, **{name: value}).digest_fields() == old.digest_fields()
 
 

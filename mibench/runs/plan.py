@@ -17,7 +17,7 @@ from mibench.errors import MibenchError
 from mibench.runs import compatibility
 from mibench.runs.budget import within_budget
 from mibench.runs.code import attack_code
-from mibench.runs.protocol import check_metrics, load_protocol
+from mibench.runs.protocol import check_metrics, choose_preset, load_protocol
 from mibench.runs.request import RunNames, RunRequest, config_yaml, read_request
 from mibench.runs.spec import EvalProtocol, RunSpec, Weights
 from mibench.settings import Layer, Setting
@@ -220,20 +220,14 @@ def _attack(
     entry: registry.Entry, names: RunNames, protocol: EvalProtocol, layers: Iterable[Layer]
 ) -> tuple[Attack, Origins, str | None]:
     """The attack with its preset and what was set on top; the name of the preset."""
-    of_protocol = protocol.attack_presets.get(entry.name)
-    preset = config.attack_presets(names.attack).choose(
-        entry.name,
-        names.preset or (of_protocol if names.dataset in protocol.made_for else None),
-        of_protocol,
-        dataset=names.dataset,
-        protocol=names.protocol or "",
-    )
+    file = config.attack_presets(names.attack)
+    preset = choose_preset(entry.name, protocol, names.dataset, names.preset, file)
     kind: type[Attack] = entry.load()
-    attack, origins = config.resolve(kind, [*([preset] if preset else []), *layers], scope="attack")
+    attack, origins = config.resolve(kind, [*([file.presets[preset]] if preset else []), *layers], scope="attack")
     if attack.unit_size < 1:
         raise MibenchError(f"attack.unit_size must be at least 1, got {attack.unit_size}")
     compatibility.check_protocol_access(attack, protocol)
-    return attack, origins, preset.origin.removeprefix("preset ") if preset else None
+    return attack, origins, preset
 
 
 def _dataset_and_weights(

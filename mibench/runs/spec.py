@@ -16,6 +16,7 @@ from mibench.errors import MibenchError
 from mibench.system.canonical import hash_of, plain
 from mibench.system.precision import Precision
 
+Tier = Literal["recommended", "paper", "demo", "smoke"]
 DIGEST_DEFAULTS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
 
 
@@ -40,9 +41,10 @@ class EvalProtocol:
         metrics: groups of metrics to compute; empty means the default ones.
         required: estimates that must have a value; a run in which one of them is null exits with 1.
         public_control: how many public images the control "nearest public image" chooses from; 0 leaves it out.
-        attack_presets: attack -> the preset that is used when none is asked for.
-        made_for: data sets that ``attack_presets`` were chosen for: there they go before a preset file's own choice by
-            data set.
+        preset: the tier of presets that attacks start from when none is asked for; one without it takes its default.
+        preset_for: attack -> preset, where one is an exception.
+        datasets: data sets that the protocol is defined on: there its presets go before an attack's variant for the
+            data set (:func:`mibench.runs.protocol.choose_preset`).
         dataset: data-set settings that belong to the protocol.
     """
 
@@ -64,8 +66,9 @@ class EvalProtocol:
     metrics: tuple[str, ...] = ()
     required: tuple[str, ...] = ("acc1", "acc5", "knn_distance")
     public_control: int = 1000
-    attack_presets: Mapping[str, str] = field(default_factory=dict)
-    made_for: tuple[str, ...] = ()
+    preset: Tier | None = None
+    preset_for: Mapping[str, str] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
     dataset: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,7 +119,7 @@ class EvalProtocol:
         A field that came later counts only where it says something new, so that runs made before it keep their names.
         """
         fields = dataclasses.asdict(self)
-        for name in ("description", "attack_presets", "made_for", "dataset", "prior_settings"):
+        for name in ("description", "preset", "preset_for", "datasets", "dataset", "prior_settings"):
             del fields[name]
         for name, before in DIGEST_DEFAULTS.items():
             if fields[name] == before:
