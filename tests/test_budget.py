@@ -181,7 +181,9 @@ class Paper(Attack):
 
 
 def protocol(budget: int | None, identities: int = 10) -> EvalProtocol:
-    return EvalProtocol(name="p", identities=identities, samples=1, query_budget=budget)
+    return EvalProtocol(
+        name="p", prior="toygan", judge="toyjudge", identities=identities, samples=1, query_budget=budget
+    )
 
 
 def resolved(budget: int | None, **settings: Any) -> tuple[Attack, Setting]:

@@ -224,7 +224,7 @@ def test_a_number_of_classes_that_a_data_set_lacks_is_refused(toy: Path) -> None
     with pytest.raises(MibenchError, match="attacks identities 6 to 6, toyfaces has 6"):
         toy_plan({"identities": None, "first_identity": 6}, protocol="toy")
     with pytest.raises(MibenchError, match="nobody has said how many"):
-        _ = EvalProtocol(name="p", samples=1).labels
+        _ = EvalProtocol(name="p", prior="toygan", judge="toyjudge", samples=1).labels
 
 
 def test_a_budget_is_reckoned_with_the_resolved_number(toy: Path) -> None:

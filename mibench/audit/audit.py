@@ -23,8 +23,6 @@ from .request import AuditRequest
 from .target import AuditTarget, take_in
 
 PROTOCOL = "audit"
-STRONGEST = "ppa"  # at gradients, by docs/claims.md
-FLOOR = "floor"
 FILE = "audit.json"
 
 
@@ -105,7 +103,8 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
     possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}
     if not possible:
         raise MibenchError(f"no installed attack makes do with {granted.name.lower()}")
-    name = STRONGEST if STRONGEST in possible else FLOOR if FLOOR in possible else next(iter(possible))
+    preferred = (registry.role("strongest"), registry.role("baseline"), *possible)
+    name = next(name for name in preferred if name is not None and name in possible)
     others = ", ".join(other for other in possible if other != name)
     reporter.say(f"attack: none named, so {name}" + (f" (possible, too: {others})" if others else ""))
     return possible[name]

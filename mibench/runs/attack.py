@@ -18,6 +18,7 @@ from mibench.api import Attack, Context, Prior, Queries, QueryLimit, Reconstruct
 from mibench.data.split import IdentitySplit, to_uint8
 from mibench.errors import MibenchError
 from mibench.rng import Streams
+from mibench.runs.compatibility import mapping_priors
 from mibench.runs.plan import Plan
 from mibench.runs.store import RunDir, unit_stem
 from mibench.system.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory, total_memory
@@ -54,9 +55,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
     if plan.attack.needs_mapping and not (hasattr(prior, "mapping") and hasattr(prior, "synthesis")):
-        raise MibenchError(
-            f"attack {plan.attack.name!r} needs a prior with a mapping network, such as --prior stylegan2"
-        )
+        raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network, {mapping_priors()}")
     machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
     run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))

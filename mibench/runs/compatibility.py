@@ -66,10 +66,9 @@ def check_identities(protocol: EvalProtocol, target: Card, dataset: IdentitySpli
 def check_prior(attack: Attack, prior: Card, target: Card) -> None:
     """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
     kind = registry.load("prior", prior.architecture)
-    if attack.needs_mapping and not (hasattr(kind, "mapping") and hasattr(kind, "synthesis")):
+    if attack.needs_mapping and not _has_mapping(kind):
         raise MibenchError(
-            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: "
-            "run with --prior stylegan2"
+            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: {mapping_priors()}"
         )
     made_against = (prior.recipe or {}).get("target_sha256")
     if made_against not in (None, target.weights.sha256):
@@ -78,3 +77,13 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
             f"(sha256 {str(made_against)[:12]}, this run {target.weights.sha256[:12]}); train its own: "
             f"{cards.training_command('prior', prior.name, target.name)}"
         )
+
+
+def _has_mapping(kind: type) -> bool:
+    return hasattr(kind, "mapping") and hasattr(kind, "synthesis")
+
+
+def mapping_priors() -> str:
+    """``run with --prior stylegan2``: the installed priors that have a mapping network."""
+    names = [name for name in registry.names("prior") if _has_mapping(registry.load("prior", name))]
+    return f"run with --prior {' or '.join(names)}" if names else "and none is installed"

@@ -26,7 +26,6 @@ from mibench.weights import cards as card_files
 from mibench.weights.cards import CardFile
 from mibench.weights.minimum_accuracy import refuse_weak
 
-FLOOR = "floor"
 Origins = dict[str, Setting]
 
 
@@ -71,9 +70,10 @@ class Plan:
         Raises:
             MibenchError: the protocol grants less than the floor needs, or has a budget that it exceeds.
         """
-        if self.spec.attack == FLOOR or FLOOR not in registry.names("attack"):
+        baseline = registry.role("baseline")
+        if baseline is None or self.spec.attack == baseline:
             return None
-        entry = registry.entry("attack", FLOOR)
+        entry = registry.entry("attack", baseline)
         known = set(config.setting_names(entry.load())) - set(config.setting_names(Attack))
         shared = [
             Layer(setting.origin, {name: setting.value}, by_user=True)
@@ -82,9 +82,9 @@ class Plan:
         ]
         names = dataclasses.replace(
             self.names,
-            attack=FLOOR,
+            attack=baseline,
             prior=None if self.spec.prior is None else self.spec.prior.card,
-            preset=self.names.preset if self.names.preset in config.attack_presets(FLOOR).presets else None,
+            preset=self.names.preset if self.names.preset in config.attack_presets(baseline).presets else None,
         )
         attack, origins, preset = _attack(entry, names, self.spec.protocol, shared)
         compatibility.check_target_access(attack, self.cards["target"])

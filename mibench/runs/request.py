@@ -52,6 +52,7 @@ class RunNames:
     """The names and numbers that hold: flag, else file, else the default here. None leaves it to the rest of the run.
 
     Attributes:
+        attack, target: by default those that the parties declare (:func:`mibench.registry.role`).
         protocol: None: the data set's own.
         prior: None: the attack's own, else the protocol's.
         judge: None: the protocol's.
@@ -59,8 +60,8 @@ class RunNames:
         min_accuracy: None: twice chance.
     """
 
-    attack: str = "dmmia"
-    target: str = "vgg16"
+    attack: str
+    target: str
     dataset: str = "synthfaces"
     protocol: str | None = None
     prior: str | None = None
@@ -88,9 +89,15 @@ def read_request(request: RunRequest) -> tuple[RunNames, dict[str, tuple[Layer, 
     _check(from_file, f"{request.config}: ")
     asked = {key: value for key in NAMES if (value := getattr(request, key)) is not None}
     _check(asked)
-    names = config.adapter(RunNames).validate_python(from_file | asked)
+    named = from_file | asked
+    for party in ("attack", "target"):
+        if party not in named:
+            if (default := registry.role(f"default_{party}")) is None:
+                raise MibenchError(f"no {party} is named, and no installed package declares a default; add --{party}")
+            named[party] = default
+    names = config.adapter(RunNames).validate_python(named)
     settings, resolved = (_by_scope(content, block, request.config) for block in ("settings", "resolved"))
-    if names.attack != content.get("attack") or request.preset not in (None, content.get("preset")):
+    if names.attack != content.get("attack", names.attack) or request.preset not in (None, content.get("preset")):
         resolved = {}  # what another attack or preset made of it
     origin = str(request.config)
     layers: dict[str, tuple[Layer, ...]] = {

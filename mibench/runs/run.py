@@ -19,7 +19,7 @@ from mibench.results import open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
-from mibench.runs.plan import FLOOR, Plan, make_plan
+from mibench.runs.plan import Plan, make_plan
 from mibench.runs.request import RunRequest
 from mibench.runs.score import judge_units
 from mibench.runs.store import RunDir
@@ -135,7 +135,7 @@ def _run_plan(
 ) -> RunResult:
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
-    with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == FLOOR else 0):
+    with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == registry.role("baseline") else 0):
         code = code_hashes(plan.parties)
         if not allow_changed_code:
             refuse_changed_code(folder, code)

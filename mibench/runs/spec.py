@@ -34,7 +34,8 @@ class EvalProtocol:
         access: the most that the adversary may ask of the victim.
         query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
             included; all attacks get as many (:mod:`mibench.runs.budget`). None: as many as each attack's preset asks.
-        prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
+        prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given. No
+            regressor: nobody knows the truth about the data.
         prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
             ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
@@ -58,11 +59,11 @@ class EvalProtocol:
     stored: int | None = None
     access: Literal["labels", "scores", "gradients"] = "gradients"
     query_budget: int | None = None
-    prior: str = "stylegan2"
+    prior: str
     prior_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    judge: str = "facenet112"
+    judge: str
     judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
-    regressor: str | None = "identity"
+    regressor: str | None = None
     metrics: tuple[str, ...] = ()
     required: tuple[str, ...] = ("acc1", "acc5", "knn_distance")
     public_control: int = 1000

@@ -221,7 +221,7 @@ def _without(cells: tuple[Cell, ...], given: Any, place: str) -> tuple[Cell, ...
     if given is None:
         return cells
     if not isinstance(given, list):
-        raise MibenchError(f"{place}: expected a list of mappings such as {{attack: kedmi, target: ir152}}")
+        raise MibenchError(f"{place}: expected a list of mappings such as {{attack: NAME, target: NAME}}")
     dropped: set[int] = set()
     for number, item in enumerate(given):
         where = f"{place}[{number}]"

@@ -20,8 +20,8 @@ from typing import Any
 import filelock
 import torch
 
+from mibench import registry
 from mibench.errors import MibenchError
-from mibench.runs.plan import FLOOR
 from mibench.runs.run import RunResult
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
@@ -272,7 +272,8 @@ def _conduct(suite: Suite, crew: WorkerPool, outcomes: list[Outcome], reporter: 
 def _jobs(outcomes: Sequence[Outcome]) -> list[Job]:
     """Cells to run, floors first: other cells are compared with them."""
     open_ones = [(i, o.standing) for i, o in enumerate(outcomes) if o.status in ("to do", "part done")]
-    open_ones.sort(key=lambda item: item[1].cell.request.attack != FLOOR)  # stable: otherwise the suite's order
+    baseline = registry.role("baseline")
+    open_ones.sort(key=lambda item: item[1].cell.request.attack != baseline)  # stable: otherwise the suite's order
     return [Job(index=index, request=one.cell.request, makes=one.makes) for index, one in open_ones]
 
 
