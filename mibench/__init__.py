@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mibench.runs.run import RunResult, run
+    from mibench.runs.run import run
 
-__all__ = ["RunResult", "__version__", "run"]
+__all__ = ["__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("run", "RunResult"):
+    if name == "run":
         from mibench.runs import run
 
         return getattr(run, name)

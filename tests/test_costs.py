@@ -24,7 +24,7 @@ TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 FORWARD, BACKWARD = 6 * 3 * 13, 6 * 3 * 12
 
 
-def toy_run(out: Path, **options: Any) -> mibench.RunResult:
+def toy_run(out: Path, **options: Any) -> StoredRun:
     return mibench.run("toyattack", **TOY, out=out, device="cpu", **options)
 
 

@@ -224,9 +224,10 @@ def test_a_stored_run_of_other_data_is_not_scored_again_nor_taken_for_done(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mibench
+    from mibench.results import StoredRun
     from mibench.runs import run
 
-    def toy_run() -> mibench.RunResult:
+    def toy_run() -> StoredRun:
         return mibench.run(
             "toyattack", target="toynet", dataset="toyfaces", protocol="toy", out=tmp_path / "runs", device="cpu"
         )

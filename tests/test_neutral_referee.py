@@ -15,7 +15,7 @@ from mibench import registry
 ROOT = Path(mibench.__file__).resolve().parent
 # Names of parties that are ordinary words here: what a run is compared with, kinds of files, what is counted.
 ORDINARY = {"floor", "identity", "module", "onnx", "torchscript", "timm"}
-# Recipes of an audit, files that others have published, examples of a grammar, a protocol that is called like an attack.
+# Recipes of an audit, files that others have published, examples of a grammar, a protocol called like an attack.
 ALLOWED = {
     "audit/judge_and_prior.py",
     "data/datasets/celeba1000.py",

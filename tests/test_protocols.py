@@ -272,7 +272,7 @@ def test_fields_that_came_later_count_only_where_they_say_something() -> None:
 @pytest.mark.parametrize("how", ["low2high", "bilinear", "antialias"])
 def test_the_judge_sees_images_as_the_protocol_says(toy: Path, tmp_path: Path, how: str) -> None:
     run = mibench.run(**TOY, protocol="toy", settings={"protocol.judge_resize": how}, out=tmp_path, device="cpu")
-    assert run.metrics["acc1"]["extractor"] == f"toyjudge@toyfaces ({how} to 12)"
+    assert run.metrics["acc1"].extractor == f"toyjudge@toyfaces ({how} to 12)"
     assert open_run(run.path).record["spec"]["protocol"]["judge_resize"] == how
 
 
@@ -297,7 +297,7 @@ def test_a_run_stores_no_more_than_the_protocol_says_and_selects_the_same(toy: P
     assert len(open_run(whole.path).samples) == 18
     assert len(open_run(part.path).samples) == 12
     for name in ("acc1", "knn_distance"):
-        assert part.metrics[name]["value"] == whole.metrics[name]["value"]
+        assert part.metrics[name].value == whole.metrics[name].value
 
 
 # ---------------------------------------------------------------- settings of the prior
@@ -330,4 +330,4 @@ def test_a_finished_run_is_found_again(toy: Path, tmp_path: Path) -> None:
     options = {**TOY, "protocol": "toy", "settings": {"protocol.identities": None}, "out": tmp_path, "device": "cpu"}
     first = mibench.run(**options)
     assert mibench.run(**options).reused
-    assert first.metrics["acc1"]["n"] == 6
+    assert first.metrics["acc1"].n == 6

@@ -11,17 +11,17 @@ from accelerator import an_accelerator  # noqa: F401
 from test_resume import forking, kill_and_finish
 
 import mibench
-from mibench.results import open_run
+from mibench.results import StoredRun, open_run
 
 MADE = ("tables/summary.md", "tables/summary.csv", "figures/contact_sheet.png", "figures/identities.svg", "samples.csv")
 
 
-def check(run: mibench.RunResult) -> None:
+def check(run: StoredRun) -> None:
     assert not run.missing
     assert run.floor is not None
     for name in ("acc1", "acc5", "knn_distance", "true_identity_error", "frechet_judge", "div_feat_ratio"):
-        assert run.metrics[name]["value"] is not None, run.metrics[name]["reason"]
-    assert run.metrics["fid"]["value"] is None or os.environ.get("MIBENCH_INCEPTION")
+        assert run.metrics[name].value is not None, run.metrics[name].reason
+    assert run.metrics["fid"].value is None or os.environ.get("MIBENCH_INCEPTION")
     assert all((run.path / name).stat().st_size > 0 for name in MADE)
     opened = open_run(run.path)
     assert opened.samples["selected"].sum() == 3 * 2

@@ -8,10 +8,11 @@ from pathlib import Path
 from mibench import registry
 from mibench.api import Access, Attack
 from mibench.errors import MibenchError
+from mibench.results import StoredRun
 from mibench.runs.attack import Execution
 from mibench.runs.compatibility import access_error
 from mibench.runs.request import RunRequest
-from mibench.runs.run import RunResult, run_request
+from mibench.runs.run import run_request
 from mibench.system.devices import choose_device
 from mibench.system.files import write_json
 from mibench.system.progress import Reporter
@@ -30,7 +31,7 @@ FILE = "audit.json"
 class Audit:
     """A finished audit; ``audit.json`` lies in the folder of its run."""
 
-    run: RunResult
+    run: StoredRun
     attacked: AuditTarget
     judge: AuxiliaryModel
     prior: AuxiliaryModel

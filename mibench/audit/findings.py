@@ -10,8 +10,7 @@ from mibench import __version__
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
-from mibench.results import difference, open_run
-from mibench.runs.run import RunResult
+from mibench.results import StoredRun, difference
 from mibench.system.canonical import plain
 
 from .data import FEW_PUBLIC, AuditData
@@ -80,17 +79,17 @@ def verdict_of(
     granted: Access,
     judge: AuxiliaryModel,
     prior: AuxiliaryModel,
-    run: RunResult,
+    run: StoredRun,
 ) -> Verdict:
     """Read a finished run."""
-    card, stored = attacked.file.card(), open_run(run.path)
+    card = attacked.file.card()
     people = material.counts["people"]
-    attack, protocol = stored.attack, stored.specification["protocol"]
-    recognised = {name: run.metrics[name] for name, _ in ROWS if name in run.metrics}
+    attack, protocol = run.attack, run.specification["protocol"]
+    recognised = {name: estimate_as_json(run.metrics[name]) for name, _ in ROWS if name in run.metrics}
     against = null("difference_hit1", "the run is its own floor")
     if run.floor is not None:
-        recognised["floor"] = run.floor.metrics["acc1"]
-        against = difference(stored, open_run(run.floor.path))
+        recognised["floor"] = estimate_as_json(run.floor.metrics["acc1"])
+        against = difference(run, run.floor)
     facts = {
         "model": {
             "source": request.model,
@@ -121,7 +120,7 @@ def verdict_of(
             "access": granted.name.lower(),
             "identities": protocol["identities"],
             "samples": protocol["samples"],
-            "protocol": stored.protocol,
+            "protocol": run.protocol,
             "run": run.path.name,
             "floor": None if run.floor is None else run.floor.path.name,
         },

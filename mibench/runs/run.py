@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mibench import registry
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
-from mibench.results import open_run
+from mibench.results import StoredRun, open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
@@ -36,25 +35,6 @@ RESULT_FILES = ("samples.csv", "metrics.json")
 DRAWN_FOLDERS = ("tables", "figures", "images")
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run.
-
-    Attributes:
-        path: its folder.
-        metrics: name -> {value, low, high, n, ...} as in ``metrics.json``.
-        missing: metrics that the protocol demands but that have no value, with the reason.
-        floor: the same protocol without an attack; None when this run is the floor itself.
-        reused: whether everything was there already.
-    """
-
-    path: Path
-    metrics: Mapping[str, Mapping[str, Any]]
-    missing: Mapping[str, str] = field(default_factory=dict)
-    floor: RunResult | None = None
-    reused: bool = False
-
-
 def run(
     attack: str | None = None,
     target: str | None = None,
@@ -72,7 +52,7 @@ def run(
     min_accuracy: float | None = None,
     allow_changed_code: bool = False,
     reporter: Reporter | None = None,
-) -> RunResult:
+) -> StoredRun:
     """Attack a target, score the reconstructions, draw tables and figures: ``mibench run`` from Python.
 
     The same arguments mean the same folder below ``out``; a run that was interrupted continues.
@@ -122,7 +102,7 @@ def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_request(request: RunRequest, out: Path, machine: Execution, *, allow_changed_code: bool = False) -> RunResult:
+def run_request(request: RunRequest, out: Path, machine: Execution, *, allow_changed_code: bool = False) -> StoredRun:
     """Run what was asked for and, before it, the floor that its tables compare it with."""
     plan = make_plan(request)
     baseline = plan.floor()
@@ -131,8 +111,8 @@ def run_request(request: RunRequest, out: Path, machine: Execution, *, allow_cha
 
 
 def _run_plan(
-    plan: Plan, out: Path, machine: Execution, floor: RunResult | None, allow_changed_code: bool
-) -> RunResult:
+    plan: Plan, out: Path, machine: Execution, floor: StoredRun | None, allow_changed_code: bool
+) -> StoredRun:
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
     with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == registry.role("baseline") else 0):
@@ -162,12 +142,13 @@ def _run_plan(
             reading=reading,
             outputs=_outputs(folder),
             floor=None if floor is None else floor.path.name,
+            missing=_missing(plan, folder),
             error=None,
         )
-        return _finished(plan, folder, floor, reused=False)
+        return StoredRun(folder.path)
 
 
-def completed(plan: Plan, folder: RunDir, floor: RunResult | None) -> RunResult | None:
+def completed(plan: Plan, folder: RunDir, floor: StoredRun | None) -> StoredRun | None:
     """The run where it is complete, its files intact and read by today's code, else None. Nothing is written.
 
     What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
@@ -176,7 +157,7 @@ def completed(plan: Plan, folder: RunDir, floor: RunResult | None) -> RunResult 
     if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
         return None
     stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units)
-    return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
+    return StoredRun(folder.path, reused=True) if stored and _outputs_intact(folder, record) else None
 
 
 def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, str]) -> None:
@@ -256,24 +237,23 @@ def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
         return  # the disk is full or the folder unwritable, which is what `error` says already
 
 
-def write_reports(plan: Plan, folder: RunDir, floor: RunResult | None, reporter: Reporter) -> None:
+def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter: Reporter) -> None:
     """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
     found = open_run(folder.path)
-    baseline = open_run(floor.path) if floor is not None else None
     private = plan.dataset.private("train", plan.cards["target"].image.size, plan.spec.protocol.labels)
     names = registry.names("report")
     reporter.start("drawing")
     try:
         for number, name in enumerate(names):
             reporter.update(number, len(names), name)
-            registry.load("report", name)(found, floor=baseline, private=private)
+            registry.load("report", name)(found, floor=floor, private=private)
     except OSError as error:
         raise write_error(folder.path, error) from error
     finally:
         reporter.stop()
 
 
-def _reading_code(floor: RunResult | None) -> dict[str, str]:
+def _reading_code(floor: StoredRun | None) -> dict[str, str]:
     """What decides the files that are made from the units: scoring, reports, and the floor they are compared with."""
     hashes = {"scoring": code_hash("mibench.metrics.scoring", "mibench")}
     for name in registry.names("report"):
@@ -302,9 +282,10 @@ def _outputs_intact(folder: RunDir, record: Mapping[str, Any]) -> bool:
         return False
 
 
-def _finished(plan: Plan, folder: RunDir, floor: RunResult | None, *, reused: bool) -> RunResult:
+def _missing(plan: Plan, folder: RunDir) -> dict[str, str]:
+    """Estimates that the protocol demands but that have no value, with the reason."""
     metrics = read_estimates(folder.path / "metrics.json")
-    missing = {}
+    missing: dict[str, str] = {}
     for name in plan.spec.protocol.required:
         if name.startswith("true_identity") and not isinstance(plan.dataset, GroundTruth):
             continue  # nobody knows the truth about photographs: null with the reason, and no reason to fail
@@ -312,14 +293,14 @@ def _finished(plan: Plan, folder: RunDir, floor: RunResult | None, *, reused: bo
             missing[name] = "it was not computed"
         elif metrics[name]["value"] is None and not metrics[name].get("params", {}).get("cannot_differ"):
             missing[name] = metrics[name].get("reason") or "no reason was given"
-    return RunResult(folder.path, metrics, missing, floor, reused)
+    return missing
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> RunResult:
+def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> StoredRun:
     """Judge and draw a stored run again without attacking.
 
     Raises:
@@ -351,8 +332,14 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     with folder.writing():
         judge_units(plan, folder, machine)
         write_reports(plan, folder, floor, machine.reporter)
-        folder.update_record(status="complete", reading=_reading_code(floor), outputs=_outputs(folder), scored=_now())
-        return _finished(plan, folder, floor, reused=False)
+        folder.update_record(
+            status="complete",
+            reading=_reading_code(floor),
+            outputs=_outputs(folder),
+            missing=_missing(plan, folder),
+            scored=_now(),
+        )
+        return StoredRun(folder.path)
 
 
-__all__ = ["RunResult", "rescore", "run", "run_request"]
+__all__ = ["rescore", "run", "run_request"]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from mibench.errors import MibenchError
+from mibench.results import StoredRun
 from mibench.runs.attack import stored_units
 from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, make_plan
-from mibench.runs.run import RunResult, completed, refuse_changed_code
+from mibench.runs.run import completed, refuse_changed_code
 from mibench.runs.store import RunDir
 
 from .suite import Cell
@@ -40,7 +41,7 @@ class CellStatus:
     units: int = 0
     missing: tuple[int, ...] = ()
     prepared: bool = False
-    run: RunResult | None = None
+    run: StoredRun | None = None
 
     @property
     def folder(self) -> str | None:
@@ -96,7 +97,7 @@ def progress(plan: Plan, out: Path) -> tuple[tuple[int, ...], bool]:
     return missing, folder.intact("state")
 
 
-def finished(plan: Plan, floor: Plan | None, out: Path) -> RunResult | None:
+def finished(plan: Plan, floor: Plan | None, out: Path) -> StoredRun | None:
     """The run of a cell where it and its floor are complete, else None."""
     baseline = None
     if floor is not None:
@@ -130,5 +131,5 @@ class Outcome:
     standing: CellStatus
     status: Status
     reason: str = ""
-    run: RunResult | None = None
+    run: StoredRun | None = None
     seconds: float | None = None

@@ -22,7 +22,7 @@ import torch
 
 from mibench import registry
 from mibench.errors import MibenchError
-from mibench.runs.run import RunResult
+from mibench.results import StoredRun
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
 from mibench.system.files import write_error, write_json
@@ -212,7 +212,7 @@ def _before(standing: CellStatus, remembered: Mapping[str, Any]) -> Outcome:
     return Outcome(standing=standing, status=standing.state, reason=standing.reason)
 
 
-def _ended(standing: CellStatus, run: RunResult, seconds: float | None) -> Outcome:
+def _ended(standing: CellStatus, run: StoredRun, seconds: float | None) -> Outcome:
     """A finished run; where its protocol demands more than it has, a failure as for ``mibench run``."""
     if run.missing:
         return Outcome(standing=standing, status="failed", reason=demands(run.missing), run=run, seconds=seconds)
@@ -329,5 +329,5 @@ class _Bar:
         if outcome.run is None or outcome.status in FAILED:
             return f"{head}: failed: {outcome.reason}"
         accuracy = outcome.run.metrics.get("acc1")
-        shown = f"acc1 {tables.interval(accuracy)}, " if accuracy else ""
+        shown = f"acc1 {tables.interval(vars(accuracy))}, " if accuracy else ""
         return f"{head}: {shown}{outcome.seconds or 0.0:.0f} s"
