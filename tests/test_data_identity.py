@@ -19,8 +19,8 @@ from toyworld.data import ToyFaces
 
 from mibench import registry
 from mibench.api import Card, ImageSpec, WeightsFile
-from mibench.audit.data import read_material
-from mibench.audit.request import AuditRequest
+from mibench.audits.data import read_material
+from mibench.audits.request import AuditRequest
 from mibench.data.datasets.celeba import CelebA
 from mibench.data.datasets.folder import Folder
 from mibench.data.datasets.synthfaces import SynthFaces

@@ -17,7 +17,7 @@ ROOT = Path(mibench.__file__).resolve().parent
 ORDINARY = {"floor", "identity", "module", "onnx", "torchscript", "timm"}
 # Recipes of an audit, files that others have published, examples of a grammar, a protocol called like an attack.
 ALLOWED = {
-    "audit/judge_and_prior.py",
+    "audits/judge_and_prior.py",
     "data/datasets/celeba1000.py",
     "data/datasets/facescrub.py",
     "data/datasets/public_only.py",

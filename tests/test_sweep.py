@@ -20,8 +20,8 @@ from toyworld.attacks import KILLED_AT
 
 from mibench import registry
 from mibench.cli import cli
+from mibench.commands import run
 from mibench.errors import MibenchError
-from mibench.runs.run import run
 from mibench.sweeps.suite import Suite, load_suite, parse_suite
 
 HERE = Path(__file__).parent

@@ -88,8 +88,8 @@ def run(
     Alone it means `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`; another data set has another
     protocol. The same command means the same folder: a run that was stopped continues, a finished one is shown again.
     """
+    from mibench.commands import run as run_attack
     from mibench.runs.request import SCOPES
-    from mibench.runs.run import run as run_attack
     from mibench.settings import parse_assignments
 
     from .progress import reporter

@@ -63,16 +63,13 @@ def sweep(
     process of its own: one that fails is shown as failed and does not stop the others. The same command continues a
     sweep that was stopped and tries failed cells again. Exits with 1 when a cell failed or cannot start.
     """
-    from mibench.sweeps.suite import load_suite
-    from mibench.sweeps.sweep import forecast
-    from mibench.sweeps.sweep import sweep as run_sweep
+    from mibench.commands import forecast
+    from mibench.commands import sweep as run_sweep
 
     from .progress import reporter
 
-    loaded = load_suite(suite)
-    out = output or Path("runs") / loaded.name
     if dry_run:
-        plan = spoken_aside()(forecast)(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
+        plan = spoken_aside()(forecast)(suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
         if as_json:
             click.echo(json.dumps(forecast_plain(plan), indent=2))
         else:
@@ -86,7 +83,7 @@ def sweep(
             ctx.exit(1)
         return
     done = spoken_aside()(run_sweep)(
-        loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()
+        suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()
     )
     if as_json:
         click.echo(json.dumps(sweep_plain(done), indent=2))

@@ -1,4 +1,4 @@
-"""One run from beginning to end: plan, floor, attack, judge, draw. ``mibench.run`` and the command line end up here."""
+"""One run from beginning to end: plan, floor, attack, judge, draw. Every way to ask for a run ends up here."""
 
 from __future__ import annotations
 
@@ -33,73 +33,6 @@ from mibench.weights import cards
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
 RESULT_FILES = ("samples.csv", "metrics.json")
 DRAWN_FOLDERS = ("tables", "figures", "images")
-
-
-def run(
-    attack: str | None = None,
-    target: str | None = None,
-    dataset: str | None = None,
-    protocol: str | None = None,
-    *,
-    prior: str | None = None,
-    preset: str | None = None,
-    seed: int | None = None,
-    settings: Mapping[str, Any] | None = None,
-    config: Path | str | None = None,
-    out: Path | str = "runs",
-    device: str = "auto",
-    precision: str | None = None,
-    min_accuracy: float | None = None,
-    allow_changed_code: bool = False,
-    reporter: Reporter | None = None,
-) -> StoredRun:
-    """Attack a target, score the reconstructions, draw tables and figures: ``mibench run`` from Python.
-
-    The same arguments mean the same folder below ``out``; a run that was interrupted continues.
-
-    Args:
-        attack, target, dataset, protocol, prior, preset, seed, precision: as the flags of ``mibench run``; None means
-            the value of ``config``, else the default.
-        settings: ``{"attack.steps": 300}`` or ``{"attack": {"steps": 300}}``.
-        config: a YAML file, such as the ``config.yaml`` of another run.
-        out: where run directories are made.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        min_accuracy: least test accuracy of target and judge, a share; None refuses those below twice chance.
-        allow_changed_code: continue a run although the code that made its first part has changed.
-        reporter: hears about progress; silent by default.
-
-    Raises:
-        MibenchError: a mistake in the input.
-    """
-    request = RunRequest(
-        attack=attack,
-        target=target,
-        dataset=dataset,
-        protocol=protocol,
-        prior=prior,
-        preset=preset,
-        seed=seed,
-        precision=precision,
-        min_accuracy=min_accuracy,
-        settings=scoped(settings or {}),
-        config=Path(config) if config is not None else None,
-    )
-    machine = Execution(choose_device(device), reporter=reporter or Reporter())
-    return run_request(request, Path(out), machine, allow_changed_code=allow_changed_code)
-
-
-def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{"attack.steps": 3}`` and ``{"attack": {"steps": 3}}`` alike -> ``{"attack": {"steps": 3}}``."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in settings.items():
-        scope, dot, setting = name.partition(".")
-        if dot:
-            found.setdefault(scope, {})[setting] = value
-        elif isinstance(value, Mapping):
-            found.setdefault(scope, {}).update(value)
-        else:
-            raise MibenchError(f"settings[{name!r}]: expected 'scope.name' or a mapping, got {value!r}")
-    return found
 
 
 def run_request(request: RunRequest, out: Path, machine: Execution, *, allow_changed_code: bool = False) -> StoredRun:
@@ -342,4 +275,4 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
         return StoredRun(folder.path)
 
 
-__all__ = ["rescore", "run", "run_request"]
+__all__ = ["rescore", "run_request"]

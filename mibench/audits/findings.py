@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mibench import __version__
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
 from mibench.results import StoredRun, difference
 from mibench.system.canonical import plain
+from mibench.version import __version__
 
 from .data import FEW_PUBLIC, AuditData
 from .judge_and_prior import AuxiliaryModel
