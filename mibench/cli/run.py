@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -127,7 +127,7 @@ def finish(ctx: click.Context, found: StoredRun, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def as_plain(found: StoredRun) -> dict[str, Any]:
+def as_plain(found: StoredRun) -> dict[str, object]:
     """A run as JSON."""
     from mibench.results.run_record import read_estimates
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -17,6 +17,7 @@ from .progress import duration
 from .prose import say
 
 if TYPE_CHECKING:
+    from mibench.api import Queries
     from mibench.sweeps.estimate import Cost
     from mibench.sweeps.sweep import DryRun, Sweep
 
@@ -96,7 +97,7 @@ def sweep(
         ctx.exit(1)
 
 
-def sweep_plain(done: Sweep) -> dict[str, Any]:
+def sweep_plain(done: Sweep) -> dict[str, object]:
     """A finished sweep as JSON."""
     from mibench.sweeps.tables import rows
 
@@ -122,7 +123,7 @@ def sweep_lines(done: Sweep) -> list[str]:
     return [*lines, *done.written.notes]
 
 
-def forecast_plain(plan: DryRun) -> dict[str, Any]:
+def forecast_plain(plan: DryRun) -> dict[str, object]:
     """A forecast as JSON."""
     outlook = plan.outlook
     cells = [
@@ -154,7 +155,7 @@ def forecast_plain(plan: DryRun) -> dict[str, Any]:
     }
 
 
-def cost_plain(cost: Cost) -> dict[str, Any]:
+def cost_plain(cost: Cost) -> dict[str, object]:
     """What is left of a cell as JSON."""
     return {
         "queries_forward": cost.queries.forward if cost.queries else None,
@@ -218,7 +219,7 @@ def _cost(cost: Cost) -> tuple[str, str]:
     return _queries(cost.queries), _time(cost.seconds)
 
 
-def _queries(queries: Any) -> str:
+def _queries(queries: Queries | None) -> str:
     return "unknown" if queries is None else f"{queries.forward:,} forwards, {queries.backward:,} backwards"
 
 

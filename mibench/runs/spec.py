@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from mibench.errors import MibenchError
 from mibench.system.canonical import hash_of, plain
@@ -60,7 +60,7 @@ class EvalProtocol:
     access: Literal["labels", "scores", "gradients"] = "gradients"
     query_budget: int | None = None
     prior: str
-    prior_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prior_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     judge: str
     judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
     regressor: str | None = None
@@ -70,7 +70,7 @@ class EvalProtocol:
     preset: Tier | None = None
     preset_for: Mapping[str, str] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
-    dataset: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least, nothing in (
@@ -114,7 +114,7 @@ class EvalProtocol:
         """What a table quotes: ``demo v1``."""
         return f"{self.name} v{self.version}"
 
-    def digest_fields(self) -> dict[str, Any]:
+    def digest_fields(self) -> dict[str, object]:
         """The fields that decide numbers; of presets and of settings of the data and the prior the run has the values.
 
         A field that came later counts only where it says something new, so that runs made before it keep their names.
@@ -135,7 +135,7 @@ class Weights:
     card: str
     architecture: str
     sha256: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +151,10 @@ class RunSpec:
     """
 
     attack: str
-    attack_settings: Mapping[str, Any]
+    attack_settings: Mapping[str, object]
     preset: str | None = None
     dataset: str
-    dataset_settings: Mapping[str, Any]
+    dataset_settings: Mapping[str, object]
     dataset_digest: str
     target: Weights
     judge: Weights
@@ -165,10 +165,10 @@ class RunSpec:
     precision: Precision = "float32"
     attack_code: str | None = None
 
-    def digest_fields(self) -> dict[str, Any]:
+    def digest_fields(self) -> dict[str, object]:
         """The canonical form that is hashed. Card names are left out: weights are what their hash says."""
 
-        def hashed(weights: Weights | None) -> dict[str, Any] | None:
+        def hashed(weights: Weights | None) -> dict[str, object] | None:
             if weights is None:
                 return None
             return {
