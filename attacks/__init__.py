@@ -24,4 +24,11 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "prior:stylegan2": "mibench.attacks.priors.stylegan2.importing:import_stylegan2",
     },
     "cards": {"priors": "mibench.attacks.cards"},
+    "role": {
+        "baseline": "floor",  # what every run is compared with
+        "strongest": "ppa",  # at gradients, by docs/claims.md
+        "default_attack": "dmmia",
+        "default_prior": "gmi",  # of an audit whose attack needs no mapping network
+        "default_mapping_prior": "stylegan2",  # of one that does
+    },
 }

@@ -66,11 +66,11 @@ def run_cell(
     row: dict[str, Any] = {"variant": cell.name, "target": target, "seed": cell.seed, "seconds": seconds}
     row["run"] = run.path.name
     if run.floor is not None:
-        row["floor_acc1"] = run.floor.metrics["acc1"]["value"]
+        row["floor_acc1"] = run.floor.metrics["acc1"].value
         row["floor_run"] = run.floor.path.name
     for name in COLUMNS:
         metric = run.metrics[name]
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = metric["value"], metric["low"], metric["high"]
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = metric.value, metric.low, metric.high
     for name, curve in opened.curves.items():
         row[f"final_{name}"] = float(curve[:, -1].mean())
     return row

@@ -1,24 +1,55 @@
 """mibench: a privacy-auditing benchmark suite for image classifiers.
 
-``mibench.run(...)`` does from Python what ``mibench run`` does from a shell. It is imported when first used, so that
-``import mibench`` (and ``mibench list``) costs no torch.
+The Python API is the command line: ``mibench.run`` does what ``mibench run`` does, and so do ``score``, ``compare``,
+``sweep`` (and ``forecast``, its dry run), ``audit``, ``train``, ``import_weights``, ``fetch`` and ``names`` (``mibench
+list``); ``open_run`` reads a run directory. See ``docs/python.md``. They are imported when first used, so that ``import
+mibench`` costs no torch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from mibench.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mibench.runs.run import RunResult, run
+    from mibench.commands import (
+        audit,
+        compare,
+        fetch,
+        forecast,
+        import_weights,
+        names,
+        open_run,
+        run,
+        score,
+        sweep,
+        train,
+    )
 
-__all__ = ["RunResult", "__version__", "run"]
+__all__ = [
+    "__version__",
+    "audit",
+    "compare",
+    "fetch",
+    "forecast",
+    "import_weights",
+    "names",
+    "open_run",
+    "run",
+    "score",
+    "sweep",
+    "train",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("run", "RunResult"):
-        from mibench.runs import run
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        from mibench import commands
 
-        return getattr(run, name)
+        return getattr(commands, name)
     raise AttributeError(f"module 'mibench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ A distribution plugs in with one entry point in the group ``mibench``::
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
 module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, backbone, recipe, importer, dataset,
 metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of YAML
-files (``"package"``).
+files (``"package"``); role says which name plays a part that the referee needs (:func:`role`).
 
 Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
 wherever the name of one is asked for, as ``path/to/file.py:Class``.
@@ -49,6 +49,7 @@ KINDS = (
     "cards",
     "protocol",
     "suite",
+    "role",
 )
 
 
@@ -184,6 +185,16 @@ def _from_file(address: str) -> Entry:
 def load(kind: str, name: str) -> Any:
     """Import what a name stands for."""
     return entry(kind, name).load()
+
+
+def role(part: str) -> str | None:
+    """The name that plays a part, as the parties declare it; None when nobody does.
+
+    Parts: ``baseline`` (the attack that every run is compared with), ``strongest`` (the attack of an audit),
+    ``default_attack``, ``default_target``, ``default_judge``, ``default_prior`` and ``default_mapping_prior``.
+    """
+    found = catalogue()["role"].get(part)
+    return None if found is None else found.address
 
 
 def yaml_files(kind: str) -> dict[str, tuple[str, str]]:

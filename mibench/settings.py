@@ -5,10 +5,8 @@ values, nested or dotted; an unknown name is refused with a suggestion, a value 
 
 Preset files are YAML beside the attacks, ``<package of the attack>/presets/<attack>.yaml``::
 
-    default: recommended                # used when nobody asks for a preset
-    default_for:                        # optional; the first of dataset, protocol that matches wins
-      dataset: {celeba: paper}
-      protocol: {demo: demo}
+    default: recommended                # used where neither a person nor the protocol names a preset
+    dataset: {celeba: paper}            # optional: variants for data sets
     presets:
       recommended:
         extends: paper                  # optional: start from another preset of this file
@@ -39,19 +37,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Setting:
-    """A resolved value and where it came from: ``default``, ``preset paper (section 5.1)``, a file, ``--set``."""
+    """A resolved value and where it came from.
+
+    Attributes:
+        value: as the dataclass holds it.
+        origin: for a person to read: ``default``, ``preset paper (section 5.1)``, a file, ``--set``.
+        by_user: whether a person asked for this value (``--set``, a configuration file); nothing else may be read off
+            ``origin``.
+    """
 
     value: Any
     origin: str
+    by_user: bool = False
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one source. ``sources`` holds the finer origin of single values (a preset's citations)."""
+    """Values from one source. ``sources`` holds the finer origin of single values (a preset's citations).
+
+    ``by_user``: whether a person wrote these values, rather than a preset, a protocol or a card.
+    """
 
     origin: str
     values: Mapping[str, Any]
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    by_user: bool = False
 
     def origin_of(self, name: str) -> str:
         """``preset paper (section 5.1)``."""
@@ -127,6 +137,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
     """
     known = setting_names(kind)
     origins = dict.fromkeys(known, "default")
+    by_user = dict.fromkeys(known, False)
     chosen: dict[str, Any] = {}
     for layer in layers:
         for name, value in flatten(layer.values, kind).items():
@@ -138,6 +149,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
             check_value(value, f"{scope}.{name}", layer.origin)
             chosen[name] = value
             origins[name] = layer.origin_of(name)
+            by_user[name] = layer.by_user
     missing = [
         f.name
         for f in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -151,7 +163,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
         check_value(found, f"{scope}.{name}", origins[name])  # again: the text "nan" has become a number by now
         if _truth_as_number(given, found):
             raise MibenchError(f"{scope}.{name}: expected a number, got {shown(given)} (from {origins[name]})")
-    return instance, {name: Setting(_value(instance, name), origins[name]) for name in known}
+    return instance, {name: Setting(_value(instance, name), origins[name], by_user[name]) for name in known}
 
 
 def check_value(value: Any, place: str, origin: str) -> None:
@@ -248,25 +260,17 @@ def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict
 
 @dataclass(frozen=True)
 class PresetFile:
-    """The presets of one attack: name -> layer, and which is used when."""
+    """The presets of one attack.
+
+    Attributes:
+        presets: name -> layer: the tiers that protocols name, variants for data sets, others.
+        default: the one that is used where neither a person nor the protocol names one.
+        dataset: data set -> the variant for it.
+    """
 
     presets: Mapping[str, Layer]
     default: str | None = None
-    default_for: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-
-    def choose(self, attack: str, asked: str | None, protocol_choice: str | None, **situation: str) -> Layer | None:
-        """The preset asked for, else the file's for this data set, else the protocol's, else the file's own default.
-
-        The data set goes first: a protocol's preset suits the prior of the world that the protocol was made for.
-        """
-        name = asked or self.default_for.get("dataset", {}).get(situation.get("dataset", ""))
-        name = name or protocol_choice or self.default_for.get("protocol", {}).get(situation.get("protocol", ""))
-        name = name or self.default
-        if name is None:
-            return None
-        if name not in self.presets:
-            raise MibenchError(registry.unknown(f"preset of attack {attack!r}", name, self.presets))
-        return self.presets[name]
+    dataset: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def attack_presets(attack: str) -> PresetFile:
@@ -280,7 +284,7 @@ def attack_presets(attack: str) -> PresetFile:
         return PresetFile({})
     source = f"presets/{attack}.yaml"
     content = as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
-    known = ("presets", "default", "default_for")
+    known = ("presets", "default", "dataset")
     for key in content:
         if key not in known:
             raise MibenchError(f"{source}: unknown key {key!r}{registry.suggest(key, known)}")
@@ -288,7 +292,7 @@ def attack_presets(attack: str) -> PresetFile:
     return PresetFile(
         {name: _preset_layer(name, raw, source) for name in raw},
         content.get("default"),
-        content.get("default_for") or {},
+        as_mapping(content.get("dataset"), f"{source}: dataset"),
     )
 
 

@@ -29,7 +29,9 @@ COLUMN_OF = {
 }  # metrics that are means over identities -> their column of samples.csv
 PER_IDENTITY = (*COLUMN_OF, "true_identity_top1")
 MOST_SETTINGS = 3  # settings that differ are named in a label up to this many
-_NO_MATTER = frozenset({"name", "version", "description", "attack_presets", "dataset", "prior", "metrics", "required"})
+_NO_MATTER = frozenset(
+    {"name", "version", "description", "preset", "preset_for", "datasets", "dataset", "prior", "metrics", "required"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def _changed_by_hand(pool: Pool) -> bool:
     """Whether a person set something of its attack or prior: a variant, beside the row that is as its preset says."""
     settings = pool.runs[0].record.get("settings")
     return isinstance(settings, dict) and any(
-        name.startswith(("attack.", "prior.")) and isinstance(setting, dict) and setting.get("origin") == "--set"
+        name.startswith(("attack.", "prior.")) and isinstance(setting, dict) and setting.get("by_user") is True
         for name, setting in settings.items()
     )
 

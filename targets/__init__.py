@@ -64,4 +64,5 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "target:torchscript": "mibench.targets.custom.importing:import_torchscript",
     },
     "cards": {"targets": "mibench.targets.cards"},
+    "role": {"default_target": "vgg16", "default_judge": "facenet112"},
 }

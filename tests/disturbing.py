@@ -2,8 +2,8 @@
 
 ``python disturbing.py toy`` (or ``shipped``) imports everything once, reads orders as JSON, one a line, and answers
 each with a line. A place is a function (``mibench.metrics.scoring:control_tables``), or the moment before a file takes
-its name (``rename metrics.json``), each with the number of the call that counts (``... #2``). Places, not seconds: they are the
-same moment on any machine.
+its name (``rename metrics.json``), each with the number of the call that counts (``... #2``). Places, not seconds: they
+are the same moment on any machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOADED = (
     "matplotlib.backends.backend_agg",
     "mibench.runs.run",
     "mibench.weights.training",
-    "mibench.audit.audit",
+    "mibench.audits.audit",
 )
 
 

@@ -181,7 +181,7 @@ def reader(container: str) -> Callable[[Path], Any]:
         from mibench.weights.importing.reader import read_weights
 
         return read_weights
-    from mibench.audit.target import _whole, architecture_of
+    from mibench.audits.target import _whole, architecture_of
     from mibench.targets.custom.importing import import_onnx, import_torchscript
 
     take = import_onnx if container == "onnx" else import_torchscript

@@ -19,12 +19,12 @@ from torch import nn
 from workplace import enter
 
 from mibench.api import Access, Estimate, ImageSpec
-from mibench.audit.audit import audit
-from mibench.audit.data import read_material
-from mibench.audit.findings import _leak
-from mibench.audit.judge_and_prior import AuxiliaryModel, judge_for
-from mibench.audit.preprocessing import advice, least_accuracy, logits_of, measure
-from mibench.audit.request import AuditRequest, numbers
+from mibench.audits.audit import audit
+from mibench.audits.data import read_material
+from mibench.audits.findings import _leak
+from mibench.audits.judge_and_prior import AuxiliaryModel, judge_for
+from mibench.audits.preprocessing import advice, least_accuracy, logits_of, measure
+from mibench.audits.request import AuditRequest, numbers
 from mibench.cli import cli
 from mibench.data.datasets.folder import Folder
 from mibench.errors import MibenchError

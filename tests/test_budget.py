@@ -27,8 +27,9 @@ from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.ppa import PPA
 from mibench.rng import Streams
 from mibench.runs.budget import planned_total, within_budget
-from mibench.runs.plan import Plan, Request, make_plan
+from mibench.runs.plan import Plan, make_plan
 from mibench.runs.protocol import load_protocol
+from mibench.runs.request import RunRequest
 from mibench.runs.spec import EvalProtocol
 from mibench.settings import Layer, Setting
 
@@ -180,13 +181,17 @@ class Paper(Attack):
 
 
 def protocol(budget: int | None, identities: int = 10) -> EvalProtocol:
-    return EvalProtocol(name="p", identities=identities, samples=1, query_budget=budget)
+    return EvalProtocol(
+        name="p", prior="toygan", judge="toyjudge", identities=identities, samples=1, query_budget=budget
+    )
 
 
 def resolved(budget: int | None, **settings: Any) -> tuple[Attack, Setting]:
     """The attack under a budget, and the origin of its steps, where a person said ``settings``."""
-    attack, origins = config.resolve(Paper, [Layer("preset", {"steps": 10}), Layer("--set", settings)], scope="attack")
-    found, origins = within_budget(attack, origins, protocol(budget), ("--set",))
+    attack, origins = config.resolve(
+        Paper, [Layer("preset", {"steps": 10}), Layer("--set", settings, by_user=True)], scope="attack"
+    )
+    found, origins = within_budget(attack, origins, protocol(budget))
     return found, origins["steps"]
 
 
@@ -286,7 +291,7 @@ def test_a_protocol_without_a_budget_is_the_protocol_it_was(name: str) -> None:
 
 
 def test_a_run_without_a_budget_keeps_its_name() -> None:
-    plan = make_plan(Request())
+    plan = make_plan(RunRequest())
     assert plan.spec.protocol.name == "demo"
     assert set(plan.spec.protocol.digest_fields()) == {
         *("name", "version", "identities", "first_identity", "samples", "access", "prior", "judge", "regressor"),
@@ -309,7 +314,7 @@ def test_equal_gives_everybody_what_dmmia_recommended_asks_at_standard() -> None
     total = planned_total(recommended, standard)
     assert total is not None
     assert equal.query_budget == -(-(total.forward + total.backward) // 50)
-    plan = make_plan(Request(protocol="equal"))
+    plan = make_plan(RunRequest(protocol="equal"))
     assert plan.attack == recommended
     assert plan.origins["attack.epochs"] == Setting(30, "budget of protocol equal v1")
 
@@ -319,8 +324,8 @@ def test_every_shipped_attack_uses_up_the_budget_of_equal(name: str) -> None:
     equal, _ = load_protocol("equal")
     kind = registry.load("attack", name)
     presets = config.attack_presets(name)
-    start, origins = config.resolve(kind, [presets.presets[equal.attack_presets[name]]], scope="attack")
-    found, _ = within_budget(start, origins, equal, ("--set",))
+    start, origins = config.resolve(kind, [presets.presets[equal.preset or ""]], scope="attack")
+    found, _ = within_budget(start, origins, equal)
     total = planned_total(found, equal)
     assert total is not None
     used = (total.forward + total.backward) / equal.identities
@@ -331,7 +336,7 @@ def test_every_shipped_attack_uses_up_the_budget_of_equal(name: str) -> None:
 
 
 def toy_plan(**request: Any) -> Plan:
-    return make_plan(Request(attack="toyattack", **TOY, **request))
+    return make_plan(RunRequest(attack="toyattack", **TOY, **request))
 
 
 def test_a_run_under_a_budget_records_it_and_its_configuration_repeats_it(toy: Path, tmp_path: Path) -> None:
@@ -339,7 +344,11 @@ def test_a_run_under_a_budget_records_it_and_its_configuration_repeats_it(toy: P
     found = mibench.run("toyattack", **TOY, out=tmp_path / "a", device="cpu", settings=settings)
     record = json.loads((found.path / "run.json").read_text())
     # 3 samples, shown forwards 14 times and backwards 13 times, are 81 images: 12 steps fit
-    assert record["settings"]["attack.steps"] == {"value": 12, "origin": "budget of protocol toy (changed) v3"}
+    assert record["settings"]["attack.steps"] == {
+        "value": 12,
+        "origin": "budget of protocol toy (changed) v3",
+        "by_user": False,
+    }
     assert record["spec"]["attack_settings"]["steps"] == 12
     assert record["spec"]["protocol"]["query_budget"] == 80
     again = mibench.run(config=found.path / "config.yaml", out=tmp_path / "b", device="cpu")
@@ -372,7 +381,7 @@ def test_the_budget_replaces_a_preset_but_not_what_is_set(toy: Path, tmp_path: P
 
 def test_a_floor_that_does_not_fit_is_refused(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(MibenchError, match=r"attack 'floor' shows its victim 3 images per identity .* allows 2; lower"):
-        make_plan(Request(attack="floor", **TOY, settings={"protocol": {"query_budget": 2}}))
+        make_plan(RunRequest(attack="floor", **TOY, settings={"protocol": {"query_budget": 2}}))
 
 
 def test_more_than_was_planned_is_refused_while_it_happens(toy: Path, tmp_path: Path) -> None:

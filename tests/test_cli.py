@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from mibench import doctor
 from mibench.cli import cli
 from mibench.errors import MibenchError
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 
 FLAGS = {
     "run": {
@@ -171,8 +172,12 @@ def test_a_config_file_is_weaker_than_a_flag(toy: Path, tmp_path: Path) -> None:
     done = call("run", "--config", path, "--set", "attack.steps=6", "--output", tmp_path, "--device", "cpu", "--json")
     record = json.loads((Path(json.loads(done.stdout)["path"]) / "run.json").read_text())
     assert record["spec"]["seed"] == 3
-    assert record["settings"]["attack.steps"] == {"value": 6, "origin": "--set"}
-    assert record["settings"]["attack.learning_rate"] == {"value": 0.1, "origin": str(path)}
+    assert record["settings"]["attack.steps"] == {"value": 6, "origin": "--set", "by_user": True}
+    assert record["settings"]["attack.learning_rate"] == {
+        "value": 0.1,
+        "origin": str(path),
+        "by_user": True,
+    }
     path.write_text("atack: toyattack\n")
     assert "unknown key 'atack'; did you mean 'attack'" in call("run", "--config", path).stderr
 
@@ -312,7 +317,7 @@ def test_whatever_hides_a_shipped_card_is_named(toy: Path, tmp_path: Path, monke
     assert "hides the one that toyworld ships" in call("doctor").stdout
     with pytest.raises(MibenchError, match=r"mibench train target toynet --dataset toyfaces --tag NAME"):
         make_plan(
-            Request(
+            RunRequest(
                 attack="toyattack",
                 target="toynet",
                 dataset="toyfaces",

@@ -345,7 +345,7 @@ def test_an_attack_s_name_as_reference_means_the_row_that_nobody_changed(tmp_pat
         run = make(tmp_path / f"dmmia-{number}", "dmmia", 0.7, settings={"lambda_idr": number})
         origin = "--set" if changed else "preset recommended"
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        record["settings"] = {"attack.lambda_idr": {"value": number, "origin": origin}}
+        record["settings"] = {"attack.lambda_idr": {"value": number, "origin": origin, "by_user": changed}}
         (run / "run.json").write_text(json.dumps(record))
     found = compare(tmp_path, reference="dmmia", metrics=["acc1"])
     assert {each.second for each in found.differences} == {"dmmia (lambda_idr=1)"}

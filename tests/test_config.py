@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from mibench import settings as config
 from mibench.errors import MibenchError
-from mibench.runs.protocol import load_protocol
+from mibench.runs.protocol import choose_preset, load_protocol
 from mibench.settings import Layer, parse_assignments, parse_yaml, resolve
 
 
@@ -139,21 +139,28 @@ def test_presets_extend_and_cite(toy: Path) -> None:
     assert presets.presets["slow"].origin_of("steps") == "preset slow"  # its own value, not the paper's
 
 
-def test_the_preset_is_chosen_by_person_then_data_set_then_protocol_then_file(toy: Path) -> None:
+def test_the_preset_is_chosen_by_person_then_protocol_and_data_set_then_file(toy: Path) -> None:
     presets = config.attack_presets("toyattack")
+    toy_protocol, _ = load_protocol("toy")
 
-    def chosen(asked: str | None, by_protocol: str | None, dataset: str) -> str | None:
-        layer = presets.choose("toyattack", asked, by_protocol, dataset=dataset, protocol="toy")
-        return layer and layer.origin
+    def chosen(dataset: str, asked: str | None = None, **fields: Any) -> str | None:
+        protocol = dataclasses.replace(toy_protocol, **fields)
+        return choose_preset("toyattack", protocol, dataset, asked, presets)
 
-    assert chosen("slow", "paper", "celeba") == "preset slow"
-    assert chosen(None, "slow", "celeba") == "preset paper"  # a protocol's preset suits the prior of its own world
-    assert chosen(None, "slow", "toyfaces") == "preset slow"
-    assert chosen(None, None, "celeba") == "preset paper"
-    assert chosen(None, None, "toyfaces") == "preset quick"
+    slow = {"preset_for": {"toyattack": "slow"}}
+    assert chosen("celeba", "slow", preset="paper") == "slow"
+    assert chosen("celeba", **slow) == "paper"  # a protocol's preset suits the prior of its own world
+    assert chosen("celeba", **slow, datasets=("celeba",)) == "slow"
+    assert chosen("toyfaces", **slow, preset="paper") == "slow"
+    assert chosen("toyfaces", preset="paper") == "paper"
+    assert chosen("toyfaces", preset="smoke") == "quick", "a tier that the attack does not have"
+    assert chosen("celeba") == "paper"
+    assert chosen("toyfaces") == "quick"
     with pytest.raises(MibenchError, match="did you mean 'quick'"):
-        chosen("quik", None, "toyfaces")
-    assert config.attack_presets("floor").choose("floor", None, None) is None
+        chosen("toyfaces", "quik")
+    with pytest.raises(MibenchError, match="did you mean 'quick'"):
+        chosen("toyfaces", preset_for={"toyattack": "quik"})
+    assert choose_preset("floor", toy_protocol, "celeba", None, config.attack_presets("floor")) is None
 
 
 def test_a_protocol_is_checked(toy: Path) -> None:
@@ -223,20 +230,22 @@ def test_values_that_no_setting_means_are_refused_and_shown_in_short(values: dic
 def test_a_configuration_file_of_the_wrong_types_names_file_and_key(
     toy: Path, tmp_path: Path, text: str, message: str
 ) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(MibenchError, match=rf"mine\.yaml: .*{message}"):
-        make_plan(Request(config=path, attack="floor", target="toynet", protocol="toy"))
+        make_plan(RunRequest(config=path, attack="floor", target="toynet", protocol="toy"))
 
 
 def test_null_in_a_configuration_file_leaves_it_to_the_default(toy: Path, tmp_path: Path) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     path = tmp_path / "mine.yaml"
     path.write_text("seed: null\npreset: null\nsettings: {attack: null}\ntarget: toynet\ndataset: toyfaces\n")
-    assert make_plan(Request(config=path, attack="floor", protocol="toy")).spec.seed == 0
+    assert make_plan(RunRequest(config=path, attack="floor", protocol="toy")).spec.seed == 0
 
 
 @pytest.mark.parametrize(
@@ -250,11 +259,12 @@ def test_null_in_a_configuration_file_leaves_it_to_the_default(toy: Path, tmp_pa
 def test_metrics_that_clash_with_demands_are_refused_before_anything_runs(
     toy: Path, values: dict[str, list[str]], message: str
 ) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     named = {"attack": "toyattack", "target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
     with pytest.raises(MibenchError, match=message):
-        make_plan(Request(**named, settings={"protocol": values}))
+        make_plan(RunRequest(**named, settings={"protocol": values}))
 
 
 @pytest.mark.parametrize(

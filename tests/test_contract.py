@@ -61,8 +61,7 @@ def test_every_preset_of_an_attack_is_valid(name: str) -> None:
         attack, _ = settings.resolve(kind, [layer], scope="attack")
         assert isinstance(attack, kind), preset
     assert presets.default is None or presets.default in presets.presets
-    for choices in presets.default_for.values():
-        assert set(choices.values()) <= set(presets.presets)
+    assert set(presets.dataset.values()) <= set(presets.presets)
 
 
 def test_protocols_name_presets_that_exist() -> None:
@@ -70,7 +69,7 @@ def test_protocols_name_presets_that_exist() -> None:
 
     for name in protocol_files():
         protocol, _ = load_protocol(name)
-        for attack, preset in protocol.attack_presets.items():
+        for attack, preset in protocol.preset_for.items():
             assert preset in settings.attack_presets(attack).presets, f"protocol {name}: {attack}:{preset}"
 
 

@@ -24,7 +24,7 @@ TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 FORWARD, BACKWARD = 6 * 3 * 13, 6 * 3 * 12
 
 
-def toy_run(out: Path, **options: Any) -> mibench.RunResult:
+def toy_run(out: Path, **options: Any) -> StoredRun:
     return mibench.run("toyattack", **TOY, out=out, device="cpu", **options)
 
 
@@ -113,15 +113,18 @@ def test_what_a_prior_s_training_showed_the_victim_is_on_record_and_not_in_the_d
 def test_a_prior_of_one_target_without_a_count_is_unknown_and_not_free(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toyworld.networks import ToyPrior
+    from toyworld.build import write_network
+    from toyworld.data import ToyFaces
+    from toyworld.networks import ToyPrior, prior_weights
 
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
-    request = Request(attack="toyattack", **TOY)
-    assert make_plan(request).prior_queries() == 0
-    plan = make_plan(request)
+    request = RunRequest(attack="toyattack", **TOY)
+    assert make_plan(request).prior_queries == 0
+    write_network(toy, "toygan@toyfaces+toynet", "prior", prior_weights(), ToyFaces())
     monkeypatch.setattr(ToyPrior, "per_target", True, raising=False)
-    assert plan.prior_queries() is None
+    assert make_plan(request).prior_queries is None
 
 
 def test_the_table_of_costs_has_a_row_for_the_run_and_its_floor(toy: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from toyworld.data import ToyFaces
 
 from mibench import registry
 from mibench.api import Card, ImageSpec, WeightsFile
-from mibench.audit.data import read_material
-from mibench.audit.request import AuditRequest
+from mibench.audits.data import read_material
+from mibench.audits.request import AuditRequest
 from mibench.data.datasets.celeba import CelebA
 from mibench.data.datasets.folder import Folder
 from mibench.data.datasets.synthfaces import SynthFaces
@@ -226,9 +226,10 @@ def test_a_stored_run_of_other_data_is_not_scored_again_nor_taken_for_done(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mibench
+    from mibench.results import StoredRun
     from mibench.runs import run
 
-    def toy_run() -> mibench.RunResult:
+    def toy_run() -> StoredRun:
         return mibench.run(
             "toyattack", target="toynet", dataset="toyfaces", protocol="toy", out=tmp_path / "runs", device="cpu"
         )

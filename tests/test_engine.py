@@ -13,12 +13,13 @@ from toyworld.data import ToyFaces
 
 import mibench
 from mibench.api import AccessError, MibenchError
+from mibench.results import StoredRun
 from mibench.runs import run as runner
 
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 
 
-def toy_run(out: Path, attack: str = "toyattack", **options: object) -> mibench.RunResult:
+def toy_run(out: Path, attack: str = "toyattack", **options: object) -> StoredRun:
     return mibench.run(attack, **TOY, out=out, device="cpu", **options)  # type: ignore[arg-type]
 
 
@@ -35,11 +36,15 @@ def result_files(folder: Path) -> dict[str, bytes]:
 def test_a_run_beats_its_floor_and_fills_its_folder(toy: Path, tmp_path: Path) -> None:
     found = toy_run(tmp_path / "runs")
     assert found.floor is not None
-    assert found.metrics["acc1"]["value"] == 1.0 > found.floor.metrics["acc1"]["value"]
+    assert found.metrics["acc1"].value == 1.0 > found.floor.metrics["acc1"].value
     assert found.path.name.startswith("toyattack-toynet-toyfaces-")
     record = json.loads((found.path / "run.json").read_text())
     assert record["status"] == "complete"
-    assert record["settings"]["attack.steps"] == {"value": 12, "origin": "preset quick (ours)"}
+    assert record["settings"]["attack.steps"] == {
+        "value": 12,
+        "origin": "preset quick (ours)",
+        "by_user": False,
+    }
     assert record["settings"]["attack.samples"]["origin"] == "default"
     assert record["floor"] == found.floor.path.name
     stems = {path.name for path in (found.path / "units").iterdir()}
@@ -215,7 +220,7 @@ def test_results_name_no_folder_of_this_machine(toy: Path, tmp_path: Path) -> No
     for name, content in result_files(found.path).items():
         assert str(tmp_path).encode() not in content, name
         assert str(toy).encode() not in content, name
-    assert "$MIBENCH_HOME/assets" in found.metrics["fid"]["reason"]
+    assert "$MIBENCH_HOME/assets" in found.metrics["fid"].reason
 
 
 @pytest.mark.parametrize(("kind", "name"), [("target", "toynet"), ("judge", "toyjudge")])
@@ -349,7 +354,7 @@ def test_rescoring_needs_every_unit(toy: Path, tmp_path: Path) -> None:
 def test_precision_bfloat16_is_another_run(toy: Path, tmp_path: Path) -> None:
     found = toy_run(tmp_path, precision="bfloat16")
     assert found.path.name != toy_run(tmp_path).path.name
-    assert found.metrics["acc1"]["value"] is not None
+    assert found.metrics["acc1"].value is not None
 
 
 @pytest.mark.gpu
@@ -359,5 +364,5 @@ def test_a_gpu_agrees_with_the_cpu(accelerator: torch.device, toy: Path, tmp_pat
     here = mibench.run(**names, out=tmp_path / "cpu", device="cpu")  # type: ignore[arg-type]
     there = mibench.run(**names, out=tmp_path / "there", device=str(accelerator))  # type: ignore[arg-type]
     assert there.path.name == here.path.name
-    assert there.metrics["acc1"]["value"] == pytest.approx(here.metrics["acc1"]["value"], abs=0.1)
-    assert there.metrics["knn_distance"]["value"] == pytest.approx(here.metrics["knn_distance"]["value"], abs=0.02)
+    assert there.metrics["acc1"].value == pytest.approx(here.metrics["acc1"].value, abs=0.1)
+    assert there.metrics["knn_distance"].value == pytest.approx(here.metrics["knn_distance"].value, abs=0.02)

@@ -19,7 +19,8 @@ import mibench
 from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.results import open_run
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 from mibench.runs.run import completed
 from mibench.runs.store import RunDir
 from mibench.sweeps.status import standings
@@ -154,7 +155,7 @@ def read_run(folder: Path) -> None:
 
 
 def plan_of(folder: Path) -> Any:
-    return make_plan(Request(config=folder / "config.yaml"))
+    return make_plan(RunRequest(config=folder / "config.yaml"))
 
 
 def read_suite(file: Path) -> None:
@@ -163,7 +164,7 @@ def read_suite(file: Path) -> None:
 
 def read_cards(home: Path) -> None:
     show("list", "weights")
-    make_plan(Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy"))
+    make_plan(RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy"))
     for card in cards.all_cards().values():
         card.card()
 
@@ -188,7 +189,7 @@ def test_five_hundred_spoilt_files_are_understood_or_refused_in_one_line(toy: Pa
     )
     targets: list[tuple[Path, Path, Callable[[], Any]]] = [
         *((whole / file, place / file, lambda: read_run(place)) for file in files),
-        (whole / "config.yaml", tmp_path / "c.yaml", lambda: make_plan(Request(config=tmp_path / "c.yaml"))),
+        (whole / "config.yaml", tmp_path / "c.yaml", lambda: make_plan(RunRequest(config=tmp_path / "c.yaml"))),
         (suite, tmp_path / "s.yaml", lambda: read_suite(tmp_path / "s.yaml")),
         (state, work / "sweep.json", lambda: _remembered(loaded, work)),
         *((card, card, lambda: read_cards(toy)) for card in sorted((toy / "cards").glob("toy[nj]*.yaml"))),

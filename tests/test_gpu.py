@@ -30,10 +30,11 @@ from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2
 from mibench.cli import cli
-from mibench.results import open_run
+from mibench.results import StoredRun, open_run
 from mibench.rng import Streams
 from mibench.runs.attack import Execution, attack_units
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 from mibench.runs.store import RunDir
 from mibench.system import provenance
 from mibench.system.devices import choose_device, deterministic
@@ -94,7 +95,7 @@ def attack_only(name: str, folder: Path, device: torch.device, **changes: Any) -
     settings = {"attack": {"unit_size": 1, **SMALL[name], **changes}, "protocol": {"identities": 2}}
     found = RunDir(folder)
     with found.writing():
-        attack_units(make_plan(Request(attack=name, protocol="smoke", settings=settings)), found, Execution(device))
+        attack_units(make_plan(RunRequest(attack=name, protocol="smoke", settings=settings)), found, Execution(device))
     return found
 
 
@@ -192,16 +193,16 @@ def test_a_full_memory_halves_the_micro_batch_and_changes_nothing_else(
 
 # -- whole runs with shipped weights -----------------------------------------------------------------------------------
 
-Runs = Callable[[str], mibench.RunResult]
+Runs = Callable[[str], StoredRun]
 
 
 @pytest.fixture(scope="module")
 def runs(accelerator: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Smoke runs by attack, each made once; torch's warnings of operations that vary must not reach anybody."""
     out = tmp_path_factory.mktemp("runs")
-    made: dict[str, mibench.RunResult] = {}
+    made: dict[str, StoredRun] = {}
 
-    def run_of(name: str) -> mibench.RunResult:
+    def run_of(name: str) -> StoredRun:
         if name not in made:
             with warnings.catch_warnings(record=True) as shown:
                 warnings.simplefilter("always")
@@ -218,7 +219,7 @@ def test_shipped_weights_run_and_say_on_what(accelerator: torch.device, runs: Ru
     assert not run.missing
     assert run.floor is not None
     for metric in ("acc1", "knn_distance", "true_identity_error"):
-        assert math.isfinite(run.metrics[metric]["value"])
+        assert math.isfinite(run.metrics[metric].value)
     opened = open_run(run.path)
     assert all(curve.isfinite().all() for curve in opened.curves.values())
     environment = opened.record["environment"]
@@ -245,7 +246,7 @@ def test_a_run_is_scored_again_there_and_on_the_cpu(accelerator: torch.device, r
         assert done.exit_code == 0, done.output
         metrics = json.loads((run.path / "metrics.json").read_text())
         for name in ("acc1", "knn_distance", "feature_distance", "true_identity_error"):
-            expected = run.metrics[name]["value"]
+            expected = run.metrics[name].value
             assert metrics[name]["value"] == pytest.approx(expected, rel=TOLERANCE["metric"], abs=TOLERANCE["metric"])
 
 
@@ -262,7 +263,7 @@ def test_half_precision_gives_finite_images_and_an_accuracy(
     settings = {"attack.truncation": 0.5}  # as published; smoke's own 1.0 leaves styles as they are
     names = {"protocol": "smoke", "precision": "bfloat16", "device": str(accelerator)}
     run = mibench.run("ppa", **names, settings=settings, out=tmp_path)
-    assert 0 <= run.metrics["acc1"]["value"] <= 1
+    assert 0 <= run.metrics["acc1"].value <= 1
     opened = open_run(run.path)
     assert all(curve.isfinite().all() for curve in opened.curves.values())
     assert json.loads((run.path / "run.json").read_text())["spec"]["precision"] == "bfloat16"

@@ -22,7 +22,8 @@ from mibench.attacks.priors.stylegan2.importing import import_stylegan2
 from mibench.attacks.priors.stylegan2.layers import resampling_filter
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Arguments, StyleGAN2Prior
 from mibench.cli import cli
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 from mibench.weights.cards import find
 from mibench.weights.importing.reader import read_weights
 
@@ -299,7 +300,7 @@ def test_a_pickle_becomes_a_prior_that_a_run_takes(networks: Any, home: Path, tm
     assert (card.arguments["crop"], card.arguments["conv_clamp"], card.image.size) == (12, 256.0, 16)
     assert card.licence == "see publisher"
     assert card.recipe["container"] == "stylegan2-ada"
-    plan = make_plan(Request(attack="floor", prior="stylegan2@ffhq"))
+    plan = make_plan(RunRequest(attack="floor", prior="stylegan2@ffhq"))
     assert plan.spec.prior is not None
     assert plan.spec.prior.arguments["crop"] == 12
     assert not marker.exists()

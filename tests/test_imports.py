@@ -23,6 +23,7 @@ ALLOWED = {
 # The rooms of the referee, lowest first: a room imports from itself and from what is below it.
 ROOMS = (
     "errors",
+    "version",
     "rng",
     "records",
     "system",
@@ -36,9 +37,10 @@ ROOMS = (
     "weights",
     "results",
     "runs",
-    "audit",
+    "audits",
     "sweeps",
     "doctor",
+    "commands",
     "catalogue",
     "cli",
 )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mibench.audit.target import architecture_of
+from mibench.audits.target import architecture_of
 from mibench.errors import MibenchError
 from mibench.targets.custom.causes import likely
 from mibench.targets.custom.factory import find_factory

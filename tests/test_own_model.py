@@ -22,7 +22,8 @@ from workplace import enter
 
 from mibench import registry
 from mibench.api import Access, AccessError, Card, ImageSpec, MibenchError, TrainedWeights, WeightsContents, WeightsFile
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 from mibench.targets.custom.factory import code_of
 from mibench.targets.custom.importing import fill, import_module, import_onnx, import_torchscript
 from mibench.targets.custom.outputs import recognise
@@ -478,8 +479,8 @@ def test_an_attack_that_needs_more_than_the_card_gives_is_refused_with_those_tha
     with pytest.raises(
         AccessError, match=r"'toyattack' needs gradients, target .* scores; choose .*\(badattack, floor\)"
     ):
-        make_plan(Request(attack="toyattack", **names))
-    assert make_plan(Request(attack="floor", **names)).spec.target.architecture == "onnx"
+        make_plan(RunRequest(attack="toyattack", **names))
+    assert make_plan(RunRequest(attack="floor", **names)).spec.target.architecture == "onnx"
 
 
 def test_a_card_cannot_promise_more_than_its_kind_of_network_can(own_models: Path) -> None:

@@ -15,7 +15,8 @@ import mibench
 from mibench import plugins, registry
 from mibench.cli import cli
 from mibench.results import open_run
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 
 TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
 ATTACK = '''"""A copy of the floor under another name, small enough for a test."""
@@ -87,7 +88,7 @@ def test_an_attack_of_a_file_runs_scores_again_and_is_recorded(toy: Path, place:
 
 def test_another_source_is_another_attack_wherever_it_lies(toy: Path, place: Path, tmp_path: Path) -> None:
     def digest(address: str) -> str:
-        return make_plan(Request(attack=address, **TOY)).spec.digest()
+        return make_plan(RunRequest(attack=address, **TOY)).spec.digest()
 
     (place / "guess.py").write_text(f"import beside\n{ATTACK}")
     (place / "beside.py").write_text("import deeper.inner\n")
@@ -110,11 +111,11 @@ def test_a_file_beside_it_that_changes_is_run_again_in_the_same_process(toy: Pat
     (place / "guess.py").write_text(source)
     for count in (6, 70):
         (place / "beside.py").write_text(f"COUNT = {count}\n")
-        assert make_plan(Request(attack="guess.py:Guess", **TOY)).spec.attack_settings["draws"] == count
+        assert make_plan(RunRequest(attack="guess.py:Guess", **TOY)).spec.attack_settings["draws"] == count
 
 
 def test_an_installed_attack_keeps_its_digest(toy: Path) -> None:
-    spec = make_plan(Request(attack="toyattack", **TOY)).spec
+    spec = make_plan(RunRequest(attack="toyattack", **TOY)).spec
     assert spec.attack_code is None
     assert "attack_code" not in spec.digest_fields()
 
@@ -176,7 +177,7 @@ def test_a_catalogue_from_a_folder_is_listed_and_runs(toy: Path, place: Path) ->
     found = open_run(json.loads(done.stdout)["path"])
     assert len(found.specification["attack_code"]) == 64
     (package / "attack.py").write_text(ATTACK.replace("in no order", "in any order"))
-    assert make_plan(Request(attack="guess", **TOY)).spec.digest() != found.record["digest"]
+    assert make_plan(RunRequest(attack="guess", **TOY)).spec.digest() != found.record["digest"]
 
 
 def test_a_catalogue_from_a_file_is_a_plugin_too(toy: Path, place: Path) -> None:

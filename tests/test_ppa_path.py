@@ -103,7 +103,7 @@ def test_attacks_run_against_the_family_and_are_judged_at_the_judges_size(
     assert "control_private_test_acc1" in metrics
     assert "control_nearest_public_acc1" not in metrics, "there are no public images here"
     record = json.loads((Path(found["path"]) / "run.json").read_text())
-    assert record["settings"]["prior.crop"] == {"value": CROP, "origin": "--set"}
+    assert record["settings"]["prior.crop"] == {"value": CROP, "origin": "--set", "by_user": True}
     assert record["settings"]["protocol.name"]["value"] == "ppa-smoke"
     assert record["spec"]["preset"] == "smoke", "made for this data set: before the data set's own preset"
     again = json.loads(call("score", found["path"], "--device", "cpu", "--json").stdout)
@@ -138,12 +138,13 @@ def test_a_file_as_ppa_writes_it_comes_in_and_is_measured_as_what_it_was(
 def test_without_a_protocol_the_data_sets_own_asks_for_its_own_prior_and_presets(
     world: Callable[[pytest.MonkeyPatch], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     dogs = world(monkeypatch)
     root = dogs[3].partition("=")[2]
     settings = {"dataset": {"root": root, "classes": 3}}
-    named = Request(attack="dmmia", target="resnet18", dataset="stanford_dogs", settings=settings, min_accuracy=0.0)
+    named = RunRequest(attack="dmmia", target="resnet18", dataset="stanford_dogs", settings=settings, min_accuracy=0.0)
     plan = make_plan(named)
     assert plan.spec.protocol.title == "ppa-dogs v1"
     assert plan.spec.protocol.identities == 3

@@ -25,7 +25,8 @@ from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.cli import cli
 from mibench.rng import Streams
 from mibench.runs import attack as engine
-from mibench.runs.plan import Request, make_plan
+from mibench.runs.plan import make_plan
+from mibench.runs.request import RunRequest
 from mibench.runs.store import RunDir
 from mibench.system import devices
 
@@ -132,7 +133,7 @@ def test_every_attack_shows_the_victim_the_crop_and_the_discriminator_the_whole(
 
 
 def plan(**prior: Any) -> Any:
-    return make_plan(Request(attack="floor", settings={"prior": prior}))
+    return make_plan(RunRequest(attack="floor", settings={"prior": prior}))
 
 
 def test_the_crop_is_recorded_and_part_of_the_run_s_name() -> None:
@@ -141,7 +142,7 @@ def test_the_crop_is_recorded_and_part_of_the_run_s_name() -> None:
     assert cropped.spec.digest() == plan(crop=48).spec.digest()
     assert cropped.spec.prior.arguments["crop"] == 48
     assert cropped.origins["prior.crop"].origin == "--set"
-    assert "crop: 48" in cropped.config_text()
+    assert "crop: 48" in cropped.config_yaml
 
 
 @pytest.mark.parametrize("crop", [0, 65, -3, 48.0, True, "half", [48]])
@@ -215,7 +216,7 @@ def test_a_run_with_a_large_prior_takes_fewer_images_at_a_time(monkeypatch: pyte
     monkeypatch.setattr(StyleGAN2Prior, "synthesis", watched)
     attack = {"pool_size": 3, "candidates": 2, "selection_transforms": 1}
     protocol = {"identities": 1, "samples": 1}
-    small = make_plan(Request(attack="floor", settings={"attack": attack, "protocol": protocol}))
+    small = make_plan(RunRequest(attack="floor", settings={"attack": attack, "protocol": protocol}))
     machine, folder = engine.Execution(torch.device("cpu")), RunDir(tmp_path)
     with folder.writing():
         engine.attack_units(small, folder, machine)

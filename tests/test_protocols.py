@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,9 @@ from mibench.api import MibenchError, Reconstruction
 from mibench.data.split import GroundTruth
 from mibench.results import open_run
 from mibench.runs.attack import keep_most_confident
-from mibench.runs.plan import Plan, Request, make_plan
-from mibench.runs.protocol import load_protocol, protocol_files
+from mibench.runs.plan import Plan, make_plan
+from mibench.runs.protocol import choose_preset, load_protocol, protocol_files
+from mibench.runs.request import RunRequest
 from mibench.runs.spec import EvalProtocol
 from mibench.settings import Layer, Setting
 
@@ -34,7 +36,7 @@ GROUP_OF = {
 
 
 def toy_plan(settings: Mapping[str, Any] | None = None, **names: Any) -> Plan:
-    return make_plan(Request(**{**TOY, **names}, settings={"protocol": dict(settings or {})}))
+    return make_plan(RunRequest(**{**TOY, **names}, settings={"protocol": dict(settings or {})}))
 
 
 # ---------------------------------------------------------------- what each one fixes
@@ -68,24 +70,30 @@ def test_a_protocol_for_photographs_demands_no_truth_and_only_what_it_computes(n
     assert {GROUP_OF[estimate] for estimate in found.required} <= set(found.metrics)
     assert "true-identity" not in found.metrics
     assert set(found.metrics) <= set(registry.names("metric"))
-    assert set(found.attack_presets) <= set(registry.names("attack"))
-    assert set(found.made_for) <= set(registry.names("dataset"))
+    assert set(found.preset_for) <= set(registry.names("attack"))
+    assert set(found.datasets) <= set(registry.names("dataset"))
+
+
+def preset_of(attack: str, protocol: EvalProtocol) -> str:
+    preset = choose_preset(attack, protocol, "celeba", None, config.attack_presets(attack))
+    assert preset is not None
+    return preset
 
 
 def test_the_best_of_five_restarts_is_one_sample_of_gmi_100() -> None:
     """Released GMI reports the restart with the highest target logit, not the mean over restarts."""
     protocol, _ = load_protocol("gmi-100")
     kind = registry.load("attack", "gmi")
-    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[protocol.attack_presets["gmi"]]], scope="a")
+    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[preset_of("gmi", protocol)]], scope="a")
     assert (attack.restarts, attack.best_of, attack.kept) == (5, 5, protocol.samples)
     protocol, _ = load_protocol("celeba")
-    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[protocol.attack_presets["gmi"]]], scope="a")
+    attack, _ = config.resolve(kind, [config.attack_presets("gmi").presets[preset_of("gmi", protocol)]], scope="a")
     assert (attack.restarts, attack.best_of, attack.kept) == (5, 1, protocol.samples)
 
 
 def test_kedmi_attacks_five_batches_of_sixty_in_celeba() -> None:
     protocol, _ = load_protocol("celeba")
-    layer = config.attack_presets("kedmi").presets[protocol.attack_presets["kedmi"]]
+    layer = config.attack_presets("kedmi").presets[preset_of("kedmi", protocol)]
     attack, _ = config.resolve(registry.load("attack", "kedmi"), [layer], scope="attack")
     assert [len(unit) for unit in protocol.units(attack.unit_size)] == [60] * 5
     assert attack.draws == protocol.samples
@@ -126,11 +134,16 @@ def test_a_data_set_has_its_own_presets(dataset: str, preset: str) -> None:
     protocol = registry.load("dataset", dataset).protocol
     for attack in ("ppa", "dmmia", "floor"):
         found, _ = load_protocol(protocol)
-        layer = config.attack_presets(attack).choose(
-            attack, None, found.attack_presets.get(attack), dataset=dataset, protocol=protocol
-        )
-        assert layer is not None
-        assert layer.origin == f"preset {preset}"
+        assert choose_preset(attack, found, dataset, None, config.attack_presets(attack)) == preset
+
+
+def test_every_attack_protocol_and_data_set_has_the_preset_of_the_table() -> None:
+    with (Path(__file__).parent / "data" / "chosen_presets.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            attack, name = row.pop("attack"), row.pop("protocol")
+            protocol, presets = load_protocol(name)[0], config.attack_presets(attack)
+            chosen = {dataset: choose_preset(attack, protocol, dataset, None, presets) for dataset in row}
+            assert chosen == row, f"{attack} under {name}"
 
 
 # ---------------------------------------------------------------- which one a run uses
@@ -156,7 +169,7 @@ def test_without_a_protocol_the_data_sets_own_is_used_and_said(toy: Path, monkey
     monkeypatch.setattr(ToyFaces, "protocol", "toy")
     plan = toy_plan()
     assert plan.spec.protocol.name == "toy"
-    assert plan.chosen["protocol"] == "toy"
+    assert plan.names.protocol == "toy"
     assert plan.origins["protocol.name"] == Setting("toy", "default of data set toyfaces")
     asked = toy_plan(protocol="toy")
     assert "protocol toy.yaml" in asked.origins["protocol.name"].origin
@@ -166,14 +179,16 @@ def test_without_a_protocol_the_data_sets_own_is_used_and_said(toy: Path, monkey
         toy_plan()
 
 
-def test_presets_of_a_protocol_go_first_on_the_data_it_was_made_for(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_of_a_protocol_go_first_on_the_data_it_is_defined_on(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     presets = config.attack_presets("toyattack")
-    aimed = dataclasses.replace(presets, default_for={"dataset": {"toyfaces": "paper"}})
+    aimed = dataclasses.replace(presets, dataset={"toyfaces": "paper"})
     monkeypatch.setattr(config, "attack_presets", lambda name: aimed if name == "toyattack" else presets)
-    wanted = {"attack_presets": {"toyattack": "slow"}}
+    wanted = {"preset_for": {"toyattack": "slow"}}
     assert toy_plan(wanted, protocol="toy").spec.preset == "paper"
-    assert toy_plan({**wanted, "made_for": ["toyfaces"]}, protocol="toy").spec.preset == "slow"
-    assert toy_plan({**wanted, "made_for": ["toyfaces"]}, protocol="toy", preset="quick").spec.preset == "quick"
+    assert toy_plan({**wanted, "datasets": ["toyfaces"]}, protocol="toy").spec.preset == "slow"
+    assert toy_plan({**wanted, "datasets": ["toyfaces"]}, protocol="toy", preset="quick").spec.preset == "quick"
 
 
 # ---------------------------------------------------------------- all classes
@@ -182,12 +197,12 @@ def test_presets_of_a_protocol_go_first_on_the_data_it_was_made_for(toy: Path, m
 def test_all_classes_are_those_of_the_data_set(toy: Path, tmp_path: Path) -> None:
     plan = toy_plan({"identities": None}, protocol="toy")
     assert plan.spec.protocol.identities == 6
-    assert [label for unit in plan.units() for label in unit] == list(range(6))
+    assert [label for unit in plan.units for label in unit] == list(range(6))
     assert toy_plan({"identities": None, "at_most": 4}, protocol="toy").spec.protocol.labels == (0, 1, 2, 3)
     assert toy_plan({"identities": None, "first_identity": 4}, protocol="toy").spec.protocol.labels == (4, 5)
     saved = tmp_path / "config.yaml"
-    saved.write_text(plan.config_text())
-    assert make_plan(Request(config=saved)).spec.digest() == plan.spec.digest()
+    saved.write_text(plan.config_yaml)
+    assert make_plan(RunRequest(config=saved)).spec.digest() == plan.spec.digest()
 
 
 def test_all_classes_of_a_protocol_are_recorded_as_a_number(toy: Path) -> None:
@@ -209,7 +224,7 @@ def test_a_number_of_classes_that_a_data_set_lacks_is_refused(toy: Path) -> None
     with pytest.raises(MibenchError, match="attacks identities 6 to 6, toyfaces has 6"):
         toy_plan({"identities": None, "first_identity": 6}, protocol="toy")
     with pytest.raises(MibenchError, match="nobody has said how many"):
-        _ = EvalProtocol(name="p", samples=1).labels
+        _ = EvalProtocol(name="p", prior="toygan", judge="toyjudge", samples=1).labels
 
 
 def test_a_budget_is_reckoned_with_the_resolved_number(toy: Path) -> None:
@@ -241,7 +256,13 @@ def test_fields_that_came_later_count_only_where_they_say_something() -> None:
     for name, value in (("judge_resize", "antialias"), ("stored", 16), ("at_most", 9), ("query_budget", 5)):
         assert name not in old.digest_fields()
         assert dataclasses.replace(old, **{name: value}).digest_fields() == {**old.digest_fields(), name: value}
-    for name, value in (("made_for", ("celeba",)), ("prior_settings", {"a@b": {"crop": 8}}), ("description", "x")):
+    for name, value in (
+        ("preset", "paper"),
+        ("preset_for", {"gmi": "x"}),
+        ("datasets", ("celeba",)),
+        ("prior_settings", {"a@b": {"crop": 8}}),
+        ("description", "x"),
+    ):
         assert dataclasses.replace(old, **{name: value}).digest_fields() == old.digest_fields()
 
 
@@ -251,7 +272,7 @@ def test_fields_that_came_later_count_only_where_they_say_something() -> None:
 @pytest.mark.parametrize("how", ["low2high", "bilinear", "antialias"])
 def test_the_judge_sees_images_as_the_protocol_says(toy: Path, tmp_path: Path, how: str) -> None:
     run = mibench.run(**TOY, protocol="toy", settings={"protocol.judge_resize": how}, out=tmp_path, device="cpu")
-    assert run.metrics["acc1"]["extractor"] == f"toyjudge@toyfaces ({how} to 12)"
+    assert run.metrics["acc1"].extractor == f"toyjudge@toyfaces ({how} to 12)"
     assert open_run(run.path).record["spec"]["protocol"]["judge_resize"] == how
 
 
@@ -276,7 +297,7 @@ def test_a_run_stores_no_more_than_the_protocol_says_and_selects_the_same(toy: P
     assert len(open_run(whole.path).samples) == 18
     assert len(open_run(part.path).samples) == 12
     for name in ("acc1", "knn_distance"):
-        assert part.metrics[name]["value"] == whole.metrics[name]["value"]
+        assert part.metrics[name].value == whole.metrics[name].value
 
 
 # ---------------------------------------------------------------- settings of the prior
@@ -288,7 +309,7 @@ def test_a_protocol_gives_settings_to_the_prior_it_names(toy: Path) -> None:
     assert plan.spec.prior is not None
     assert plan.spec.prior.arguments == {"truncation": 0.5}
     assert plan.origins["prior.truncation"] == Setting(0.5, "protocol toy v3")
-    said = make_plan(Request(**TOY, protocol="toy", settings={"protocol": wanted, "prior": {"truncation": 0.9}}))
+    said = make_plan(RunRequest(**TOY, protocol="toy", settings={"protocol": wanted, "prior": {"truncation": 0.9}}))
     assert said.spec.prior is not None
     assert said.spec.prior.arguments == {"truncation": 0.9}
     assert toy_plan(protocol="toy").spec.digest() != plan.spec.digest()
@@ -309,4 +330,4 @@ def test_a_finished_run_is_found_again(toy: Path, tmp_path: Path) -> None:
     options = {**TOY, "protocol": "toy", "settings": {"protocol.identities": None}, "out": tmp_path, "device": "cpu"}
     first = mibench.run(**options)
     assert mibench.run(**options).reused
-    assert first.metrics["acc1"]["n"] == 6
+    assert first.metrics["acc1"].n == 6

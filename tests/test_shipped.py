@@ -11,17 +11,17 @@ from accelerator import an_accelerator  # noqa: F401
 from test_resume import forking, kill_and_finish
 
 import mibench
-from mibench.results import open_run
+from mibench.results import StoredRun, open_run
 
 MADE = ("tables/summary.md", "tables/summary.csv", "figures/contact_sheet.png", "figures/identities.svg", "samples.csv")
 
 
-def check(run: mibench.RunResult) -> None:
+def check(run: StoredRun) -> None:
     assert not run.missing
     assert run.floor is not None
     for name in ("acc1", "acc5", "knn_distance", "true_identity_error", "frechet_judge", "div_feat_ratio"):
-        assert run.metrics[name]["value"] is not None, run.metrics[name]["reason"]
-    assert run.metrics["fid"]["value"] is None or os.environ.get("MIBENCH_INCEPTION")
+        assert run.metrics[name].value is not None, run.metrics[name].reason
+    assert run.metrics["fid"].value is None or os.environ.get("MIBENCH_INCEPTION")
     assert all((run.path / name).stat().st_size > 0 for name in MADE)
     opened = open_run(run.path)
     assert opened.samples["selected"].sum() == 3 * 2
@@ -69,11 +69,14 @@ def test_a_killed_attack_ends_with_the_same_bytes(home: Path, tmp_path: Path) ->
 
 
 def test_the_floor_searches_as_its_attack_does() -> None:
-    from mibench.runs.plan import Request, make_plan
-    from mibench.runs.run import floor_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
-    changed = Request(protocol="smoke", settings={"attack": {"pool_size": 64, "truncation": 0.5, "learning_rate": 0.1}})
-    floor = floor_plan(make_plan(changed)).spec.attack_settings
+    changed = RunRequest(
+        protocol="smoke", settings={"attack": {"pool_size": 64, "truncation": 0.5, "learning_rate": 0.1}}
+    )
+    floor = make_plan(changed).floor().spec.attack_settings
     assert (floor["pool_size"], floor["truncation"], floor["candidates"]) == (64, 0.5, 4)
-    by_preset = Request(protocol="smoke", preset="paper")
-    assert floor_plan(make_plan(by_preset)).spec.attack_settings["candidates"] == 200
+    by_preset = make_plan(RunRequest(protocol="smoke", preset="paper")).floor()
+    assert by_preset is not None
+    assert by_preset.spec.attack_settings["candidates"] == 200

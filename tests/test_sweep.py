@@ -20,8 +20,8 @@ from toyworld.attacks import KILLED_AT
 
 from mibench import registry
 from mibench.cli import cli
+from mibench.commands import run
 from mibench.errors import MibenchError
-from mibench.runs.run import run
 from mibench.sweeps.suite import Suite, load_suite, parse_suite
 
 HERE = Path(__file__).parent
@@ -281,12 +281,12 @@ def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cells_never_wait_for_a_floor_that_another_one_makes(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from mibench.runs.plan import Request
+    from mibench.runs.request import RunRequest
     from mibench.runs.store import RunDir
     from mibench.sweeps import workers as crew
 
     first, second, third = (
-        crew.Job(index=index, request=Request(), makes=frozenset(names))
+        crew.Job(index=index, request=RunRequest(), makes=frozenset(names))
         for index, names in enumerate([{"floor-a", "one"}, {"floor-a", "two"}, {"floor-b", "three"}])
     )
     running: Any = [SimpleNamespace(job=first)]

@@ -87,9 +87,10 @@ def test_a_prior_made_against_a_target_is_named_after_it_and_may_only_query_it(t
 
 
 def test_a_run_takes_the_prior_of_its_target(toy: Path) -> None:
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
-    request = Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy", prior="toyaimed")
+    request = RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy", prior="toyaimed")
     with pytest.raises(MibenchError, match=r"mibench train prior toyaimed --target toynet --dataset toyfaces"):
         make_plan(request)
     training.train(toy_training("prior", "toyaimed", target="toynet"), device="cpu")
@@ -106,16 +107,17 @@ def test_a_run_takes_the_prior_of_its_target(toy: Path) -> None:
 
 def test_an_attack_brings_its_own_prior(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mibench import registry
-    from mibench.runs.plan import Request, make_plan
-    from mibench.runs.run import floor_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     training.train(toy_training("prior", "toyaimed", target="toynet"), device="cpu")
     monkeypatch.setattr(registry.load("attack", "toyattack"), "prior", "toyaimed")
-    request = Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy")
+    request = RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy")
     plan = make_plan(request)
     assert plan.spec.prior is not None
     assert plan.spec.prior.architecture == "toyaimed"
-    floor = floor_plan(plan)
+    floor = plan.floor()
+    assert floor is not None
     assert floor.spec.prior == plan.spec.prior, "the floor draws from the prior of its attack"
     asked = make_plan(dataclasses.replace(request, prior="toygan"))
     assert asked.spec.prior is not None
@@ -126,11 +128,12 @@ def test_an_attack_on_styles_is_refused_a_prior_without_them_before_anything_is_
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mibench import registry
-    from mibench.runs.plan import Request, make_plan
+    from mibench.runs.plan import make_plan
+    from mibench.runs.request import RunRequest
 
     monkeypatch.setattr(registry.load("attack", "toyattack"), "needs_mapping", True)
     with pytest.raises(MibenchError, match=r"needs a prior with a mapping network, 'toygan@toyfaces' has none"):
-        make_plan(Request(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy"))
+        make_plan(RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from figures import draw_main_job
 from stage import BREAKDOWNS, Stage, one_line
 
 import mibench
+from mibench.api import Estimate
 from mibench.results import open_run
 
 TARGETS = ("vgg16", "ir152", "facenet64")
@@ -57,9 +58,9 @@ def measured(stage: Stage, target: str, protocol: str) -> dict[str, Any]:
     }
 
 
-def shown(metric: Any) -> dict[str, Any]:
+def shown(metric: Estimate) -> dict[str, Any]:
     """Value and interval of a metric."""
-    return {name: metric[name] for name in ("value", "low", "high", "n")}
+    return {name: getattr(metric, name) for name in ("value", "low", "high", "n")}
 
 
 def line(row: dict[str, Any]) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 import rich_click as click
 
-from mibench import __version__
 from mibench.errors import MibenchError, MisfitError
 from mibench.system.canonical import plain
 from mibench.system.openmp import wait_briefly
 from mibench.system.stdout_guard import last_words_aside, no_quiet_end
+from mibench.version import __version__
 
 from .audit import audit
 from .compare import compare

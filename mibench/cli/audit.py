@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import rich_click as click
 
@@ -102,37 +102,34 @@ def audit(
     step is kept: the same command goes on where it was stopped. A model in code is run as it is, so is TorchScript:
     take neither from somebody you do not trust.
     """
-    from mibench.audit.audit import audit as conduct
-    from mibench.audit.request import SCOPES, AuditRequest, numbers
+    from mibench.audits.request import SCOPES, numbers
+    from mibench.commands import audit as audit_model
     from mibench.settings import parse_assignments
 
     from .progress import reporter
 
-    settings: dict[str, dict[str, Any]] = parse_assignments(assignments, SCOPES)
-    found = spoken_aside()(conduct)(
-        AuditRequest(
-            model=model,
-            weights=weights,
-            data=data,
-            public=public,
-            size=size,
-            range=numbers(limits, "--range"),
-            mean=numbers(mean, "--mean"),
-            std=numbers(std, "--std"),
-            channel_order=channel_order,
-            classes=classes,
-            outputs=tuple(role.strip() for role in (outputs or "").split(",") if role.strip()),
-            features=features or "",
-            attack=attack,
-            access=access,
-            judge=judge,
-            prior=prior,
-            identities=identities,
-            min_accuracy=min_accuracy,
-            seed=seed,
-            settings=settings,
-        ),
-        output,
+    found = spoken_aside()(audit_model)(
+        model,
+        weights=weights,
+        data=data,
+        public=public,
+        size=size,
+        range=numbers(limits, "--range"),
+        mean=numbers(mean, "--mean"),
+        std=numbers(std, "--std"),
+        channel_order=channel_order,
+        classes=classes,
+        outputs=tuple(role.strip() for role in (outputs or "").split(",") if role.strip()),
+        features=features or "",
+        attack=attack,
+        access=access,
+        judge=judge,
+        prior=prior,
+        identities=identities,
+        min_accuracy=min_accuracy,
+        seed=seed,
+        settings=parse_assignments(assignments, SCOPES),
+        out=output,
         device=device,
         reporter=reporter(),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import rich_click as click
 
@@ -59,10 +58,10 @@ def compare(
     RUN is a run directory or a folder of them. Runs that differ only in the seed are one row. Floors that lie beside
     the runs are shown as well.
     """
-    from mibench import registry
+    from mibench.commands import compare as compare_runs
 
-    found: Any = registry.load("comparison", "table")(runs, reference=reference, metrics=metrics, mix=mix)
-    files: list[Path] = found.write(output) if output is not None else []
+    found = compare_runs(runs, reference=reference, metrics=metrics, mix=mix)
+    files = found.write(output) if output is not None else []
     if as_json:
         click.echo(json.dumps(found.as_plain() | {"files": [str(file) for file in files]}, indent=2))
         return

@@ -52,7 +52,8 @@ def fetch(
 
     No other command touches a network. Exits with 2 when a file could not be had, or when a person must fetch it.
     """
-    from mibench.downloads import catalogue, download
+    from mibench.commands import fetch as fetch_files
+    from mibench.downloads import catalogue
 
     from .progress import reporter
 
@@ -62,18 +63,7 @@ def fetch(
         chosen = [catalogue.entry(name) for name in names] or list(catalogue.catalogue().values())
         show_list(chosen, folder, as_json)
         return
-    entries = list({(found := catalogue.entry(name)).name: found for name in names}.values())
-    if demanded is not None:
-        if len(entries) != 1 or not isinstance(entries[0], catalogue.Asset):
-            raise MibenchError("--sha256 belongs to one downloadable file: name just that one")
-        demanded = catalogue.checked_sha256(demanded)
-    work = download.Fetcher(
-        folder=folder,
-        demanded=demanded or "",
-        offline=download.offline_wanted(offline),
-        reporter=reporter(),
-    )
-    outcomes = work.fetch(entries)
+    outcomes = fetch_files(*names, out=folder, sha256=demanded, offline=offline, reporter=reporter())
     if as_json:
         click.echo(json.dumps([as_plain(outcome, folder) for outcome in outcomes], indent=2))
     else:

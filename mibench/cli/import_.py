@@ -60,26 +60,27 @@ def import_command(
     KIND is target, judge, backbone or prior. Nothing in a file is ever run. A classifier is measured on the test
     images of its data set where those are here, and compared with what its source reports.
     """
+    from mibench.commands import import_weights
     from mibench.errors import printable
     from mibench.settings import parse_assignments
     from mibench.system.canonical import plain
-    from mibench.weights.importing.checkpoint_card import IMPORT_SCOPES, Import
-    from mibench.weights.importing.importer import import_weights
+    from mibench.weights.importing.checkpoint_card import IMPORT_SCOPES
 
     from .progress import reporter
 
-    request = Import(
-        files=files,
-        wanted=wanted,
+    done = spoken_aside()(import_weights)(
+        files,
+        wanted,
         settings={scope: values for scope, values in parse_assignments(assignments, IMPORT_SCOPES).items() if values},
         source=source,
         licence=licence,
         reported=reported,
         sha256=sha256,
-        output=output,
         replace=replace,
+        out=output,
+        device=device,
+        reporter=reporter(),
     )
-    done = spoken_aside()(import_weights)(request, device=device, reporter=reporter())
     card = done.card
     if as_json:
         said = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}

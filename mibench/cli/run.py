@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -17,8 +17,8 @@ from .options import device_option, json_option, output_option, plugin_option, s
 from .prose import say
 
 if TYPE_CHECKING:
-    from mibench.results import StoredRun as StoredRun
-    from mibench.runs.run import RunResult
+    from mibench.api import Estimate
+    from mibench.results import StoredRun
 
 SHOWN = (
     ("acc1", "attack accuracy @1"),
@@ -87,8 +87,8 @@ def run(
     Alone it means `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`; another data set has another
     protocol. The same command means the same folder: a run that was stopped continues, a finished one is shown again.
     """
-    from mibench.runs.plan import SCOPES
-    from mibench.runs.run import run as run_attack
+    from mibench.commands import run as run_attack
+    from mibench.runs.request import SCOPES
     from mibench.settings import parse_assignments
 
     from .progress import reporter
@@ -113,7 +113,7 @@ def run(
     finish(ctx, found, as_json)
 
 
-def finish(ctx: click.Context, found: RunResult, as_json: bool) -> None:
+def finish(ctx: click.Context, found: StoredRun, as_json: bool) -> None:
     """Print a run and leave with 1 when a demanded metric has no value."""
     if as_json:
         click.echo(json.dumps(as_plain(found), indent=2))
@@ -126,24 +126,22 @@ def finish(ctx: click.Context, found: RunResult, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def as_plain(found: RunResult) -> dict[str, Any]:
+def as_plain(found: StoredRun) -> dict[str, object]:
     """A run as JSON."""
-    from mibench.results import open_run
+    from mibench.results.run_record import read_estimates
 
     return {
         "path": str(found.path),
         "reused": found.reused,
-        "metrics": dict(found.metrics),
-        "cost": open_run(found.path).cost(),
+        "metrics": read_estimates(found.path / "metrics.json"),
+        "cost": found.cost(),
         "missing": dict(found.missing),
         "floor": None if found.floor is None else as_plain(found.floor),
     }
 
 
-def summary(found: RunResult) -> list[str]:
+def summary(found: StoredRun) -> list[str]:
     """The run beside its floor, one metric a line, with 95 % intervals, and what the run cost."""
-    from mibench.results import open_run
-
     names = [(name, title) for name, title in SHOWN if name in found.metrics]
     width = max((len(title) for _, title in names), default=0)
     lines = [f"{'':{width}}  {'this run':24}" + ("  the prior alone (floor)" if found.floor else "")]
@@ -153,11 +151,11 @@ def summary(found: RunResult) -> list[str]:
             row += f"  {cell(found.floor.metrics[name])}"
         lines.append(row.rstrip())
     lines += [
-        f"no {title}: {found.metrics[name]['reason']}"
+        f"no {title}: {found.metrics[name].reason}"
         for name, title in names
-        if found.metrics[name]["params"].get("cannot_differ")
+        if found.metrics[name].params.get("cannot_differ")
     ]
-    lines += ["", cost_line(open_run(found.path))]
+    lines += ["", cost_line(found)]
     lines += ["", f"95 % intervals over identities; everything is in {found.path}"]
     for folder, what in (("tables", "tables"), ("figures", "figures")):
         if (found.path / folder).is_dir():
@@ -193,11 +191,11 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def cell(metric: Mapping[str, Any]) -> str:
+def cell(estimate: Estimate) -> str:
     """``0.78 [0.62, 0.90]``."""
-    if metric["value"] is None:
+    if estimate.value is None:
         return "none"
-    text = f"{metric['value']:.4g}"
-    if metric.get("low") is not None and metric.get("high") is not None:
-        text += f" [{metric['low']:.4g}, {metric['high']:.4g}]"
+    text = f"{estimate.value:.4g}"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{estimate.low:.4g}, {estimate.high:.4g}]"
     return text

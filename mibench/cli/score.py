@@ -28,9 +28,9 @@ from .options import device_option, json_option, plugin_option
 @click.pass_context
 def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None:
     """Judge and draw a stored run again, without attacking again."""
-    from mibench.runs.run import rescore
+    from mibench.commands import score as score_run
 
     from .progress import reporter
     from .run import finish
 
-    finish(ctx, spoken_aside()(rescore)(path, device, reporter()), as_json)
+    finish(ctx, spoken_aside()(score_run)(path, device=device, reporter=reporter()), as_json)

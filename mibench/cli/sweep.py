@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -17,6 +17,7 @@ from .progress import duration
 from .prose import say
 
 if TYPE_CHECKING:
+    from mibench.api import Queries
     from mibench.sweeps.estimate import Cost
     from mibench.sweeps.sweep import DryRun, Sweep
 
@@ -63,16 +64,13 @@ def sweep(
     process of its own: one that fails is shown as failed and does not stop the others. The same command continues a
     sweep that was stopped and tries failed cells again. Exits with 1 when a cell failed or cannot start.
     """
-    from mibench.sweeps.suite import load_suite
-    from mibench.sweeps.sweep import forecast
-    from mibench.sweeps.sweep import sweep as run_sweep
+    from mibench.commands import forecast
+    from mibench.commands import sweep as run_sweep
 
     from .progress import reporter
 
-    loaded = load_suite(suite)
-    out = output or Path("runs") / loaded.name
     if dry_run:
-        plan = spoken_aside()(forecast)(loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
+        plan = spoken_aside()(forecast)(suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
         if as_json:
             click.echo(json.dumps(forecast_plain(plan), indent=2))
         else:
@@ -86,7 +84,7 @@ def sweep(
             ctx.exit(1)
         return
     done = spoken_aside()(run_sweep)(
-        loaded, out, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()
+        suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()
     )
     if as_json:
         click.echo(json.dumps(sweep_plain(done), indent=2))
@@ -99,7 +97,7 @@ def sweep(
         ctx.exit(1)
 
 
-def sweep_plain(done: Sweep) -> dict[str, Any]:
+def sweep_plain(done: Sweep) -> dict[str, object]:
     """A finished sweep as JSON."""
     from mibench.sweeps.tables import rows
 
@@ -125,7 +123,7 @@ def sweep_lines(done: Sweep) -> list[str]:
     return [*lines, *done.written.notes]
 
 
-def forecast_plain(plan: DryRun) -> dict[str, Any]:
+def forecast_plain(plan: DryRun) -> dict[str, object]:
     """A forecast as JSON."""
     outlook = plan.outlook
     cells = [
@@ -157,7 +155,7 @@ def forecast_plain(plan: DryRun) -> dict[str, Any]:
     }
 
 
-def cost_plain(cost: Cost) -> dict[str, Any]:
+def cost_plain(cost: Cost) -> dict[str, object]:
     """What is left of a cell as JSON."""
     return {
         "queries_forward": cost.queries.forward if cost.queries else None,
@@ -221,7 +219,7 @@ def _cost(cost: Cost) -> tuple[str, str]:
     return _queries(cost.queries), _time(cost.seconds)
 
 
-def _queries(queries: Any) -> str:
+def _queries(queries: Queries | None) -> str:
     return "unknown" if queries is None else f"{queries.forward:,} forwards, {queries.backward:,} backwards"
 
 

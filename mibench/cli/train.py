@@ -64,29 +64,28 @@ def train(
     KIND is target, judge, regressor or prior. A training that was stopped continues from its last checkpoint with the
     same command. The names of shipped weights stay theirs: yours get a tag.
     """
+    from mibench.commands import train as train_network
     from mibench.settings import parse_assignments
     from mibench.system.canonical import plain
-    from mibench.weights.training import TRAIN_SCOPES, Training
-    from mibench.weights.training import train as train_network
+    from mibench.weights.training import TRAIN_SCOPES
 
     from .progress import reporter
 
     started = time.monotonic()
-    path, card = spoken_aside()(train_network)(
-        Training(
-            kind=kind,
-            architecture=architecture,
-            dataset=dataset,
-            tag=tag,
-            target=target,
-            seed=seed,
-            precision=precision,
-            settings=parse_assignments(assignments, TRAIN_SCOPES),
-            output=output,
-        ),
+    trained = spoken_aside()(train_network)(
+        kind,
+        architecture,
+        dataset=dataset,
+        target=target,
+        tag=tag,
+        seed=seed,
+        precision=precision,
+        settings=parse_assignments(assignments, TRAIN_SCOPES),
+        out=output,
         device=device,
         reporter=reporter(),
     )
+    path, card = trained.path, trained.card
     if as_json:
         click.echo(json.dumps({"card": str(path), **plain(dataclasses.asdict(card))}, indent=2))
         return

@@ -16,10 +16,10 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
-from mibench import __version__
 from mibench.downloads.partial_file import CHUNK, PartialFile
 from mibench.errors import MibenchError
 from mibench.system.progress import Reporter
+from mibench.version import __version__
 
 from . import file_type
 

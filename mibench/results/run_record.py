@@ -78,6 +78,7 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "units": (_whole, "a whole number"),
     "prior_queries_forward": (_or_null(_whole), "a whole number or null"),
     "floor": (_or_null(_bare_name), "the name of a folder or null"),
+    "missing": (_texts, "an object of metrics and reasons"),
     "reading": (_texts, "an object of hashes"),
     "outputs": (_inside, "an object of files and their hashes"),
     "error": (_or_null(_text), "text or null"),

@@ -62,9 +62,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run on disk."""
+    """A run on disk: what ``mibench.run`` gives back, and ``mibench.open_run`` of any run directory.
+
+    Attributes:
+        path: its folder.
+        reused: whether ``mibench.run`` found it complete; no part of what is stored.
+    """
 
     path: Path
+    reused: bool = field(default=False, compare=False)
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -116,6 +122,18 @@ class StoredRun:
         """Seed of the run."""
         found = self.specification.get("seed")
         return found if isinstance(found, int) else None
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Estimates that the protocol demands but that have no value, with the reason."""
+        return dict(self.record.get("missing", {}))
+
+    @cached_property
+    def floor(self) -> StoredRun | None:
+        """The run that this one is compared with; None where it is one itself, or the floor is not beside it."""
+        name = self.record.get("floor")
+        folder = self.path.parent / str(name)
+        return StoredRun(folder) if name and (folder / "run.json").exists() else None
 
     @cached_property
     def samples(self) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from mibench.data.split import IdentitySplit, to_uint8
 from mibench.errors import MibenchError
 from mibench.metrics.groups import rows_by_label
 from mibench.rng import Streams
+from mibench.runs.compatibility import mapping_priors
 from mibench.runs.plan import Plan
 from mibench.runs.store import RunDir, unit_stem
 from mibench.system.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory, total_memory
@@ -44,7 +45,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     Raises:
         MibenchError: the attack needs more than the victim or the prior offers, or its output is not what it should be.
     """
-    units = plan.units()
+    units = plan.units
     missing = [index for index in range(len(units)) if not folder.intact(unit_stem(index))]
     if not missing and folder.intact("state"):
         return
@@ -56,9 +57,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
     if plan.attack.needs_mapping and not (hasattr(prior, "mapping") and hasattr(prior, "synthesis")):
-        raise MibenchError(
-            f"attack {plan.attack.name!r} needs a prior with a mapping network, such as --prior stylegan2"
-        )
+        raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network, {mapping_priors()}")
     machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
     run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
@@ -275,4 +274,4 @@ def keep_most_confident(found: Reconstruction, count: int | None) -> Reconstruct
 
 def stored_units(plan: Plan, folder: RunDir) -> Iterator[int]:
     """Indices of the units that are stored intact."""
-    yield from (index for index in range(len(plan.units())) if folder.intact(unit_stem(index)))
+    yield from (index for index in range(len(plan.units)) if folder.intact(unit_stem(index)))

@@ -32,18 +32,17 @@ def planned_total(attack: Attack, protocol: EvalProtocol) -> Queries | None:
 
 
 def within_budget(
-    attack: Attack, origins: Mapping[str, Setting], protocol: EvalProtocol, said: tuple[str, ...]
+    attack: Attack, origins: Mapping[str, Setting], protocol: EvalProtocol
 ) -> tuple[Attack, dict[str, Setting]]:
     """The attack as the protocol's budget lets it run, and the origins of its settings.
 
     Without a budget nothing changes. With one, the attack's ``budget_setting`` becomes the largest whole number that
-    fits, whatever a preset says; a value that a person wrote is kept.
+    fits, whatever a preset says; a value that a person asked for is kept.
 
     Args:
         attack: as presets and settings made it.
         origins: where each of its settings comes from.
         protocol: the protocol of the run.
-        said: origins that a person wrote (``--set``, a configuration file).
 
     Raises:
         MibenchError: the attack cannot say what it will ask, or asks for more than the budget whatever the setting.
@@ -52,7 +51,7 @@ def within_budget(
         return attack, dict(origins)
     allowed, name = protocol.query_budget * protocol.num_identities, attack.budget_setting
     needed = _images(attack, protocol)
-    if name is None or origins[name].origin in said:
+    if name is None or origins[name].by_user:
         if needed > allowed:
             raise MibenchError(_too_much(attack, protocol, needed))
         return attack, dict(origins)

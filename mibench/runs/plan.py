@@ -1,176 +1,148 @@
-"""From names to a plan: what is asked for, resolved into a :class:`~mibench.runs.spec.RunSpec`."""
+"""From names to a plan: a request, resolved once into a record of everything that a run needs to know.
+
+Nothing downstream asks the makers of a plan again: what the engine, the referee, a sweep or a table needs is a field.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Attack
-from mibench.data.split import IdentitySplit
+from mibench.api import Attack, Card
+from mibench.data.split import GroundTruth, IdentitySplit
 from mibench.errors import MibenchError
+from mibench.runs import compatibility
 from mibench.runs.budget import within_budget
 from mibench.runs.code import attack_code
-from mibench.runs.protocol import check_metrics, load_protocol
-from mibench.runs.request import SCOPES as SCOPES
-from mibench.runs.request import Request as Request
-from mibench.runs.request import names_of
+from mibench.runs.protocol import check_metrics, choose_preset, load_protocol
+from mibench.runs.request import RunNames, RunRequest, config_yaml, read_request
 from mibench.runs.spec import EvalProtocol, RunSpec, Weights
 from mibench.settings import Layer, Setting
-from mibench.system.canonical import plain
 from mibench.system.text_files import typed
-from mibench.weights import cards
+from mibench.weights import cards as card_files
+from mibench.weights.cards import CardFile
 from mibench.weights.minimum_accuracy import refuse_weak
-from mibench.weights.same_data import check_same_data
+
+Origins = dict[str, Setting]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run that is ready to start: the specification and the objects it names."""
+    """A run that is ready to start.
+
+    Attributes:
+        spec: what decides its results.
+        attack, dataset: the objects that it names.
+        target, judge, prior, regressor: files of weights; ``cards``: what their cards say, by kind.
+        names: the names that were asked for.
+        origins: ``"attack.steps"`` -> value and where it comes from, of every setting.
+        units: the identities of each unit, in order.
+        parties: the registered parties that take part; their code is part of the record.
+        prior_queries: images that the training of the prior showed the victim, as its card says: 0 without a prior and
+            for one that is made for every target, None where the card of another one does not say.
+        config_yaml: what ``mibench run --config`` accepts to do the same again.
+    """
 
     spec: RunSpec
     attack: Attack
     dataset: IdentitySplit
-    target: cards.CardFile
-    judge: cards.CardFile
-    prior: cards.CardFile | None
-    regressor: cards.CardFile | None
-    origins: Mapping[str, Setting]  # "attack.steps" -> value and origin
-    chosen: Mapping[str, Any]  # the names that were asked for, for config.yaml; the preset taken is in spec
-    said: tuple[str, ...] = ("--set",)  # origins that a person wrote, beside presets, protocols and cards
+    target: CardFile
+    judge: CardFile
+    prior: CardFile | None
+    regressor: CardFile | None
+    cards: Mapping[str, Card]
+    names: RunNames
+    origins: Mapping[str, Setting]
+    units: tuple[tuple[int, ...], ...]
+    parties: tuple[registry.Entry, ...]
+    prior_queries: int | None
+    config_yaml: str
 
-    def units(self) -> list[tuple[int, ...]]:
-        """The identities of each unit, in order: ``unit_size`` at a time, the last one may be smaller."""
-        return self.spec.protocol.units(self.attack.unit_size)
+    def floor(self) -> Plan | None:
+        """The run that this one is compared with: the same in everything but the attack. None: it is one itself.
 
-    def prior_queries(self) -> int | None:
-        """Images that the training of the prior showed the victim, as its card says; None when it does not say.
+        The floor takes the preset that was asked for, where it has one of that name, and every setting of the attack
+        that a person asked for and that it has too (pool, candidates, truncation): it searches as its attack does.
 
-        0 without a prior, and for one that is made for every target: no victim has a part in its training.
+        Raises:
+            MibenchError: the protocol grants less than the floor needs, or has a budget that it exceeds.
         """
-        if self.prior is None:
-            return 0
-        card = self.prior.card()
-        counted = (card.measured or {}).get("queries_forward")
-        if isinstance(counted, int):
-            return counted
-        return None if getattr(registry.load("prior", card.architecture), "per_target", False) else 0
-
-    def config_text(self) -> str:
-        """What ``mibench run --config`` accepts to do the same again: names and every resolved setting."""
-        import yaml
-
-        content = {key: value for key, value in self.chosen.items() if value is not None}
-        said = self.settings_said()
-        resolved = {name.partition(".")[2]: s.value for name, s in self.origins.items() if name.startswith("attack.")}
-        settings = {**said, "attack": {name: plain(value) for name, value in resolved.items()}}
-        content["chosen"] = [f"attack.{name}" for name in said["attack"]]
-        content["settings"] = {scope: values for scope, values in settings.items() if values}
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-    def settings_said(self) -> dict[str, dict[str, Any]]:
-        """What a person chose in each scope; the rest follows from the names."""
-        scopes: dict[str, dict[str, Any]] = {scope: {} for scope in SCOPES}
-        for name, setting in self.origins.items():
-            scope, _, rest = name.partition(".")
-            if setting.origin in self.said:
-                scopes[scope][rest] = plain(setting.value)
-        return scopes
-
-    def entries(self) -> list[registry.Entry]:
-        """The registered parties that take part; their code is part of the record."""
-        found = [
-            registry.entry("attack", str(self.chosen["attack"])),
-            registry.entry("dataset", self.spec.dataset),
-            registry.entry("target", self.spec.target.architecture),
+        baseline = registry.role("baseline")
+        if baseline is None or self.spec.attack == baseline:
+            return None
+        entry = registry.entry("attack", baseline)
+        known = set(config.setting_names(entry.load())) - set(config.setting_names(Attack))
+        shared = [
+            Layer(setting.origin, {name: setting.value}, by_user=True)
+            for name, setting in _scope(self.origins, "attack").items()
+            if setting.by_user and name in known
         ]
-        if self.spec.prior is not None:
-            found.append(registry.entry("prior", self.spec.prior.architecture))
-        return found
+        names = dataclasses.replace(
+            self.names,
+            attack=baseline,
+            prior=None if self.spec.prior is None else self.spec.prior.card,
+            preset=self.names.preset if self.names.preset in config.attack_presets(baseline).presets else None,
+        )
+        attack, origins, preset = _attack(entry, names, self.spec.protocol, shared)
+        compatibility.check_target_access(attack, self.cards["target"])
+        attack, origins = within_budget(attack, origins, self.spec.protocol)
+        if self.prior is not None:
+            compatibility.check_prior(attack, self.cards["prior"], self.cards["target"])
+        spec = dataclasses.replace(
+            self.spec,
+            attack=entry.name,
+            attack_code=attack_code(entry),
+            attack_settings=dataclasses.asdict(attack),
+            preset=preset,
+        )
+        others = {name: setting for name, setting in self.origins.items() if not name.startswith("attack.")}
+        files = {"target": self.target, "judge": self.judge, "prior": self.prior, "regressor": self.regressor}
+        return _plan(spec, attack, self.dataset, files, self.cards, names, _scoped("attack", origins) | others)
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: RunRequest) -> Plan:
     """Resolve names, presets, settings, cards and data; nothing is loaded onto a device yet.
 
     Raises:
-        MibenchError: any mistake in the input. When both the data and the weights are missing, one line for each.
+        MibenchError: invalid input. When both the data and the weights are missing, one line for each.
     """
-    chosen, file_settings, resolved = names_of(request)
-    for scope in request.settings:
-        if scope not in SCOPES:
-            raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
-
-    def layers(scope: str) -> list[Layer]:
-        found = [Layer(str(request.config), file_settings.get(scope, {}))] if request.config else []
-        if scope == "attack" and resolved:
-            found = [Layer(f"{request.config}, not chosen", resolved), *found]
-        return [*found, Layer("--set", request.settings.get(scope, {}))]
-
-    entry = registry.entry("attack", str(chosen["attack"]))
-    dataset_kind = registry.load("dataset", str(chosen["dataset"]))
-    asked = chosen["protocol"]
-    chosen["protocol"] = asked or dataset_kind.protocol
-    protocol, protocol_origins = load_protocol(str(chosen["protocol"]), layers("protocol"))
-    if not asked:
-        protocol_origins["name"] = Setting(protocol.name, f"default of data set {chosen['dataset']}")
-    check_metrics(protocol)
-    attack, attack_origins, preset = _attack(entry, chosen, protocol, layers("attack"))
-    _check_access(attack, protocol)
-    said = ("--set", str(request.config))
-    problems: list[MibenchError] = []
-    own = Layer(f"protocol {protocol.name}", protocol.dataset)
-    dataset: IdentitySplit | None = None
-    dataset_origins: dict[str, Setting] = {}
-    files: dict[str, cards.CardFile] = {}
-    try:
-        dataset, dataset_origins = config.resolve(dataset_kind, [own, *layers("dataset")], scope="dataset")
-    except MibenchError as error:
-        problems.append(error)
-    prior = _prior_name(chosen, attack, protocol)
-    judge = chosen["judge"] or protocol.judge
-    wanted = {"target": chosen["target"], "judge": judge, "prior": prior, "regressor": protocol.regressor}
-    for kind, name in wanted.items():
-        if name is None or (kind == "regressor" and not _knows_truth(dataset)):
-            continue
-        try:
-            files[kind] = cards.find(kind, str(name), str(chosen["dataset"]))
-        except MibenchError as error:
-            problems.append(error)
-    if problems or dataset is None:
-        raise MibenchError(*(line for p in dict.fromkeys(map(str, problems)) for line in p.splitlines()))
+    names, layers = read_request(request)
+    entry = registry.entry("attack", names.attack)
+    protocol, protocol_origins, names = _protocol(names, layers["protocol"])
+    attack, attack_origins, preset = _attack(entry, names, protocol, layers["attack"])
+    dataset, dataset_origins, files = _dataset_and_weights(names, attack, protocol, layers["dataset"])
     loaded = {kind: file.card() for kind, file in files.items()}
     for kind, card in loaded.items():
-        _check_data(kind, card, dataset)
+        compatibility.check_data(kind, card, dataset)
         if kind in ("target", "judge"):
-            refuse_weak(card, chosen["min_accuracy"])
-    everybody = protocol.identities is None and protocol_origins["identities"].origin not in said
+            refuse_weak(card, names.min_accuracy)
+    everybody = protocol.identities is None and not protocol_origins["identities"].by_user
     protocol = protocol.resolved(dataset.num_classes)
     if everybody:
-        all_of_them = Setting(protocol.identities, f"all of {dataset.name} that {protocol.title} allows")
-        protocol_origins["identities"] = all_of_them
-    _check_card_access(attack, loaded["target"])
-    _check_identities(protocol, loaded["target"].classes, dataset)
-    attack, attack_origins = within_budget(attack, attack_origins, protocol, said)
-    if "prior" in loaded:
-        _check_prior(attack, loaded["prior"], loaded["target"])
+        all_of_them = f"all of {dataset.name} that {protocol.title} allows"
+        protocol_origins["identities"] = Setting(protocol.identities, all_of_them)
+    compatibility.check_target_access(attack, loaded["target"])
+    compatibility.check_identities(protocol, loaded["target"], dataset)
+    attack, attack_origins = within_budget(attack, attack_origins, protocol)
     weights = {
         kind: Weights(card=c.name, architecture=c.architecture, sha256=c.weights.sha256, arguments=c.arguments)
         for kind, c in loaded.items()
     }
-    prior_origins: dict[str, Setting] = {}
-    if "prior" in weights:
+    prior_origins: Origins = {}
+    if "prior" in loaded:
+        compatibility.check_prior(attack, loaded["prior"], loaded["target"])
         of_protocol = Layer(f"protocol {protocol.title}", protocol.prior_settings.get(weights["prior"].card, {}))
-        arguments, prior_origins = _prior_arguments(weights["prior"], [of_protocol, *layers("prior")])
+        arguments, prior_origins = _prior_arguments(weights["prior"], [of_protocol, *layers["prior"]])
         weights["prior"] = dataclasses.replace(weights["prior"], arguments=arguments)
     spec = RunSpec(
         attack=entry.name,
         attack_code=attack_code(entry),
         attack_settings=dataclasses.asdict(attack),
         preset=preset,
-        dataset=str(chosen["dataset"]),
+        dataset=names.dataset,
         dataset_settings={name: setting.value for name, setting in dataset_origins.items()},
         dataset_digest=dataset.digest,
         target=weights["target"],
@@ -178,145 +150,151 @@ def make_plan(request: Request) -> Plan:
         prior=weights.get("prior"),
         regressor=weights.get("regressor"),
         protocol=protocol,
-        seed=chosen["seed"],
-        precision=chosen["precision"],
+        seed=names.seed,
+        precision=names.precision,
     )
-    origins = {
-        f"{scope}.{name}": setting
-        for scope, found in (
-            ("attack", attack_origins),
-            ("dataset", dataset_origins),
-            ("prior", prior_origins),
-            ("protocol", protocol_origins),
-        )
-        for name, setting in found.items()
-    }
+    origins = _scoped("attack", attack_origins) | _scoped("dataset", dataset_origins)
+    origins |= _scoped("prior", prior_origins) | _scoped("protocol", protocol_origins)
+    return _plan(spec, attack, dataset, files, loaded, names, origins)
+
+
+def _plan(
+    spec: RunSpec,
+    attack: Attack,
+    dataset: IdentitySplit,
+    files: Mapping[str, CardFile | None],
+    loaded: Mapping[str, Card],
+    names: RunNames,
+    origins: Origins,
+) -> Plan:
+    """The record, with what follows from the rest."""
+    target, judge = files["target"], files["judge"]
+    assert target is not None
+    assert judge is not None
+    parties = [
+        registry.entry("attack", names.attack),
+        registry.entry("dataset", spec.dataset),
+        registry.entry("target", spec.target.architecture),
+    ]
+    if spec.prior is not None:
+        parties.append(registry.entry("prior", spec.prior.architecture))
     return Plan(
         spec=spec,
         attack=attack,
         dataset=dataset,
-        target=files["target"],
-        judge=files["judge"],
+        target=target,
+        judge=judge,
         prior=files.get("prior"),
         regressor=files.get("regressor"),
+        cards=loaded,
+        names=names,
         origins=origins,
-        chosen=chosen,
-        said=said,
+        units=tuple(spec.protocol.units(attack.unit_size)),
+        parties=tuple(parties),
+        prior_queries=_prior_queries(loaded.get("prior")),
+        config_yaml=config_yaml(names, origins),
     )
+
+
+def _scoped(scope: str, origins: Mapping[str, Setting]) -> Origins:
+    return {f"{scope}.{name}": setting for name, setting in origins.items()}
+
+
+def _scope(origins: Mapping[str, Setting], scope: str) -> Origins:
+    """The settings of one scope, without its name."""
+    start = f"{scope}."
+    return {name.removeprefix(start): setting for name, setting in origins.items() if name.startswith(start)}
+
+
+def _protocol(names: RunNames, layers: Iterable[Layer]) -> tuple[EvalProtocol, Origins, RunNames]:
+    """The protocol asked for, else the data set's own; the names then have it."""
+    default: str = registry.load("dataset", names.dataset).protocol
+    protocol, origins = load_protocol(names.protocol or default, tuple(layers))
+    if names.protocol is None:
+        origins["name"] = Setting(protocol.name, f"default of data set {names.dataset}")
+    check_metrics(protocol)
+    return protocol, origins, dataclasses.replace(names, protocol=names.protocol or default)
 
 
 def _attack(
-    entry: registry.Entry, chosen: Mapping[str, Any], protocol: EvalProtocol, layers: list[Layer]
-) -> tuple[Attack, dict[str, Setting], str | None]:
-    name, kind = entry.name, entry.load()
-    presets = config.attack_presets(str(chosen["attack"]))
-    of_protocol = protocol.attack_presets.get(name)
-    preset = presets.choose(
-        name,
-        chosen["preset"] or (of_protocol if chosen["dataset"] in protocol.made_for else None),
-        of_protocol,
-        dataset=str(chosen["dataset"]),
-        protocol=str(chosen["protocol"]),
-    )
-    attack, origins = config.resolve(kind, [*([preset] if preset else []), *layers], scope="attack")
+    entry: registry.Entry, names: RunNames, protocol: EvalProtocol, layers: Iterable[Layer]
+) -> tuple[Attack, Origins, str | None]:
+    """The attack with its preset and what was set on top; the name of the preset."""
+    file = config.attack_presets(names.attack)
+    preset = choose_preset(entry.name, protocol, names.dataset, names.preset, file)
+    kind: type[Attack] = entry.load()
+    attack, origins = config.resolve(kind, [*([file.presets[preset]] if preset else []), *layers], scope="attack")
     if attack.unit_size < 1:
         raise MibenchError(f"attack.unit_size must be at least 1, got {attack.unit_size}")
-    return attack, origins, preset.origin.removeprefix("preset ") if preset else None
+    compatibility.check_protocol_access(attack, protocol)
+    return attack, origins, preset
 
 
-def _prior_name(chosen: Mapping[str, Any], attack: Attack, protocol: EvalProtocol) -> str:
+def _dataset_and_weights(
+    names: RunNames, attack: Attack, protocol: EvalProtocol, layers: Iterable[Layer]
+) -> tuple[IdentitySplit, Origins, dict[str, CardFile]]:
+    """The data and the files of weights, by kind.
+
+    Raises:
+        MibenchError: a line for each that is missing.
+    """
+    problems: list[MibenchError] = []
+    dataset: IdentitySplit | None = None
+    origins: Origins = {}
+    files: dict[str, CardFile] = {}
+    kind: type[IdentitySplit] = registry.load("dataset", names.dataset)
+    try:
+        own = Layer(f"protocol {protocol.name}", protocol.dataset)
+        dataset, origins = config.resolve(kind, [own, *layers], scope="dataset")
+    except MibenchError as error:
+        problems.append(error)
+    needed: dict[str, str | None] = {
+        "target": names.target,
+        "judge": names.judge or protocol.judge,
+        "prior": _prior_name(names, attack, protocol),
+        "regressor": protocol.regressor if isinstance(dataset, GroundTruth) else None,
+    }
+    for party, name in needed.items():
+        if name is None:
+            continue
+        try:
+            files[party] = card_files.find(party, name, names.dataset)
+        except MibenchError as error:
+            problems.append(error)
+    if problems or dataset is None:
+        raise MibenchError(*(line for p in dict.fromkeys(map(str, problems)) for line in p.splitlines()))
+    return dataset, origins, files
+
+
+def _made_for_one_target(architecture: str) -> bool:
+    """Whether a prior of this architecture is trained against one target."""
+    return bool(getattr(registry.load("prior", architecture), "per_target", False))
+
+
+def _prior_name(names: RunNames, attack: Attack, protocol: EvalProtocol) -> str:
     """The prior asked for, else the attack's own, else the protocol's; one made against a target is the target's."""
-    name = str(chosen["prior"] or attack.prior or protocol.prior)
+    name = names.prior or attack.prior or protocol.prior
     architecture = name.partition("@")[0].partition("+")[0]
-    made_for_one = architecture in registry.names("prior") and getattr(
-        registry.load("prior", architecture), "per_target", False
-    )
-    return f"{name}+{cards.target_tag(str(chosen['target']))}" if made_for_one and "+" not in name else name
+    aimed = "+" not in name and architecture in registry.names("prior") and _made_for_one_target(architecture)
+    return f"{name}+{card_files.target_tag(names.target)}" if aimed else name
 
 
-def _check_prior(attack: Attack, prior: Any, target: Any) -> None:
-    """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
-    kind = registry.load("prior", prior.architecture)
-    if attack.needs_mapping and not (hasattr(kind, "mapping") and hasattr(kind, "synthesis")):
-        raise MibenchError(
-            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: "
-            "run with --prior stylegan2"
-        )
-    made_against = (prior.recipe or {}).get("target_sha256")
-    if made_against not in (None, target.weights.sha256):
-        raise MibenchError(
-            f"prior {prior.name!r} was trained against other weights than {target.name!r} has "
-            f"(sha256 {str(made_against)[:12]}, this run {target.weights.sha256[:12]}); train its own: "
-            f"{cards.training_command('prior', prior.name, target.name)}"
-        )
+def _prior_queries(prior: Card | None) -> int | None:
+    if prior is None:
+        return 0
+    counted = (prior.measured or {}).get("queries_forward")
+    if isinstance(counted, int):
+        return counted
+    return None if _made_for_one_target(prior.architecture) else 0
 
 
-def _knows_truth(dataset: IdentitySplit | None) -> bool:
-    from mibench.data.split import GroundTruth
-
-    return isinstance(dataset, GroundTruth)
-
-
-def _check_access(attack: Attack, protocol: EvalProtocol) -> None:
-    from mibench.api import AccessError
-
-    granted = Access[protocol.access.upper()]
-    if attack.access > granted:
-        raise AccessError(
-            f"attack {attack.name!r} needs {attack.access.name.lower()}, protocol {protocol.name!r} grants "
-            f"{protocol.access}; choose {_attacks_within(granted)} or --set "
-            f"protocol.access={attack.access.name.lower()}"
-        )
-
-
-def _check_card_access(attack: Attack, target: Any) -> None:
-    from mibench.weights.load import max_access
-
-    granted = max_access(target)
-    if attack.access > granted:
-        because = f"target {target.name!r} can give no more than {granted.name.lower()}"
-        raise access_error(type(attack), granted, because)
-
-
-def access_error(attack: type[Attack], granted: Access, because: str) -> MibenchError:
-    """The refusal of an attack that needs more than there is; names those that need less."""
-    from mibench.api import AccessError
-
-    return AccessError(
-        f"attack {attack.name!r} needs {attack.access.name.lower()}, {because}; choose {_attacks_within(granted)}"
-    )
-
-
-def _attacks_within(granted: Access) -> str:
-    """``an attack that needs less (floor)``."""
-    names = [name for name in registry.names("attack") if registry.load("attack", name).access <= granted]
-    return f"an attack that needs less ({', '.join(names) or 'none is installed'})"
-
-
-def _check_data(kind: str, card: Any, dataset: IdentitySplit) -> None:
-    check_same_data(kind, card, dataset)
-    if kind in ("target", "judge") and card.classes != dataset.num_classes:
-        raise MibenchError(
-            f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}; "
-            "choose weights that were trained on it"
-        )
-
-
-def _check_identities(protocol: EvalProtocol, classes: int | None, dataset: IdentitySplit) -> None:
-    if protocol.labels[-1] >= (classes or 0):
-        raise MibenchError(
-            f"protocol {protocol.name!r} attacks identities {protocol.labels[0]} to {protocol.labels[-1]}, "
-            f"{dataset.name} has {classes}; --set protocol.identities=N asks for fewer"
-        )
-
-
-def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Setting]]:
+def _prior_arguments(weights: Weights, layers: Iterable[Layer]) -> tuple[dict[str, object], Origins]:
     """The card's arguments with the run's on top.
 
     A prior that lists its ``options`` and has ``check`` gets names and values checked here; another one checks them
     itself when it is built.
     """
-    arguments = dict(weights.arguments)
+    arguments: dict[str, object] = dict(weights.arguments)
     origins = {name: Setting(value, f"card {weights.card}") for name, value in arguments.items()}
     kind = registry.load("prior", weights.architecture)
     options: tuple[str, ...] | None = getattr(kind, "options", None)
@@ -330,7 +308,7 @@ def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, A
                 )
             config.check_value(value, f"prior.{name}", layer.origin)
             arguments[name] = value
-            origins[name] = Setting(value, layer.origin)
+            origins[name] = Setting(value, layer.origin, layer.by_user)
     if (check := getattr(kind, "check", None)) is not None:
         check(arguments, weights.card)
     return arguments, origins

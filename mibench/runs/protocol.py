@@ -10,7 +10,7 @@ from mibench.errors import MibenchError
 from mibench.metrics import DEFAULT_METRICS, METRICS
 from mibench.metrics.names import ESTIMATES
 from mibench.runs.spec import EvalProtocol
-from mibench.settings import Layer, Setting
+from mibench.settings import Layer, PresetFile, Setting
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.text_files import shown
 
@@ -35,6 +35,27 @@ def load_protocol(name: str, layers: Sequence[Layer] = ()) -> tuple[EvalProtocol
     if protocol.digest_fields() != original.digest_fields():
         protocol = dataclasses.replace(protocol, name=f"{protocol.name} (changed)")
     return protocol, origins
+
+
+def choose_preset(attack: str, protocol: EvalProtocol, dataset: str, asked: str | None, file: PresetFile) -> str | None:
+    """The preset that an attack starts from.
+
+    1. The one that a person asked for.
+    2. The protocol's: ``preset_for`` the attack, else its tier ``preset`` where the attack has it. On a data set that
+       the protocol is not defined on, the attack's variant for that data set goes before it.
+    3. The attack's default; None where it has no presets.
+
+    Raises:
+        MibenchError: the attack has no preset of that name.
+    """
+    tier = protocol.preset if protocol.preset in file.presets else None
+    choices = [protocol.preset_for.get(attack, tier), file.dataset.get(dataset)]
+    if dataset not in protocol.datasets:
+        choices.reverse()
+    name = asked or choices[0] or choices[1] or file.default
+    if name is not None and name not in file.presets:
+        raise MibenchError(registry.unknown(f"preset of attack {attack!r}", name, file.presets))
+    return name
 
 
 def check_metrics(protocol: EvalProtocol) -> None:

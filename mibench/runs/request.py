@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError
-from mibench.system.precision import PRECISIONS
+from mibench.settings import Layer, Setting
+from mibench.system.canonical import plain
+from mibench.system.precision import PRECISIONS, Precision
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.text_files import shown
 
 SCOPES = ("attack", "dataset", "prior", "protocol")
+Settings = Mapping[str, Mapping[str, object]]  # scope -> name -> value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a person asks for. None means: not said, so the configuration file or the default decides.
+class RunRequest:
+    """What a person asks for, on the command line, from Python, in a suite or through an audit.
+
+    None means: not said, so the configuration file or the default decides.
 
     Attributes:
         judge: another set of weights than the protocol's judge on this data set (one trained on somebody's own data).
@@ -38,78 +43,116 @@ class Request:
     seed: int | None = None
     precision: str | None = None
     min_accuracy: float | None = None
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     config: Path | None = None
 
 
-DEFAULTS = {
-    "attack": "dmmia",
-    "target": "vgg16",
-    "dataset": "synthfaces",
-    "protocol": None,  # the data set's own
-    "prior": None,
-    "judge": None,  # the protocol's
-    "preset": None,
-    "seed": 0,
-    "precision": "float32",
-    "min_accuracy": None,  # twice chance
-}
+@dataclass(frozen=True, kw_only=True)
+class RunNames:
+    """The names and numbers that hold: flag, else file, else the default here. None leaves it to the rest of the run.
+
+    Attributes:
+        attack, target: by default those that the parties declare (:func:`mibench.registry.role`).
+        protocol: None: the data set's own.
+        prior: None: the attack's own, else the protocol's.
+        judge: None: the protocol's.
+        preset: None: the one that protocol and data set choose.
+        min_accuracy: None: twice chance.
+    """
+
+    attack: str
+    target: str
+    dataset: str = "synthfaces"
+    protocol: str | None = None
+    prior: str | None = None
+    judge: str | None = None
+    preset: str | None = None
+    seed: int = 0
+    precision: Precision = "float32"
+    min_accuracy: float | None = None
 
 
-CHOSEN = "chosen"  # in a file: which settings of the attack a person chose; the others are as its preset had them
+NAMES = tuple(field.name for field in dataclasses.fields(RunNames))
 
 
-def names_of(request: Request) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
-    """The names that hold (flag, else file, else default), and the settings of the file.
-
-    Returns:
-        Names; what a person chose in the file, by scope; settings of the attack that the file of another run records
-        and that nobody chose there (its ``chosen`` says which; without it, all are a person's).
+def read_request(request: RunRequest) -> tuple[RunNames, dict[str, tuple[Layer, ...]]]:
+    """The names that hold, and what was set in each scope, the weakest layer first.
 
     Raises:
-        MibenchError: a file that cannot be read, an unknown key, a value of another kind than belongs there.
+        MibenchError: a file that cannot be read, an unknown key or scope, a value of another kind than belongs there.
     """
-    from_file, settings, resolved = _read_file(request.config)
-    _check({key: value for key, value in from_file.items() if value is not None}, f"{request.config}: ")
-    chosen: dict[str, Any] = {}
-    for key, default in DEFAULTS.items():
-        said, kept = getattr(request, key), from_file.get(key)  # null, like a missing key, leaves it to the default
-        chosen[key] = said if said is not None else default if kept is None else kept
-    _check({key: value for key, value in chosen.items() if value is not None})
-    return chosen, settings, resolved
+    for scope in request.settings:
+        if scope not in SCOPES:
+            raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
+    content = _read_file(request.config)
+    from_file = {key: content[key] for key in NAMES if content.get(key) is not None}
+    _check(from_file, f"{request.config}: ")
+    asked = {key: value for key in NAMES if (value := getattr(request, key)) is not None}
+    _check(asked)
+    named = from_file | asked
+    for party in ("attack", "target"):
+        if party not in named:
+            if (default := registry.role(f"default_{party}")) is None:
+                raise MibenchError(f"no {party} is named, and no installed package declares a default; add --{party}")
+            named[party] = default
+    names = config.adapter(RunNames).validate_python(named)
+    settings, resolved = (_by_scope(content, block, request.config) for block in ("settings", "resolved"))
+    if names.attack != content.get("attack", names.attack) or request.preset not in (None, content.get("preset")):
+        resolved = {}  # what another attack or preset made of it
+    origin = str(request.config)
+    layers: dict[str, tuple[Layer, ...]] = {
+        scope: (
+            Layer(origin, resolved.get(scope, {})),
+            Layer(origin, settings.get(scope, {}), by_user=True),
+            Layer("--set", request.settings.get(scope, {}), by_user=True),
+        )
+        for scope in SCOPES
+    }
+    return names, layers
 
 
-def _read_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
-    """Names of a ``--config`` file, its settings, and those of the attack that nobody chose."""
+def config_yaml(names: RunNames, origins: Mapping[str, Setting]) -> str:
+    """What ``mibench run --config`` accepts to do the same again.
+
+    ``settings`` has what a person asked for, ``resolved`` the attack's other settings, as presets, defaults and a
+    budget gave them (those of the other scopes follow from the names).
+    """
+    import yaml
+
+    content: dict[str, object] = {key: value for key in NAMES if (value := getattr(names, key)) is not None}
+    blocks: dict[str, dict[str, dict[str, object]]] = {"settings": {}, "resolved": {}}
+    for name, setting in origins.items():
+        scope, _, rest = name.partition(".")
+        if scope == "attack" or setting.by_user:
+            block = blocks["settings" if setting.by_user else "resolved"]
+            block.setdefault(scope, {})[rest] = plain(setting.value)
+    return yaml.safe_dump(content | blocks, sort_keys=False, allow_unicode=True)
+
+
+def _read_file(path: Path | None) -> dict[str, object]:
+    """The content of a ``--config`` file, with known keys only."""
     if path is None:
-        return {}, {}, {}
-    content = config.read_yaml(path)
-    known = (*DEFAULTS, CHOSEN, "settings")
+        return {}
+    content: dict[str, object] = config.read_yaml(path)
+    known = (*NAMES, "settings", "resolved")
     for key in content:
         if key not in known:
             raise MibenchError(
                 f"{path}: unknown key {shown(key)}{registry.suggest(key, known)} (known: {', '.join(known)})"
             )
-    settings = {}
-    for scope, values in as_mapping(content.pop("settings", None), f"{path}: settings").items():
+    return content
+
+
+def _by_scope(content: Mapping[str, object], block: str, path: Path | None) -> Settings:
+    """``settings`` or ``resolved`` of a file."""
+    scopes = as_mapping(content.get(block), f"{path}: {block}")
+    for scope in scopes:
         if scope not in SCOPES:
-            raise MibenchError(f"{path}: settings: {registry.unknown('scope', scope, SCOPES)}")
-        settings[scope] = as_mapping(values, f"{path}: settings.{scope}")
-    said = content.pop(CHOSEN, None)
-    if said is None:
-        return content, settings, {}
-    of_attack = settings.pop("attack", {})
-    names = [f"attack.{name}" for name in of_attack]
-    if not isinstance(said, list) or not all(name in names for name in said):
-        raise MibenchError(
-            f"{path}: {CHOSEN}: expected a list of names out of settings.attack, such as [{', '.join(names[:2])}], got "
-            f"{shown(said)}; leave it out where everything in the file was chosen"
-        )
-    settings["attack"] = {name: value for name, value in of_attack.items() if f"attack.{name}" in said}
-    return content, settings, {name: value for name, value in of_attack.items() if f"attack.{name}" not in said}
+            raise MibenchError(f"{path}: {block}: {registry.unknown('scope', scope, SCOPES)}")
+    return {scope: as_mapping(values, f"{path}: {block}.{scope}") for scope, values in scopes.items()}
 
 
-def _check(names: Mapping[str, Any], where: str = "") -> None:
+def _check(names: Mapping[str, object], where: str = "") -> None:
     """Refuse another kind of value where a name or a number belongs. ``where`` begins the message."""
     for key, value in names.items():
         if key == "seed":

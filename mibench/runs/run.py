@@ -1,4 +1,4 @@
-"""One run from beginning to end: plan, floor, attack, judge, draw. ``mibench.run`` and the command line end up here."""
+"""One run from beginning to end: plan, floor, attack, judge, draw. Every way to ask for a run ends up here."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mibench import registry
-from mibench import settings as config
-from mibench.api import Attack
 from mibench.data.files import FileSplit
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
-from mibench.results import open_run
+from mibench.results import StoredRun, open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
-from mibench.runs.plan import Plan, Request, make_plan
+from mibench.runs.plan import Plan, make_plan
+from mibench.runs.request import RunRequest
 from mibench.runs.score import judge_units
 from mibench.runs.store import RunDir
 from mibench.system import provenance
@@ -34,103 +32,15 @@ from mibench.system.source_code import code_hash
 from mibench.system.turns import computing
 from mibench.weights import cards
 
-FLOOR = "floor"
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
 NAMED = 4  # remarks on the data that are said; `mibench data verify` says all
 RESULT_FILES = ("samples.csv", "metrics.json")
 DRAWN_FOLDERS = ("tables", "figures", "images")
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run.
-
-    Attributes:
-        path: its folder.
-        metrics: name -> {value, low, high, n, ...} as in ``metrics.json``.
-        missing: metrics that the protocol demands but that have no value, with the reason.
-        floor: the same protocol without an attack; None when this run is the floor itself.
-        reused: whether everything was there already.
-    """
-
-    path: Path
-    metrics: Mapping[str, Mapping[str, Any]]
-    missing: Mapping[str, str] = field(default_factory=dict)
-    floor: RunResult | None = None
-    reused: bool = False
-
-
-def run(
-    attack: str | None = None,
-    target: str | None = None,
-    dataset: str | None = None,
-    protocol: str | None = None,
-    *,
-    prior: str | None = None,
-    preset: str | None = None,
-    seed: int | None = None,
-    settings: Mapping[str, Any] | None = None,
-    config: Path | str | None = None,
-    out: Path | str = "runs",
-    device: str = "auto",
-    precision: str | None = None,
-    min_accuracy: float | None = None,
-    allow_changed_code: bool = False,
-    reporter: Reporter | None = None,
-) -> RunResult:
-    """Attack a target, score the reconstructions, draw tables and figures: ``mibench run`` from Python.
-
-    The same arguments mean the same folder below ``out``; a run that was interrupted continues. It may be called from
-    any thread; runs in two threads come one after the other.
-
-    Args:
-        attack, target, dataset, protocol, prior, preset, seed, precision: as the flags of ``mibench run``; None means
-            the value of ``config``, else the default.
-        settings: ``{"attack.steps": 300}`` or ``{"attack": {"steps": 300}}``.
-        config: a YAML file, such as the ``config.yaml`` of another run.
-        out: where run directories are made.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        min_accuracy: least test accuracy of target and judge, a share; None refuses those below twice chance.
-        allow_changed_code: continue a run although the code that made its first part has changed.
-        reporter: hears about progress; silent by default.
-
-    Raises:
-        MibenchError: a mistake in the input.
-    """
-    request = Request(
-        attack=attack,
-        target=target,
-        dataset=dataset,
-        protocol=protocol,
-        prior=prior,
-        preset=preset,
-        seed=seed,
-        precision=precision,
-        min_accuracy=min_accuracy,
-        settings=scoped(settings or {}),
-        config=Path(config) if config is not None else None,
-    )
-    machine = Execution(choose_device(device), reporter=reporter or Reporter())
-    return run_request(request, Path(out), machine, allow_changed_code=allow_changed_code)
-
-
-def scoped(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{"attack.steps": 3}`` and ``{"attack": {"steps": 3}}`` alike -> ``{"attack": {"steps": 3}}``."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in settings.items():
-        scope, dot, setting = name.partition(".")
-        if dot:
-            found.setdefault(scope, {})[setting] = value
-        elif isinstance(value, Mapping):
-            found.setdefault(scope, {}).update(value)
-        else:
-            raise MibenchError(f"settings[{name!r}]: expected 'scope.name' or a mapping, got {value!r}")
-    return found
-
-
 def run_request(
-    request: Request, out: Path, machine: Execution, *, allow_changed_code: bool = False, unused: bool = True
-) -> RunResult:
+    request: RunRequest, out: Path, machine: Execution, *, allow_changed_code: bool = False, unused: bool = True
+) -> StoredRun:
     """Run what was asked for and, before it, the floor that its tables compare it with.
 
     ``unused``: say what lies in the data's folder and is not used.
@@ -140,34 +50,18 @@ def run_request(
         if unused and isinstance(plan.dataset, FileSplit) and (left := plan.dataset.unused()):
             more = f"; {len(left) - NAMED:,} more remarks: mibench data verify" if len(left) > NAMED else ""
             machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(left[:NAMED])}{more}")
-        floor = None
-        if plan.spec.attack != FLOOR and FLOOR in registry.names("attack"):
-            floor = _run_plan(floor_plan(plan), out, machine, None, allow_changed_code)
+        baseline = plan.floor()
+        floor = None if baseline is None else _run_plan(baseline, out, machine, None, allow_changed_code)
         return _run_plan(plan, out, machine, floor, allow_changed_code)
 
 
-def floor_plan(plan: Plan) -> Plan:
-    """The floor under the same protocol, data, weights (the attack's own prior) and seed, however they were asked for.
-
-    Its preset is chosen as an attack's is. Of the attack's settings it takes those that a person chose and that it has
-    too (pool, candidates, truncation): it searches as an attack that has them.
-    """
-    known = set(config.setting_names(registry.load("attack", FLOOR))) - set(config.setting_names(Attack))
-    settings = plan.settings_said()
-    settings["attack"] = {name: value for name, value in settings["attack"].items() if name in known}
-    names = {**plan.chosen, "attack": FLOOR, "prior": plan.spec.prior.card if plan.spec.prior is not None else None}
-    if names["preset"] not in config.attack_presets(FLOOR).presets:
-        names["preset"] = None
-    return make_plan(Request(**names, settings=settings))
-
-
 def _run_plan(
-    plan: Plan, out: Path, machine: Execution, floor: RunResult | None, allow_changed_code: bool
-) -> RunResult:
+    plan: Plan, out: Path, machine: Execution, floor: StoredRun | None, allow_changed_code: bool
+) -> StoredRun:
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
-    with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == FLOOR else 0):
-        code = code_hashes(plan.entries())
+    with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == registry.role("baseline") else 0):
+        code = code_hashes(plan.parties)
         if not allow_changed_code:
             refuse_changed_code(folder, code)
         for doubt in _doubts(plan) if floor is None else ():  # else the floor said them
@@ -193,12 +87,13 @@ def _run_plan(
             reading=reading,
             outputs=_outputs(folder),
             floor=None if floor is None else floor.path.name,
+            missing=_missing(plan, folder),
             error=None,
         )
-        return _finished(plan, folder, floor, reused=False)
+        return StoredRun(folder.path)
 
 
-def completed(plan: Plan, folder: RunDir, floor: RunResult | None) -> RunResult | None:
+def completed(plan: Plan, folder: RunDir, floor: StoredRun | None) -> StoredRun | None:
     """The run where it is complete, its files intact and read by today's code, else None. Nothing is written.
 
     What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
@@ -206,8 +101,8 @@ def completed(plan: Plan, folder: RunDir, floor: RunResult | None) -> RunResult 
     record = folder.record()
     if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
         return None
-    stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units())
-    return _finished(plan, folder, floor, reused=True) if stored and _outputs_intact(folder, record) else None
+    stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units)
+    return StoredRun(folder.path, reused=True) if stored and _outputs_intact(folder, record) else None
 
 
 def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, str]) -> None:
@@ -219,24 +114,27 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
         f"protocol {plan.spec.protocol.title}, on {machine.device}"
     )
     if record and done:
-        machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units())} units are stored")
+        machine.reporter.say(f"continuing {folder.path}: {done} of {len(plan.units)} units are stored")
     # The code that made the stored part stays on record next to the code that goes on (differs only when allowed).
     history = [h for h in record.get("code_history", []) if h != code]
     folder.update_record(
         status="running",
         digest=plan.spec.digest(),
         spec=plain(dataclasses.asdict(plan.spec)),
-        settings={name: {"value": plain(s.value), "origin": s.origin} for name, s in plan.origins.items()},
+        settings={
+            name: {"value": plain(s.value), "origin": s.origin, "by_user": s.by_user}
+            for name, s in plan.origins.items()
+        },
         environment=provenance.environment(machine.device),
         code=dict(code),
         code_history=[*history, dict(code)],
         argv=sys.argv,
         pid=os.getpid(),
         started=record.get("started", _now()),
-        units=len(plan.units()),
-        prior_queries_forward=plan.prior_queries(),
+        units=len(plan.units),
+        prior_queries_forward=plan.prior_queries,
     )
-    atomic_write(folder.path / "config.yaml", plan.config_text().encode())
+    atomic_write(folder.path / "config.yaml", plan.config_yaml.encode())
 
 
 def _attacked(plan: Plan) -> str:
@@ -253,11 +151,11 @@ def _doubts(plan: Plan) -> Iterator[str]:
                 f"{file.name} is your own ({file.path}), not the one that {owner} ships under this name; move it away, "
                 "or give it a tag, for numbers that compare"
             )
-    for file in (plan.target, plan.judge):
-        measured, reported = file.card().measured or {}, file.card().reported or {}
+    for card in (plan.cards["target"], plan.cards["judge"]):
+        measured, reported = card.measured or {}, card.reported or {}
         if measured.get("agrees_with_reported") is False:
             yield (
-                f"{file.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
+                f"{card.name} reached {measured['test_accuracy']:.2%} where it was measured and its source "
                 f"reports {reported['test_accuracy']:.2%}; what is attacked or judged may not be what was published"
             )
 
@@ -290,24 +188,23 @@ def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
         return  # the disk is full or the folder unwritable, which is what `error` says already
 
 
-def write_reports(plan: Plan, folder: RunDir, floor: RunResult | None, reporter: Reporter) -> None:
+def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter: Reporter) -> None:
     """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
     found = open_run(folder.path)
-    baseline = open_run(floor.path) if floor is not None else None
-    private = plan.dataset.private("train", plan.target.card().image.size, plan.spec.protocol.labels)
+    private = plan.dataset.private("train", plan.cards["target"].image.size, plan.spec.protocol.labels)
     names = registry.names("report")
     reporter.start("drawing")
     try:
         for number, name in enumerate(names):
             reporter.update(number, len(names), name)
-            registry.load("report", name)(found, floor=baseline, private=private)
+            registry.load("report", name)(found, floor=floor, private=private)
     except OSError as error:
         raise write_error(folder.path, error) from error
     finally:
         reporter.stop()
 
 
-def _reading_code(floor: RunResult | None) -> dict[str, str]:
+def _reading_code(floor: StoredRun | None) -> dict[str, str]:
     """What decides the files that are made from the units: scoring, reports, and the floor they are compared with."""
     hashes = {"scoring": code_hash("mibench.metrics.scoring", "mibench")}
     for name in registry.names("report"):
@@ -336,9 +233,10 @@ def _outputs_intact(folder: RunDir, record: Mapping[str, Any]) -> bool:
         return False
 
 
-def _finished(plan: Plan, folder: RunDir, floor: RunResult | None, *, reused: bool) -> RunResult:
+def _missing(plan: Plan, folder: RunDir) -> dict[str, str]:
+    """Estimates that the protocol demands but that have no value, with the reason."""
     metrics = read_estimates(folder.path / "metrics.json")
-    missing = {}
+    missing: dict[str, str] = {}
     for name in plan.spec.protocol.required:
         if name.startswith("true_identity") and not isinstance(plan.dataset, GroundTruth):
             continue  # nobody knows the truth about photographs: null with the reason, and no reason to fail
@@ -346,14 +244,14 @@ def _finished(plan: Plan, folder: RunDir, floor: RunResult | None, *, reused: bo
             missing[name] = "it was not computed"
         elif metrics[name]["value"] is None and not metrics[name].get("params", {}).get("cannot_differ"):
             missing[name] = metrics[name].get("reason") or "no reason was given"
-    return RunResult(folder.path, metrics, missing, floor, reused)
+    return missing
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> RunResult:
+def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> StoredRun:
     """Judge and draw a stored run again without attacking.
 
     Raises:
@@ -367,9 +265,9 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
         return _rescored(folder, device, machine)
 
 
-def _rescored(folder: RunDir, device: str, machine: Execution) -> RunResult:
+def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
     path = folder.path
-    plan = make_plan(Request(config=path / "config.yaml"))
+    plan = make_plan(RunRequest(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
     data = (folder.record().get("spec") or {}).get("dataset_digest")
     if plan.spec.digest() != recorded and data not in (None, plan.spec.dataset_digest):
@@ -391,8 +289,14 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> RunResult:
     with folder.writing():
         judge_units(plan, folder, machine)
         write_reports(plan, folder, floor, machine.reporter)
-        folder.update_record(status="complete", reading=_reading_code(floor), outputs=_outputs(folder), scored=_now())
-        return _finished(plan, folder, floor, reused=False)
+        folder.update_record(
+            status="complete",
+            reading=_reading_code(floor),
+            outputs=_outputs(folder),
+            missing=_missing(plan, folder),
+            scored=_now(),
+        )
+        return StoredRun(folder.path)
 
 
-__all__ = ["RunResult", "rescore", "run", "run_request"]
+__all__ = ["rescore", "run_request"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mibench import registry
-from mibench.api import MibenchError
+from mibench.api import Card, MibenchError
 from mibench.data.preview import strip_png
 from mibench.data.split import GroundTruth
 from mibench.metrics import DEFAULT_METRICS, METRICS
@@ -26,7 +26,6 @@ from mibench.system.devices import deterministic
 from mibench.system.files import atomic_write, write_json
 from mibench.system.paths import home
 from mibench.weights import load
-from mibench.weights.cards import CardFile
 
 
 def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
@@ -97,7 +96,7 @@ def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
         MibenchError: a unit is missing or damaged; says to continue the run first.
     """
     found: list[tuple[int, Tensor, Tensor, Tensor]] = []
-    for index, identities in enumerate(plan.units()):
+    for index, identities in enumerate(plan.units):
         if not folder.intact(unit_stem(index)):
             raise MibenchError(
                 f"unit {index} of {folder.path} is missing or damaged; continue the run first: mibench run --config "
@@ -133,12 +132,12 @@ def _truth(plan: Plan, device: torch.device) -> IdentityTruth | None:
         plan.dataset,
         load.build_regressor(plan.regressor, device),
         regressor=plan.regressor.name,
-        error=_coordinate_errors(plan.regressor),
+        error=_coordinate_errors(plan.cards["regressor"]),
     )
 
 
-def _coordinate_errors(file: CardFile) -> Tensor | None:
+def _coordinate_errors(card: Card) -> Tensor | None:
     """The regressor's own error per coordinate, from its card."""
-    measured = file.card().measured or {}
+    measured = card.measured or {}
     errors = measured.get("rmse_per_coordinate")
     return None if errors is None else torch.tensor(errors, dtype=torch.float32)

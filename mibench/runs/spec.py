@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from mibench.errors import MibenchError
 from mibench.system.canonical import hash_of, plain
 from mibench.system.precision import Precision
 
+Tier = Literal["recommended", "paper", "demo", "smoke"]
 DIGEST_DEFAULTS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
 
 
@@ -33,16 +34,18 @@ class EvalProtocol:
         access: the most that the adversary may ask of the victim.
         query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
             included; all attacks get as many (:mod:`mibench.runs.budget`). None: as many as each attack's preset asks.
-        prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given.
+        prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given. No
+            regressor: nobody knows the truth about the data.
         prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
             ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
         metrics: groups of metrics to compute; empty means the default ones.
         required: estimates that must have a value; a run in which one of them is null exits with 1.
         public_control: how many public images the control "nearest public image" chooses from; 0 leaves it out.
-        attack_presets: attack -> the preset that is used when none is asked for.
-        made_for: data sets that ``attack_presets`` were chosen for: there they go before a preset file's own choice by
-            data set.
+        preset: the tier of presets that attacks start from when none is asked for; one without it takes its default.
+        preset_for: attack -> preset, where one is an exception.
+        datasets: data sets that the protocol is defined on: there its presets go before an attack's variant for the
+            data set (:func:`mibench.runs.protocol.choose_preset`).
         dataset: data-set settings that belong to the protocol.
     """
 
@@ -56,17 +59,18 @@ class EvalProtocol:
     stored: int | None = None
     access: Literal["labels", "scores", "gradients"] = "gradients"
     query_budget: int | None = None
-    prior: str = "stylegan2"
-    prior_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    judge: str = "facenet112"
+    prior: str
+    prior_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    judge: str
     judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
-    regressor: str | None = "identity"
+    regressor: str | None = None
     metrics: tuple[str, ...] = ()
     required: tuple[str, ...] = ("acc1", "acc5", "knn_distance")
     public_control: int = 1000
-    attack_presets: Mapping[str, str] = field(default_factory=dict)
-    made_for: tuple[str, ...] = ()
-    dataset: Mapping[str, Any] = field(default_factory=dict)
+    preset: Tier | None = None
+    preset_for: Mapping[str, str] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
+    dataset: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least, nothing in (
@@ -111,13 +115,13 @@ class EvalProtocol:
         """What a table quotes: ``demo v1``."""
         return f"{self.name} v{self.version}"
 
-    def digest_fields(self) -> dict[str, Any]:
+    def digest_fields(self) -> dict[str, object]:
         """The fields that decide numbers; of presets and of settings of the data and the prior the run has the values.
 
         A field that came later counts only where it says something new, so that runs made before it keep their names.
         """
         fields = dataclasses.asdict(self)
-        for name in ("description", "attack_presets", "made_for", "dataset", "prior_settings"):
+        for name in ("description", "preset", "preset_for", "datasets", "dataset", "prior_settings"):
             del fields[name]
         for name, before in DIGEST_DEFAULTS.items():
             if fields[name] == before:
@@ -132,7 +136,7 @@ class Weights:
     card: str
     architecture: str
     sha256: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +152,10 @@ class RunSpec:
     """
 
     attack: str
-    attack_settings: Mapping[str, Any]
+    attack_settings: Mapping[str, object]
     preset: str | None = None
     dataset: str
-    dataset_settings: Mapping[str, Any]
+    dataset_settings: Mapping[str, object]
     dataset_digest: str
     target: Weights
     judge: Weights
@@ -162,10 +166,10 @@ class RunSpec:
     precision: Precision = "float32"
     attack_code: str | None = None
 
-    def digest_fields(self) -> dict[str, Any]:
+    def digest_fields(self) -> dict[str, object]:
         """The canonical form that is hashed. Card names are left out: weights are what their hash says."""
 
-        def hashed(weights: Weights | None) -> dict[str, Any] | None:
+        def hashed(weights: Weights | None) -> dict[str, object] | None:
             if weights is None:
                 return None
             return {

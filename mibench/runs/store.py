@@ -61,7 +61,7 @@ class RunDir(WorkDirectory):
         """
         return check_record(read_object(self.record_path, cure=CURE), self.record_path) if self.exists() else {}
 
-    def update_record(self, **fields: Any) -> None:
+    def update_record(self, **fields: object) -> None:
         """Replace top-level fields of ``run.json``."""
         write_json(self.record_path, {"schema": SCHEMA} | self.record() | fields)
 
@@ -69,7 +69,7 @@ class RunDir(WorkDirectory):
         """``state.safetensors`` or ``units/000.safetensors`` for the stems ``state`` and ``units/000``."""
         return self.path / f"{stem}.safetensors"
 
-    def save(self, stem: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **sidecar: Any) -> None:
+    def save(self, stem: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, object], **sidecar: object) -> None:
         """Store tensors, then the sidecar that makes them count."""
         digest = write_tensors(self.tensors_path(stem), tensors, metadata)
         write_json(self.path / f"{stem}.json", {"sha256": digest, **sidecar})
@@ -94,7 +94,7 @@ class RunDir(WorkDirectory):
             with suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)
 
-    def load(self, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load(self, stem: str) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and metadata of a stem."""
         return read_tensors(self.tensors_path(stem))
 

@@ -62,7 +62,7 @@ class CostEstimate:
 def planned(plan: Plan, missing: Sequence[int], prepared: bool) -> Queries | None:
     """Images that the units ``missing``, and the preparation unless ``prepared``, will show the victim."""
     parts = [] if prepared else [plan.attack.planned_preparation()]
-    units = plan.units()
+    units = plan.units
     parts += [plan.attack.planned_queries(len(units[index])) for index in missing]
     return total(parts)
 

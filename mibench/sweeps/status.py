@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mibench import registry
 from mibench.errors import MibenchError
+from mibench.results import StoredRun
 from mibench.runs.attack import stored_units
 from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, make_plan
-from mibench.runs.run import FLOOR, RunResult, completed, floor_plan, refuse_changed_code
+from mibench.runs.run import completed, refuse_changed_code
 from mibench.runs.store import RunDir
 
 from .suite import Cell
@@ -41,7 +41,7 @@ class CellStatus:
     units: int = 0
     missing: tuple[int, ...] = ()
     prepared: bool = False
-    run: RunResult | None = None
+    run: StoredRun | None = None
 
     @property
     def folder(self) -> str | None:
@@ -70,16 +70,15 @@ def standings(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = Fa
 def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> CellStatus:
     try:
         plan = make_plan(cell.request)
-        compared = plan.spec.attack != FLOOR and FLOOR in registry.names("attack")
-        floor = floor_plan(plan) if compared else None
+        floor = plan.floor()
         for one in filter(None, (floor, plan)):
             folder = RunDir(out / one.spec.run_name)
             if folder.exists() and not allow_changed_code:
-                refuse_changed_code(folder, code_hashes(one.entries()))
+                refuse_changed_code(folder, code_hashes(one.parties))
         run = finished(plan, floor, out)
     except MibenchError as error:
         return CellStatus(cell=cell, state="cannot start", reason=one_line(str(error)))
-    units, (missing, prepared) = len(plan.units()), progress(plan, out)
+    units, (missing, prepared) = len(plan.units), progress(plan, out)
     state: State = "to do"
     if run is not None:
         state = "complete"
@@ -94,11 +93,11 @@ def progress(plan: Plan, out: Path) -> tuple[tuple[int, ...], bool]:
     """Indices of the units that are not stored yet, and whether the preparation is."""
     folder = RunDir(out / plan.spec.run_name)
     stored = set(stored_units(plan, folder)) if folder.exists() else set()
-    missing = tuple(index for index in range(len(plan.units())) if index not in stored)
+    missing = tuple(index for index in range(len(plan.units)) if index not in stored)
     return missing, folder.intact("state")
 
 
-def finished(plan: Plan, floor: Plan | None, out: Path) -> RunResult | None:
+def finished(plan: Plan, floor: Plan | None, out: Path) -> StoredRun | None:
     """The run of a cell where it and its floor are complete, else None."""
     baseline = None
     if floor is not None:
@@ -132,5 +131,5 @@ class Outcome:
     standing: CellStatus
     status: Status
     reason: str = ""
-    run: RunResult | None = None
+    run: StoredRun | None = None
     seconds: float | None = None

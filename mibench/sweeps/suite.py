@@ -28,7 +28,7 @@ from typing import Any
 from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError
-from mibench.runs.plan import SCOPES, Request
+from mibench.runs.request import SCOPES, RunRequest, Settings
 from mibench.system.text_files import shown
 
 DETAILS = ("preset", "prior", "settings", "label")
@@ -48,7 +48,7 @@ class Axis:
     field: str
     kind: type = str
     details: tuple[str, ...] = ()
-    default: tuple[Any, ...] | None = None
+    default: tuple[object, ...] | None = None
 
 
 AXES = (
@@ -70,14 +70,14 @@ class Cell:
     """
 
     label: str
-    request: Request
+    request: RunRequest
 
-    def axis(self, field: str) -> Any:
+    def axis(self, field: str) -> object:
         """Its value along an axis, or one of its details."""
         return self.label if field == "label" else getattr(self.request, field)
 
     @property
-    def key(self) -> dict[str, Any]:
+    def key(self) -> dict[str, object]:
         """What tells it from the other cells of its suite."""
         return {"label": self.label, **{axis.field: self.axis(axis.field) for axis in AXES}}
 
@@ -119,7 +119,7 @@ def load_suite(wanted: str) -> Suite:
     return parse_suite(config.parse_yaml(text, source), source, wanted)
 
 
-def parse_suite(content: Any, source: str, name: str) -> Suite:
+def parse_suite(content: object, source: str, name: str) -> Suite:
     """Check and expand the contents of a file.
 
     Args:
@@ -160,7 +160,7 @@ def parse_suite(content: Any, source: str, name: str) -> Suite:
     )
 
 
-def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settings: Mapping[str, Any]) -> Cell:
+def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settings: Settings) -> Cell:
     fields: dict[str, Any] = dict(common)
     merged = {scope: dict(values) for scope, values in settings.items()}
     for entry in choice:
@@ -168,10 +168,10 @@ def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settin
         for scope, values in entry.get("settings", {}).items():
             merged.setdefault(scope, {}).update(values)
     label = fields.pop("label", None) or fields["attack"]
-    return Cell(label=str(label), request=Request(**{**fields, "settings": merged}))
+    return Cell(label=str(label), request=RunRequest(**{**fields, "settings": merged}))
 
 
-def _entries(found: Mapping[str, Any], axis: Axis, source: str) -> list[dict[str, Any]]:
+def _entries(found: Mapping[str, object], axis: Axis, source: str) -> list[dict[str, object]]:
     """The values along an axis, each as the fields of a request that it fills."""
     place = f"{source}: {axis.key}"
     given = found.get(axis.key, None if axis.default is None else list(axis.default))
@@ -186,14 +186,14 @@ def _entries(found: Mapping[str, Any], axis: Axis, source: str) -> list[dict[str
     return entries
 
 
-def _entry(item: Any, axis: Axis, place: str) -> dict[str, Any]:
+def _entry(item: object, axis: Axis, place: str) -> dict[str, object]:
     if not (isinstance(item, Mapping) and axis.details):
         return {axis.field: _value(item, axis, place)}
     entry = _mapping(item, place)
     _known(entry, (axis.field, *axis.details), place)
     if axis.field not in entry:
         raise MibenchError(f"{place}: it needs the key {axis.field!r}")
-    result: dict[str, Any] = {axis.field: _value(entry[axis.field], axis, place)}
+    result: dict[str, object] = {axis.field: _value(entry[axis.field], axis, place)}
     for detail in axis.details:
         if entry.get(detail) is not None:
             where = f"{place}.{detail}"
@@ -202,7 +202,7 @@ def _entry(item: Any, axis: Axis, place: str) -> dict[str, Any]:
     return result
 
 
-def _value(item: Any, axis: Axis, place: str) -> Any:
+def _value(item: object, axis: Axis, place: str) -> object:
     if axis.kind is int:
         if isinstance(item, bool) or not isinstance(item, int) or item < 0:
             raise MibenchError(f"{place}: a {axis.field} is a whole number from 0, got {shown(item)}")
@@ -210,18 +210,18 @@ def _value(item: Any, axis: Axis, place: str) -> Any:
     return _text(item, place)
 
 
-def _settings(given: Any, place: str) -> dict[str, dict[str, Any]]:
+def _settings(given: object, place: str) -> dict[str, dict[str, object]]:
     settings = _mapping(given, place)
     _known(settings, SCOPES, place)
     return {scope: _mapping(values, f"{place}.{scope}") for scope, values in settings.items()}
 
 
-def _without(cells: tuple[Cell, ...], given: Any, place: str) -> tuple[Cell, ...]:
+def _without(cells: tuple[Cell, ...], given: object, place: str) -> tuple[Cell, ...]:
     """The cells that no entry of ``exclude`` matches. An entry that matches none is a typing mistake."""
     if given is None:
         return cells
     if not isinstance(given, list):
-        raise MibenchError(f"{place}: expected a list of mappings such as {{attack: kedmi, target: ir152}}")
+        raise MibenchError(f"{place}: expected a list of mappings such as {{attack: NAME, target: NAME}}")
     dropped: set[int] = set()
     for number, item in enumerate(given):
         where = f"{place}[{number}]"
@@ -238,7 +238,7 @@ def _without(cells: tuple[Cell, ...], given: Any, place: str) -> tuple[Cell, ...
     return tuple(cell for index, cell in enumerate(cells) if index not in dropped)
 
 
-def _check_pattern(cells: Sequence[Cell], field: str, value: Any, place: str) -> None:
+def _check_pattern(cells: Sequence[Cell], field: str, value: object, place: str) -> None:
     present = {name for cell in cells for name in _names(cell, field)}
     for wanted in value if isinstance(value, list) else [value]:
         if not isinstance(wanted, str | int):
@@ -247,7 +247,7 @@ def _check_pattern(cells: Sequence[Cell], field: str, value: Any, place: str) ->
             raise MibenchError(f"{place}: {registry.unknown(field, str(wanted), map(str, present))}")
 
 
-def _matches(cell: Cell, pattern: Mapping[str, Any]) -> bool:
+def _matches(cell: Cell, pattern: Mapping[str, object]) -> bool:
     """Whether a cell has every value of the pattern, or one of its values where it lists several."""
     return all(
         bool(_names(cell, field) & set(value if isinstance(value, list) else [value]))
@@ -255,13 +255,13 @@ def _matches(cell: Cell, pattern: Mapping[str, Any]) -> bool:
     )
 
 
-def _names(cell: Cell, field: str) -> set[Any]:
+def _names(cell: Cell, field: str) -> set[object]:
     """What a cell answers to: an attack by its name and by its label."""
     found = {cell.axis(field)} | ({cell.label} if field == "attack" else set())
     return {name for name in found if name is not None}
 
 
-def _mapping(given: Any, place: str) -> dict[str, Any]:
+def _mapping(given: object, place: str) -> dict[str, object]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -269,7 +269,7 @@ def _mapping(given: Any, place: str) -> dict[str, Any]:
     return {str(key): value for key, value in given.items()}
 
 
-def _known(found: Mapping[str, Any], known: Sequence[str], place: str) -> None:
+def _known(found: Mapping[str, object], known: Sequence[str], place: str) -> None:
     for key in found:
         if key not in known:
             raise MibenchError(
@@ -277,7 +277,7 @@ def _known(found: Mapping[str, Any], known: Sequence[str], place: str) -> None:
             )
 
 
-def _text(given: Any, place: str) -> str:
+def _text(given: object, place: str) -> str:
     if not isinstance(given, str) or not given:
         raise MibenchError(f"{place}: expected a name, got {shown(given)}")
     return given

@@ -20,8 +20,9 @@ from typing import Any
 import filelock
 import torch
 
+from mibench import registry
 from mibench.errors import MibenchError
-from mibench.runs.run import FLOOR, RunResult
+from mibench.results import StoredRun
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
 from mibench.system.files import write_error, write_json
@@ -211,7 +212,7 @@ def _before(standing: CellStatus, remembered: Mapping[str, Any]) -> Outcome:
     return Outcome(standing=standing, status=standing.state, reason=standing.reason)
 
 
-def _ended(standing: CellStatus, run: RunResult, seconds: float | None) -> Outcome:
+def _ended(standing: CellStatus, run: StoredRun, seconds: float | None) -> Outcome:
     """A finished run; where its protocol demands more than it has, a failure as for ``mibench run``."""
     if run.missing:
         return Outcome(standing=standing, status="failed", reason=demands(run.missing), run=run, seconds=seconds)
@@ -271,7 +272,8 @@ def _conduct(suite: Suite, crew: WorkerPool, outcomes: list[Outcome], reporter: 
 def _jobs(outcomes: Sequence[Outcome]) -> list[Job]:
     """Cells to run, floors first: other cells are compared with them."""
     open_ones = [(i, o.standing) for i, o in enumerate(outcomes) if o.status in ("to do", "part done")]
-    open_ones.sort(key=lambda item: item[1].cell.request.attack != FLOOR)  # stable: otherwise the suite's order
+    baseline = registry.role("baseline")
+    open_ones.sort(key=lambda item: item[1].cell.request.attack != baseline)  # stable: otherwise the suite's order
     return [Job(index=index, request=one.cell.request, makes=one.makes) for index, one in open_ones]
 
 
@@ -327,5 +329,5 @@ class _Bar:
         if outcome.run is None or outcome.status in FAILED:
             return f"{head}: failed: {outcome.reason}"
         accuracy = outcome.run.metrics.get("acc1")
-        shown = f"acc1 {tables.interval(accuracy)}, " if accuracy else ""
+        shown = f"acc1 {tables.interval(vars(accuracy))}, " if accuracy else ""
         return f"{head}: {shown}{outcome.seconds or 0.0:.0f} s"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from mibench import registry
 from mibench.errors import MibenchError, printable
-from mibench.results import open_run
 from mibench.system.files import atomic_write, write_error
 
 from .suite import Suite
@@ -52,9 +51,9 @@ def _row(outcome: Outcome, out: Path) -> dict[str, Any]:
     if outcome.run is None:
         return row
     for name in METRICS:
-        metric = outcome.run.metrics.get(name, {})
-        row |= {name: metric.get("value"), f"{name}_low": metric.get("low"), f"{name}_high": metric.get("high")}
-    cost = open_run(outcome.run.path).cost()
+        if (metric := outcome.run.metrics.get(name)) is not None:
+            row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
+    cost = outcome.run.cost()
     for name in ("queries_forward", "queries_backward", "seconds"):
         parts = [cost[stage][name] for stage in ("prepare", "attack")]
         known = [part for part in parts if part is not None]

@@ -17,11 +17,11 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mibench import registry
 from mibench.errors import MibenchError
-from mibench.runs.plan import Request
+from mibench.runs.request import RunRequest
 from mibench.runs.store import RunDir
 from mibench.system.progress import Reporter
 
@@ -44,7 +44,7 @@ class Job:
     """
 
     index: int
-    request: Request
+    request: RunRequest
     makes: frozenset[str] = frozenset()
 
 
@@ -163,11 +163,11 @@ class _Worker:
     connection: Connection
     started: float = field(default_factory=time.monotonic)
     over: bool = False
-    last: tuple[str, Any] | None = None  # "complete" or "failed", once it has said so
+    last: tuple[str, str] | None = None  # "complete" or "failed", once it has said so
     title: str = ""
     listening: bool = True
 
-    def ends(self) -> list[Any]:
+    def ends(self) -> list[int | Connection]:
         """What becomes ready when there are news."""
         return [self.process.sentinel, *([self.connection] if self.listening else [])]
 
@@ -237,14 +237,14 @@ class PipeReporter(Reporter):
             self._last = now
             self._send("share", ATTACKING * min(done / total, 1.0))
 
-    def _send(self, kind: str, content: Any) -> None:
+    def _send(self, kind: str, content: object) -> None:
         with contextlib.suppress(OSError):  # the parent is gone; the watch ends this process
             self._connection.send((kind, content))
 
 
 def work(
     connection: Connection,
-    request: Request,
+    request: RunRequest,
     out: Path,
     device: str,
     threads: int,

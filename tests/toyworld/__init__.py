@@ -23,6 +23,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     },
     "report": {"toyreport": "toyworld.reports:write_report"},
     "protocol": {"toy": "toyworld.protocols"},
+    "role": {"baseline": "floor", "default_attack": "toyattack", "default_target": "toynet"},
 }
 
 # Own models are real ones in every world; a test that wants them here adds this catalogue (`own_models` in conftest).

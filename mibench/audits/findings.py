@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mibench import __version__
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
-from mibench.results import difference, open_run
-from mibench.runs.run import RunResult
+from mibench.results import StoredRun, difference
 from mibench.system.canonical import plain
+from mibench.version import __version__
 from mibench.weights.minimum_accuracy import percent
 
 from .data import FEW_PUBLIC, AuditData
@@ -82,17 +81,17 @@ def verdict_of(
     granted: Access,
     judge: AuxiliaryModel,
     prior: AuxiliaryModel,
-    run: RunResult,
+    run: StoredRun,
 ) -> Verdict:
     """Read a finished run."""
-    card, stored = attacked.file.card(), open_run(run.path)
+    card = attacked.file.card()
     people = material.counts["people"]
-    attack, protocol = stored.attack, stored.specification["protocol"]
-    recognised = {name: run.metrics[name] for name, _ in ROWS if name in run.metrics}
+    attack, protocol = run.attack, run.specification["protocol"]
+    recognised = {name: estimate_as_json(run.metrics[name]) for name, _ in ROWS if name in run.metrics}
     against = null("difference_hit1", "the run is its own floor")
     if run.floor is not None:
-        recognised["floor"] = run.floor.metrics["acc1"]
-        against = difference(stored, open_run(run.floor.path))
+        recognised["floor"] = estimate_as_json(run.floor.metrics["acc1"])
+        against = difference(run, run.floor)
     facts = {
         "model": {
             "source": request.model,
@@ -123,7 +122,7 @@ def verdict_of(
             "access": granted.name.lower(),
             "identities": protocol["identities"],
             "samples": protocol["samples"],
-            "protocol": stored.protocol,
+            "protocol": run.protocol,
             "run": run.path.name,
             "floor": None if run.floor is None else run.floor.path.name,
         },

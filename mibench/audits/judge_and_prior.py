@@ -22,7 +22,6 @@ from .data import FEW_PUBLIC, AuditData
 from .preprocessing import least_accuracy, share_right
 from .request import AuditRequest
 
-JUDGE = "facenet112"
 JUDGE_BATCH = 32
 JUDGE_STEPS = 600  # of training on little data: some minutes on two CPU cores
 JUDGE_EPOCHS = (10, 60)  # at least, at most
@@ -83,10 +82,12 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
     epochs = min(max(math.ceil(JUDGE_STEPS / max(count // JUDGE_BATCH, 1)), least), most)
     settings = {**JUDGE_SETTINGS, "epochs": epochs, "batch_size": min(JUDGE_BATCH, max(count // 2, 2))}
     settings |= request.said("judge_training")
+    if (architecture := registry.role("default_judge")) is None:
+        raise MibenchError("no installed package declares a judge to train; name one with --judge")
     announcement = (
-        f"judge: none named, so {JUDGE} is trained on the {count:,} private images, {settings['epochs']} epochs"
+        f"judge: none named, so {architecture} is trained on the {count:,} private images, {settings['epochs']} epochs"
     )
-    return _trained("judge", JUDGE, settings, request, material, None, announcement, device, reporter)
+    return _trained("judge", architecture, settings, request, material, None, announcement, device, reporter)
 
 
 def _named_judge(file: CardFile, material: AuditData, device: str) -> AuxiliaryModel:
@@ -109,7 +110,10 @@ def prior_name(request: AuditRequest, attack: type[Attack]) -> str:
     """The architecture (or card) of the prior: named, else the attack's own, else what the attack works on."""
     if request.prior is not None:
         return request.prior
-    return attack.prior or ("stylegan2" if attack.needs_mapping else "gmi")
+    name = attack.prior or registry.role("default_mapping_prior" if attack.needs_mapping else "default_prior")
+    if name is None:
+        raise MibenchError("no installed package declares a prior to train; name one with --prior")
+    return name
 
 
 def prior_for(

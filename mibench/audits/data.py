@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mibench import registry
 from mibench import settings as config
@@ -25,7 +24,7 @@ class AuditData:
     """The data of an audit and the settings that make it again."""
 
     dataset: IdentitySplit
-    settings: dict[str, Any]
+    settings: dict[str, object]
     counts: dict[str, int]  # people, train, test, public
     unused: tuple[str, ...]  # what lies beside the images and is not used, a line each
     owners_test: bool  # the test images were set apart by the owner of the data, not by a hash of their names
@@ -48,7 +47,7 @@ def read_material(request: AuditRequest) -> AuditData:
     """
     settings = {**_places(request), **request.said("dataset")}
     kind = registry.load("dataset", request.dataset)
-    dataset, _ = config.resolve(kind, [Layer("--set", settings)], scope="dataset")
+    dataset, _ = config.resolve(kind, [Layer("--set", settings, by_user=True)], scope="dataset")
     dataset.check_disjoint()
     counts = {"people": dataset.num_classes, **_counts(dataset)}
     if counts["people"] < 2:
@@ -65,9 +64,9 @@ def read_material(request: AuditRequest) -> AuditData:
     return AuditData(dataset, settings, counts, unused, owners_test=layout is None or layout.test is not None)
 
 
-def _places(request: AuditRequest) -> dict[str, Any]:
+def _places(request: AuditRequest) -> dict[str, object]:
     """What the flags say about the data, as settings of the data set."""
-    places: dict[str, Any] = {}
+    places: dict[str, object] = {}
     for option, field, path in (("--data", "root", request.data), ("--public", "public_root", request.public)):
         if path is None:
             continue

@@ -8,9 +8,11 @@ from pathlib import Path
 from mibench import registry
 from mibench.api import Access, Attack
 from mibench.errors import MibenchError
+from mibench.results import StoredRun
 from mibench.runs.attack import Execution
-from mibench.runs.plan import Request, access_error
-from mibench.runs.run import RunResult, run_request
+from mibench.runs.compatibility import access_error
+from mibench.runs.request import RunRequest
+from mibench.runs.run import run_request
 from mibench.system.devices import choose_device
 from mibench.system.files import write_json
 from mibench.system.progress import Reporter
@@ -24,8 +26,6 @@ from .request import AuditRequest
 from .target import AuditTarget, take_in
 
 PROTOCOL = "audit"
-STRONGEST = "ppa"  # at gradients, by docs/claims.md
-FLOOR = "floor"
 FILE = "audit.json"
 
 
@@ -33,7 +33,7 @@ FILE = "audit.json"
 class Audit:
     """A finished audit; ``audit.json`` lies in the folder of its run."""
 
-    run: RunResult
+    run: StoredRun
     attacked: AuditTarget
     judge: AuxiliaryModel
     prior: AuxiliaryModel
@@ -73,7 +73,7 @@ def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) 
         reporter.say(f"judge: {percent(judge.accuracy)} of {judge.images:,} held-out images right")
     prior = prior_for(request, attack, material, attacked.file, device, reporter)
     run = run_request(
-        Request(
+        RunRequest(
             attack=request.attack or attack.name,
             target=attacked.file.name,
             dataset=request.dataset,
@@ -112,7 +112,8 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
     possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}
     if not possible:
         raise MibenchError(f"no installed attack makes do with {granted.name.lower()}")
-    name = STRONGEST if STRONGEST in possible else FLOOR if FLOOR in possible else next(iter(possible))
+    preferred = (registry.role("strongest"), registry.role("baseline"), *possible)
+    name = next(name for name in preferred if name is not None and name in possible)
     others = ", ".join(other for other in possible if other != name)
     reporter.say(f"attack: none named, so {name}" + (f" (possible, too: {others})" if others else ""))
     return possible[name]

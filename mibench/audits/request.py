@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mibench.api import Access
 from mibench.errors import MibenchError
@@ -54,7 +54,7 @@ class AuditRequest:
     min_accuracy: float | None = None
     seed: int = 0
     dataset: str = "folder"
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.access is not None and self.access not in ACCESS:
@@ -62,7 +62,7 @@ class AuditRequest:
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise MibenchError(f"--min-accuracy is a share in [0, 1], got {self.min_accuracy}")
 
-    def said(self, scope: str) -> dict[str, Any]:
+    def said(self, scope: str) -> dict[str, object]:
         """The settings of a scope."""
         return dict(self.settings.get(scope, {}))
 

@@ -1,0 +1,24 @@
+"""The Python API: what the commands do, from Python. ``mibench.run`` is ``mibench run``, and so on.
+
+Each function returns the object that its command prints; the command line itself calls these functions. Nothing heavy
+is imported before a function is called.
+"""
+
+from mibench.commands.models import StoredWeights, audit, fetch, import_weights, train
+from mibench.commands.runs import RunComparison, compare, forecast, names, open_run, run, score, sweep
+
+__all__ = [
+    "RunComparison",
+    "StoredWeights",
+    "audit",
+    "compare",
+    "fetch",
+    "forecast",
+    "import_weights",
+    "names",
+    "open_run",
+    "run",
+    "score",
+    "sweep",
+    "train",
+]

@@ -1,0 +1,23 @@
+"""Settings as Python says them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mibench.errors import MibenchError
+
+Settings = Mapping[str, object]
+
+
+def scoped(settings: Settings) -> dict[str, dict[str, object]]:
+    """``{"attack.steps": 3}`` and ``{"attack": {"steps": 3}}`` alike -> ``{"attack": {"steps": 3}}``."""
+    found: dict[str, dict[str, object]] = {}
+    for name, value in settings.items():
+        scope, dot, setting = name.partition(".")
+        if dot:
+            found.setdefault(scope, {})[setting] = value
+        elif isinstance(value, Mapping):
+            found.setdefault(scope, {}).update(value)
+        else:
+            raise MibenchError(f"settings[{name!r}]: expected 'scope.name' or a mapping, got {value!r}")
+    return found

@@ -1,0 +1,89 @@
+"""What must fit together before a run starts: access, weights, data, identities, the prior."""
+
+from __future__ import annotations
+
+from mibench import registry
+from mibench.api import Access, AccessError, Attack, Card
+from mibench.data.split import IdentitySplit
+from mibench.errors import MibenchError
+from mibench.runs.spec import EvalProtocol
+from mibench.weights import cards
+from mibench.weights.load import max_access
+from mibench.weights.same_data import check_same_data
+
+
+def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
+    """Refuse an attack that needs more of the victim than the protocol grants."""
+    granted = Access[protocol.access.upper()]
+    if attack.access > granted:
+        needed = attack.access.name.lower()
+        raise AccessError(
+            f"attack {attack.name!r} needs {needed}, protocol {protocol.name!r} grants {protocol.access}; choose "
+            f"{_attacks_within(granted)} or --set protocol.access={needed}"
+        )
+
+
+def check_target_access(attack: Attack, target: Card) -> None:
+    """Refuse an attack that needs more than the target can give."""
+    granted = max_access(target)
+    if attack.access > granted:
+        because = f"target {target.name!r} can give no more than {granted.name.lower()}"
+        raise access_error(type(attack), granted, because)
+
+
+def access_error(attack: type[Attack], granted: Access, because: str) -> AccessError:
+    """The refusal of an attack that needs more than there is; names those that need less."""
+    return AccessError(
+        f"attack {attack.name!r} needs {attack.access.name.lower()}, {because}; choose {_attacks_within(granted)}"
+    )
+
+
+def _attacks_within(granted: Access) -> str:
+    """``an attack that needs less (floor)``."""
+    names = [name for name in registry.names("attack") if registry.load("attack", name).access <= granted]
+    return f"an attack that needs less ({', '.join(names) or 'none is installed'})"
+
+
+def check_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
+    """Refuse weights that were trained on another version of the data, or on another number of classes."""
+    check_same_data(kind, card, dataset)
+    if kind in ("target", "judge") and card.classes != dataset.num_classes:
+        raise MibenchError(
+            f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}; "
+            "choose weights that were trained on it"
+        )
+
+
+def check_identities(protocol: EvalProtocol, target: Card, dataset: IdentitySplit) -> None:
+    """Refuse a protocol that attacks classes which the target does not have."""
+    if protocol.labels[-1] >= (target.classes or 0):
+        raise MibenchError(
+            f"protocol {protocol.name!r} attacks identities {protocol.labels[0]} to {protocol.labels[-1]}, "
+            f"{dataset.name} has {target.classes}; --set protocol.identities=N asks for fewer"
+        )
+
+
+def check_prior(attack: Attack, prior: Card, target: Card) -> None:
+    """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
+    kind = registry.load("prior", prior.architecture)
+    if attack.needs_mapping and not _has_mapping(kind):
+        raise MibenchError(
+            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: {mapping_priors()}"
+        )
+    made_against = (prior.recipe or {}).get("target_sha256")
+    if made_against not in (None, target.weights.sha256):
+        raise MibenchError(
+            f"prior {prior.name!r} was trained against other weights than {target.name!r} has "
+            f"(sha256 {str(made_against)[:12]}, this run {target.weights.sha256[:12]}); train its own: "
+            f"{cards.training_command('prior', prior.name, target.name)}"
+        )
+
+
+def _has_mapping(kind: type) -> bool:
+    return hasattr(kind, "mapping") and hasattr(kind, "synthesis")
+
+
+def mapping_priors() -> str:
+    """``run with --prior stylegan2``: the installed priors that have a mapping network."""
+    names = [name for name in registry.names("prior") if _has_mapping(registry.load("prior", name))]
+    return f"run with --prior {' or '.join(names)}" if names else "and none is installed"
