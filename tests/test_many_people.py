@@ -13,7 +13,7 @@ from toyworld.data import ToyFaces
 
 import mibench
 from mibench.api import ClassifierOutput, ImageSpec, MibenchError
-from mibench.audit.preprocessing import _reordered
+from mibench.audits.preprocessing import _reordered
 from mibench.metrics import differences
 from mibench.metrics.accuracy import label_confidence, top_k_hits
 from mibench.metrics.extractors import JudgeExtractor

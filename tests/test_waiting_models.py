@@ -17,7 +17,7 @@ from test_engine import result_files, toy_run
 from toyworld.data import ToyFaces
 
 from mibench.api import ClassifierOutput, ImageSpec
-from mibench.audit.preprocessing import logits_of, measure
+from mibench.audits.preprocessing import logits_of, measure
 from mibench.cli import interrupts, progress
 
 TESTS = Path(__file__).parent
