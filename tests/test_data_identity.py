@@ -281,7 +281,7 @@ def test_a_run_says_what_it_does_not_use_in_one_line(tmp_path: Path, monkeypatch
 
     from mibench.runs import run
     from mibench.runs.attack import Execution
-    from mibench.runs.plan import Request
+    from mibench.runs.request import RunRequest
 
     root = people(tmp_path / "own")
     shutil.copytree(root / "test", root / "val")
@@ -299,7 +299,7 @@ def test_a_run_says_what_it_does_not_use_in_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setattr(run, "make_plan", lambda request: plan)
     machine = Execution(torch.device("cpu"), reporter=Listener())
     with pytest.raises(Said, match=r"data set folder: val/ is not used: .*; 1 .gif files.* passed over"):
-        run.run_request(Request(), tmp_path / "runs", machine)
+        run.run_request(RunRequest(), tmp_path / "runs", machine)
 
 
 def test_verify_ends_with_the_digest(tmp_path: Path) -> None:
