@@ -67,7 +67,7 @@ class Recipe(ABC):
     needs: ClassVar[str] = "split"
 
     @abstractmethod
-    def run(self, data: Any, workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: Any, context: TrainingContext) -> TrainedWeights:
         """Train to the end, from the checkpoint when there is one."""
 
 

@@ -1,4 +1,4 @@
-"""The referee's side of ``mibench train``: hands a recipe its data and workshop, stores and describes the result."""
+"""The referee's side of ``mibench train``: hands a recipe its data and context, stores and describes the result."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def train(
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
         if checkpoint.path.is_file():
             reporter.say(f"continuing from {checkpoint.path}")
-        workshop = TrainingContext(
+        context = TrainingContext(
             device=chosen,
             checkpoint=checkpoint,
             seed=training.seed,
@@ -205,7 +205,7 @@ def train(
         started = time.time()
         reporter.start(f"training {training.name}")
         try:
-            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), workshop)
+            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
         finally:
             reporter.stop()
         seconds = time.time() - started

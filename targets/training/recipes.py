@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext
+from mibench.api.training import initial_weights, stored_weights
 from mibench.data.split import IdentitySplit, Images
-from mibench.rng import Streams, derive
+from mibench.rng import Streams
 from mibench.targets import CATALOGUE
 
 from .augment import channels_last_store
 from .backbones import start_from
 from .evaluation import accuracy
-from .supervised import SupervisedRecipe, fit, stored_weights
+from .supervised import SupervisedRecipe, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,32 +38,32 @@ class TrainClassifier(SupervisedRecipe):
         if not self.least_smoothing <= self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
-    def run(self, data: IdentitySplit, workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: IdentitySplit, context: TrainingContext) -> TrainedWeights:
         """Train on ``data.private("train", size)``, from the checkpoint when there is one."""
         self.check()
         train, test = data.private("train", self.size), data.private("test", self.size)
         _check_images(train, self.size, data.num_classes)
         _check_images(test, self.size, data.num_classes)
-        device = workshop.device
+        device = context.device
         train_store, test_store = (channels_last_store(images.pixels, device) for images in (train, test))
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
-        streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
+        streams = Streams(context.seed, ("train", self.kind, self.architecture))
         network, arguments = build(self, streams, num_classes=data.num_classes)
         if self.init is not None:
-            self.start(network, workshop.initial)
+            self.start(network, context.initial)
         normalise_inside(network, self.image)
         fitted = fit(
             network,
             train_store,
             train_labels,
             recipe=self,
-            workshop=workshop,
+            context=context,
             streams=streams,
-            data_digest=data.digest,
             loss=self.loss,
-            evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, workshop)},
+            evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
         )
         weights = stored_weights(network, self.storage)
+        network.load_state_dict(weights)  # what is measured below is what is stored
         return TrainedWeights(
             architecture=self.architecture,
             arguments=arguments,
@@ -131,9 +132,7 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple
     if (reason := getattr(architecture, "only_imported", None)) is not None:
         raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
     arguments = {**arguments, **recipe.arguments()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(streams.seed, *streams.names, "initial weights"))
-        network: nn.Module = architecture(**arguments)
+    network: nn.Module = initial_weights(streams, "initial weights", build=lambda: architecture(**arguments))
     if recipe.dropout is not None:
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
         if not layers:
