@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mibench import registry, settings
-from mibench.api import Access, Attack, ClassifierOutput, Recipe
+from mibench.api import Access, Attack, CardName, ClassifierOutput, Recipe
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.weights import cards
@@ -134,7 +134,7 @@ def test_every_shipped_card_is_whole() -> None:
     total = 0
     for file in shipped:
         card = file.card()
-        assert file.path.stem == cards.stem_of(card.name)
+        assert file.path.stem == CardName.parse(card.name).stem
         assert card.architecture in registry.names(card.kind)
         assert card.dataset in registry.names("dataset")
         assert card.dataset_digest == registry.load("dataset", card.dataset)().digest, f"{card.name}: another world"

@@ -87,7 +87,7 @@ def test_the_catalogue_is_well_formed() -> None:
 
 
 def test_every_import_that_is_named_is_one_that_there_is() -> None:
-    from mibench.weights.names import parse
+    from mibench.weights.importing.requested_name import parse
 
     steps = [asset.use for asset in entries(catalogue.Asset)]
     steps += [step for entry in entries(catalogue.ByHand) for step in entry.steps]

@@ -20,7 +20,7 @@ from mibench.api.weights import (
     WeightsContents,
 )
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
-from mibench.records import Card, Estimate, ImageSpec, WeightsFile
+from mibench.records import Card, CardName, Estimate, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "AccessError",
     "Attack",
     "Card",
+    "CardName",
     "Checkpoint",
     "ClassifierOutput",
     "Context",

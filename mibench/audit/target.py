@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mibench import registry
-from mibench.api import Access, Card, TrainedWeights, Victim, WeightsContents, WeightsFile
+from mibench.api import Access, Card, CardName, TrainedWeights, Victim, WeightsContents, WeightsFile
 from mibench.downloads import file_type
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
@@ -20,7 +20,7 @@ from mibench.system.canonical import hash_of, plain
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import load
-from mibench.weights.cards import CardFile, all_cards, stem_of
+from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.importing.file_type import Format, recognise, refuse_folder
 from mibench.weights.importing.reader import read_weights
@@ -46,7 +46,7 @@ class AuditTarget:
 class _Taken:
     """A model that was taken in, not stored yet."""
 
-    name: str
+    card_name: CardName
     trained: TrainedWeights
     network: nn.Module
     sources: dict[str, str]  # what was read -> sha256
@@ -100,7 +100,7 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
     taken = _taken(request, material)
     for note in filter(None, (taken.trained.notes or "").split("; ")):
         reporter.say(f"model: {note}")
-    known = all_cards().get(taken.name)
+    known = all_cards().get(str(taken.card_name))
     names = class_names(material.dataset)
     logits = logits_of(taken.network, device)
     image = taken.trained.image
@@ -111,7 +111,7 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
             float(measured["train_accuracy"]),
             int(measured["train_images"]),
         )
-        reporter.say(f"model: {taken.name} was taken in before")
+        reporter.say(f"model: {taken.card_name!s} was taken in before")
     else:
         reporter.start("measuring the model")
         try:
@@ -197,7 +197,7 @@ def _taken(request: AuditRequest, material: AuditData) -> _Taken:
     network.eval().requires_grad_(False)
     tag = hash_of([hash_weights(network), plain(trained.arguments), plain(trained.image), material.dataset.digest])[:8]
     sources = {file.file: file.sha256 for file in files}
-    return _Taken(f"{architecture}@{request.dataset}+{tag}", trained, network, sources)
+    return _Taken(CardName(architecture, request.dataset, tag), trained, network, sources)
 
 
 def _whole(path: Path, container: str) -> WeightsContents:
@@ -219,14 +219,14 @@ def _whole(path: Path, container: str) -> WeightsContents:
 
 def _store(request: AuditRequest, material: AuditData, taken: _Taken, accuracy: Accuracy, access: Access) -> CardFile:
     trained = taken.trained
-    content = load.to_safetensors(taken.name, trained.weights)
+    content = load.to_safetensors(str(taken.card_name), trained.weights)
     card = Card(
-        name=taken.name,
+        name=str(taken.card_name),
         kind="target",
         architecture=trained.architecture,
         dataset=request.dataset,
         image=trained.image,
-        weights=WeightsFile(f"{stem_of(taken.name)}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
+        weights=WeightsFile(f"{taken.card_name.stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
         arguments=trained.arguments,
         classes=trained.classes,
         dataset_digest=material.dataset.digest,
@@ -237,4 +237,4 @@ def _store(request: AuditRequest, material: AuditData, taken: _Taken, accuracy: 
         notes=trained.notes,
     )
     load.save_weights(card, content, home())
-    return all_cards()[taken.name]
+    return all_cards()[str(taken.card_name)]

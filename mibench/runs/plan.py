@@ -9,7 +9,7 @@ from typing import Any
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Attack
+from mibench.api import Access, Attack, CardName
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.runs.budget import within_budget
@@ -221,11 +221,12 @@ def _attack(
 def _prior_name(chosen: Mapping[str, Any], attack: Attack, protocol: EvalProtocol) -> str:
     """The prior asked for, else the attack's own, else the protocol's; one made against a target is the target's."""
     name = str(chosen["prior"] or attack.prior or protocol.prior)
-    architecture = name.partition("@")[0].partition("+")[0]
-    made_for_one = architecture in registry.names("prior") and getattr(
-        registry.load("prior", architecture), "per_target", False
+    prior = CardName.complete(name, str(chosen["dataset"]))
+    target = CardName.complete(str(chosen["target"]), str(chosen["dataset"]))
+    made_for_one = prior.architecture in registry.names("prior") and getattr(
+        registry.load("prior", prior.architecture), "per_target", False
     )
-    return f"{name}+{cards.target_tag(str(chosen['target']))}" if made_for_one and "+" not in name else name
+    return f"{name}+{target.as_tag}" if made_for_one and prior.tag is None else name
 
 
 def _check_prior(attack: Attack, prior: Any, target: Any) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, PriorTrainingData, Recipe, TrainedWeights, TrainingContext, WeightsFile
+from mibench.api import Access, Card, CardName, PriorTrainingData, Recipe, TrainedWeights, TrainingContext, WeightsFile
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -31,7 +31,7 @@ from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
 from mibench.system.work_directory import WorkDirectory
-from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
+from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_victim, load_weights, save_weights, to_safetensors
 from mibench.weights.same_data import check_same_data
@@ -76,10 +76,15 @@ class Training:
         return shlex.join(words)
 
     @property
+    def card_name(self) -> CardName:
+        """The card's name; a prior made against one target is called after it."""
+        tag = self.tag or (CardName.complete(self.target, self.dataset).as_tag if self.target else None)
+        return CardName(self.architecture, self.dataset, tag)
+
+    @property
     def name(self) -> str:
-        """The card's name."""
-        tag = self.tag or (target_tag(self.target) if self.target else None)
-        return f"{self.architecture}@{self.dataset}" + (f"+{tag}" if tag else "")
+        """The card's name as text."""
+        return str(self.card_name)
 
 
 class FileCheckpoint:
@@ -188,7 +193,7 @@ def train(
         settings["target_sha256"] = target.card().weights.sha256
     if backbone is not None:
         settings["init_sha256"] = backbone.card().weights.sha256
-    workplace = WorkDirectory(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
+    workplace = WorkDirectory(home() / "training" / f"{training.card_name.stem}-{_digest(training, recipe, settings)}")
     with workplace.writing():
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
         if checkpoint.path.is_file():
@@ -257,10 +262,9 @@ def backbone_of(recipe: Recipe) -> CardFile | None:
     name: str | None = getattr(recipe, "init", None)
     if name is None:
         return None
-    architecture, at, dataset = name.partition("@")
-    if not at:
-        raise MibenchError(f"train.init={name}: name the whole card, such as {architecture}@ms1m")
-    return find_card("backbone", name, dataset)
+    if "@" not in name:
+        raise MibenchError(f"train.init={name}: name the whole card, such as {name}@ms1m")
+    return find_card("backbone", name, CardName.parse(name).dataset)
 
 
 def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
@@ -283,7 +287,7 @@ def store_trained(
 ) -> tuple[Path, Card]:
     """Write ``weights/<stem>.safetensors``, then the card that vouches for it."""
     folder = training.output or home()
-    stem = stem_of(training.name)
+    stem = training.card_name.stem
     content = to_safetensors(training.name, trained.weights)
     card = Card(
         name=training.name,

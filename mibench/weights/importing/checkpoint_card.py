@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench.api import Card, TrainedWeights, WeightsContents, WeightsFile
+from mibench.api import Card, CardName, TrainedWeights, WeightsContents, WeightsFile
 from mibench.data.split import IdentitySplit
 from mibench.system.canonical import plain
-from mibench.weights import cards
-from mibench.weights.names import Wanted
 
 from .accuracy import Accuracy, doubt
 from .released_files import recognise
+from .requested_name import RequestedName
 
 IMPORT_SCOPES = ("import", "dataset")
 UNKNOWN_LICENCE = "not stated; ask the source"
@@ -64,10 +63,10 @@ class Origin:
     """Where imported weights come from, and the card that says so."""
 
     request: Import
-    wanted: Wanted
+    wanted: RequestedName
     files: Sequence[WeightsContents]
     trained: TrainedWeights
-    target: str | None
+    target: CardName | None
 
     def card(
         self, content: bytes, digest: str, dataset: IdentitySplit | None, accuracy: Accuracy | None
@@ -96,7 +95,7 @@ class Origin:
             architecture=trained.architecture,
             dataset=wanted.dataset,
             image=trained.image,
-            weights=WeightsFile(f"{cards.stem_of(wanted.name)}.safetensors", digest, len(content)),
+            weights=WeightsFile(f"{wanted.card_name.stem}.safetensors", digest, len(content)),
             arguments=trained.arguments,
             classes=trained.classes,
             licence=request.licence or UNKNOWN_LICENCE,
@@ -106,7 +105,7 @@ class Origin:
                 "stripped": "".join(self.files[0].stripped),
                 "imported_sha256": self.files[0].sha256 if one else [file.sha256 for file in self.files],
                 "source": request.source or (release.source if release is not None else "not stated"),
-                **({"target": self.target} if self.target else {}),
+                **({"target": str(self.target)} if self.target else {}),
                 **({"dataset": plain(request.settings["dataset"])} if request.settings.get("dataset") else {}),
                 **self._said(),
             },

@@ -12,8 +12,8 @@ from mibench import registry
 from mibench.api import Importer, TrainedWeights, WeightsContents
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 from mibench.weights.load import load_strictly
-from mibench.weights.names import Wanted
 
+from .requested_name import RequestedName
 from .text import listed, shown
 
 REPARAMETRISED = {  # endings of keys -> what splits a weight so
@@ -41,7 +41,7 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
             raise MibenchError(f"{source}: {shown(key)} has negative variances: a damaged file; download it again")
 
 
-def fitted(wanted: Wanted, trained: TrainedWeights, importer: Importer, files: Sequence[WeightsContents]) -> Any:
+def fitted(wanted: RequestedName, trained: TrainedWeights, importer: Importer, files: Sequence[WeightsContents]) -> Any:
     """The network with its weights, strictly: a module in eval mode, or a prior.
 
     Raises:
@@ -90,7 +90,7 @@ def check_kinds(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], sou
             raise MibenchError(f"{source}: {shown(key)} is a count and holds fractions: a damaged file; take another")
 
 
-def _built(wanted: Wanted, trained: TrainedWeights, weights: Mapping[str, Tensor]) -> nn.Module:
+def _built(wanted: RequestedName, trained: TrainedWeights, weights: Mapping[str, Tensor]) -> nn.Module:
     """The network with fresh weights.
 
     Shapes are compared on a skeleton first: lengths in a file are not to be believed, and a network that is built by
