@@ -13,17 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import CardName, TrainedWeights, WeightsContents
+from mibench.api import Accuracy, CardName, TrainedWeights, WeightsContents
 from mibench.attacks.priors.dcgan.importing import import_gan
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
+from mibench.metrics.extractors import JudgeExtractor
 from mibench.targets.importing.checkpoint_kinds import kind_of
 from mibench.targets.importing.released import from_bido, import_backbone, import_classifier
 from mibench.targets.networks.vgg16_mid import VGG16MID
-from mibench.weights import cards
-from mibench.weights.importing import accuracy
-from mibench.weights.importing.accuracy import Accuracy, doubt
+from mibench.weights import accuracy, cards
 from mibench.weights.importing.checkpoint_card import Import
 from mibench.weights.importing.importer import Imported, import_weights
+from mibench.weights.importing.reported_accuracy import as_published, doubt
 from mibench.weights.importing.requested_name import parse
 from mibench.weights.load import build_network, build_prior, load_weights
 
@@ -501,20 +501,19 @@ def test_accuracy_counts_every_image_in_chunks(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(accuracy, "CHUNK", 16)
     split = SynthFaces(**SMALL_WORLD["dataset"])
-    found = accuracy.measure(
-        Knows(), ImageSpec(size=16), split, name="x", device=torch.device("cpu"), reporter=Reporter()
-    )
-    images = split.private("test", 16)
+    images, device = split.private("test", 16), torch.device("cpu")
+    classifier = JudgeExtractor(Knows(), ImageSpec(size=16), name="x", device=device)
+    found = accuracy.measure_accuracy(classifier, images, device=device, reporter=Reporter())
     expected = (Knows()(images.floats())[1].argmax(dim=1) == images.labels).sum()
     assert found == Accuracy(right=int(expected), images=70)
 
 
 def test_the_released_loader_drops_its_last_batch() -> None:
     """drop_last: 3,008 of 3,009 images, so the last image may be the one that was right or wrong."""
-    low, high = Accuracy(right=2743, images=3009).as_published()
+    low, high = as_published(Accuracy(right=2743, images=3009))
     assert (low, high) == (2742 / 3008, 2743 / 3008)
-    assert Accuracy(right=10, images=40).as_published() == (0.25, 0.25)
-    low, high = Accuracy(right=64, images=127).as_published()
+    assert as_published(Accuracy(right=10, images=40)) == (0.25, 0.25)
+    low, high = as_published(Accuracy(right=64, images=127))
     assert (low, high) == (1 / 64, 1.0)
     assert doubt(Accuracy(right=64, images=127), 1.0, 1000) is None
 

@@ -8,6 +8,7 @@ Conventions, stated once:
 * A network's own normalisation (mean, std) lives inside its wrapper, never in an attack.
 """
 
+from mibench.api.accuracy import Accuracy
 from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
 from mibench.api.weights import (
@@ -26,6 +27,7 @@ from mibench.system.foreign_code import foreign, text_of, worded
 __all__ = [
     "Access",
     "AccessError",
+    "Accuracy",
     "Attack",
     "Card",
     "CardName",

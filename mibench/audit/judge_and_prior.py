@@ -12,6 +12,7 @@ from mibench.errors import MibenchError
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
 from mibench.system.progress import Reporter
+from mibench.weights.accuracy import measure_accuracy
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_judge
@@ -75,7 +76,7 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
         MibenchError: there is no such judge, or it knows other people.
     """
     if request.judge is not None:
-        return _named_judge(find_card("judge", request.judge, request.dataset), material, device)
+        return _named_judge(find_card("judge", request.judge, request.dataset), material, device, reporter)
     count = material.counts["train"]
     least, most = JUDGE_EPOCHS
     epochs = min(max(math.ceil(JUDGE_STEPS / max(count // JUDGE_BATCH, 1)), least), most)
@@ -87,14 +88,15 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
     return _trained("judge", JUDGE, settings, request, material, None, announcement, device, reporter)
 
 
-def _named_judge(file: CardFile, material: AuditData, device: str) -> AuxiliaryModel:
+def _named_judge(file: CardFile, material: AuditData, device: str, reporter: Reporter) -> AuxiliaryModel:
     """A judge from elsewhere, measured on the images of this audit: it may know other people, or in another order."""
     card, people = file.card(), material.counts["people"]
     if card.classes != people:
         raise MibenchError(f"--judge {file.name} knows {card.classes} people, the data has {people}; leave it out")
     test = material.dataset.private("test", card.image.size)
-    logits = build_judge(file, choose_device(device), None)(test.pixels).logits
-    share = float((logits.argmax(dim=1) == test.labels).float().mean())
+    chosen = choose_device(device)
+    classifier = build_judge(file, chosen, None)
+    share = measure_accuracy(classifier, test, device=chosen, reporter=reporter).value
     if share < least_accuracy(people):
         raise MibenchError(
             f"--judge {file.name} gets {share:.1%} of the {len(test)} held-out images right (chance {1 / people:.1%}): "

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput, ImageSpec
+from mibench.api import Accuracy, ClassifierOutput, ImageSpec
 from mibench.data.split import IdentitySplit, Images
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import JudgeExtractor
@@ -29,7 +29,7 @@ Logits = Callable[[Tensor, ImageSpec], Tensor]
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class ModelAccuracy:
     """What a model reaches, shares of images."""
 
     test: float
@@ -80,11 +80,11 @@ def logits_of(network: nn.Module, device: torch.device) -> Logits:
     return logits
 
 
-def measure(logits: Logits, image: ImageSpec, dataset: IdentitySplit) -> Accuracy:
+def measure(logits: Logits, image: ImageSpec, dataset: IdentitySplit) -> ModelAccuracy:
     """Accuracy on the held-out images and on (some of) the train images."""
     test = dataset.private("test", image.size)
     train = spread(dataset.private("train", image.size), TRAIN_SAMPLE)
-    return Accuracy(
+    return ModelAccuracy(
         _share(logits(test.pixels, image), test.labels),
         len(test),
         _share(logits(train.pixels, image), train.labels),
@@ -158,4 +158,4 @@ def _reordered(learnt: Tensor, learnt_labels: Tensor, seen: Tensor, labels: Tens
 
 
 def _share(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(dim=1) == labels).float().mean())
+    return Accuracy.of([(logits, labels)]).value

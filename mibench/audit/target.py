@@ -27,7 +27,7 @@ from mibench.weights.importing.reader import read_weights
 from mibench.weights.importing.torchscript_check import check_program
 
 from .data import AuditData, class_names
-from .preprocessing import DOUBTFUL, MUCH_BETTER, Accuracy, advice, least_accuracy, logits_of, measure
+from .preprocessing import DOUBTFUL, MUCH_BETTER, ModelAccuracy, advice, least_accuracy, logits_of, measure
 from .request import AuditRequest
 
 
@@ -36,7 +36,7 @@ class AuditTarget:
     """The model as a target: its card, what it reaches, the most it can give, and what is worth knowing about it."""
 
     file: CardFile
-    accuracy: Accuracy
+    accuracy: ModelAccuracy
     access: Access
     notes: tuple[str, ...]
     fault: str | None = None  # why its gradient is of no use, where it should have one
@@ -105,7 +105,7 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
     logits = logits_of(taken.network, device)
     image = taken.trained.image
     if known is not None and known.kind == "target" and (measured := known.card().measured):
-        accuracy = Accuracy(
+        accuracy = ModelAccuracy(
             float(measured["test_accuracy"]),
             int(measured["test_images"]),
             float(measured["train_accuracy"]),
@@ -217,7 +217,9 @@ def _whole(path: Path, container: str) -> WeightsContents:
     )
 
 
-def _store(request: AuditRequest, material: AuditData, taken: _Taken, accuracy: Accuracy, access: Access) -> CardFile:
+def _store(
+    request: AuditRequest, material: AuditData, taken: _Taken, accuracy: ModelAccuracy, access: Access
+) -> CardFile:
     trained = taken.trained
     content = load.to_safetensors(str(taken.card_name), trained.weights)
     card = Card(

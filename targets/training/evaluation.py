@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mibench.api import TrainingContext
+from mibench.api import Accuracy, TrainingContext
 from mibench.api.training import autocast
 
 from .augment import plain_batch
@@ -37,10 +37,7 @@ def outputs(
 
 def accuracy(network: nn.Module, store: Tensor, labels: Tensor, context: TrainingContext | None = None) -> float:
     """Share of images ``(N, S, S, 3)`` whose largest logit is their label. All images, none dropped."""
-    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for part, logits in outputs(network, store, context):
-        correct += (logits.argmax(dim=1) == labels[part]).sum()
-    return int(correct) / len(store)
+    return Accuracy.of((logits, labels[part]) for part, logits in outputs(network, store, context)).value
 
 
 def predictions(network: nn.Module, store: Tensor, context: TrainingContext | None = None) -> Tensor:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench.api import Card, CardName, TrainedWeights, WeightsContents, WeightsFile
+from mibench.api import Accuracy, Card, CardName, TrainedWeights, WeightsContents, WeightsFile
 from mibench.data.split import IdentitySplit
 from mibench.system.canonical import plain
 
-from .accuracy import Accuracy, doubt
 from .released_files import recognise
+from .reported_accuracy import doubt
 from .requested_name import RequestedName
 
 IMPORT_SCOPES = ("import", "dataset")

@@ -13,14 +13,15 @@ from mibench import settings as config
 from mibench.api import Card, CardName, Importer, TrainedWeights, WeightsContents
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
+from mibench.metrics.extractors import JudgeExtractor
 from mibench.settings import Layer
 from mibench.system.devices import choose_device
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import cards
+from mibench.weights.accuracy import measure_accuracy
 from mibench.weights.load import save_weights, to_safetensors
 
-from .accuracy import measure
 from .checkpoint_card import Import, Origin
 from .network_loading import check_numbers, fitted
 from .reader import read_weights, unwrapped
@@ -74,11 +75,9 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     accuracy = None
     if dataset is not None and wanted.kind in CLASSIFIERS:
         try:
-            accuracy = measure(
-                network,
-                trained.image,
-                dataset.seen_by(wanted.kind),
-                name=wanted.name,
+            accuracy = measure_accuracy(
+                JudgeExtractor(network, trained.image, name=wanted.name, device=chosen),
+                dataset.seen_by(wanted.kind).private("test", trained.image.size),
                 device=chosen,
                 reporter=reporter or Reporter(),
             )
