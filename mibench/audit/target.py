@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mibench import registry
-from mibench.api import Access, Card, CardName, TrainedWeights, Victim, WeightsContents, WeightsFile
+from mibench.api import Access, CardName, TrainedWeights, Victim, WeightsContents
 from mibench.downloads import file_type
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
@@ -25,6 +25,7 @@ from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.importing.file_type import Format, recognise, refuse_folder
 from mibench.weights.importing.reader import read_weights
 from mibench.weights.importing.torchscript_check import check_program
+from mibench.weights.save import store_weights
 
 from .data import AuditData, class_names
 from .preprocessing import DOUBTFUL, MUCH_BETTER, ModelAccuracy, advice, least_accuracy, logits_of, measure
@@ -221,22 +222,15 @@ def _store(
     request: AuditRequest, material: AuditData, taken: _Taken, accuracy: ModelAccuracy, access: Access
 ) -> CardFile:
     trained = taken.trained
-    content = load.to_safetensors(str(taken.card_name), trained.weights)
-    card = Card(
-        name=str(taken.card_name),
-        kind="target",
-        architecture=trained.architecture,
-        dataset=request.dataset,
-        image=trained.image,
-        weights=WeightsFile(f"{taken.card_name.stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
-        arguments=trained.arguments,
-        classes=trained.classes,
+    store_weights(
+        taken.card_name,
+        "target",
+        trained,
+        home(),
         dataset_digest=material.dataset.digest,
         licence="the owner's",
         recipe={"command": "mibench audit", "model": request.model, "files": dict(taken.sources)},
         measured=accuracy.measured(),
         access=access.name.lower(),  # type: ignore[arg-type]
-        notes=trained.notes,
     )
-    load.save_weights(card, content, home())
     return all_cards()[str(taken.card_name)]

@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from mibench import registry
 from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
-from mibench.system.files import atomic_write
-from mibench.system.tensor_files import METADATA_KEY
-from mibench.weights.cards import CardFile, write_card
+from mibench.weights.cards import CardFile
 from mibench.weights.gradient_check import gradient_fault
 
 
@@ -78,35 +76,6 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: st
     raise MisfitError(
         f"weights of {name!r} do not fit {architecture}: {misfit.summary()}. Likely cause: {cause}", misfit
     )
-
-
-def to_safetensors(name: str, weights: Mapping[str, Tensor]) -> bytes:
-    """The safetensors file of a network's weights: contiguous tensors of their own, the card's name as metadata."""
-    apart: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for key, tensor in weights.items():
-        own = tensor.detach().cpu().contiguous()
-        shared = own.data_ptr() in places or own.untyped_storage().nbytes() > own.numel() * own.element_size()
-        apart[key] = own.clone() if shared else own  # safetensors refuses tensors that share memory
-        places.add(apart[key].data_ptr())
-    return save(apart, metadata={METADATA_KEY: name})
-
-
-def save_weights(card: Card, content: bytes, folder: Path) -> Path:
-    """Write ``weights/<file>``, then the card that vouches for it; returns the card's path.
-
-    Raises:
-        MibenchError: a folder that cannot be written; weights without their card are taken away again.
-    """
-    place = folder / "weights" / card.weights.file
-    fresh = not place.exists()
-    atomic_write(place, content)
-    try:
-        return write_card(card, folder / "cards")
-    except MibenchError:
-        if fresh:
-            place.unlink(missing_ok=True)
-        raise
 
 
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:

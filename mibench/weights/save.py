@@ -52,11 +52,9 @@ def store_weights(
     return save_weights(card, content, folder), card
 
 
-def describe(
-    name: CardName, kind: str, trained: TrainedWeights, content: bytes, **facts: Unpack[CardFacts]
-) -> Card:
+def describe(name: CardName, kind: str, trained: TrainedWeights, content: bytes, **facts: Unpack[CardFacts]) -> Card:
     """The card of weights whose safetensors file is ``content``; see :func:`store_weights`."""
-    said: CardFacts = {"measured": trained.measured or None, "notes": trained.notes}
+    facts = {"measured": trained.measured or None, "notes": trained.notes, **facts}
     return Card(
         name=str(name),
         kind=kind,
@@ -66,7 +64,7 @@ def describe(
         weights=WeightsFile(f"{name.stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
         arguments=trained.arguments,
         classes=trained.classes,
-        **{**said, **facts},
+        **facts,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import pickle
 import shlex
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, CardName, PriorTrainingData, Recipe, TrainedWeights, TrainingContext, WeightsFile
+from mibench.api import Access, Card, CardName, PriorTrainingData, Recipe, TrainingContext
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -33,8 +32,9 @@ from mibench.system.progress import Reporter
 from mibench.system.work_directory import WorkDirectory
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
 from mibench.weights.cards import find as find_card
-from mibench.weights.load import build_victim, load_weights, save_weights, to_safetensors
+from mibench.weights.load import build_victim, load_weights
 from mibench.weights.same_data import check_same_data
+from mibench.weights.save import store_weights
 
 TRAIN_SCOPES = ("train", "dataset")
 
@@ -215,7 +215,14 @@ def train(
             reporter.stop()
         seconds = time.time() - started
         workplace.log(event="trained", seconds=round(seconds, 1), device=str(chosen))
-        path, card = store_trained(training, trained, dataset, settings)
+        path, card = store_weights(
+            training.card_name,
+            training.kind,
+            trained,
+            training.output or home(),
+            dataset_digest=dataset.digest,
+            recipe=_recipe_of(training, settings),
+        )
         checkpoint.discard()
     return path, card
 
@@ -282,32 +289,13 @@ def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, d
     raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: split, public, public+victim")
 
 
-def store_trained(
-    training: Training, trained: TrainedWeights, dataset: IdentitySplit, settings: Mapping[str, Any]
-) -> tuple[Path, Card]:
-    """Write ``weights/<stem>.safetensors``, then the card that vouches for it."""
-    folder = training.output or home()
-    stem = training.card_name.stem
-    content = to_safetensors(training.name, trained.weights)
-    card = Card(
-        name=training.name,
-        kind=training.kind,
-        architecture=trained.architecture,
-        dataset=training.dataset,
-        image=trained.image,
-        weights=WeightsFile(f"{stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
-        arguments=trained.arguments,
-        classes=trained.classes,
-        dataset_digest=dataset.digest,
-        recipe={
-            "command": training.command,
-            **plain(settings["recipe"]),
-            **{key: settings[key] for key in ("target", "target_sha256", "init_sha256") if key in settings},
-            "seed": training.seed,
-            "precision": training.precision,
-            **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),
-        },
-        measured=trained.measured or None,
-        notes=trained.notes,
-    )
-    return save_weights(card, content, folder), card
+def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says of how the weights came to be."""
+    return {
+        "command": training.command,
+        **plain(settings["recipe"]),
+        **{key: settings[key] for key in ("target", "target_sha256", "init_sha256") if key in settings},
+        "seed": training.seed,
+        "precision": training.precision,
+        **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),
+    }

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench.api import Accuracy, Card, CardName, TrainedWeights, WeightsContents, WeightsFile
+from mibench.api import Accuracy, Card, CardName, TrainedWeights, WeightsContents
 from mibench.data.split import IdentitySplit
 from mibench.system.canonical import plain
+from mibench.weights.save import describe
 
 from .released_files import recognise
 from .reported_accuracy import doubt
@@ -68,9 +69,7 @@ class Origin:
     trained: TrainedWeights
     target: CardName | None
 
-    def card(
-        self, content: bytes, digest: str, dataset: IdentitySplit | None, accuracy: Accuracy | None
-    ) -> tuple[Card, list[str]]:
+    def card(self, content: bytes, dataset: IdentitySplit | None, accuracy: Accuracy | None) -> tuple[Card, list[str]]:
         """The card, and doubts about what it says."""
         wanted, trained, request = self.wanted, self.trained, self.request
         release = next(filter(None, (recognise(file.file, wanted) for file in self.files)), None)
@@ -89,15 +88,11 @@ class Origin:
                 measured["agrees_with_reported"] = why is None
                 doubts += [why] if why else []
         one = len(self.files) == 1
-        card = Card(
-            name=wanted.name,
-            kind=wanted.kind,
-            architecture=trained.architecture,
-            dataset=wanted.dataset,
-            image=trained.image,
-            weights=WeightsFile(f"{wanted.card_name.stem}.safetensors", digest, len(content)),
-            arguments=trained.arguments,
-            classes=trained.classes,
+        card = describe(
+            wanted.card_name,
+            wanted.kind,
+            trained,
+            content,
             licence=request.licence or UNKNOWN_LICENCE,
             recipe={
                 "command": request.command,

@@ -20,7 +20,7 @@ from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import cards
 from mibench.weights.accuracy import measure_accuracy
-from mibench.weights.load import save_weights, to_safetensors
+from mibench.weights.save import save_weights, to_safetensors
 
 from .checkpoint_card import Import, Origin
 from .network_loading import check_numbers, fitted
@@ -86,7 +86,7 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
                 raise
             absence = str(error)
     made = Origin(request=request, wanted=wanted, files=files, trained=trained, target=target)
-    card, doubts = made.card(content, digest, dataset, accuracy)
+    card, doubts = made.card(content, dataset, accuracy)
     path, card = _shelved(card, content, request.output or home(), before)
     remarks = [trained.notes] if trained.notes else []
     remarks += [
