@@ -623,7 +623,7 @@ def test_the_same_content_is_taken_twice_and_other_content_is_refused_or_replace
 def test_a_replacement_that_fails_leaves_the_old_pair(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.weights import load
+    from mibench.weights import save as saving
 
     bring("target:vgg16@celeba", save(tmp_path / "a.tar", state("vgg16")))
     before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
@@ -631,7 +631,7 @@ def test_a_replacement_that_fails_leaves_the_old_pair(
     def full(*arguments: Any) -> None:
         raise MibenchError("cannot write the card: no space left on device; make room")
 
-    monkeypatch.setattr(load, "write_card", full)
+    monkeypatch.setattr(saving, "write_card", full)
     other = save(tmp_path / "b.tar", state("vgg16", seed=1))
     for wanted, replace in (("target:vgg16@celeba", True), ("target:vgg16@celeba+b", False)):
         with pytest.raises(MibenchError, match="no space left"):

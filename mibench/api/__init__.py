@@ -10,6 +10,7 @@ Conventions, stated once:
 
 from mibench.api.accuracy import Accuracy
 from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
+from mibench.api.state_dict import load_strictly, mismatch_of
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
 from mibench.api.weights import (
     Checkpoint,
@@ -53,6 +54,8 @@ __all__ = [
     "WeightsContents",
     "WeightsFile",
     "foreign",
+    "load_strictly",
+    "mismatch_of",
     "text_of",
     "worded",
 ]

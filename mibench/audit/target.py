@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from mibench import registry
-from mibench.api import Access, CardName, TrainedWeights, Victim, WeightsContents
+from mibench.api import Access, CardName, TrainedWeights, Victim, WeightsContents, load_strictly
 from mibench.downloads import file_type
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
@@ -194,7 +195,11 @@ def _taken(request: AuditRequest, material: AuditData) -> _Taken:
             raise
         raise MibenchError(f"--model {request.model}: {error}") from error
     network: nn.Module = registry.load("target", architecture)(num_classes=trained.classes, **trained.arguments)
-    load.load_strictly(network, trained.weights, name=request.model, architecture=architecture)
+    load_strictly(
+        network,
+        trained.weights,
+        message=partial(load.misfit_message, name=request.model, architecture=architecture),
+    )
     network.eval().requires_grad_(False)
     tag = hash_of([hash_weights(network), plain(trained.arguments), plain(trained.image), material.dataset.digest])[:8]
     sources = {file.file: file.sha256 for file in files}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
-from mibench.errors import MibenchError, MisfitError, StateDictMismatch
+from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly
+from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 from mibench.weights.cards import CardFile
 from mibench.weights.gradient_check import gradient_fault
@@ -54,28 +55,15 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
     return tensors
 
 
-def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: str, architecture: str) -> None:
-    """Load every tensor into its place or none at all.
-
-    Raises:
-        MisfitError: missing, unexpected or misshapen tensors, with the likely cause.
-    """
-    misfit = StateDictMismatch.between(
-        {key: tensor.shape for key, tensor in network.state_dict().items()},
-        {key: tensor.shape for key, tensor in weights.items()},
-    )
-    if not misfit:
-        network.load_state_dict(dict(weights), strict=True)
-        return
-    if misfit.unexpected and all(key.startswith("module.") for key in misfit.unexpected):
+def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str) -> str:
+    """Why the weights of the card ``name`` do not fit their architecture, with the likely cause."""
+    if mismatch.unexpected and all(key.startswith("module.") for key in mismatch.unexpected):
         cause = "the weights were saved from DataParallel: strip the prefix 'module.'"
-    elif not misfit.missing and not misfit.unexpected:
+    elif not mismatch.missing and not mismatch.unexpected:
         cause = "the card's arguments or classes (width, num_classes) are not those of the training"
     else:
         cause = "the card names another architecture than the one that was trained"
-    raise MisfitError(
-        f"weights of {name!r} do not fit {architecture}: {misfit.summary()}. Likely cause: {cause}", misfit
-    )
+    return f"weights of {name!r} do not fit {architecture}: {mismatch.summary()}. Likely cause: {cause}"
 
 
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:
@@ -89,7 +77,11 @@ def build_network(file: CardFile) -> tuple[nn.Module, Card]:
         network: nn.Module = architecture(**arguments)
     except TypeError as error:
         raise MibenchError(f"{file.path}: {card.architecture} does not take these arguments ({error})") from error
-    load_strictly(network, load_weights(file), name=card.name, architecture=card.architecture)
+    load_strictly(
+        network,
+        load_weights(file),
+        message=partial(misfit_message, name=card.name, architecture=card.architecture),
+    )
     return network.eval().requires_grad_(False), card
 
 

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, MisfitError, StateDictMismatch, TrainedWeights, WeightsContents
+from mibench.api import (
+    ImageSpec,
+    MibenchError,
+    MisfitError,
+    StateDictMismatch,
+    TrainedWeights,
+    WeightsContents,
+    mismatch_of,
+)
 
 from .layers import resampling_filter
 from .prior import StyleGAN2Arguments
@@ -246,12 +254,10 @@ def _crop(file: WeightsContents, resolution: int, settings: Mapping[str, Any]) -
 def _check_fit(name: str, arguments: StyleGAN2Arguments, weights: Mapping[str, Tensor]) -> None:
     """Compare keys and shapes on paper: arguments from a file must not make us take memory first."""
     with torch.device("meta"):
-        parts: dict[str, torch.nn.Module] = {"G": arguments.generator()}
+        skeleton = torch.nn.ModuleDict({"G": arguments.generator()})
         if any(key.startswith("D.") for key in weights):
-            parts["D"] = arguments.discriminator()
-    wanted = {f"{part}.{key}": t.shape for part, network in parts.items() for key, t in network.state_dict().items()}
-    misfit = StateDictMismatch.between(wanted, {key: tensor.shape for key, tensor in weights.items()})
-    if misfit:
+            skeleton["D"] = arguments.discriminator()
+    if misfit := mismatch_of(skeleton, weights):
         raise MisfitError(
             f"{name} is no prior stylegan2: {misfit.summary()}; likely cause: {_cause(misfit)}. --json lists every key",
             misfit,

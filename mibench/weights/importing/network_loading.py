@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Importer, TrainedWeights, WeightsContents
+from mibench.api import Importer, TrainedWeights, WeightsContents, load_strictly, mismatch_of
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
-from mibench.weights.load import load_strictly
 
 from .requested_name import RequestedName
 from .text import listed, shown
@@ -59,7 +58,7 @@ def fitted(wanted: RequestedName, trained: TrainedWeights, importer: Importer, f
                     raise MibenchError(f"{source}: {shown(key)} holds {kind}: quantised weights; save them as float32")
             return prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
         network = _built(wanted, trained, floats)
-        load_strictly(network, floats, name=wanted.name, architecture=wanted.architecture)
+        load_strictly(network, floats, message=StateDictMismatch.summary)  # worded below
         return network.eval().requires_grad_(False)
     except MisfitError as error:
         explain = getattr(importer, "explain", lambda *_: None)
@@ -102,11 +101,7 @@ def _built(wanted: RequestedName, trained: TrainedWeights, weights: Mapping[str,
         arguments["num_classes"] = trained.classes
     with torch.device("meta"):
         skeleton: nn.Module = architecture(**arguments)
-    misfit = StateDictMismatch.between(
-        {key: tensor.shape for key, tensor in skeleton.state_dict().items()},
-        {key: tensor.shape for key, tensor in weights.items()},
-    )
-    if misfit:
+    if misfit := mismatch_of(skeleton, weights):
         raise MisfitError(misfit.summary(), misfit)
     check_kinds(skeleton.state_dict(), weights, wanted.name)
     network: nn.Module = architecture(**arguments)
