@@ -14,7 +14,7 @@ from mibench.downloads import catalogue as known
 from mibench.downloads.download import Fetcher
 from mibench.errors import MibenchError
 from mibench.system import provenance
-from mibench.system.devices import choose_device
+from mibench.system.devices import choose_device, total_memory
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import cards, load
@@ -49,7 +49,7 @@ def _machine() -> Iterator[Finding]:
     device = choose_device("auto")
     yield Finding("device", True, f"{device} ({provenance.device_name(device)})")
     yield Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
-    if (memory := _memory()) is not None:
+    if (memory := total_memory(torch.device("cpu"))) is not None:
         yield Finding("memory", memory > 2e9, f"{memory / 1e9:.1f} GB")
     place = home()
     while not place.exists() and place != place.parent:
@@ -60,15 +60,6 @@ def _machine() -> Iterator[Finding]:
     catalogue = registry.catalogue()
     for kind in ("attack", "target", "dataset"):
         yield Finding(f"{kind}s", bool(catalogue[kind]), ", ".join(catalogue[kind]) or "none is installed")
-
-
-def _memory() -> int | None:
-    if not hasattr(os, "sysconf"):
-        return None
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
 
 
 def _weights() -> Iterator[Finding]:

@@ -16,7 +16,6 @@ wherever the name of one is asked for, as ``path/to/file.py:Class``.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.system.stdout_guard import spoken_aside
-from mibench.system.text_files import LONGEST, shown
+from mibench.system.text_files import shown
 
 from . import plugins
 
@@ -211,9 +210,3 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     listed = ", ".join(options) if options else "none is installed"
     return f"unknown {what} {shown(name)}{suggest(name, options)} (known: {listed})"
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'dmmia'?`` or nothing."""
-    near = difflib.get_close_matches(name[:LONGEST].lower(), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

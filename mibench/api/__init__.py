@@ -21,9 +21,10 @@ from mibench.api.weights import (
     TrainingContext,
     WeightsContents,
 )
-from mibench.errors import MibenchError, MisfitError, StateDictMismatch
+from mibench.errors import MibenchError, MisfitError, StateDictMismatch, suggest
 from mibench.records import Card, CardName, Estimate, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
+from mibench.system.source_code import modules_of, source_digest
 
 __all__ = [
     "Access",
@@ -56,6 +57,9 @@ __all__ = [
     "foreign",
     "load_strictly",
     "mismatch_of",
+    "modules_of",
+    "source_digest",
+    "suggest",
     "text_of",
     "worded",
 ]

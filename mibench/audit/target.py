@@ -14,18 +14,18 @@ from torch import nn
 
 from mibench import registry
 from mibench.api import Access, CardName, TrainedWeights, Victim, WeightsContents, load_strictly
-from mibench.downloads import file_type
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
+from mibench.system import file_type
 from mibench.system.canonical import hash_of, plain
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import load
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.gradient_check import gradient_fault
-from mibench.weights.importing.file_type import Format, recognise, refuse_folder
 from mibench.weights.importing.reader import read_weights
 from mibench.weights.importing.torchscript_check import check_program
+from mibench.weights.importing.weights_format import Format, recognise, refuse_folder
 from mibench.weights.save import store_weights
 
 from .data import AuditData, class_names
@@ -70,7 +70,7 @@ def architecture_of(model: str) -> str:
     if path.suffix == ".onnx":
         with path.open("rb") as file:
             head = file.read(file_type.PAGE)
-        if file_type.is_page(head, ""):
+        if file_type.is_page(head):
             raise MibenchError(f"--model {model} is {file_type.page_reason(head)}")
         return "onnx"
     if _is_script(path):

@@ -11,7 +11,7 @@ from mibench import registry
 from mibench import settings as config
 from mibench.api import Access, Attack, CardName
 from mibench.data.split import IdentitySplit
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.runs.budget import within_budget
 from mibench.runs.code import attack_code
 from mibench.runs.protocol import check_metrics, load_protocol
@@ -320,7 +320,7 @@ def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, A
         for name, value in layer.values.items():
             if options is not None and name not in known:
                 raise MibenchError(
-                    f"unknown setting 'prior.{typed(name)}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"unknown setting 'prior.{typed(name)}' from {layer.origin}{suggest(name, known)} "
                     f"(known: {', '.join(known) or 'none'})"
                 )
             config.check_value(value, f"prior.{name}", layer.origin)

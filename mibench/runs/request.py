@@ -9,7 +9,7 @@ from typing import Any
 
 from mibench import registry
 from mibench import settings as config
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.system.precision import PRECISIONS
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.text_files import shown
@@ -80,9 +80,7 @@ def _read_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, A
     known = (*DEFAULTS, "settings")
     for key in content:
         if key not in known:
-            raise MibenchError(
-                f"{path}: unknown key {shown(key)}{registry.suggest(key, known)} (known: {', '.join(known)})"
-            )
+            raise MibenchError(f"{path}: unknown key {shown(key)}{suggest(key, known)} (known: {', '.join(known)})")
     settings = {}
     for scope, values in as_mapping(content.pop("settings", None), f"{path}: settings").items():
         if scope not in SCOPES:

@@ -19,7 +19,7 @@ import yaml
 
 from mibench import registry
 from mibench.downloads.catalogue import source_of
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.records import CardName
 from mibench.settings import read_yaml
 from mibench.system.files import atomic_write
@@ -84,7 +84,7 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
         known = [field.name for field in dataclasses.fields(kind)]
         for key in given:
             if key not in known:
-                raise MibenchError(f"{source}: unknown field {where}{key!r}{registry.suggest(key, known)}")
+                raise MibenchError(f"{source}: unknown field {where}{key!r}{suggest(key, known)}")
 
     check(Card, content, "")
     for name, kind in (("image", ImageSpec), ("weights", WeightsFile)):
@@ -219,19 +219,19 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
     if kind == "target" and getattr(registry.load(kind, architecture), "from_user", False):
         raise MibenchError(
             f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
-            f"{registry.suggest(name, have)}"
+            f"{suggest(name, have)}"
         )
     published = source_of(name)
     get = f"`mibench fetch {published}` says how to get them" if published else "get them from their authors"
     if kind == "backbone":
         raise MibenchError(
             f"no weights of the backbone {name!r} are here: {get} and `mibench import FILE --as backbone:{name}`"
-            f"{registry.suggest(name, have)}"
+            f"{suggest(name, have)}"
         )
     said_how = f" ({get})" if published else ""
     raise MibenchError(
         f"no trained weights for the {kind} {name!r}: train them with `{training_command(kind, name)}`, or import "
-        f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{registry.suggest(name, have)}"
+        f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{suggest(name, have)}"
     )
 
 

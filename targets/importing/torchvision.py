@@ -6,7 +6,6 @@ one of its versions. Nothing here needs the data: classes, width and (ViT) image
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import re
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents, suggest
 from mibench.targets import CATALOGUE
 from mibench.targets.networks.narrowing import SIXTEENTHS
 
@@ -53,9 +52,9 @@ class Settings:
         """Check names, types and ranges."""
         for name in given:
             if name not in allowed:
-                near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise MibenchError(f"unknown setting 'import.{name}'{hint} (known: {', '.join(allowed)})")
+                raise MibenchError(
+                    f"unknown setting 'import.{name}'{suggest(name, allowed)} (known: {', '.join(allowed)})"
+                )
         found = dict(given)
         for name in ("mean", "std"):
             if name in found:

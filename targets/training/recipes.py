@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext, suggest
 from mibench.api.training import initial_weights, stored_weights
 from mibench.data.split import IdentitySplit, Images
 from mibench.rng import Streams
@@ -124,9 +123,8 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple
     """
     known = CATALOGUE[recipe.kind]
     if recipe.architecture not in known:
-        near = difflib.get_close_matches(recipe.architecture, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
-        raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}; {hint}")
+        hint = suggest(recipe.architecture, known) or f"; choose one of {', '.join(known)}"
+        raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}{hint}")
     module, _, attribute = known[recipe.architecture].partition(":")
     architecture = getattr(importlib.import_module(module), attribute)
     if (reason := getattr(architecture, "only_imported", None)) is not None:
