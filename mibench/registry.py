@@ -6,9 +6,9 @@ A distribution plugs in with one entry point in the group ``mibench``::
     mine = "my_package:CATALOGUE"
 
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
-module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, backbone, recipe, importer, dataset,
-metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of YAML
-files (``"package"``).
+module that imports nothing heavy. Kinds: attack, prior, target, defence, judge, regressor, backbone, recipe, importer,
+dataset, metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of
+YAML files (``"package"``).
 
 Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
 wherever the name of one is asked for, as ``path/to/file.py:Class``.
@@ -35,6 +35,7 @@ GROUP = "mibench"
 KINDS = (
     "attack",
     "target",
+    "defence",
     "dataset",
     "prior",
     "judge",

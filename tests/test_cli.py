@@ -205,6 +205,10 @@ def test_list_and_show(toy: Path) -> None:
     assert {row["name"] for row in listed["attacks"]} >= {"toyattack", "floor"}
     assert "toyattack  presets: paper, quick, slow" in call("list", "attack").stdout
     assert "toynet@toyfaces" in call("list", "weights").stdout
+    assert (
+        call("list", "defences").stdout.splitlines()[1]
+        == "  none is installed; a catalogue offers them under the kind 'defence'"
+    )
     attack = json.loads(call("show", "attack", "toyattack", "--json").stdout)
     assert attack["settings"]["steps"] == 20
     preset = json.loads(call("show", "preset", "toyattack:paper", "--json").stdout)
