@@ -12,6 +12,9 @@ from mibench.errors import MibenchError
 _CARD_NAME = re.compile(r"([^@+/\\\s]+)@([^@+/\\\s]+)(?:\+([^@/\\\s]+))?")
 
 
+AccessName = Literal["labels", "scores", "gradients"]  # what an adversary is granted, in words
+
+
 @dataclass(frozen=True)
 class ImageSpec:
     """The images a network takes: ``size`` in pixels (square) and the normalisation applied inside the wrapper."""
@@ -127,5 +130,5 @@ class Card:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     reported: Mapping[str, Any] | None = None
     measured: Mapping[str, Any] | None = None
-    access: Literal["labels", "scores", "gradients"] = "gradients"  # the most that this network can give
+    access: AccessName = "gradients"  # the most that this network can give
     notes: str | None = None

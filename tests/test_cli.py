@@ -220,7 +220,7 @@ def test_list_and_show(toy: Path) -> None:
 
 def test_doctor_verifies_weights_and_accuracy(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LEAST_DISK", 0.0)  # what this machine has is not what is tested
-    monkeypatch.setattr(doctor, "_memory", lambda: None)
+    monkeypatch.setattr(doctor, "total_memory", lambda device: None)
     done = call("doctor", "--full", "--json")
     assert done.exit_code == 0, done.output
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}

@@ -235,6 +235,6 @@ def test_commands_touch_no_network(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "LEAST_DISK", 0.0)  # a full disk is no matter of the network
-    monkeypatch.setattr(doctor, "_memory", lambda: None)
+    monkeypatch.setattr(doctor, "total_memory", lambda device: None)
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == (2 if "--offline" in arguments else 0), done.output

@@ -10,10 +10,12 @@ Conventions, stated once:
 
 from mibench.api.accuracy import Accuracy
 from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
+from mibench.api.network import Network, network_traits
 from mibench.api.state_dict import load_strictly, mismatch_of
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
 from mibench.api.weights import (
     Checkpoint,
+    ExplainingImporter,
     Importer,
     PriorTrainingData,
     Recipe,
@@ -22,13 +24,14 @@ from mibench.api.weights import (
     WeightsContents,
 )
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch, suggest
-from mibench.records import Card, CardName, Estimate, ImageSpec, WeightsFile
+from mibench.records import AccessName, Card, CardName, Estimate, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
 from mibench.system.source_code import modules_of, source_digest
 
 __all__ = [
     "Access",
     "AccessError",
+    "AccessName",
     "Accuracy",
     "Attack",
     "Card",
@@ -37,10 +40,12 @@ __all__ = [
     "ClassifierOutput",
     "Context",
     "Estimate",
+    "ExplainingImporter",
     "ImageSpec",
     "Importer",
     "MibenchError",
     "MisfitError",
+    "Network",
     "Prior",
     "PriorTrainingData",
     "Queries",
@@ -58,6 +63,7 @@ __all__ = [
     "load_strictly",
     "mismatch_of",
     "modules_of",
+    "network_traits",
     "source_digest",
     "suggest",
     "text_of",

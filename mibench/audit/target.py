@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mibench import registry
-from mibench.api import Access, CardName, TrainedWeights, Victim, WeightsContents, load_strictly
+from mibench.api import Access, CardName, TrainedWeights, Victim, WeightsContents, load_strictly, network_traits
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
 from mibench.system import file_type
@@ -146,7 +146,7 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
 def _access(taken: _Taken, device: torch.device) -> tuple[Access, str | None]:
     """The most that the model can give, and why that is no gradient although its kind has one."""
     trained = taken.trained
-    most = Access[registry.load("target", trained.architecture).access.upper()]
+    most = Access[network_traits(registry.load("target", trained.architecture)).access.upper()]
     if most < Access.GRADIENTS or trained.classes is None:
         return most, None
     network = taken.network.to(device)

@@ -183,7 +183,7 @@ class Transfer:
         except (OSError, http.client.HTTPException):
             page = b""
         told = file_type.page_reason(page)
-        what = f", {told}" if "a web page" not in told else ""
+        what = "" if told == file_type.PLAIN_PAGE else f", {told}"
         raise NotServed(f"the server answers {error.code} {' '.join(str(error.reason).split())}{what}")
 
     def _receive(self, url: str, response: Any, part: PartialFile) -> None:

@@ -55,12 +55,13 @@ _REASONS = (  # words of a page (lower case) -> what it says; the first that mat
     (("accounts.google.com", "servicelogin", "sign in", "log in", "login"), "login"),
     (("virus scan", "scan this file for viruses", "download anyway"), "confirm"),
 )
+PLAIN_PAGE = "a web page, not the file; look at the address in a browser"  # one that gives no known reason
 _TOLD = {
     "quota": "a web page, the drive's quota page: the download quota is used up; try again tomorrow, or copy the file "
     "into a drive of your own and download it from there",
     "login": "a login page, not the file; sign in with a browser and download it there",
     "confirm": "a page that asks to confirm the download, not the file; confirm it in a browser",
-    "page": "a web page, not the file; look at the address in a browser",
+    "page": PLAIN_PAGE,
 }
 
 

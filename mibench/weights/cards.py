@@ -216,7 +216,7 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
         raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
     # A network of another data set is no misspelling, unless the data set was spelled out.
     have = [c.name for c in cards.values() if c.kind == kind and ("@" in wanted or c.card_name.dataset == dataset)]
-    if kind == "target" and getattr(registry.load(kind, architecture), "from_user", False):
+    if kind == "target" and _from_user(architecture):
         raise MibenchError(
             f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
             f"{suggest(name, have)}"
@@ -233,6 +233,12 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
         f"no trained weights for the {kind} {name!r}: train them with `{training_command(kind, name)}`, or import "
         f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{suggest(name, have)}"
     )
+
+
+def _from_user(architecture: str) -> bool:
+    from mibench.api import network_traits
+
+    return network_traits(registry.load("target", architecture)).from_user
 
 
 def card_text(card: Card) -> str:

@@ -14,7 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly
+from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly, network_traits
 from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 from mibench.weights.cards import CardFile
@@ -87,7 +87,7 @@ def build_network(file: CardFile) -> tuple[nn.Module, Card]:
 
 def max_access(card: Card) -> Access:
     """The most that a target can give: what its card says, and no more than its kind of network can."""
-    kind = getattr(registry.load(card.kind, card.architecture), "access", "gradients")
+    kind = network_traits(registry.load(card.kind, card.architecture)).access
     return min(Access[card.access.upper()], Access[kind.upper()])
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from safetensors.torch import save
 from torch import Tensor
 
 from mibench.api import Card, CardName, TrainedWeights, WeightsFile
 from mibench.errors import MibenchError
+from mibench.records import AccessName
 from mibench.system.files import atomic_write
 from mibench.system.tensor_files import METADATA_KEY
 from mibench.weights.cards import write_card
@@ -25,7 +26,7 @@ class CardFacts(TypedDict, total=False):
     recipe: Mapping[str, Any]
     reported: Mapping[str, Any] | None
     measured: Mapping[str, Any] | None
-    access: Literal["labels", "scores", "gradients"]
+    access: AccessName
     notes: str | None
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, CardName, PriorTrainingData, Recipe, TrainingContext
+from mibench.api import Access, Card, CardName, PriorTrainingData, Recipe, TrainingContext, network_traits
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -121,7 +121,7 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
     if kind not in CARD_KINDS:
         raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
     registry.entry(kind, architecture)  # an unknown architecture is refused here, with a suggestion
-    if kind == "target" and getattr(registry.load(kind, architecture), "from_user", False):
+    if kind == "target" and network_traits(registry.load(kind, architecture)).from_user:
         raise MibenchError(f"{architecture!r} is a model that somebody brings: mibench audit takes it in")
     known = registry.names("recipe")
     for name in (f"{kind}:{architecture}", kind):
@@ -244,8 +244,7 @@ def refuse_shipped_name(training: Training) -> None:
 
 def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> str:
     """What tells one training from another. Settings that a recipe calls ``cost_only`` change no result."""
-    cost_only: frozenset[str] = getattr(recipe, "cost_only", frozenset())
-    kept = {name: value for name, value in settings["recipe"].items() if name not in cost_only}
+    kept = {name: value for name, value in settings["recipe"].items() if name not in recipe.cost_only}
     return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
 
 
@@ -265,8 +264,8 @@ def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> Car
 
 
 def backbone_of(recipe: Recipe) -> CardFile | None:
-    """The card of the weights that a recipe's setting ``init`` starts from; None for fresh ones."""
-    name: str | None = getattr(recipe, "init", None)
+    """The card of the weights that a recipe starts from; None for fresh ones."""
+    name = recipe.backbone
     if name is None:
         return None
     if "@" not in name:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext, suggest
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
 from mibench.api.training import initial_weights, stored_weights
 from mibench.data.split import IdentitySplit, Images
 from mibench.rng import Streams
@@ -80,6 +80,10 @@ class TrainClassifier(SupervisedRecipe):
             },
         )
 
+    @property
+    def backbone(self) -> str | None:
+        return self.init
+
     def start(self, network: nn.Module, initial: Mapping[str, Tensor] | None) -> None:
         """Put the weights of the backbone ``init`` into a fresh network.
 
@@ -127,7 +131,7 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple
         raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}{hint}")
     module, _, attribute = known[recipe.architecture].partition(":")
     architecture = getattr(importlib.import_module(module), attribute)
-    if (reason := getattr(architecture, "only_imported", None)) is not None:
+    if (reason := network_traits(architecture).only_imported) is not None:
         raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
     arguments = {**arguments, **recipe.arguments()}
     network: nn.Module = initial_weights(streams, "initial weights", build=lambda: architecture(**arguments))

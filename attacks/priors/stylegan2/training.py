@@ -48,6 +48,7 @@ class TrainStyleGAN2(Recipe):
 
     kind: ClassVar[str] = "prior"
     needs: ClassVar[str] = "public"
+    cost_only: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds", "log_images"})
 
     images: int = 600_000  # real images shown in all; ours: about two hours on two idle CPU cores in bfloat16
     resolution: int = 64

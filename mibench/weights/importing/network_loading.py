@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Importer, TrainedWeights, WeightsContents, load_strictly, mismatch_of
+from mibench.api import ExplainingImporter, Importer, TrainedWeights, WeightsContents, load_strictly, mismatch_of
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 
 from .requested_name import RequestedName
@@ -44,8 +44,8 @@ def fitted(wanted: RequestedName, trained: TrainedWeights, importer: Importer, f
     """The network with its weights, strictly: a module in eval mode, or a prior.
 
     Raises:
-        MisfitError: has every key; the line has the first few and the likely cause, which an importer with a method
-            ``explain(architecture, files)`` knows best.
+        MisfitError: has every key; the line has the first few and the likely cause, which an
+            :class:`~mibench.api.ExplainingImporter` knows best.
     """
     floats = {key: value.float() if value.is_floating_point() else value for key, value in trained.weights.items()}
     source = listed(file.file for file in files)
@@ -61,8 +61,8 @@ def fitted(wanted: RequestedName, trained: TrainedWeights, importer: Importer, f
         load_strictly(network, floats, message=StateDictMismatch.summary)  # worded below
         return network.eval().requires_grad_(False)
     except MisfitError as error:
-        explain = getattr(importer, "explain", lambda *_: None)
-        cause = explain(wanted.architecture, files) or usual_cause(error.misfit)
+        explained = importer.explain(wanted.architecture, files) if isinstance(importer, ExplainingImporter) else None
+        cause = explained or usual_cause(error.misfit)
         raise MisfitError(
             f"{source} is no {wanted.kind} {wanted.architecture}: {error.misfit.summary()}; likely cause: {cause}. "
             "--json lists every key",
