@@ -109,7 +109,7 @@ class Importer(Protocol):
     """
 
     def __call__(
-        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
     ) -> TrainedWeights:
         """What the card and the safetensors file will hold.
 

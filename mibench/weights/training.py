@@ -288,7 +288,7 @@ def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, d
     raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: split, public, public+victim")
 
 
-def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, object]:
     """What the card says of how the weights came to be."""
     return {
         "command": training.command,

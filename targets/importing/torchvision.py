@@ -80,13 +80,15 @@ _WORDS = {int: "a whole number", bool: "true or false", str: "a name"}
 SETTINGS = tuple(field.name for field in fields(Settings))
 
 
-def import_target(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_target(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
+) -> TrainedWeights:
     """Importer of torchvision's classifiers: a target as PPA trains it."""
     return _classifier("target", architecture, files, Settings.of(settings, ("size", "mean", "std")))
 
 
 def import_inception(
-    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
 ) -> TrainedWeights:
     """Importer of the Inception-v3 judge.
 
@@ -97,12 +99,14 @@ def import_inception(
     return _classifier("judge", architecture, files, chosen, without=AUXILIARY, auxiliary=False)
 
 
-def import_backbone(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_backbone(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
+) -> TrainedWeights:
     """Importer of weights that a training starts from (``train.init``): torchvision's ImageNet files, whole."""
     return _classifier("backbone", architecture, files, Settings.of(settings, ("size", "mean", "std")))
 
 
-def import_timm(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_timm(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]) -> TrainedWeights:
     """Importer of timm's classifiers; ``import.model`` names the network."""
     chosen = Settings.of(settings, ("model", "size", "mean", "std"))
     if not chosen.model:

@@ -43,7 +43,7 @@ class Timm:
         if not timm.is_model(architecture):
             hint = suggest(architecture, timm.list_models())
             raise MibenchError(f"timm {timm.__version__} has no model {model!r}{hint} (timm.list_models() lists them)")
-        arguments: dict[str, Any] = {"num_classes": num_classes}
+        arguments: dict[str, object] = {"num_classes": num_classes}
         if getattr(timm.get_pretrained_cfg(architecture), "fixed_input_size", False):
             arguments["img_size"] = size
         try:

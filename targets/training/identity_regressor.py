@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ def coordinate_weights(vectors: Tensor) -> Tensor:
     return torch.where(varies, 1 / variance.clamp_min(LEAST_VARIANCE), 0.0) / varies.sum()
 
 
-def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], foreign: Tensor) -> dict[str, Any]:
+def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], foreign: Tensor) -> dict[str, object]:
     """Errors of predictions ``(N, D)`` for held-out images, as plain numbers for a card.
 
     ``identification``: the rank of the true identity among all held-out and ``foreign`` ``(F, D)`` ones, from a single
@@ -145,7 +145,7 @@ def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], f
     own = torch.tensor([index[identity] for identity in identities])
     first = torch.tensor([identities.index(identity) for identity in index])
     candidates = torch.cat([truth[first], foreign.to(truth)])
-    report: dict[str, Any] = {
+    report: dict[str, object] = {
         "rmse": _rounded(errors.mean()),
         "rmse_per_coordinate": [_rounded(value) for value in errors],
         "r2": _rounded(explained.nanmean()),
@@ -153,7 +153,7 @@ def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], f
         "held_out_images": len(truth),
         "held_out_identities": len(index),
     }
-    identification: dict[str, Any] = {"candidates": len(candidates)}
+    identification: dict[str, object] = {"candidates": len(candidates)}
     for name, scale in (("euclidean", None), ("error_weighted", errors.clamp_min(1e-3))):
         ranks = identity_ranks(predicted, own, candidates, scale)
         identification[name] = {

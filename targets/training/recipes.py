@@ -119,7 +119,7 @@ class TrainJudge(TrainClassifier):
     epochs: int = 30
 
 
-def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
+def build(recipe: SupervisedRecipe, streams: Streams, **arguments: object) -> tuple[nn.Module, dict[str, object]]:
     """The recipe's network with its initial weights, and the keyword arguments that build it again.
 
     Raises:

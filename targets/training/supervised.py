@@ -86,7 +86,7 @@ class SupervisedRecipe(Recipe):
         """The images that the network takes: their size, and how they are normalised before it."""
         return ImageSpec(size=self.size)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """Keyword arguments that build the architecture, besides the number of its outputs."""
         return {"width": self.width, "size": self.size}
 

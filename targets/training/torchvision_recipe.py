@@ -135,7 +135,7 @@ class TrainTimmTarget(TrainLargeClassifier):
         if not self.model:
             raise MibenchError("which of timm's models? --set train.model=NAME, vit_small_patch16_224 say")
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         return {**super().arguments(), "model": self.model}
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -322,7 +322,7 @@ class _Training:
             else:
                 old.copy_(new)
 
-    def trained(self, arguments: dict[str, Any], **measured: Any) -> TrainedWeights:
+    def trained(self, arguments: Mapping[str, object], **measured: int) -> TrainedWeights:
         """Generator and discriminator in the storage type."""
         weights = stored_weights(self.averaged, self.recipe.storage, "G.")
         weights |= stored_weights(self.discriminator, self.recipe.storage, "D.")

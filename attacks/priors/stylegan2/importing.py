@@ -46,7 +46,7 @@ FIXED = {  # what our networks are; a file that says otherwise is another networ
 
 
 def import_stylegan2(
-    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
 ) -> TrainedWeights:
     """The weights as :class:`~mibench.attacks.priors.stylegan2.prior.StyleGAN2Prior` takes them, and its arguments.
 
@@ -138,7 +138,7 @@ def _check_said(name: str, said: Mapping[str, Any], architecture: str = "skip") 
 
 
 def _generator(
-    file: WeightsContents, weights: Mapping[str, Tensor], said: Mapping[str, Any], settings: Mapping[str, Any]
+    file: WeightsContents, weights: Mapping[str, Tensor], said: Mapping[str, Any], settings: Mapping[str, object]
 ) -> tuple[dict[str, Any], list[str]]:
     """Arguments of the generator, and sentences for the card."""
     resolution = _whole(
@@ -169,7 +169,7 @@ def _generator(
 
 
 def _clamp(
-    file: WeightsContents, said: Mapping[str, Any], settings: Mapping[str, Any]
+    file: WeightsContents, said: Mapping[str, Any], settings: Mapping[str, object]
 ) -> tuple[float | None, list[str]]:
     """The bound of activations, which no shape tells."""
     notes: list[str] = []

@@ -77,7 +77,7 @@ class Origin:
         if percent is None and release is not None and release.accuracy is not None:
             percent, origin = release.accuracy, f"the file's name, {self.files[0].file}"
         reported = {} if percent is None else {"test_accuracy": round(percent / 100, 6), "from": origin}
-        measured: dict[str, Any] = dict(trained.measured)
+        measured: dict[str, object] = dict(trained.measured)
         doubts = []
         if accuracy is not None and dataset is not None:
             measured |= {
@@ -110,7 +110,7 @@ class Origin:
         )
         return card, doubts
 
-    def _said(self) -> dict[str, Any]:
+    def _said(self) -> dict[str, object]:
         """What the files say besides their weights, unless it is a novel."""
         said = {file.file: dict(file.extras) for file in self.files if file.extras}
         found = next(iter(said.values())) if len(self.files) == 1 and said else said

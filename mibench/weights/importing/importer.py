@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Card, CardName, Importer, TrainedWeights, WeightsContents
+from mibench.api import Card, CardName, Importer, Prior, TrainedWeights, WeightsContents
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import JudgeExtractor
@@ -73,7 +74,7 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
             f"{wanted.name!r} is there already with other weights ({before.path}); {tag}replace them with --replace"
         )
     accuracy = None
-    if dataset is not None and wanted.kind in CLASSIFIERS:
+    if dataset is not None and wanted.kind in CLASSIFIERS and isinstance(network, nn.Module):
         try:
             accuracy = measure_accuracy(
                 JudgeExtractor(network, trained.image, name=wanted.name, device=chosen),
@@ -101,8 +102,8 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
 
 
 def _taken_in(
-    wanted: RequestedName, importer: Importer, files: Sequence[WeightsContents], settings: Mapping[str, Any]
-) -> tuple[Sequence[WeightsContents], TrainedWeights, Any]:
+    wanted: RequestedName, importer: Importer, files: Sequence[WeightsContents], settings: Mapping[str, object]
+) -> tuple[Sequence[WeightsContents], TrainedWeights, nn.Module | Prior]:
     """The files as they fit, what the importer makes of them, and the network.
 
     Where they do not fit and all keys of a file begin alike (``net.``), as training frameworks wrap a network, they are
@@ -149,7 +150,7 @@ def find_importer(wanted: RequestedName) -> Importer:
     )
 
 
-def _dataset(wanted: RequestedName, settings: Mapping[str, Any]) -> tuple[IdentitySplit | None, str | None]:
+def _dataset(wanted: RequestedName, settings: Mapping[str, object]) -> tuple[IdentitySplit | None, str | None]:
     """The data set of a classifier, or why it cannot be had; asked for by settings, it must be there."""
     if wanted.kind not in OF_A_DATASET:
         if settings:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import ExplainingImporter, Importer, TrainedWeights, WeightsContents, load_strictly, mismatch_of
+from mibench.api import ExplainingImporter, Importer, Prior, TrainedWeights, WeightsContents, load_strictly, mismatch_of
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
 
 from .requested_name import RequestedName
@@ -40,7 +39,9 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
             raise MibenchError(f"{source}: {shown(key)} has negative variances: a damaged file; download it again")
 
 
-def fitted(wanted: RequestedName, trained: TrainedWeights, importer: Importer, files: Sequence[WeightsContents]) -> Any:
+def fitted(
+    wanted: RequestedName, trained: TrainedWeights, importer: Importer, files: Sequence[WeightsContents]
+) -> nn.Module | Prior:
     """The network with its weights, strictly: a module in eval mode, or a prior.
 
     Raises:
@@ -56,7 +57,8 @@ def fitted(wanted: RequestedName, trained: TrainedWeights, importer: Importer, f
                 if value.ndim and not value.is_floating_point():  # counters have no axes
                     kind = str(value.dtype).removeprefix("torch.")
                     raise MibenchError(f"{source}: {shown(key)} holds {kind}: quantised weights; save them as float32")
-            return prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
+            built: Prior = prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
+            return built
         network = _built(wanted, trained, floats)
         load_strictly(network, floats, message=StateDictMismatch.summary)  # worded below
         return network.eval().requires_grad_(False)
