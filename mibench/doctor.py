@@ -14,16 +14,16 @@ from mibench.downloads import catalogue as known
 from mibench.downloads.download import Fetcher
 from mibench.errors import MibenchError
 from mibench.system import provenance
-from mibench.system.devices import choose_device, deterministic
+from mibench.system.devices import choose_device, total_memory
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import cards, load
+from mibench.weights.accuracy import MEASURED_TOLERANCE, measure_accuracy
 from mibench.weights.minimum_accuracy import weakness
 
 from . import registry
 
 LEAST_DISK = 1e9  # bytes; a run takes tens of megabytes
-TOLERANCE = 0.005  # between the test accuracy on a card and the one measured here
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _machine() -> Iterator[Finding]:
     device = choose_device("auto")
     yield Finding("device", True, f"{device} ({provenance.device_name(device)})")
     yield Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
-    if (memory := _memory()) is not None:
+    if (memory := total_memory(torch.device("cpu"))) is not None:
         yield Finding("memory", memory > 2e9, f"{memory / 1e9:.1f} GB")
     place = home()
     while not place.exists() and place != place.parent:
@@ -60,15 +60,6 @@ def _machine() -> Iterator[Finding]:
     catalogue = registry.catalogue()
     for kind in ("attack", "target", "dataset"):
         yield Finding(f"{kind}s", bool(catalogue[kind]), ", ".join(catalogue[kind]) or "none is installed")
-
-
-def _memory() -> int | None:
-    if not hasattr(os, "sysconf"):
-        return None
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
 
 
 def _weights() -> Iterator[Finding]:
@@ -125,10 +116,7 @@ def _accuracies(reporter: Reporter) -> Iterator[Finding]:
         except MibenchError as error:
             yield Finding(f"{file.name} accuracy", False, f"cannot be measured: {error}")
             continue
-        reporter.say(f"measuring {file.name} on {len(images)} test images")
-        with deterministic(device, "float32"):
-            right = int((classifier(images.pixels).logits.argmax(dim=1) == images.labels).sum())
-        measured = right / len(images)
-        agrees = claimed is None or abs(measured - float(claimed)) <= TOLERANCE
+        measured = measure_accuracy(classifier, images, device=device, reporter=reporter).value
+        agrees = claimed is None or abs(measured - float(claimed)) <= MEASURED_TOLERANCE
         card_says = "nothing" if claimed is None else f"{float(claimed):.4f}"
         yield Finding(f"{file.name} accuracy", agrees, f"{measured:.4f} here, the card says {card_says}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+_LONGEST = 80  # characters of a name that are compared
 
 
 def printable(text: str) -> str:
@@ -15,6 +18,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'dmmia'?`` or nothing: the end of a message about an unknown name."""
+    near = difflib.get_close_matches(name[:_LONGEST].lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class MibenchError(Exception):

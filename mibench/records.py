@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from mibench.errors import MibenchError
+
+_CARD_NAME = re.compile(r"([^@+/\\\s]+)@([^@+/\\\s]+)(?:\+([^@/\\\s]+))?")
+
+
+AccessName = Literal["labels", "scores", "gradients"]  # what an adversary is granted, in words
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,62 @@ class Estimate:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, order=True)
+class CardName:
+    """The name of a set of weights: ``architecture@dataset`` or ``architecture@dataset+tag``."""
+
+    architecture: str
+    dataset: str
+    tag: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> CardName:
+        """Read a whole name.
+
+        Raises:
+            MibenchError: it is none.
+        """
+        parts = _CARD_NAME.fullmatch(text)
+        if parts is None:
+            raise MibenchError(
+                f"a name of weights reads architecture@dataset or architecture@dataset+tag, got {text!r}"
+            )
+        return cls(*parts.groups())
+
+    @classmethod
+    def complete(cls, text: str, dataset: str) -> CardName:
+        """Read a whole name, or ``architecture`` or ``architecture+tag``, which ``dataset`` completes.
+
+        Nothing is refused: whether there is a card of that name is another question.
+        """
+        head, at, rest = text.partition("@")
+        if at:
+            name, _, tag = rest.partition("+")
+            return cls(head, name, tag or None)
+        architecture, _, tag = head.partition("+")
+        return cls(architecture, dataset, tag or None)
+
+    def __str__(self) -> str:
+        return f"{self.architecture}@{self.dataset}" + (f"+{self.tag}" if self.tag else "")
+
+    @property
+    def stem(self) -> str:
+        """What its files are called: ``vgg16_synthfaces_bido``."""
+        return str(self).replace("@", "_").replace("+", "_")
+
+    @property
+    def as_tag(self) -> str:
+        """The tag of a prior that is made against this target: ``vgg16@celeba+smoothed`` -> ``vgg16-smoothed``."""
+        return self.architecture + (f"-{self.tag}" if self.tag else "")
+
+    def target_of_tag(self) -> CardName | None:
+        """Undo :attr:`as_tag`: the target that a prior of this name is made against; None without a tag."""
+        if self.tag is None:
+            return None
+        architecture, _, tag = self.tag.partition("-")
+        return CardName(architecture, self.dataset, tag or None)
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """A safetensors file beside its card: name, sha256 and size in bytes."""
@@ -66,5 +130,5 @@ class Card:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     reported: Mapping[str, Any] | None = None
     measured: Mapping[str, Any] | None = None
-    access: Literal["labels", "scores", "gradients"] = "gradients"  # the most that this network can give
+    access: AccessName = "gradients"  # the most that this network can give
     notes: str | None = None

@@ -6,9 +6,9 @@ A distribution plugs in with one entry point in the group ``mibench``::
     mine = "my_package:CATALOGUE"
 
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
-module that imports nothing heavy. Kinds: attack, prior, target, judge, regressor, backbone, recipe, importer, dataset,
-metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of YAML
-files (``"package"``); role says which name plays a part that the referee needs (:func:`role`).
+module that imports nothing heavy. Kinds: attack, prior, target, defence, judge, regressor, backbone, recipe, importer,
+dataset, metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of
+YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`).
 
 Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
 wherever the name of one is asked for, as ``path/to/file.py:Class``.
@@ -16,7 +16,6 @@ wherever the name of one is asked for, as ``path/to/file.py:Class``.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.system.stdout_guard import spoken_aside
-from mibench.system.text_files import LONGEST, shown
+from mibench.system.text_files import shown
 
 from . import plugins
 
@@ -36,6 +35,7 @@ GROUP = "mibench"
 KINDS = (
     "attack",
     "target",
+    "defence",
     "dataset",
     "prior",
     "judge",
@@ -222,9 +222,3 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     listed = ", ".join(options) if options else "none is installed"
     return f"unknown {what} {shown(name)}{suggest(name, options)} (known: {listed})"
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'dmmia'?`` or nothing."""
-    near = difflib.get_close_matches(name[:LONGEST].lower(), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.strict_yaml import parse_yaml as parse_yaml
 from mibench.system.strict_yaml import read_yaml as read_yaml
@@ -143,7 +143,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
         for name, value in flatten(layer.values, kind).items():
             if name not in origins:
                 raise MibenchError(
-                    f"unknown setting '{scope}.{typed(name)}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"unknown setting '{scope}.{typed(name)}' from {layer.origin}{suggest(name, known)} "
                     f"(known: {', '.join(known)})"
                 )
             check_value(value, f"{scope}.{name}", layer.origin)
@@ -249,7 +249,7 @@ def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict
             raise MibenchError(f"--set {beginning}: expected SCOPE.NAME=VALUE, such as {allowed[0]}.NAME=VALUE")
         if scope not in found:
             raise MibenchError(
-                f"--set {beginning}: unknown scope {shown(scope)}{registry.suggest(scope, allowed)} "
+                f"--set {beginning}: unknown scope {shown(scope)}{suggest(scope, allowed)} "
                 f"(known: {', '.join(allowed)})"
             )
         if setting in found[scope]:
@@ -287,7 +287,7 @@ def attack_presets(attack: str) -> PresetFile:
     known = ("presets", "default", "dataset")
     for key in content:
         if key not in known:
-            raise MibenchError(f"{source}: unknown key {key!r}{registry.suggest(key, known)}")
+            raise MibenchError(f"{source}: unknown key {key!r}{suggest(key, known)}")
     raw = {name: as_mapping(v, f"{source}: {name}") for name, v in as_mapping(content.get("presets"), source).items()}
     return PresetFile(
         {name: _preset_layer(name, raw, source) for name in raw},

@@ -1,4 +1,4 @@
-"""The defender: target classifiers, the judges that only the referee loads, and how they are trained."""
+"""The defender: target classifiers, defences, the judges that only the referee loads, and how they are trained."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "target:onnx": "mibench.targets.custom.importing:import_onnx",
         "target:torchscript": "mibench.targets.custom.importing:import_torchscript",
     },
+    "defence": {},
     "cards": {"targets": "mibench.targets.cards"},
     "role": {"default_target": "vgg16", "default_judge": "facenet112"},
 }

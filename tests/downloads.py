@@ -7,7 +7,7 @@ import http.server
 from collections.abc import Callable
 from typing import Any
 
-from mibench.downloads import file_type
+from mibench.system import file_type
 
 CONTENT = file_type.TORCH_LEGACY + bytes(range(256)) * 4000  # about a megabyte, several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

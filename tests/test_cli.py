@@ -210,6 +210,10 @@ def test_list_and_show(toy: Path) -> None:
     assert {row["name"] for row in listed["attacks"]} >= {"toyattack", "floor"}
     assert "toyattack  presets: many, paper, quick, slow" in call("list", "attack").stdout
     assert "toynet@toyfaces" in call("list", "weights").stdout
+    assert (
+        call("list", "defences").stdout.splitlines()[1]
+        == "  none is installed; a catalogue offers them under the kind 'defence'"
+    )
     attack = json.loads(call("show", "attack", "toyattack", "--json").stdout)
     assert attack["settings"]["steps"] == 20
     preset = json.loads(call("show", "preset", "toyattack:paper", "--json").stdout)
@@ -221,7 +225,7 @@ def test_list_and_show(toy: Path) -> None:
 
 def test_doctor_verifies_weights_and_accuracy(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LEAST_DISK", 0.0)  # what this machine has is not what is tested
-    monkeypatch.setattr(doctor, "_memory", lambda: None)
+    monkeypatch.setattr(doctor, "total_memory", lambda device: None)
     done = call("doctor", "--full", "--json")
     assert done.exit_code == 0, done.output
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}

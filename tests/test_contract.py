@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mibench import registry, settings
-from mibench.api import Access, Attack, ClassifierOutput, Recipe
+from mibench.api import Access, Attack, CardName, ClassifierOutput, Recipe, network_traits
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.weights import cards
@@ -21,7 +21,7 @@ CLASSIFIERS = [
     (kind, name)
     for kind in ("target", "judge")
     for name in registry.names(kind)
-    if not getattr(registry.load(kind, name), "from_user", False)  # somebody's own model has the classes that it has
+    if not network_traits(registry.load(kind, name)).from_user  # somebody's own model has the classes that it has
 ]
 ARGUMENTS = {"timm": {"width": 1.0, "model": "test_resnet"}}  # of classifiers that a width does not make small
 EVERYTHING = [
@@ -133,7 +133,7 @@ def test_every_shipped_card_is_whole() -> None:
     total = 0
     for file in shipped:
         card = file.card()
-        assert file.path.stem == cards.stem_of(card.name)
+        assert file.path.stem == CardName.parse(card.name).stem
         assert card.architecture in registry.names(card.kind)
         assert card.dataset in registry.names("dataset")
         assert card.dataset_digest == registry.load("dataset", card.dataset)().digest, f"{card.name}: another world"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zlib
 from collections.abc import Callable
@@ -232,12 +231,10 @@ class Spied:
 
     def __init__(self, discriminator: Callable[[Tensor], Any]) -> None:
         self.discriminator = discriminator
+        self.context = TrainingContext(device=torch.device("cpu"), checkpoint=Memory())
 
     def stream(self, *names: str) -> torch.Generator:
         return torch.Generator().manual_seed(5)
-
-    def autocast(self) -> Any:
-        return contextlib.nullcontext()
 
 
 def test_the_wasserstein_terms_are_the_formula() -> None:
@@ -288,7 +285,7 @@ def test_the_generator_waits_for_the_discriminator(critic_steps: int, monkeypatc
     original = _Wasserstein.generator_loss
 
     def counted(self: _Wasserstein, training: Any, real: list[Tensor], fake: Tensor) -> dict[str, Tensor]:
-        calls.append(training.step)
+        calls.append(training.state.step)
         return original(self, training, real, fake)
 
     monkeypatch.setattr(_Wasserstein, "generator_loss", counted)
@@ -306,7 +303,7 @@ def float32(weights: Any) -> dict[str, Tensor]:
         ({"steps": 0}, "steps must be at least 1"),
         ({"batch_size": 31}, "30 public images are fewer than train.batch_size=31"),
         ({"average": 1.0}, "average and train.betas must lie in"),
-        ({"storage": "int8"}, "storage='int8' is unknown"),
+        ({"storage": "int8"}, "unknown storage 'int8'"),
         ({"width": 0.0}, "width must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
         ({"betas": (0.5, 1.0)}, "average and train.betas must lie in"),

@@ -146,7 +146,7 @@ DAMAGED = {
     "header.jpg": (whole("jpg")[:20], "is no image"),
     "empty.jpg": (b"", "is no image .* it is empty"),
     "page.jpg": (b"<!DOCTYPE html><html>quota exceeded</html>", "is no image .* it is a web page"),
-    "text.png": (b"version https://git-lfs", "is no image .* it begins with b'version '"),
+    "text.png": (b"version https://git-lfs", "is no image .* it begins like a pointer of Git LFS"),
     "picture.gif": (b"GIF89a" + bytes(40), "is no image"),
     "drawing.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image"),
     "bomb.png": (png_header(60_000, 60_000), "a bomb rather than a picture"),

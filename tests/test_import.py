@@ -13,17 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import TrainedWeights, WeightsContents
+from mibench.api import Accuracy, CardName, TrainedWeights, WeightsContents
 from mibench.attacks.priors.dcgan.importing import import_gan
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
+from mibench.metrics.extractors import JudgeExtractor
 from mibench.targets.importing.checkpoint_kinds import kind_of
 from mibench.targets.importing.released import from_bido, import_backbone, import_classifier
 from mibench.targets.networks.vgg16_mid import VGG16MID
-from mibench.weights import cards, names
-from mibench.weights.importing import accuracy
-from mibench.weights.importing.accuracy import Accuracy, doubt
+from mibench.weights import accuracy, cards
 from mibench.weights.importing.checkpoint_card import Import
 from mibench.weights.importing.importer import Imported, import_weights
+from mibench.weights.importing.reported_accuracy import as_published, doubt
+from mibench.weights.importing.requested_name import parse
 from mibench.weights.load import build_network, build_prior, load_weights
 
 SMALL_WORLD = {"dataset": {"identities": CLASSES, "train_images": 1, "test_images": 14, "public_identities": 1}}
@@ -422,7 +423,7 @@ def test_a_gan_made_against_a_target_is_found_by_a_run_against_it(home: Path, tm
     paths = [save(tmp_path / f"improved_celeba_{n}.tar", w) for n, w in zip("GD", gan("kedmi"), strict=True)]
     done = bring("prior:kedmi@celeba+vgg16-bido", *paths)
     assert done.card.recipe["target"] == "vgg16@celeba+bido"
-    assert cards.target_tag("vgg16@celeba+bido") == "vgg16-bido"
+    assert CardName.parse("vgg16@celeba+bido").as_tag == "vgg16-bido"
     assert done.card.recipe["source"] == "SCccc21/Knowledge-Enriched-DMI"
 
 
@@ -500,20 +501,19 @@ def test_accuracy_counts_every_image_in_chunks(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(accuracy, "CHUNK", 16)
     split = SynthFaces(**SMALL_WORLD["dataset"])
-    found = accuracy.measure(
-        Knows(), ImageSpec(size=16), split, name="x", device=torch.device("cpu"), reporter=Reporter()
-    )
-    images = split.private("test", 16)
+    images, device = split.private("test", 16), torch.device("cpu")
+    classifier = JudgeExtractor(Knows(), ImageSpec(size=16), name="x", device=device)
+    found = accuracy.measure_accuracy(classifier, images, device=device, reporter=Reporter())
     expected = (Knows()(images.floats())[1].argmax(dim=1) == images.labels).sum()
     assert found == Accuracy(right=int(expected), images=70)
 
 
 def test_the_released_loader_drops_its_last_batch() -> None:
     """drop_last: 3,008 of 3,009 images, so the last image may be the one that was right or wrong."""
-    low, high = Accuracy(right=2743, images=3009).as_published()
+    low, high = as_published(Accuracy(right=2743, images=3009))
     assert (low, high) == (2742 / 3008, 2743 / 3008)
-    assert Accuracy(right=10, images=40).as_published() == (0.25, 0.25)
-    low, high = Accuracy(right=64, images=127).as_published()
+    assert as_published(Accuracy(right=10, images=40)) == (0.25, 0.25)
+    low, high = as_published(Accuracy(right=64, images=127))
     assert (low, high) == (1 / 64, 1.0)
     assert doubt(Accuracy(right=64, images=127), 1.0, 1000) is None
 
@@ -553,10 +553,10 @@ def test_a_difference_of_more_than_a_point_has_a_likely_cause(right: int, report
 def test_released_names_carry_what_their_authors_report(file: str, wanted: str, percent: float | None) -> None:
     from mibench.weights.importing.released_files import RELEASED, recognise
 
-    found = recognise(file, names.parse(wanted))
+    found = recognise(file, parse(wanted))
     assert (None if found is None else found.accuracy) == percent
     for release in RELEASED:
-        names.parse(release.name if "kedmi" not in release.name else f"{release.name}+vgg16")
+        parse(release.name if "kedmi" not in release.name else f"{release.name}+vgg16")
 
 
 @pytest.mark.parametrize(
@@ -576,7 +576,7 @@ def test_released_names_carry_what_their_authors_report(file: str, wanted: str, 
 def test_released_gans_and_backbones_are_recognised_by_name(file: str, wanted: str, source: str | None) -> None:
     from mibench.weights.importing.released_files import recognise
 
-    found = recognise(file, names.parse(wanted))
+    found = recognise(file, parse(wanted))
     assert (found is None) if source is None else (found is not None and found.source.endswith(source))
 
 
@@ -623,7 +623,7 @@ def test_the_same_content_is_taken_twice_and_other_content_is_refused_or_replace
 def test_a_replacement_that_fails_leaves_the_old_pair(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.weights import load
+    from mibench.weights import save as saving
 
     bring("target:vgg16@celeba", save(tmp_path / "a.tar", state("vgg16")))
     before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
@@ -631,7 +631,7 @@ def test_a_replacement_that_fails_leaves_the_old_pair(
     def full(*arguments: Any) -> None:
         raise MibenchError("cannot write the card: no space left on device; make room")
 
-    monkeypatch.setattr(load, "write_card", full)
+    monkeypatch.setattr(saving, "write_card", full)
     other = save(tmp_path / "b.tar", state("vgg16", seed=1))
     for wanted, replace in (("target:vgg16@celeba", True), ("target:vgg16@celeba+b", False)):
         with pytest.raises(MibenchError, match="no space left"):
@@ -695,9 +695,9 @@ def test_names_that_cannot_be(home: Path, tmp_path: Path, wanted: str, message: 
 def test_an_importer_may_be_of_one_architecture_or_of_a_kind() -> None:
     from mibench.weights.importing.importer import find_importer
 
-    assert find_importer(names.parse("target:ir152@celeba")) is import_classifier
-    assert find_importer(names.parse("backbone:ir50@ms1m")) is import_backbone
-    assert find_importer(names.parse("target:resnet18@celeba")) is registry.load("importer", "target:resnet18")
+    assert find_importer(parse("target:ir152@celeba")) is import_classifier
+    assert find_importer(parse("backbone:ir50@ms1m")) is import_backbone
+    assert find_importer(parse("target:resnet18@celeba")) is registry.load("importer", "target:resnet18")
 
 
 def test_an_importer_that_cannot_explain_still_gives_a_cause(tmp_path: Path) -> None:
@@ -709,4 +709,4 @@ def test_an_importer_that_cannot_explain_still_gives_a_cause(tmp_path: Path) -> 
     weights = {**state("vgg16"), "more": torch.zeros(1)}
     trained = dataclasses.replace(import_classifier("vgg16", [contents(state("vgg16"))], {}), weights=weights)
     with pytest.raises(MisfitError, match="likely cause: another architecture"):
-        fitted(names.parse("target:vgg16@celeba"), trained, importer, [contents(weights)])
+        fitted(parse("target:vgg16@celeba"), trained, importer, [contents(weights)])

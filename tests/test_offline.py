@@ -17,8 +17,11 @@ from click.testing import CliRunner
 import mibench
 from mibench import doctor, registry
 from mibench.cli import cli
-from mibench.downloads import catalogue, file_type
+from mibench.downloads import catalogue
+from mibench.downloads.content_check import complaint
 from mibench.errors import MibenchError
+from mibench.metrics.extractors import InceptionExtractor, inception_asset
+from mibench.system.file_type import HEAD
 
 
 def timed(code: str, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], bool, float]:
@@ -87,7 +90,7 @@ def test_the_catalogue_is_well_formed() -> None:
 
 
 def test_every_import_that_is_named_is_one_that_there_is() -> None:
-    from mibench.weights.names import parse
+    from mibench.weights.importing.requested_name import parse
 
     steps = [asset.use for asset in entries(catalogue.Asset)]
     steps += [step for entry in entries(catalogue.ByHand) for step in entry.steps]
@@ -124,20 +127,18 @@ def test_torchvisions_addresses_are_those_of_the_installed_torchvision() -> None
 def test_inception_is_where_fid_looks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytorch_fid import inception
 
-    from mibench.metrics import extractors
-
-    asset = catalogue.entry(extractors.INCEPTION_FILE)
-    assert isinstance(asset, catalogue.Asset)
-    assert asset.place() == home / extractors.INCEPTION_PLACE
-    assert asset.sha256 == extractors.INCEPTION_SHA256
+    asset = inception_asset()
+    assert asset.place() == home / "assets" / "inception" / asset.file
+    assert asset.file.endswith(f"-{asset.sha256[:8]}.pth")
+    assert len(asset.sha256) == 64
     assert asset.urls == (inception.FID_WEIGHTS_URL,)
     monkeypatch.delenv("MIBENCH_INCEPTION", raising=False)
     with pytest.raises(MibenchError, match="`mibench fetch inception`"):
-        extractors.InceptionExtractor()
+        InceptionExtractor()
     asset.place().parent.mkdir(parents=True)
     asset.place().write_bytes(b"found, and another file")
     with pytest.raises(MibenchError, match="is not pt_inception"):
-        extractors.InceptionExtractor()
+        InceptionExtractor()
 
 
 def test_magic_numbers_are_those_of_torch(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_magic_numbers_are_those_of_torch(tmp_path: Path) -> None:
     for zipped in (True, False):
         path = tmp_path / "w.pth"
         torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=zipped)
-        assert file_type.complaint(path.read_bytes()[: file_type.HEAD], "torch") is None
+        assert complaint(path.read_bytes()[:HEAD], "torch") is None
 
 
 # Nothing else touches a network.
@@ -234,6 +235,6 @@ def test_commands_touch_no_network(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "LEAST_DISK", 0.0)  # a full disk is no matter of the network
-    monkeypatch.setattr(doctor, "_memory", lambda: None)
+    monkeypatch.setattr(doctor, "total_memory", lambda device: None)
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == (2 if "--offline" in arguments else 0), done.output

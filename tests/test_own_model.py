@@ -21,7 +21,18 @@ from torch import Tensor, nn
 from workplace import enter
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, ImageSpec, MibenchError, TrainedWeights, WeightsContents, WeightsFile
+from mibench.api import (
+    Access,
+    AccessError,
+    Card,
+    ImageSpec,
+    MibenchError,
+    StateDictMismatch,
+    TrainedWeights,
+    WeightsContents,
+    WeightsFile,
+    load_strictly,
+)
 from mibench.runs.plan import make_plan
 from mibench.runs.request import RunRequest
 from mibench.targets.custom.factory import code_of
@@ -98,7 +109,7 @@ def taken_in(returns: str = "logits", **settings: Any) -> TrainedWeights:
 def network_of(trained: TrainedWeights) -> Any:
     kind = registry.load("target", trained.architecture)
     network = kind(num_classes=trained.classes, **trained.arguments)
-    load.load_strictly(network, trained.weights, name="own", architecture=trained.architecture)
+    load_strictly(network, trained.weights, message=StateDictMismatch.summary)
     return network.eval().requires_grad_(False)
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save
 
 from mibench import settings as config
-from mibench.api import Card, ImageSpec, WeightsFile
+from mibench.api import Card, CardName, ImageSpec, WeightsFile
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Arguments
 from mibench.cli import cli
 from mibench.weights import cards, load
@@ -35,7 +35,7 @@ def write_prior(home: Path, name: str) -> None:
     torch.manual_seed(0)
     generator = StyleGAN2Arguments(**PRIOR).generator()
     content = save({f"G.{key}": value.contiguous() for key, value in generator.state_dict().items()})
-    file = WeightsFile(f"{cards.stem_of(name)}.safetensors", hashlib.sha256(content).hexdigest(), len(content))
+    file = WeightsFile(f"{CardName.parse(name).stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content))
     card = Card(
         name=name,
         kind="prior",

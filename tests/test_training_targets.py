@@ -248,10 +248,9 @@ def test_a_checkpoint_of_another_training_is_refused():
     checkpoint = Memory()
     recipe = tiny_target(epochs=1)
     recipe.run(TinySplit(), workshop(checkpoint))
-    with pytest.raises(MibenchError, match="other settings"):
-        replace(recipe, epochs=2).run(TinySplit(), workshop(checkpoint))
-    with pytest.raises(MibenchError, match="other settings"):
-        recipe.run(TinySplit(), workshop(checkpoint, seed=1))
+    with pytest.raises(MibenchError, match="other settings") as caught:
+        replace(recipe, width=0.25).run(TinySplit(), workshop(checkpoint))
+    assert "\n" not in str(caught.value)
     replace(recipe, checkpoint_seconds=1.0).run(TinySplit(), workshop(checkpoint))  # changes no result
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mibench.api import MibenchError, MisfitError, StateDictMismatch
+from mibench.api import MibenchError, StateDictMismatch, load_strictly
 
 
 def check_arguments(arguments: Mapping[str, Any], known: Iterable[str], name: str) -> None:
@@ -26,18 +26,17 @@ def load_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], na
     Raises:
         MisfitError: names the first key or shape that does not fit, and has them all.
     """
-    wanted = {
-        f"{part}.{key}": tensor for part, network in parts.items() for key, tensor in network.state_dict().items()
-    }
-    cure = "the arguments on the card and the weights file do not belong together"
-    misfit = StateDictMismatch.between(
-        {key: tensor.shape for key, tensor in wanted.items()}, {key: tensor.shape for key, tensor in weights.items()}
-    )
-    if misfit.missing or misfit.unexpected:
-        key = min([*misfit.missing, *misfit.unexpected])
-        state = "missing" if key in wanted else "unexpected"
-        raise MisfitError(f"prior {name!r}: weight {key} is {state}; {cure}", misfit)
-    for key, (expected, got) in misfit.misshapen.items():
-        raise MisfitError(f"prior {name!r}: weight {key}: expected {expected}, got {got}; {cure}", misfit)
-    for part, network in parts.items():
-        network.load_state_dict({key: weights[f"{part}.{key}"] for key in network.state_dict()})
+
+    def message(mismatch: StateDictMismatch) -> str:
+        differing = [(key, "is missing") for key in mismatch.missing]
+        differing += [(key, "is unexpected") for key in mismatch.unexpected]
+        differing = sorted(differing) or [
+            (key, f"is misshapen: expected {expected}, got {got}")
+            for key, (expected, got) in mismatch.misshapen.items()
+        ]
+        key, problem = differing[0]
+        return (
+            f"prior {name!r}: weight {key} {problem}; the arguments on the card and the weights do not belong together"
+        )
+
+    load_strictly(nn.ModuleDict(dict(parts)), weights, message=message)

@@ -8,10 +8,14 @@ Conventions, stated once:
 * A network's own normalisation (mean, std) lives inside its wrapper, never in an attack.
 """
 
+from mibench.api.accuracy import Accuracy
 from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
+from mibench.api.network import Network, network_traits
+from mibench.api.state_dict import load_strictly, mismatch_of
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
 from mibench.api.weights import (
     Checkpoint,
+    ExplainingImporter,
     Importer,
     PriorTrainingData,
     Recipe,
@@ -19,23 +23,29 @@ from mibench.api.weights import (
     TrainingContext,
     WeightsContents,
 )
-from mibench.errors import MibenchError, MisfitError, StateDictMismatch
-from mibench.records import Card, Estimate, ImageSpec, WeightsFile
+from mibench.errors import MibenchError, MisfitError, StateDictMismatch, suggest
+from mibench.records import AccessName, Card, CardName, Estimate, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
+from mibench.system.source_code import modules_of, source_digest
 
 __all__ = [
     "Access",
     "AccessError",
+    "AccessName",
+    "Accuracy",
     "Attack",
     "Card",
+    "CardName",
     "Checkpoint",
     "ClassifierOutput",
     "Context",
     "Estimate",
+    "ExplainingImporter",
     "ImageSpec",
     "Importer",
     "MibenchError",
     "MisfitError",
+    "Network",
     "Prior",
     "PriorTrainingData",
     "Queries",
@@ -50,6 +60,12 @@ __all__ = [
     "WeightsContents",
     "WeightsFile",
     "foreign",
+    "load_strictly",
+    "mismatch_of",
+    "modules_of",
+    "network_traits",
+    "source_digest",
+    "suggest",
     "text_of",
     "worded",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class Checkpoint(Protocol):
 class TrainingContext:
     """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress.
 
-    ``initial`` holds the tensors of the backbone card that a recipe's setting ``init`` names; None: fresh weights.
+    ``initial`` holds the tensors of the backbone card that :attr:`Recipe.backbone` names; None: fresh weights.
     """
 
     device: torch.device
@@ -65,9 +65,15 @@ class Recipe(ABC):
 
     kind: ClassVar[str]  # target | judge | regressor | prior | backbone
     needs: ClassVar[str] = "split"
+    cost_only: ClassVar[frozenset[str]] = frozenset()  # settings that change no result: how often to save and to log
+
+    @property
+    def backbone(self) -> str | None:
+        """The card of the weights to start from (``TrainingContext.initial``); None: fresh ones."""
+        return None
 
     @abstractmethod
-    def run(self, data: Any, workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: Any, context: TrainingContext) -> TrainedWeights:
         """Train to the end, from the checkpoint when there is one."""
 
 
@@ -103,7 +109,7 @@ class Importer(Protocol):
     """
 
     def __call__(
-        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
     ) -> TrainedWeights:
         """What the card and the safetensors file will hold.
 
@@ -115,6 +121,14 @@ class Importer(Protocol):
         Raises:
             MibenchError: the tensors are not those of this architecture; names keys and the likely cause.
         """
+
+
+@runtime_checkable
+class ExplainingImporter(Importer, Protocol):
+    """An importer that knows its formats well enough to say what a file is instead."""
+
+    def explain(self, architecture: str, files: Sequence[WeightsContents]) -> str | None:
+        """Why weights do not fit ``architecture``, from what they look like; None: no idea."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from mibench.api import Attack
 from mibench.errors import MibenchError
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
-from mibench.system.progress import Reporter, stretch
+from mibench.system.progress import Reporter
+from mibench.weights.accuracy import measure_accuracy
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_judge
@@ -19,7 +20,7 @@ from mibench.weights.minimum_accuracy import percent
 from mibench.weights.training import Training, resolve_training, train
 
 from .data import FEW_PUBLIC, AuditData
-from .preprocessing import least_accuracy, share_right
+from .preprocessing import least_accuracy
 from .request import AuditRequest
 
 JUDGE_BATCH = 32
@@ -75,8 +76,7 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
         MibenchError: there is no such judge, or it knows other people.
     """
     if request.judge is not None:
-        with stretch(reporter, "measuring the judge"):
-            return _named_judge(find_card("judge", request.judge, request.dataset), material, device)
+        return _named_judge(find_card("judge", request.judge, request.dataset), material, device, reporter)
     count = material.counts["train"]
     least, most = JUDGE_EPOCHS
     epochs = min(max(math.ceil(JUDGE_STEPS / max(count // JUDGE_BATCH, 1)), least), most)
@@ -90,14 +90,15 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
     return _trained("judge", architecture, settings, request, material, None, announcement, device, reporter)
 
 
-def _named_judge(file: CardFile, material: AuditData, device: str) -> AuxiliaryModel:
+def _named_judge(file: CardFile, material: AuditData, device: str, reporter: Reporter) -> AuxiliaryModel:
     """A judge from elsewhere, measured on the images of this audit: it may know other people, or in another order."""
     card, people = file.card(), material.counts["people"]
     if card.classes != people:
         raise MibenchError(f"--judge {file.name} knows {card.classes} people, the data has {people}; leave it out")
     test = material.dataset.private("test", card.image.size)
-    outputs = build_judge(file, choose_device(device), None).batches(test.pixels)
-    share = share_right((output.logits for output in outputs), test.labels)
+    chosen = choose_device(device)
+    classifier = build_judge(file, chosen, None)
+    share = measure_accuracy(classifier, test, device=chosen, reporter=reporter).value
     if share < least_accuracy(people):
         raise MibenchError(
             f"--judge {file.name} gets {percent(share)} of the {len(test):,} held-out images right (chance "

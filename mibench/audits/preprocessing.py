@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec
+from mibench.api import Accuracy, ImageSpec
 from mibench.data.split import IdentitySplit, Images
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import JudgeExtractor
@@ -29,7 +29,7 @@ Logits = Callable[[Tensor, ImageSpec], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class ModelAccuracy:
     """What a model reaches, shares of images."""
 
     test: float
@@ -90,7 +90,7 @@ def measure(
     image: ImageSpec,
     dataset: IdentitySplit,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Accuracy:
+) -> ModelAccuracy:
     """Accuracy on the held-out images and on (some of) the train images; ``progress`` counts images."""
     test = dataset.private("test", image.size)
     train = spread(dataset.private("train", image.size), TRAIN_SAMPLE)
@@ -103,7 +103,7 @@ def measure(
             progress(shown, len(test) + len(train))
             yield answers
 
-    return Accuracy(
+    return ModelAccuracy(
         share_right(counted(test), test.labels),
         len(test),
         share_right(counted(train), train.labels),
@@ -192,4 +192,4 @@ def share_right(logits: Iterable[Tensor], labels: Tensor) -> float:
 
 
 def _share(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(dim=1) == labels).float().mean())
+    return Accuracy.of([(logits, labels)]).value

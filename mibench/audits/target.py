@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,24 @@ import torch
 from torch import nn
 
 from mibench import registry
-from mibench.api import Access, Card, TrainedWeights, Victim, WeightsContents, WeightsFile
-from mibench.downloads import file_type
+from mibench.api import Access, CardName, TrainedWeights, Victim, WeightsContents, load_strictly, network_traits
 from mibench.errors import MibenchError
 from mibench.metrics.extractors import hash_weights
+from mibench.system import file_type
 from mibench.system.canonical import hash_of, plain
 from mibench.system.paths import home
 from mibench.system.progress import Reporter, stretch
 from mibench.weights import load
-from mibench.weights.cards import CardFile, all_cards, stem_of
+from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.gradient_check import gradient_fault
-from mibench.weights.importing.file_type import Format, recognise, refuse_folder
 from mibench.weights.importing.reader import read_weights
 from mibench.weights.importing.torchscript_check import check_program
+from mibench.weights.importing.weights_format import Format, recognise, refuse_folder
 from mibench.weights.minimum_accuracy import percent
+from mibench.weights.save import store_weights
 
 from .data import AuditData, class_names
-from .preprocessing import DOUBTFUL, MUCH_BETTER, Accuracy, advice, least_accuracy, logits_of, measure
+from .preprocessing import DOUBTFUL, MUCH_BETTER, ModelAccuracy, advice, least_accuracy, logits_of, measure
 from .request import AuditRequest
 
 
@@ -37,7 +39,7 @@ class AuditTarget:
     """The model as a target: its card, what it reaches, the most it can give, and what is worth knowing about it."""
 
     file: CardFile
-    accuracy: Accuracy
+    accuracy: ModelAccuracy
     access: Access
     notes: tuple[str, ...]
     fault: str | None = None  # why its gradient is of no use, where it should have one
@@ -47,7 +49,7 @@ class AuditTarget:
 class _Taken:
     """A model that was taken in, not stored yet."""
 
-    name: str
+    card_name: CardName
     trained: TrainedWeights
     network: nn.Module
     sources: dict[str, str]  # what was read -> sha256
@@ -69,7 +71,7 @@ def architecture_of(model: str) -> str:
     if path.suffix == ".onnx":
         with path.open("rb") as file:
             head = file.read(file_type.PAGE)
-        if file_type.is_page(head, ""):
+        if file_type.is_page(head):
             raise MibenchError(f"--model {model} is {file_type.page_reason(head)}")
         return "onnx"
     if _is_script(path):
@@ -102,18 +104,18 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
         taken = _taken(request, material)
     for note in filter(None, (taken.trained.notes or "").split("; ")):
         reporter.say(f"model: {note}")
-    known = all_cards().get(taken.name)
+    known = all_cards().get(str(taken.card_name))
     names = class_names(material.dataset)
     logits = logits_of(taken.network, device)
     image = taken.trained.image
     if known is not None and known.kind == "target" and (measured := known.card().measured):
-        accuracy = Accuracy(
+        accuracy = ModelAccuracy(
             float(measured["test_accuracy"]),
             int(measured["test_images"]),
             float(measured["train_accuracy"]),
             int(measured["train_images"]),
         )
-        reporter.say(f"model: {taken.name} was taken in before")
+        reporter.say(f"model: {taken.card_name!s} was taken in before")
     else:
         with stretch(reporter, "measuring the model"):
             accuracy = measure(logits, image, material.dataset, reporter.update)
@@ -146,7 +148,7 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
 def _access(taken: _Taken, device: torch.device) -> tuple[Access, str | None]:
     """The most that the model can give, and why that is no gradient although its kind has one."""
     trained = taken.trained
-    most = Access[registry.load("target", trained.architecture).access.upper()]
+    most = Access[network_traits(registry.load("target", trained.architecture)).access.upper()]
     if most < Access.GRADIENTS or trained.classes is None:
         return most, None
     network = taken.network.to(device)
@@ -195,11 +197,15 @@ def _taken(request: AuditRequest, material: AuditData) -> _Taken:
             raise
         raise MibenchError(f"--model {request.model}: {error}") from error
     network: nn.Module = registry.load("target", architecture)(num_classes=trained.classes, **trained.arguments)
-    load.load_strictly(network, trained.weights, name=request.model, architecture=architecture)
+    load_strictly(
+        network,
+        trained.weights,
+        message=partial(load.misfit_message, name=request.model, architecture=architecture),
+    )
     network.eval().requires_grad_(False)
     tag = hash_of([hash_weights(network), plain(trained.arguments), plain(trained.image), material.dataset.digest])[:8]
     sources = {file.file: file.sha256 for file in files}
-    return _Taken(f"{architecture}@{request.dataset}+{tag}", trained, network, sources)
+    return _Taken(CardName(architecture, request.dataset, tag), trained, network, sources)
 
 
 def _whole(path: Path, container: str) -> WeightsContents:
@@ -219,24 +225,19 @@ def _whole(path: Path, container: str) -> WeightsContents:
     )
 
 
-def _store(request: AuditRequest, material: AuditData, taken: _Taken, accuracy: Accuracy, access: Access) -> CardFile:
+def _store(
+    request: AuditRequest, material: AuditData, taken: _Taken, accuracy: ModelAccuracy, access: Access
+) -> CardFile:
     trained = taken.trained
-    content = load.to_safetensors(taken.name, trained.weights)
-    card = Card(
-        name=taken.name,
-        kind="target",
-        architecture=trained.architecture,
-        dataset=request.dataset,
-        image=trained.image,
-        weights=WeightsFile(f"{stem_of(taken.name)}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
-        arguments=trained.arguments,
-        classes=trained.classes,
+    store_weights(
+        taken.card_name,
+        "target",
+        trained,
+        home(),
         dataset_digest=material.dataset.digest,
         licence="the owner's",
         recipe={"command": "mibench audit", "model": request.model, "files": dict(taken.sources)},
         measured=accuracy.measured(),
         access=access.name.lower(),  # type: ignore[arg-type]
-        notes=trained.notes,
     )
-    load.save_weights(card, content, home())
-    return all_cards()[taken.name]
+    return all_cards()[str(taken.card_name)]

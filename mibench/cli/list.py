@@ -19,6 +19,7 @@ from .prose import say, tell
 PLURALS = {
     "attacks": "attack",
     "targets": "target",
+    "defences": "defence",
     "datasets": "dataset",
     "protocols": "protocol",
     "suites": "suite",
@@ -30,6 +31,7 @@ PLURALS = {
     "reports": "report",
     "weights": "weights",
 }
+EMPTY = {"defences": "none is installed; a catalogue offers them under the kind 'defence'"}
 
 
 @click.command(
@@ -47,7 +49,7 @@ PLURALS = {
 @plugin_option
 @json_option
 def list_command(*, kind: str | None, as_json: bool) -> None:
-    """List what is installed: attacks, targets, datasets, protocols, suites, priors, judges, metrics, reports ..."""
+    """List what is installed: attacks, targets, defences, datasets, protocols, priors, judges, metrics, reports ..."""
     from mibench.errors import MibenchError
 
     if kind is not None:
@@ -70,7 +72,7 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
             detail = entry.get("detail", "")
             say(f"  {entry['name']:{width}}  {detail}".rstrip(), hang=width + 2 if width < 40 else 4)
         if not entries:
-            click.echo("  none")
+            click.echo(f"  {EMPTY.get(name, 'none')}")
 
 
 def rows(kind: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from mibench.errors import MibenchError
+from mibench.system.file_type import HEAD, beginning
 from mibench.system.progress import Reporter
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # nothing that PIL hands to another program
@@ -181,7 +182,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture; remove it") from error
     except UnidentifiedImageError as error:
-        raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {first_bytes(path)}") from error
+        raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {looks_like(path)}") from error
     except _DAMAGE as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise MibenchError(f"{path} cannot be decoded ({reason}); unpack or download it again") from error
@@ -195,13 +196,7 @@ def _silence_bombs() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def first_bytes(path: Path) -> str:
-    """What an unreadable file looks like, for a message."""
+def looks_like(path: Path) -> str:
+    """What an unreadable file looks like and what to do, for a message."""
     with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        return "it is empty; unpack or download it again"
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html")):
-        return "it is a web page that was saved under this name; download it again"
-    return f"it begins with {head[:8]!r}; unpack or download it again"
+        return f"{beginning(file.read(HEAD))}; unpack or download it again"

@@ -10,9 +10,8 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mibench import registry
-from mibench.downloads.file_type import Kind
-from mibench.errors import MibenchError
+from mibench.downloads.content_check import Kind
+from mibench.errors import MibenchError, suggest
 from mibench.system.paths import data_root, home
 
 LEAST_PREFIX = 8  # hex digits; torchvision's file names publish that many
@@ -123,11 +122,11 @@ def assets_folder() -> Path:
 
 @cache
 def catalogue() -> Mapping[str, Known]:
-    """Name -> entry, in the order of the file ``known.yaml``."""
+    """Name -> entry, in the order of the file ``catalogue.yaml``."""
     from mibench.settings import parse_yaml
 
     text = (resources.files("mibench.downloads") / "catalogue.yaml").read_text(encoding="utf-8")
-    content: Mapping[str, Mapping[str, Mapping[str, Any]]] = parse_yaml(text, "known.yaml")
+    content: Mapping[str, Mapping[str, Mapping[str, Any]]] = parse_yaml(text, "catalogue.yaml")
     found: dict[str, Known] = {}
     for name, fields in content["fetched"].items():
         found[name] = Asset(name=name, **{**fields, "urls": tuple(fields["urls"])})
@@ -147,7 +146,7 @@ def entry(name: str) -> Known:
     by_file = {item.file: item for item in known.values() if isinstance(item, Asset)}
     found = known.get(name) or by_file.get(name)
     if found is None:
-        near = registry.suggest(name, known)
+        near = suggest(name, known)
         raise MibenchError(f"unknown file {name!r}{near} (`mibench fetch --list` shows all)")
     return found
 

@@ -17,10 +17,11 @@ from mibench.downloads.catalogue import Asset, ByHand, Known
 from mibench.downloads.http import NotServed, Transfer, host_of
 from mibench.downloads.partial_file import PartialFile, cannot_write
 from mibench.errors import MibenchError
+from mibench.system import file_type
 from mibench.system.files import atomic_write, file_sha256
 from mibench.system.progress import Reporter
 
-from . import file_type
+from .content_check import complaint
 
 OFFLINE_VARIABLE = "MIBENCH_OFFLINE"
 SPARE = 50_000_000  # bytes that stay free on the disk
@@ -125,9 +126,9 @@ class Fetcher:
         except OSError as error:
             raise MibenchError(f"{target} cannot be read: {error.strerror}; repair its permissions") from error
         cure = "move it away and fetch it again"
-        if file_type.is_page(head, ""):
+        if file_type.is_page(head):
             raise MibenchError(f"{target} is {file_type.page_reason(head)}; {cure}")
-        if (problem := file_type.complaint(head, asset.kind)) is not None:
+        if (problem := complaint(head, asset.kind)) is not None:
             raise MibenchError(f"{target} is {problem}; {cure}")
         self._check_hash(asset, target, digest, f"{target} is not {asset.file}", cure)
         if os.access(target.parent, os.W_OK):  # a shared folder that only reads is fine without a pin

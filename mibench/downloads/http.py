@@ -18,10 +18,11 @@ from typing import IO, Any
 
 from mibench.downloads.partial_file import CHUNK, PartialFile
 from mibench.errors import MibenchError
+from mibench.system import file_type
 from mibench.system.progress import Reporter
 from mibench.version import __version__
 
-from . import file_type
+from .content_check import Kind, complaint
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # without progress in between
@@ -112,7 +113,7 @@ class Transfer:
         reporter: hears of progress.
     """
 
-    kind: file_type.Kind
+    kind: Kind
     size: int | None
     hash_known: bool
     room: Callable[[int], None]
@@ -182,7 +183,7 @@ class Transfer:
         except (OSError, http.client.HTTPException):
             page = b""
         told = file_type.page_reason(page)
-        what = f", {told}" if "a web page" not in told else ""
+        what = "" if told == file_type.PLAIN_PAGE else f", {told}"
         raise NotServed(f"the server answers {error.code} {' '.join(str(error.reason).split())}{what}")
 
     def _receive(self, url: str, response: Any, part: PartialFile) -> None:
@@ -198,7 +199,7 @@ class Transfer:
             raise NotServed(file_type.page_reason(first + response.read(file_type.PAGE)))
         if total is not None and len(first) < min(file_type.HEAD, total - part.size):
             raise _StumbledError(f"the connection broke after {part.size + len(first)} of {total} bytes")
-        if not part.size and (problem := file_type.complaint(first, self.kind)) is not None:
+        if not part.size and (problem := complaint(first, self.kind)) is not None:
             raise NotServed(f"the server sent {problem}")
         whole = self.size if total is None else total
         if whole is not None:

@@ -13,17 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, ImageSpec, MibenchError
+from mibench.downloads.catalogue import Asset, catalogue
 from mibench.system.files import atomic_write
-from mibench.system.paths import home
 
 from .accuracy import Verdicts
 
 Resize = Literal["low2high", "bilinear", "antialias"]
 
 INCEPTION_VARIABLE = "MIBENCH_INCEPTION"
-INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-INCEPTION_PLACE = f"assets/inception/{INCEPTION_FILE}"  # below $MIBENCH_HOME, where `mibench fetch` puts it
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 HASHED_AT_ONCE = 64  # images
 
@@ -230,7 +227,7 @@ class InceptionExtractor:
 
     Args:
         path: the weights file; by default ``$MIBENCH_INCEPTION``, else where ``mibench fetch inception`` puts it.
-        sha256: what the file must hash to.
+        sha256: what the file must hash to; None: as the catalogue of `mibench fetch` says.
         batch: images per forward pass.
         device: where the network runs.
         cache: folder for features of private images, or None.
@@ -243,27 +240,29 @@ class InceptionExtractor:
         self,
         path: Path | str | None = None,
         *,
-        sha256: str = INCEPTION_SHA256,
+        sha256: str | None = None,
         batch: int = 50,
         device: torch.device | str = "cpu",
         cache: Path | None = None,
     ) -> None:
         named = path or os.environ.get(INCEPTION_VARIABLE)
-        file = Path(named).expanduser() if named else home() / INCEPTION_PLACE
+        asset = inception_asset()
+        sha256 = sha256 or asset.sha256
+        file = Path(named).expanduser() if named else asset.place()
         # what is said here becomes the reason of a metric without value: it names no folder of this machine
-        place = f".../{file.name}" if named else f"$MIBENCH_HOME/{INCEPTION_PLACE}"
+        place = f".../{file.name}" if named else f"$MIBENCH_HOME/assets/{asset.path}"
         if not file.is_file():
             raise MibenchError(
                 f"FID needs pytorch-fid's Inception weights, and there are none at {place}: `mibench fetch inception` "
-                f"brings them (or set {INCEPTION_VARIABLE} to the path of {INCEPTION_FILE})"
+                f"brings them (or set {INCEPTION_VARIABLE} to the path of {asset.file})"
             )
         found = file_sha256(file)
         if found != sha256:
             raise MibenchError(
-                f"the file at {place} is not {INCEPTION_FILE}: its sha256 begins with {found[:12]}, expected "
+                f"the file at {place} is not {asset.file}: its sha256 begins with {found[:12]}, expected "
                 f"{sha256[:12]}; move it away and run `mibench fetch inception`"
             )
-        self.name = f"{INCEPTION_FILE.removesuffix('.pth')} pool3"
+        self.name = f"{asset.file.removesuffix('.pth')} pool3"
         self._sha256 = found
         self._batch = batch
         self._device = torch.device(device)
@@ -294,6 +293,13 @@ class InceptionExtractor:
             return self(images, scaling)
         key = content_hash(images, f"inception 1|{self._sha256}|{scaling}|{self._batch}|{self._device.type}")
         return cached_tensors(self._cache, key, lambda: {"features": self(images, scaling)})["features"]
+
+
+def inception_asset() -> Asset:
+    """pytorch-fid's weights in the catalogue of files: name, hash, and where `mibench fetch` puts them."""
+    asset = catalogue()["inception"]
+    assert isinstance(asset, Asset)
+    return asset
 
 
 def _build_inception(file: Path) -> nn.Module:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Attack, Card
+from mibench.api import Attack, Card, CardName
 from mibench.data.split import GroundTruth, IdentitySplit
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.runs import compatibility
 from mibench.runs.budget import within_budget
 from mibench.runs.code import attack_code
@@ -274,9 +274,11 @@ def _made_for_one_target(architecture: str) -> bool:
 def _prior_name(names: RunNames, attack: Attack, protocol: EvalProtocol) -> str:
     """The prior asked for, else the attack's own, else the protocol's; one made against a target is the target's."""
     name = names.prior or attack.prior or protocol.prior
-    architecture = name.partition("@")[0].partition("+")[0]
-    aimed = "+" not in name and architecture in registry.names("prior") and _made_for_one_target(architecture)
-    return f"{name}+{card_files.target_tag(names.target)}" if aimed else name
+    prior = CardName.complete(name, names.dataset)
+    aimed = (
+        prior.tag is None and prior.architecture in registry.names("prior") and _made_for_one_target(prior.architecture)
+    )
+    return f"{name}+{CardName.complete(names.target, names.dataset).as_tag}" if aimed else name
 
 
 def _prior_queries(prior: Card | None) -> int | None:
@@ -303,7 +305,7 @@ def _prior_arguments(weights: Weights, layers: Iterable[Layer]) -> tuple[dict[st
         for name, value in layer.values.items():
             if options is not None and name not in known:
                 raise MibenchError(
-                    f"unknown setting 'prior.{typed(name)}' from {layer.origin}{registry.suggest(name, known)} "
+                    f"unknown setting 'prior.{typed(name)}' from {layer.origin}{suggest(name, known)} "
                     f"(known: {', '.join(known) or 'none'})"
                 )
             config.check_value(value, f"prior.{name}", layer.origin)

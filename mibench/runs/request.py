@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mibench import registry
 from mibench import settings as config
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.settings import Layer, Setting
 from mibench.system.canonical import plain
 from mibench.system.precision import PRECISIONS, Precision
@@ -137,9 +137,7 @@ def _read_file(path: Path | None) -> dict[str, object]:
     known = (*NAMES, "settings", "resolved")
     for key in content:
         if key not in known:
-            raise MibenchError(
-                f"{path}: unknown key {shown(key)}{registry.suggest(key, known)} (known: {', '.join(known)})"
-            )
+            raise MibenchError(f"{path}: unknown key {shown(key)}{suggest(key, known)} (known: {', '.join(known)})")
     return content
 
 

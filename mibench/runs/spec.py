@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mibench.errors import MibenchError
+from mibench.records import CardName
 from mibench.system.canonical import hash_of, plain
 from mibench.system.precision import Precision
 
@@ -201,6 +202,6 @@ class RunSpec:
     @property
     def run_name(self) -> str:
         """The folder's name, ``dmmia-ir152-synthfaces-1f3a9c2e``."""
-        _, _, tag = self.target.card.partition("+")
+        tag = CardName.parse(self.target.card).tag
         target = self.target.architecture + (f"+{tag}" if tag else "")
         return f"{self.attack}-{target}-{self.dataset}-{self.digest()[:8]}"

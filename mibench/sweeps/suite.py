@@ -27,7 +27,7 @@ from typing import Any
 
 from mibench import registry
 from mibench import settings as config
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
 from mibench.runs.request import SCOPES, RunRequest, Settings
 from mibench.system.text_files import shown
 
@@ -272,9 +272,7 @@ def _mapping(given: object, place: str) -> dict[str, object]:
 def _known(found: Mapping[str, object], known: Sequence[str], place: str) -> None:
     for key in found:
         if key not in known:
-            raise MibenchError(
-                f"{place}: unknown key {shown(key)}{registry.suggest(key, known)} (known: {', '.join(known)})"
-            )
+            raise MibenchError(f"{place}: unknown key {shown(key)}{suggest(key, known)} (known: {', '.join(known)})")
 
 
 def _text(given: object, place: str) -> str:

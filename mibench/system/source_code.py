@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 
 def source_of(module: str) -> Path | None:
+    """The file of a module of Python; None for what has none. It imports the packages above the module."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
@@ -28,27 +30,43 @@ def _imports(module: str, source: Path, content: bytes) -> frozenset[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
+            parts = package.split(".") if package else []
             prefix = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
             base = ".".join(filter(None, (prefix, node.module)))
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+            found |= {base, *(".".join(filter(None, (base, alias.name))) for alias in node.names)} - {""}
     return frozenset(found)
 
 
-def modules_of(module: str, root: str) -> dict[str, bytes]:
-    """``module`` and every module below ``root`` that it imports, directly or not: name -> source."""
-    found: dict[str, bytes] = {}
-    waiting = {module}
+def modules_of(
+    module: str, belongs: Callable[[str, Path], bool], find: Callable[[str], Path | None] = source_of
+) -> dict[str, bytes]:
+    """``module`` and every module that it imports, directly or not: name -> source, in alphabetical order.
+
+    Args:
+        module: dotted name.
+        belongs: whether a module of this name and file counts; ``module`` itself always does.
+        find: the file of a module; None for what has no source.
+    """
+    sources: dict[str, bytes] = {}
+    waiting, seen = [module], {module}
     while waiting:
         name = waiting.pop()
-        source = source_of(name)
-        if source is None or name in found:
+        path = find(name)
+        if path is None or (name != module and not belongs(name, path)):
             continue
-        found[name] = source.read_bytes()
-        waiting |= {n for n in _imports(name, source, found[name]) if n == root or n.startswith(f"{root}.")} - set(
-            found
-        )
-    return dict(sorted(found.items()))
+        sources[name] = path.read_bytes()
+        fresh = _imports(name, path, sources[name]) - seen
+        seen |= fresh
+        waiting += fresh
+    return dict(sorted(sources.items()))
+
+
+def source_digest(sources: Mapping[str, bytes]) -> str:
+    """SHA-256 (hex) over names and sources, as :func:`modules_of` gives them."""
+    digest = hashlib.sha256()
+    for name, source in sources.items():
+        digest.update(name.encode() + b"\0" + source + b"\0")
+    return digest.hexdigest()
 
 
 def _party(module: str) -> str:
@@ -63,7 +81,5 @@ def code_hash(module: str, root: str | None = None) -> str:
         module: dotted name.
         root: package that counts; None: the party of a module of mibench (``mibench.attacks``), else its own package.
     """
-    digest = hashlib.sha256()
-    for name, source in modules_of(module, root or _party(module)).items():
-        digest.update(name.encode() + b"\0" + source + b"\0")
-    return digest.hexdigest()
+    root = root or _party(module)
+    return source_digest(modules_of(module, lambda name, _: name == root or name.startswith(f"{root}.")))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,8 @@ import yaml
 
 from mibench import registry
 from mibench.downloads.catalogue import source_of
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
+from mibench.records import CardName
 from mibench.settings import read_yaml
 from mibench.system.files import atomic_write
 from mibench.system.paths import home
@@ -29,7 +29,6 @@ from mibench.system.text_files import shown
 if TYPE_CHECKING:
     from mibench.api import Card
 
-NAME = re.compile(r"[^@+/\\\s]+@[^@+/\\\s]+(\+[^@/\\\s]+)?")
 CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 
@@ -52,6 +51,11 @@ class CardFile:
     content: Mapping[str, Any]
 
     @property
+    def card_name(self) -> CardName:
+        """The name, taken apart."""
+        return CardName.parse(self.name)
+
+    @property
     def weights_path(self) -> Path:
         """The safetensors file that the card describes."""
         return self.weights_folder / self.card().weights.file
@@ -69,17 +73,6 @@ class CardFile:
         return self._card
 
 
-def stem_of(name: str) -> str:
-    """File stem of a card name: ``vgg16@synthfaces+bido`` -> ``vgg16_synthfaces_bido``."""
-    return name.replace("@", "_").replace("+", "_")
-
-
-def target_tag(target: str) -> str:
-    """What a prior made against a target is called after it: ``vgg16@celeba+smoothed`` -> ``vgg16-smoothed``."""
-    architecture, _, tag = target.partition("+")
-    return architecture.partition("@")[0] + (f"-{tag}" if tag else "")
-
-
 def parse_card(content: Mapping[str, Any], source: str) -> Card:
     """Build a :class:`~mibench.api.Card` from the contents of its file."""
     import pydantic
@@ -91,7 +84,7 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
         known = [field.name for field in dataclasses.fields(kind)]
         for key in given:
             if key not in known:
-                raise MibenchError(f"{source}: unknown field {where}{key!r}{registry.suggest(key, known)}")
+                raise MibenchError(f"{source}: unknown field {where}{key!r}{suggest(key, known)}")
 
     check(Card, content, "")
     for name, kind in (("image", ImageSpec), ("weights", WeightsFile)):
@@ -126,11 +119,13 @@ def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
         for field in ("name", "kind"):
             if not isinstance(content.get(field), str):
                 raise MibenchError(f"{path}: a card needs the field {field!r}; repair or delete the file")
-        if not NAME.fullmatch(content["name"]):
+        try:
+            CardName.parse(content["name"])
+        except MibenchError as error:
             raise MibenchError(
                 f"{path}: name should read architecture@dataset or architecture@dataset+tag, got "
                 f"{shown(content['name'])}; repair or delete the file"
-            )
+            ) from error
         found.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
     return found
 
@@ -180,14 +175,14 @@ def training_command(kind: str, name: str, target: str | None = None) -> str:
         name: of the card.
         target: that a prior made against one is to be made against; None: the one that it is called after.
     """
-    architecture, _, rest = name.partition("@")
-    dataset, _, tag = rest.partition("+")
+    card_name = CardName.complete(name, "")
+    architecture, tag = card_name.architecture, card_name.tag
     words = ["mibench", "train", kind, architecture]
     known = kind == "prior" and architecture in registry.names("prior")
     if known and getattr(registry.load("prior", architecture), "per_target", False):
         words += ["--target", target or tag or "NAME"]
-        tag = ""
-    words += ["--dataset", dataset] if dataset else []
+        tag = None
+    words += ["--dataset", card_name.dataset] if card_name.dataset else []
     if not tag and name in shipped_cards():
         tag = "NAME"
     return " ".join([*words, *(["--tag", tag] if tag else [])])
@@ -204,9 +199,8 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
     Raises:
         MibenchError: unknown architecture (with a suggestion), a card of another kind, or no trained weights yet.
     """
-    architecture, at, _ = wanted.partition("@")
-    architecture, plus, tag = architecture.partition("+")
-    name = wanted if at else f"{architecture}@{dataset}{plus}{tag}"
+    card_name = CardName.complete(wanted, dataset)
+    name, architecture = str(card_name), card_name.architecture
     cards = all_cards()
     if (card := cards.get(name)) is not None and card.kind == kind:
         return card
@@ -221,24 +215,30 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             raise MibenchError(f"{wanted!r} is a {other}, it can never be chosen as the {kind} (known: {options})")
         raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
     # A network of another data set is no misspelling, unless the data set was spelled out.
-    have = [c.name for c in cards.values() if c.kind == kind and (at or c.name.split("@")[1].split("+")[0] == dataset)]
-    if kind == "target" and getattr(registry.load(kind, architecture), "from_user", False):
+    have = [c.name for c in cards.values() if c.kind == kind and ("@" in wanted or c.card_name.dataset == dataset)]
+    if kind == "target" and _from_user(architecture):
         raise MibenchError(
             f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
-            f"{registry.suggest(name, have)}"
+            f"{suggest(name, have)}"
         )
     published = source_of(name)
     get = f"`mibench fetch {published}` says how to get them" if published else "get them from their authors"
     if kind == "backbone":
         raise MibenchError(
             f"no weights of the backbone {name!r} are here: {get} and `mibench import FILE --as backbone:{name}`"
-            f"{registry.suggest(name, have)}"
+            f"{suggest(name, have)}"
         )
     said_how = f" ({get})" if published else ""
     raise MibenchError(
         f"no trained weights for the {kind} {name!r}: train them with `{training_command(kind, name)}`, or import "
-        f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{registry.suggest(name, have)}"
+        f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{suggest(name, have)}"
     )
+
+
+def _from_user(architecture: str) -> bool:
+    from mibench.api import network_traits
+
+    return network_traits(registry.load("target", architecture)).from_user
 
 
 def card_text(card: Card) -> str:
@@ -262,6 +262,6 @@ def _ordered(value: Any) -> dict[str, Any]:
 
 def write_card(card: Card, folder: Path) -> Path:
     """Write ``<folder>/<stem>.yaml`` atomically."""
-    path = folder / f"{stem_of(card.name)}.yaml"
+    path = folder / f"{CardName.parse(card.name).stem}.yaml"
     atomic_write(path, card_text(card).encode(), sweep=True)
     return path

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, Prior, Queries, Victim
-from mibench.errors import MibenchError, MisfitError, StateDictMismatch
+from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly, network_traits
+from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
-from mibench.system.file_lock import held
-from mibench.system.files import atomic_write, write_error
-from mibench.system.tensor_files import METADATA_KEY
-from mibench.weights.cards import CardFile, write_card
+from mibench.weights.cards import CardFile
 from mibench.weights.gradient_check import gradient_fault
-
-SHELF_PATIENCE = 60.0  # seconds that a process waits for another one that writes weights; they are written in less
 
 
 def load_weights(file: CardFile) -> dict[str, Tensor]:
@@ -60,71 +55,15 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
     return tensors
 
 
-def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], *, name: str, architecture: str) -> None:
-    """Load every tensor into its place or none at all.
-
-    Raises:
-        MisfitError: missing, unexpected or misshapen tensors, with the likely cause.
-    """
-    misfit = StateDictMismatch.between(
-        {key: tensor.shape for key, tensor in network.state_dict().items()},
-        {key: tensor.shape for key, tensor in weights.items()},
-    )
-    if not misfit:
-        network.load_state_dict(dict(weights), strict=True)
-        return
-    if misfit.unexpected and all(key.startswith("module.") for key in misfit.unexpected):
+def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str) -> str:
+    """Why the weights of the card ``name`` do not fit their architecture, with the likely cause."""
+    if mismatch.unexpected and all(key.startswith("module.") for key in mismatch.unexpected):
         cause = "the weights were saved from DataParallel: strip the prefix 'module.'"
-    elif not misfit.missing and not misfit.unexpected:
+    elif not mismatch.missing and not mismatch.unexpected:
         cause = "the card's arguments or classes (width, num_classes) are not those of the training"
     else:
         cause = "the card names another architecture than the one that was trained"
-    raise MisfitError(
-        f"weights of {name!r} do not fit {architecture}: {misfit.summary()}. Likely cause: {cause}", misfit
-    )
-
-
-def to_safetensors(name: str, weights: Mapping[str, Tensor]) -> bytes:
-    """The safetensors file of a network's weights: contiguous tensors of their own, the card's name as metadata."""
-    apart: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for key, tensor in weights.items():
-        own = tensor.detach().cpu().contiguous()
-        shared = own.data_ptr() in places or own.untyped_storage().nbytes() > own.numel() * own.element_size()
-        apart[key] = own.clone() if shared else own  # safetensors refuses tensors that share memory
-        places.add(apart[key].data_ptr())
-    return save(apart, metadata={METADATA_KEY: name})
-
-
-def save_weights(card: Card, content: bytes, folder: Path, *, check: Callable[[], None] = lambda: None) -> Path:
-    """Write ``weights/<file>``, then the card that vouches for it; returns the card's path.
-
-    Args:
-        card: the card.
-        content: the file of weights.
-        folder: gets both, one process at a time: two that mix would leave a card with another one's weights.
-        check: raises where the place is not free; called while no other process writes there.
-
-    Raises:
-        MibenchError: a folder that cannot be written; weights without their card are taken away again.
-    """
-    place = folder / "weights" / card.weights.file
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            what = f"{place.parent} is being written"
-            stack.enter_context(held(folder / ".shelf.lock", what, patience=SHELF_PATIENCE))
-        except OSError as error:
-            raise write_error(place, error) from error
-        check()
-        fresh = not place.exists()
-        atomic_write(place, content, sweep=True)
-        try:
-            return write_card(card, folder / "cards")
-        except MibenchError:
-            if fresh:
-                place.unlink(missing_ok=True)
-            raise
+    return f"weights of {name!r} do not fit {architecture}: {mismatch.summary()}. Likely cause: {cause}"
 
 
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:
@@ -138,13 +77,17 @@ def build_network(file: CardFile) -> tuple[nn.Module, Card]:
         network: nn.Module = architecture(**arguments)
     except TypeError as error:
         raise MibenchError(f"{file.path}: {card.architecture} does not take these arguments ({error})") from error
-    load_strictly(network, load_weights(file), name=card.name, architecture=card.architecture)
+    load_strictly(
+        network,
+        load_weights(file),
+        message=partial(misfit_message, name=card.name, architecture=card.architecture),
+    )
     return network.eval().requires_grad_(False), card
 
 
 def max_access(card: Card) -> Access:
     """The most that a target can give: what its card says, and no more than its kind of network can."""
-    kind = getattr(registry.load(card.kind, card.architecture), "access", "gradients")
+    kind = network_traits(registry.load(card.kind, card.architecture)).access
     return min(Access[card.access.upper()], Access[kind.upper()])
 
 

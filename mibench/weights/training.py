@@ -1,9 +1,8 @@
-"""The referee's side of ``mibench train``: hands a recipe its data and workshop, stores and describes the result."""
+"""The referee's side of ``mibench train``: hands a recipe its data and context, stores and describes the result."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import pickle
 import shlex
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, PriorTrainingData, Recipe, TrainedWeights, TrainingContext, WeightsFile
+from mibench.api import Access, Card, CardName, PriorTrainingData, Recipe, TrainingContext, network_traits
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -32,10 +31,11 @@ from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
 from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
-from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards, stem_of, target_tag
+from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
 from mibench.weights.cards import find as find_card
-from mibench.weights.load import build_victim, load_weights, save_weights, to_safetensors
+from mibench.weights.load import build_victim, load_weights
 from mibench.weights.same_data import check_same_data
+from mibench.weights.save import store_weights
 
 TRAIN_SCOPES = ("train", "dataset")
 
@@ -77,10 +77,15 @@ class Training:
         return shlex.join(words)
 
     @property
+    def card_name(self) -> CardName:
+        """The card's name; a prior made against one target is called after it."""
+        tag = self.tag or (CardName.complete(self.target, self.dataset).as_tag if self.target else None)
+        return CardName(self.architecture, self.dataset, tag)
+
+    @property
     def name(self) -> str:
-        """The card's name."""
-        tag = self.tag or (target_tag(self.target) if self.target else None)
-        return f"{self.architecture}@{self.dataset}" + (f"+{tag}" if tag else "")
+        """The card's name as text."""
+        return str(self.card_name)
 
 
 class FileCheckpoint:
@@ -117,7 +122,7 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
     if kind not in CARD_KINDS:
         raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
     registry.entry(kind, architecture)  # an unknown architecture is refused here, with a suggestion
-    if kind == "target" and getattr(registry.load(kind, architecture), "from_user", False):
+    if kind == "target" and network_traits(registry.load(kind, architecture)).from_user:
         raise MibenchError(f"{architecture!r} is a model that somebody brings: mibench audit takes it in")
     known = registry.names("recipe")
     for name in (f"{kind}:{architecture}", kind):
@@ -194,12 +199,12 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         settings["target_sha256"] = target.card().weights.sha256
     if backbone is not None:
         settings["init_sha256"] = backbone.card().weights.sha256
-    workplace = WorkDirectory(home() / "training" / f"{stem_of(training.name)}-{_digest(training, recipe, settings)}")
+    workplace = WorkDirectory(home() / "training" / f"{training.card_name.stem}-{_digest(training, recipe, settings)}")
     with workplace.writing():
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
         if checkpoint.path.is_file():
             reporter.say(f"continuing from {checkpoint.path}")
-        workshop = TrainingContext(
+        context = TrainingContext(
             device=chosen,
             checkpoint=checkpoint,
             seed=training.seed,
@@ -211,12 +216,19 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         started = time.time()
         reporter.start(f"training {training.name}")
         try:
-            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), workshop)
+            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
         finally:
             reporter.stop()
         seconds = time.time() - started
         workplace.log(event="trained", seconds=round(seconds, 1), device=str(chosen))
-        path, card = store_trained(training, trained, dataset, settings)
+        path, card = store_weights(
+            training.card_name,
+            training.kind,
+            trained,
+            training.output or home(),
+            dataset_digest=dataset.digest,
+            recipe=_recipe_of(training, settings),
+        )
         checkpoint.discard()
     return path, card
 
@@ -238,8 +250,7 @@ def refuse_shipped_name(training: Training) -> None:
 
 def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> str:
     """What tells one training from another. Settings that a recipe calls ``cost_only`` change no result."""
-    cost_only: frozenset[str] = getattr(recipe, "cost_only", frozenset())
-    kept = {name: value for name, value in settings["recipe"].items() if name not in cost_only}
+    kept = {name: value for name, value in settings["recipe"].items() if name not in recipe.cost_only}
     return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
 
 
@@ -259,14 +270,13 @@ def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> Car
 
 
 def backbone_of(recipe: Recipe) -> CardFile | None:
-    """The card of the weights that a recipe's setting ``init`` starts from; None for fresh ones."""
-    name: str | None = getattr(recipe, "init", None)
+    """The card of the weights that a recipe starts from; None for fresh ones."""
+    name = recipe.backbone
     if name is None:
         return None
-    architecture, at, dataset = name.partition("@")
-    if not at:
-        raise MibenchError(f"train.init={name}: name the whole card, such as {architecture}@ms1m")
-    return find_card("backbone", name, dataset)
+    if "@" not in name:
+        raise MibenchError(f"train.init={name}: name the whole card, such as {name}@ms1m")
+    return find_card("backbone", name, CardName.parse(name).dataset)
 
 
 def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
@@ -284,32 +294,13 @@ def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, d
     raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: split, public, public+victim")
 
 
-def store_trained(
-    training: Training, trained: TrainedWeights, dataset: IdentitySplit, settings: Mapping[str, Any]
-) -> tuple[Path, Card]:
-    """Write ``weights/<stem>.safetensors``, then the card that vouches for it."""
-    folder = training.output or home()
-    stem = stem_of(training.name)
-    content = to_safetensors(training.name, trained.weights)
-    card = Card(
-        name=training.name,
-        kind=training.kind,
-        architecture=trained.architecture,
-        dataset=training.dataset,
-        image=trained.image,
-        weights=WeightsFile(f"{stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
-        arguments=trained.arguments,
-        classes=trained.classes,
-        dataset_digest=dataset.digest,
-        recipe={
-            "command": training.command,
-            **plain(settings["recipe"]),
-            **{key: settings[key] for key in ("target", "target_sha256", "init_sha256") if key in settings},
-            "seed": training.seed,
-            "precision": training.precision,
-            **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),
-        },
-        measured=trained.measured or None,
-        notes=trained.notes,
-    )
-    return save_weights(card, content, folder), card
+def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, object]:
+    """What the card says of how the weights came to be."""
+    return {
+        "command": training.command,
+        **plain(settings["recipe"]),
+        **{key: settings[key] for key in ("target", "target_sha256", "init_sha256") if key in settings},
+        "seed": training.seed,
+        "precision": training.precision,
+        **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),
+    }

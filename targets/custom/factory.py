@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -13,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from mibench.api import MibenchError, foreign
+from mibench.api import MibenchError, foreign, modules_of, source_digest
 from mibench.api import worded as worded
 
 
@@ -108,21 +106,7 @@ def code_of(address: str) -> str:
     see_working_directory()
     top = _source(module.partition(".")[0])
     root = None if top is None else (top.parent.parent if top.name == "__init__.py" else top.parent)
-    digest, waiting, seen = hashlib.sha256(), [module], set[str]()
-    files: dict[str, bytes] = {}
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        source = _source(name)
-        if source is None or (name != module and (root is None or root not in source.parents)):
-            continue
-        files[name] = source.read_bytes()
-        waiting += _imported(name, source, files[name])
-    for name, content in sorted(files.items()):
-        digest.update(name.encode() + b"\0" + content + b"\0")
-    return digest.hexdigest()
+    return source_digest(modules_of(module, lambda _, path: root is not None and root in path.parents, _source))
 
 
 def _source(module: str) -> Path | None:
@@ -136,18 +120,3 @@ def _source(module: str) -> Path | None:
         return None
     path = Path(spec.origin)
     return None if "site-packages" in path.parts else path
-
-
-def _imported(module: str, source: Path, content: bytes) -> list[str]:
-    """Absolute names that a file may import; some of them name attributes rather than modules."""
-    package = module if source.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(content)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".") if package else []
-            prefix = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-            base = ".".join(filter(None, (prefix, node.module)))
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)} - {""}
-    return sorted(found)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from mibench.api import AccessName
 
 from .network import OwnNetwork
 
@@ -19,7 +21,7 @@ class SealedNetwork(OwnNetwork):
         bytes: length of the file.
     """
 
-    access: ClassVar[Literal["labels", "scores", "gradients"]] = "scores"
+    access: ClassVar[AccessName] = "scores"
     file: Tensor
 
     def __init__(

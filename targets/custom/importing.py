@@ -7,7 +7,6 @@ at all at this size, whether a result depends on the batch, and whether it is th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,9 @@ PROBE = 2  # images shown to a model that is taken in
 SAME = 1e-4  # relative; between an image alone and in company
 
 
-def import_module(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_module(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
+) -> TrainedWeights:
     """Importer ``target:module``: a factory, and one file of weights or none (then the factory's own are kept)."""
     declared = ImageConvention.of(settings)
     if not declared.factory:
@@ -72,7 +73,7 @@ def import_module(architecture: str, files: Sequence[WeightsContents], settings:
     return _trained(architecture, declared, image, arguments, weights, roles, notes)
 
 
-def import_onnx(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_onnx(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]) -> TrainedWeights:
     """Importer ``target:onnx``: one file, whole, as the uint8 tensor ``file``."""
     declared, content = _file_only(files, settings)
     network = OnnxNetwork(declared.classes, bytes=len(content))
@@ -83,7 +84,7 @@ def import_onnx(architecture: str, files: Sequence[WeightsContents], settings: M
 
 
 def import_torchscript(
-    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
 ) -> TrainedWeights:
     """Importer ``target:torchscript``: one file, whole, as the uint8 tensor ``file``."""
     declared, content = _file_only(files, settings)
@@ -92,7 +93,7 @@ def import_torchscript(
     return _of_file(architecture, network, declared, declared.image(_size(declared, None)), content)
 
 
-def _file_only(files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> tuple[ImageConvention, Tensor]:
+def _file_only(files: Sequence[WeightsContents], settings: Mapping[str, object]) -> tuple[ImageConvention, Tensor]:
     declared = ImageConvention.of(settings)
     if declared.factory or declared.arguments or declared.features:
         raise MibenchError("--features and --set model.* belong to a model in code; a file has its layers sealed")
@@ -106,7 +107,7 @@ def _of_file(
 ) -> TrainedWeights:
     network.channel_order = declared.channel_order
     roles, notes = _probe(network.eval(), declared, image)
-    arguments: dict[str, Any] = {"bytes": len(content)}
+    arguments: dict[str, object] = {"bytes": len(content)}
     return _trained(architecture, declared, image, arguments, {"file": content}, roles, notes)
 
 
@@ -114,18 +115,14 @@ def _trained(
     architecture: str,
     declared: ImageConvention,
     image: ImageSpec,
-    arguments: dict[str, Any],
+    arguments: Mapping[str, object],
     weights: Mapping[str, Tensor],
     roles: Sequence[str],
     notes: Sequence[str],
 ) -> TrainedWeights:
-    arguments |= {
-        "outputs": list(roles),
-        "channel_order": declared.channel_order,
-    }
     return TrainedWeights(
         architecture=architecture,
-        arguments=arguments,
+        arguments={**arguments, "outputs": list(roles), "channel_order": declared.channel_order},
         image=image,
         weights=weights,
         classes=declared.classes,

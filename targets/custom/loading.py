@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mibench.api import MibenchError, WeightsContents
+from mibench.api import MibenchError, StateDictMismatch, WeightsContents, load_strictly, mismatch_of
 
 AVERAGED = "n_averaged"  # the counter of an averaged model
 HALVES = (  # endings of the length and the direction that weight_norm makes of a weight, and the ending of the weight
@@ -33,7 +33,8 @@ def fill(network: nn.Module, file: WeightsContents) -> list[str]:
         What was done to the names, and what else the file holds.
 
     Raises:
-        MibenchError: missing, unexpected or misshapen tensors, or whole numbers in place of real ones.
+        MisfitError: missing, unexpected or misshapen tensors.
+        MibenchError: whole numbers in place of real ones.
     """
     wanted = network.state_dict()
     given = dict(file.tensors)
@@ -46,8 +47,14 @@ def fill(network: nn.Module, file: WeightsContents) -> list[str]:
             given = changed
             notes += [f"{file.file}: {about}"] if about else []
             break
-    _check(network, wanted, given, file)
-    network.load_state_dict(given, strict=True)
+
+    def message(mismatch: StateDictMismatch) -> str:
+        cause = _cause(mismatch, agreeing=bool(wanted.keys() & given.keys()))
+        return f"{file.file} does not fit the model that the factory builds: {mismatch.summary()}; {cause}"
+
+    if not mismatch_of(network, given):
+        _check_types(wanted, given, file)
+    load_strictly(network, given, message=message)
     if file.others:
         notes.append(
             f"{file.file} holds other weights too ({', '.join(file.others)}): {file.container} was taken; "
@@ -56,23 +63,8 @@ def fill(network: nn.Module, file: WeightsContents) -> list[str]:
     return notes
 
 
-def _check(network: nn.Module, wanted: Mapping[str, Tensor], given: Weights, file: WeightsContents) -> None:
-    missing, unexpected = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    common = sorted(wanted.keys() & given.keys())
-    misshapen = [name for name in common if wanted[name].shape != given[name].shape]
-    parts = [
-        f"{len(names)} {what} ({', '.join(name[:100] for name in names[:3])}{' ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
-    if misshapen:
-        name = misshapen[0]
-        shapes = f"expected {tuple(wanted[name].shape)}, got {tuple(given[name].shape)}"
-        parts.append(f"{len(misshapen)} of another shape ({name}: {shapes})")
-    if parts:
-        cause = _cause(missing, unexpected, misshapen, common)
-        raise MibenchError(f"{file.file} does not fit the model that the factory builds: {'; '.join(parts)}{cause}")
-    for name in common:
+def _check_types(wanted: Mapping[str, Tensor], given: Weights, file: WeightsContents) -> None:
+    for name in wanted.keys() & given.keys():
         if wanted[name].is_floating_point() and not given[name].is_floating_point():
             kind = str(given[name].dtype).removeprefix("torch.")
             raise MibenchError(
@@ -80,20 +72,20 @@ def _check(network: nn.Module, wanted: Mapping[str, Tensor], given: Weights, fil
             )
 
 
-def _cause(missing: list[str], unexpected: list[str], misshapen: list[str], common: list[str]) -> str:
-    """What the differing names are evidence for."""
-    if any(name.endswith(SPLIT) for name in unexpected):
+def _cause(mismatch: StateDictMismatch, agreeing: bool) -> str:
+    """What the differing names are evidence for; ``agreeing``: some name is on both sides."""
+    if any(name.endswith(SPLIT) for name in mismatch.unexpected):
         return (
-            "; they were saved with spectral_norm or pruning on, or another parametrisation: take it off first, or let "
+            "they were saved with spectral_norm or pruning on, or another parametrisation: take it off first, or let "
             "the factory put it on"
         )
-    if any(name.endswith(ending) for name in unexpected for halves in HALVES for ending in halves[:2]):
-        return "; they were saved with weight_norm on: take it off first, or let the factory put it on"
-    if not common:
-        return "; no name agrees: is it the network that these weights are of?"
-    if misshapen and not missing and not unexpected:
-        return "; was it trained with other arguments (--set model.NAME=VALUE)?"
-    return "; another version of the network, or other arguments (--set model.NAME=VALUE)?"
+    if any(name.endswith(ending) for name in mismatch.unexpected for halves in HALVES for ending in halves[:2]):
+        return "they were saved with weight_norm on: take it off first, or let the factory put it on"
+    if not agreeing:
+        return "no name agrees: is it the network that these weights are of?"
+    if mismatch.misshapen and not mismatch.missing and not mismatch.unexpected:
+        return "was it trained with other arguments (--set model.NAME=VALUE)?"
+    return "another version of the network, or other arguments (--set model.NAME=VALUE)?"
 
 
 def check_numbers(network: nn.Module, source: str) -> None:

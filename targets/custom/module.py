@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn, strided
 from torch.nn.parameter import is_lazy
 
-from mibench.api import MibenchError, foreign
+from mibench.api import AccessName, MibenchError, foreign
 
 from .factory import build, code_of
 from .network import OwnNetwork
@@ -30,7 +30,7 @@ class ModuleNetwork(OwnNetwork):
         MibenchError: the factory is not what it was, or does not build a network.
     """
 
-    access: ClassVar[Literal["labels", "scores", "gradients"]] = "gradients"
+    access: ClassVar[AccessName] = "gradients"
 
     def __init__(
         self,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput, foreign
+from mibench.api import ClassifierOutput, Network, foreign
 
 from .outputs import dense, read, rows, tensors_of
 
 
-class OwnNetwork(nn.Module, ABC):
+class OwnNetwork(Network, nn.Module, ABC):
     """A model that somebody brought, behind the face of every classifier here.
 
     Args:
@@ -22,8 +22,7 @@ class OwnNetwork(nn.Module, ABC):
         channel_order: ``rgb`` or ``bgr``: of the images that the model takes.
     """
 
-    from_user: ClassVar[bool] = True  # built from what its card names, at no width and for no other number of classes
-    access: ClassVar[Literal["labels", "scores", "gradients"]]  # the most that a model of this kind can give
+    from_user: ClassVar[bool] = True
     called: str = "the model"  # in messages
 
     def __init__(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mibench.api import ImageSpec, MibenchError
+from mibench.api import ImageSpec, MibenchError, suggest
 
 LARGEST = 4096  # pixels; a side beyond is a slip of the keyboard
 
@@ -57,9 +56,7 @@ class ImageConvention:
         known = [f.name for f in fields(cls)]
         for name in settings:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise MibenchError(f"unknown setting 'import.{name}'{hint} (known: {', '.join(known)})")
+                raise MibenchError(f"unknown setting 'import.{name}'{suggest(name, known)} (known: {', '.join(known)})")
         if "classes" not in settings:
             raise MibenchError("import.classes is wanted: the number of identities of the data")
         return cls(**settings)

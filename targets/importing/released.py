@@ -33,7 +33,7 @@ class ClassifierImporter:
     """``target`` and ``judge``: VGG16 (also BiDO's and MID's), IR152, FaceNet64 and the judge FaceNet."""
 
     def __call__(
-        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
     ) -> TrainedWeights:
         """Arguments from shapes, keys renamed where a release names them otherwise."""
         if architecture not in (*VGGS, *IRS):
@@ -67,7 +67,7 @@ class BackboneImporter:
     """``backbone``: face.evoLVe's MS1M networks and torchvision's vgg16_bn."""
 
     def __call__(
-        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+        self, architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
     ) -> TrainedWeights:
         """All weights of a face network, the convolutions of torchvision's."""
         if architecture not in ("ir50", "ir152", "vgg16_bn"):
@@ -133,7 +133,7 @@ def counted(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     return tensors | dict.fromkeys(lacking, zero), ["Counters of batches were not saved and are 0."]
 
 
-def refuse_settings(architecture: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
+def refuse_settings(architecture: str, settings: Mapping[str, object], known: Sequence[str]) -> None:
     """Refuse a ``--set import.NAME`` that means nothing here."""
     for name in settings:
         if name not in known:
@@ -142,7 +142,7 @@ def refuse_settings(architecture: str, settings: Mapping[str, Any], known: Seque
 
 
 def _vgg(
-    architecture: str, tensors: dict[str, Tensor], settings: Mapping[str, Any]
+    architecture: str, tensors: dict[str, Tensor], settings: Mapping[str, object]
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Weights, arguments and notes of a VGG16."""
     notes = []

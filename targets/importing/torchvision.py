@@ -6,7 +6,6 @@ one of its versions. Nothing here needs the data: classes, width and (ViT) image
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import re
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, WeightsContents, suggest
 from mibench.targets import CATALOGUE
 from mibench.targets.networks.narrowing import SIXTEENTHS
 
@@ -53,9 +52,9 @@ class Settings:
         """Check names, types and ranges."""
         for name in given:
             if name not in allowed:
-                near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise MibenchError(f"unknown setting 'import.{name}'{hint} (known: {', '.join(allowed)})")
+                raise MibenchError(
+                    f"unknown setting 'import.{name}'{suggest(name, allowed)} (known: {', '.join(allowed)})"
+                )
         found = dict(given)
         for name in ("mean", "std"):
             if name in found:
@@ -81,13 +80,15 @@ _WORDS = {int: "a whole number", bool: "true or false", str: "a name"}
 SETTINGS = tuple(field.name for field in fields(Settings))
 
 
-def import_target(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_target(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
+) -> TrainedWeights:
     """Importer of torchvision's classifiers: a target as PPA trains it."""
     return _classifier("target", architecture, files, Settings.of(settings, ("size", "mean", "std")))
 
 
 def import_inception(
-    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
 ) -> TrainedWeights:
     """Importer of the Inception-v3 judge.
 
@@ -98,12 +99,14 @@ def import_inception(
     return _classifier("judge", architecture, files, chosen, without=AUXILIARY, auxiliary=False)
 
 
-def import_backbone(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_backbone(
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
+) -> TrainedWeights:
     """Importer of weights that a training starts from (``train.init``): torchvision's ImageNet files, whole."""
     return _classifier("backbone", architecture, files, Settings.of(settings, ("size", "mean", "std")))
 
 
-def import_timm(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_timm(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]) -> TrainedWeights:
     """Importer of timm's classifiers; ``import.model`` names the network."""
     chosen = Settings.of(settings, ("model", "size", "mean", "std"))
     if not chosen.model:

@@ -5,14 +5,13 @@ timm is imported when a network is built. Nothing is ever downloaded: weights co
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from mibench.api import ClassifierOutput, MibenchError
+from mibench.api import ClassifierOutput, MibenchError, suggest
 
 from .torchvision_networks import SIZE, with_head
 
@@ -42,10 +41,9 @@ class Timm:
             raise MibenchError(f"timm's networks have no width, got {width}; choose a smaller one by its name")
         architecture = model.partition(".")[0]
         if not timm.is_model(architecture):
-            near = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = suggest(architecture, timm.list_models())
             raise MibenchError(f"timm {timm.__version__} has no model {model!r}{hint} (timm.list_models() lists them)")
-        arguments: dict[str, Any] = {"num_classes": num_classes}
+        arguments: dict[str, object] = {"num_classes": num_classes}
         if getattr(timm.get_pretrained_cfg(architecture), "fixed_input_size", False):
             arguments["img_size"] = size
         try:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput
+from mibench.api import ClassifierOutput, Network
 
 from .vgg16 import check_size, convolutions, initialise
 
 SHIFT = 5.0  # std = softplus(s - 5): small at the beginning of the training
 
 
-class VGG16MID(nn.Module):
+class VGG16MID(Network, nn.Module):
     """Convolutions, a linear layer that gives mean and spread of a code, and a linear classifier of the code.
 
     Images ``(N, 3, size, size)`` in [0, 1] give features ``(N, D)``, the flattened convolutions, and raw logits
@@ -28,7 +30,7 @@ class VGG16MID(nn.Module):
         sample: draw the code in evaluation as well.
     """
 
-    only_imported = "its training needs the loss of MID, which no recipe here has"
+    only_imported: ClassVar[str | None] = "its training needs the loss of MID, which no recipe here has"
 
     def __init__(self, num_classes: int, width: float = 1.0, *, size: int = 64, sample: bool = False) -> None:
         super().__init__()

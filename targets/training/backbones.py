@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mibench.api import MibenchError, MisfitError, StateDictMismatch
+from mibench.api import MibenchError, load_strictly
 from mibench.targets.networks import ir
 from mibench.targets.networks.vgg16 import convolutions, initialise
 
@@ -55,17 +55,14 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], *, backbone: s
     feature = getattr(network, "feature", None)
     if not isinstance(feature, nn.Module):
         raise MibenchError(f"{architecture} has no backbone that weights could go into; leave train.init out")
-    wanted = feature.state_dict()
     given = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
-    if not any(key.startswith("output_layer.") for key in wanted):
+    if not any(key.startswith("output_layer.") for key in feature.state_dict()):
         given = {key: tensor for key, tensor in given.items() if not key.startswith("output_layer.")}
-    misfit = StateDictMismatch.between(
-        {key: tensor.shape for key, tensor in wanted.items()}, {key: tensor.shape for key, tensor in given.items()}
+    load_strictly(
+        feature,
+        given,
+        message=lambda mismatch: (
+            f"backbone {backbone!r} is not the one of {architecture}: {mismatch.summary()}; take the backbone of the "
+            "same network (vgg16: vgg16_bn, facenet64 and facenet112: ir50, ir152: ir152) at the same train.width"
+        ),
     )
-    if misfit:
-        raise MisfitError(
-            f"backbone {backbone!r} is not the one of {architecture}: {misfit.summary()}; take the backbone of the "
-            "same network (vgg16: vgg16_bn, facenet64 and facenet112: ir50, ir152: ir152) at the same train.width",
-            misfit,
-        )
-    feature.load_state_dict(given, strict=True)

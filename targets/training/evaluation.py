@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mibench.api import TrainingContext
+from mibench.api import Accuracy, TrainingContext
+from mibench.api.training import autocast
 
 from .augment import plain_batch
-from .supervised import autocast
 
 BATCH = 256  # images of up to LARGE pixels; fewer of larger ones, in proportion to their area
 LARGE = 128
@@ -18,34 +18,31 @@ LEAST_VARIANCE = 1e-6
 
 
 def outputs(
-    network: nn.Module, store: Tensor, workshop: TrainingContext | None = None
+    network: nn.Module, store: Tensor, context: TrainingContext | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Logits (or predictions) of all images, batch by batch, as float32, in eval mode; float32 without a workshop."""
+    """Logits (or predictions) of all images, batch by batch, as float32, in eval mode; float32 without a context."""
     network.eval()
     device = next(network.parameters()).device
     batch = max(1, BATCH * LARGE**2 // max(LARGE, store.shape[1]) ** 2)
     with torch.inference_mode():
         for start in range(0, len(store), batch):
             part = slice(start, min(start + batch, len(store)))
-            if workshop is None:
+            if context is None:
                 output = network(plain_batch(store, part, device))
             else:
-                with autocast(workshop):
+                with autocast(context):
                     output = network(plain_batch(store, part, device))
             yield part, (output if isinstance(output, Tensor) else output[-1]).float()
 
 
-def accuracy(network: nn.Module, store: Tensor, labels: Tensor, workshop: TrainingContext | None = None) -> float:
+def accuracy(network: nn.Module, store: Tensor, labels: Tensor, context: TrainingContext | None = None) -> float:
     """Share of images ``(N, S, S, 3)`` whose largest logit is their label. All images, none dropped."""
-    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for part, logits in outputs(network, store, workshop):
-        correct += (logits.argmax(dim=1) == labels[part]).sum()
-    return int(correct) / len(store)
+    return Accuracy.of((logits, labels[part]) for part, logits in outputs(network, store, context)).value
 
 
-def predictions(network: nn.Module, store: Tensor, workshop: TrainingContext | None = None) -> Tensor:
+def predictions(network: nn.Module, store: Tensor, context: TrainingContext | None = None) -> Tensor:
     """Identity vectors ``(N, D)`` that a regressor reads from images ``(N, S, S, 3)``."""
-    return torch.cat([vectors.clone() for _, vectors in outputs(network, store, workshop)])
+    return torch.cat([vectors.clone() for _, vectors in outputs(network, store, context)])
 
 
 def root_mean_squares(errors: Tensor) -> Tensor:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mibench.api import MibenchError, TrainedWeights, TrainingContext
+from mibench.api.training import stored_weights
 from mibench.data.split import GroundTruth, IdentitySplit
 from mibench.rng import Streams
 
 from .augment import channels_last_store
 from .evaluation import LEAST_VARIANCE, explained_variance, identity_ranks, predictions, root_mean_squares
 from .recipes import build
-from .supervised import SupervisedRecipe, fit, stored_weights
+from .supervised import SupervisedRecipe, fit
 
 FOREIGN = 1000  # distractors of the identification ranks, as many as the referee uses
 
@@ -50,7 +51,7 @@ class TrainRegressor(SupervisedRecipe):
     held_out: float = 0.1  # share of the public identities that validate
     images: int = 0  # at most so many public images; 0: all
 
-    def run(self, data: IdentitySplit, workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: IdentitySplit, context: TrainingContext) -> TrainedWeights:
         """Train on public images, from the checkpoint when there is one, and measure on held-out identities."""
         self.check()
         if not isinstance(data, GroundTruth):
@@ -62,13 +63,13 @@ class TrainRegressor(SupervisedRecipe):
             raise MibenchError(f"held_out must lie between 0 and 1, got {self.held_out}")
         public = data.public(self.size, self.images or None)
         vectors = data.public_identity_vectors(len(public)).float()
-        held = held_out_images(public.identities, self.held_out, workshop.seed)
+        held = held_out_images(public.identities, self.held_out, context.seed)
         if bool(held.all()) or not bool(held.any()):
             raise MibenchError("too few public identities to hold any out; use more images or another held_out")
-        device = workshop.device
+        device = context.device
         train_store, test_store = (channels_last_store(public.pixels[part], device) for part in (~held, held))
         train_vectors, test_vectors = vectors[~held].to(device), vectors[held].to(device)
-        streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
+        streams = Streams(context.seed, ("train", self.kind, self.architecture))
         network, arguments = build(self, streams, identity_dim=data.identity_dim)
         weight = coordinate_weights(train_vectors)
 
@@ -76,7 +77,7 @@ class TrainRegressor(SupervisedRecipe):
             return {"loss": ((output.float() - goals).square() * weight).mean(dim=0).sum()}
 
         def evaluate(net: torch.nn.Module) -> Mapping[str, float]:
-            predicted = predictions(net, test_store, workshop)
+            predicted = predictions(net, test_store, context)
             return {"test_r2": float(explained_variance(predicted, test_vectors).nanmean())}
 
         fitted = fit(
@@ -84,13 +85,13 @@ class TrainRegressor(SupervisedRecipe):
             train_store,
             train_vectors,
             recipe=self,
-            workshop=workshop,
+            context=context,
             streams=streams,
-            data_digest=data.digest,
             loss=loss,
             evaluate=evaluate,
         )
         weights = stored_weights(network, self.storage)
+        network.load_state_dict(weights)  # what is measured below is what is stored
         predicted = predictions(network, test_store).cpu()
         names = [name for name, out in zip(public.identities, held.tolist(), strict=True) if out]
         return TrainedWeights(
@@ -130,7 +131,7 @@ def coordinate_weights(vectors: Tensor) -> Tensor:
     return torch.where(varies, 1 / variance.clamp_min(LEAST_VARIANCE), 0.0) / varies.sum()
 
 
-def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], foreign: Tensor) -> dict[str, Any]:
+def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], foreign: Tensor) -> dict[str, object]:
     """Errors of predictions ``(N, D)`` for held-out images, as plain numbers for a card.
 
     ``identification``: the rank of the true identity among all held-out and ``foreign`` ``(F, D)`` ones, from a single
@@ -144,7 +145,7 @@ def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], f
     own = torch.tensor([index[identity] for identity in identities])
     first = torch.tensor([identities.index(identity) for identity in index])
     candidates = torch.cat([truth[first], foreign.to(truth)])
-    report: dict[str, Any] = {
+    report: dict[str, object] = {
         "rmse": _rounded(errors.mean()),
         "rmse_per_coordinate": [_rounded(value) for value in errors],
         "r2": _rounded(explained.nanmean()),
@@ -152,7 +153,7 @@ def regression_report(predicted: Tensor, truth: Tensor, identities: list[str], f
         "held_out_images": len(truth),
         "held_out_identities": len(index),
     }
-    identification: dict[str, Any] = {"candidates": len(candidates)}
+    identification: dict[str, object] = {"candidates": len(candidates)}
     for name, scale in (("euclidean", None), ("error_weighted", errors.clamp_min(1e-3))):
         ranks = identity_ranks(predicted, own, candidates, scale)
         identification[name] = {

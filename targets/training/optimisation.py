@@ -1,13 +1,12 @@
-"""Optimisers, learning rates and how an optimiser's state travels through a checkpoint."""
+"""Optimisers and learning rates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mibench.api import MibenchError
 
@@ -50,30 +49,3 @@ def stepped(epoch: int, *, peak: float, milestones: Sequence[int], decay: float)
     if not (math.isfinite(decay) and decay > 0):
         raise MibenchError(f"decay must be a positive number, got {decay}")
     return peak * decay ** sum(epoch >= milestone for milestone in milestones)
-
-
-def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """The optimiser's tensors by parameter index; its settings belong to the recipe and are not repeated."""
-    return {
-        str(index): {name: value for name, value in entry.items() if isinstance(value, Tensor)}
-        for index, entry in optimiser.state_dict()["state"].items()
-    }
-
-
-def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]) -> None:
-    """Undo :func:`optimiser_state`.
-
-    Each tensor takes the memory layout of its parameter: the fused kernels walk through memory and pair elements by
-    address, and a checkpoint does not remember channels_last.
-    """
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    entries: dict[int, dict[str, Any]] = {}
-    for index, entry in state.items():
-        parameter = parameters[int(index)]
-        entries[int(index)] = {
-            name: torch.empty_like(parameter, requires_grad=False).copy_(value)
-            if value.shape == parameter.shape
-            else value
-            for name, value in entry.items()
-        }
-    optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})

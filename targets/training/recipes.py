@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext
+from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
+from mibench.api.training import initial_weights, stored_weights
 from mibench.data.split import IdentitySplit, Images
-from mibench.rng import Streams, derive
+from mibench.rng import Streams
 from mibench.targets import CATALOGUE
 
 from .augment import channels_last_store
 from .backbones import start_from
 from .evaluation import accuracy
-from .supervised import SupervisedRecipe, fit, stored_weights
+from .supervised import SupervisedRecipe, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,32 +37,32 @@ class TrainClassifier(SupervisedRecipe):
         if not self.least_smoothing <= self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
-    def run(self, data: IdentitySplit, workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: IdentitySplit, context: TrainingContext) -> TrainedWeights:
         """Train on ``data.private("train", size)``, from the checkpoint when there is one."""
         self.check()
         train, test = data.private("train", self.size), data.private("test", self.size)
         _check_images(train, self.size, data.num_classes)
         _check_images(test, self.size, data.num_classes)
-        device = workshop.device
+        device = context.device
         train_store, test_store = (channels_last_store(images.pixels, device) for images in (train, test))
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
-        streams = Streams(workshop.seed, ("train", self.kind, self.architecture))
+        streams = Streams(context.seed, ("train", self.kind, self.architecture))
         network, arguments = build(self, streams, num_classes=data.num_classes)
         if self.init is not None:
-            self.start(network, workshop.initial)
+            self.start(network, context.initial)
         normalise_inside(network, self.image)
         fitted = fit(
             network,
             train_store,
             train_labels,
             recipe=self,
-            workshop=workshop,
+            context=context,
             streams=streams,
-            data_digest=data.digest,
             loss=self.loss,
-            evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, workshop)},
+            evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
         )
         weights = stored_weights(network, self.storage)
+        network.load_state_dict(weights)  # what is measured below is what is stored
         return TrainedWeights(
             architecture=self.architecture,
             arguments=arguments,
@@ -79,6 +79,10 @@ class TrainClassifier(SupervisedRecipe):
                 "storage": self.storage,
             },
         )
+
+    @property
+    def backbone(self) -> str | None:
+        return self.init
 
     def start(self, network: nn.Module, initial: Mapping[str, Tensor] | None) -> None:
         """Put the weights of the backbone ``init`` into a fresh network.
@@ -115,7 +119,7 @@ class TrainJudge(TrainClassifier):
     epochs: int = 30
 
 
-def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple[nn.Module, dict[str, Any]]:
+def build(recipe: SupervisedRecipe, streams: Streams, **arguments: object) -> tuple[nn.Module, dict[str, object]]:
     """The recipe's network with its initial weights, and the keyword arguments that build it again.
 
     Raises:
@@ -123,17 +127,14 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: Any) -> tuple
     """
     known = CATALOGUE[recipe.kind]
     if recipe.architecture not in known:
-        near = difflib.get_close_matches(recipe.architecture, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
-        raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}; {hint}")
+        hint = suggest(recipe.architecture, known) or f"; choose one of {', '.join(known)}"
+        raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}{hint}")
     module, _, attribute = known[recipe.architecture].partition(":")
     architecture = getattr(importlib.import_module(module), attribute)
-    if (reason := getattr(architecture, "only_imported", None)) is not None:
+    if (reason := network_traits(architecture).only_imported) is not None:
         raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
     arguments = {**arguments, **recipe.arguments()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(streams.seed, *streams.names, "initial weights"))
-        network: nn.Module = architecture(**arguments)
+    network: nn.Module = initial_weights(streams, "initial weights", build=lambda: architecture(**arguments))
     if recipe.dropout is not None:
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
         if not layers:

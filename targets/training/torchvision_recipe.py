@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, MisfitError, StateDictMismatch
+from mibench.api import ImageSpec, MibenchError, load_strictly
 from mibench.targets.networks.torchvision_networks import Head
 
 from .augment import plain_batch
@@ -135,7 +135,7 @@ class TrainTimmTarget(TrainLargeClassifier):
         if not self.model:
             raise MibenchError("which of timm's models? --set train.model=NAME, vit_small_patch16_224 say")
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         return {**super().arguments(), "model": self.model}
 
 
@@ -166,14 +166,14 @@ def start_whole(network: nn.Module, weights: Mapping[str, Tensor], *, backbone: 
     }
     # a network for small images has no auxiliary classifier
     given = {k: v for k, v in weights.items() if k in wanted or not k.startswith("AuxLogits.")} | fresh
-    misfit = StateDictMismatch.between({k: v.shape for k, v in wanted.items()}, {k: v.shape for k, v in given.items()})
-    if misfit:
-        raise MisfitError(
-            f"backbone {backbone!r} is not {architecture} as it is trained here: {misfit.summary()}; take the one of "
-            f"the same network, {architecture}@imagenet, at the same train.width (and, for a ViT, train.size)",
-            misfit,
-        )
-    network.load_state_dict(given, strict=True)
+    load_strictly(
+        network,
+        given,
+        message=lambda mismatch: (
+            f"backbone {backbone!r} is not {architecture} as it is trained here: {mismatch.summary()}; take the one of "
+            f"the same network, {architecture}@imagenet, at the same train.width (and, for a ViT, train.size)"
+        ),
+    )
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

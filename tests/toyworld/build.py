@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mibench import registry
-from mibench.api import Card, ImageSpec, WeightsFile
-from mibench.weights.cards import stem_of, write_card
+from mibench.api import Card, CardName, ImageSpec, WeightsFile
+from mibench.weights.cards import write_card
 from toyworld.data import ToyFaces
 from toyworld.networks import classifier_weights, prior_weights, regressor_weights
 
@@ -33,7 +33,7 @@ def write_network(
 ) -> Card:
     """Weights and card below ``folder``."""
     content = save(dict(weights))
-    stem = stem_of(name)
+    stem = CardName.parse(name).stem
     (folder / "weights").mkdir(parents=True, exist_ok=True)
     (folder / "weights" / f"{stem}.safetensors").write_bytes(content)
     card = Card(

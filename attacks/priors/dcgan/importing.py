@@ -22,7 +22,7 @@ CRITICS = {"gmi": "critic of GMI", "kedmi": "critic of KEDMI"}
 RELEASED = {"gmi": "celeba_G.tar celeba_D.tar", "kedmi": "improved_celeba_G.tar improved_celeba_D.tar"}
 
 
-def import_gan(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]) -> TrainedWeights:
+def import_gan(architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]) -> TrainedWeights:
     """Weights ``G.*`` and ``D.*``, and the arguments that build the prior of :mod:`mibench.attacks.priors.dcgan.prior`.
 
     Raises:

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mibench.api import ImageSpec, MibenchError, PriorTrainingData, Recipe, TrainedWeights, TrainingContext
-from mibench.rng import Streams, derive
+from mibench.api.training import (
+    LatestTerms,
+    TrainingState,
+    autocast,
+    check_storage,
+    initial_weights,
+    run_steps,
+    stored_weights,
+)
+from mibench.rng import Streams
 
 from .networks import SIZE, Critic, Generator, MinibatchDiscriminator
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +53,7 @@ class TrainDCGAN(Recipe):
 
     def check(self) -> None:
         """Raise when a value cannot be."""
-        if self.storage not in DTYPES:
-            raise MibenchError(f"storage={self.storage!r} is unknown; choose one of {', '.join(DTYPES)}")
+        check_storage(self.storage)
         for name in ("steps", "critic_steps", "batch_size", "z_dim", "log_steps"):
             if getattr(self, name) < 1:
                 raise MibenchError(f"train.{name} must be at least 1, got {getattr(self, name)}")
@@ -68,13 +73,13 @@ class TrainGMI(TrainDCGAN):
 
     penalty: float = 10.0  # weight of the gradient penalty
 
-    def run(self, data: Callable[[int], Tensor], workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: Callable[[int], Tensor], context: TrainingContext) -> TrainedWeights:
         """Train on ``data(64)``, uint8 ``(N, 3, 64, 64)``."""
         self.check()
         if not 0 <= self.penalty < math.inf:
             raise MibenchError(f"train.penalty must be finite and not negative, got {self.penalty}")
-        critic = _seeded(workshop, "discriminator", lambda: Critic(width=self.width))
-        training = _Training(self, _pictures(data(SIZE), self), critic, _Wasserstein(self.penalty), workshop)
+        critic = initial_weights(_seeds(context), "discriminator", build=lambda: Critic(width=self.width))
+        training = _Training(self, _pictures(data(SIZE), self), critic, _Wasserstein(self.penalty), context)
         training.finish()
         return training.trained({"z_dim": self.z_dim, "width": self.width})
 
@@ -94,7 +99,7 @@ class TrainKEDMI(TrainDCGAN):
     kernels: int = 64  # of the minibatch discrimination
     dimensions: int = 50
 
-    def run(self, data: PriorTrainingData, workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: PriorTrainingData, context: TrainingContext) -> TrainedWeights:
         """Train on ``data.public(64)`` and the victim's scores of them."""
         self.check()
         if not 0 <= self.entropy_weight < math.inf or min(self.kernels, self.dimensions) < 1:
@@ -103,16 +108,16 @@ class TrainKEDMI(TrainDCGAN):
                 f"got {self.entropy_weight}, {self.kernels} and {self.dimensions}"
             )
         classes = data.victim.num_classes
-        network = _seeded(
-            workshop,
+        network = initial_weights(
+            _seeds(context),
             "discriminator",
-            lambda: MinibatchDiscriminator(
+            build=lambda: MinibatchDiscriminator(
                 num_classes=classes, width=self.width, kernels=self.kernels, dimensions=self.dimensions
             ),
         )
         pictures = _pictures(data.public(SIZE), self)
-        labels = soft_labels(data, pictures, workshop)
-        training = _Training(self, pictures, network, _InversionSpecific(labels, self.entropy_weight), workshop)
+        labels = soft_labels(data, pictures, context)
+        training = _Training(self, pictures, network, _InversionSpecific(labels, self.entropy_weight), context)
         training.finish()
         arguments = {
             "z_dim": self.z_dim,
@@ -125,16 +130,16 @@ class TrainKEDMI(TrainDCGAN):
 
 
 @torch.no_grad()
-def soft_labels(data: PriorTrainingData, pictures: Tensor, workshop: TrainingContext) -> Tensor:
+def soft_labels(data: PriorTrainingData, pictures: Tensor, context: TrainingContext) -> Tensor:
     """The victim's scores ``(N, K)``, float16 on the CPU, of all public images: each is shown once."""
-    size, found = data.victim.image.size, []
+    size, scores = data.victim.image.size, []
     for start in range(0, len(pictures), 256):
-        images = pictures[start : start + 256].to(workshop.device).float() / 255
+        images = pictures[start : start + 256].to(context.device).float() / 255
         if size != SIZE:
             images = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
-        found.append(data.victim.scores(images).half().cpu())
-        workshop.progress(0, 1, f"labelling {min(start + 256, len(pictures))} of {len(pictures)} public images")
-    return torch.cat(found)
+        scores.append(data.victim.scores(images).half().cpu())
+        context.progress(0, 1, f"labelling {min(start + 256, len(pictures))} of {len(pictures)} public images")
+    return torch.cat(scores)
 
 
 class _Game(Protocol):
@@ -163,11 +168,11 @@ class _Wasserstein:
         self, training: _Training, real: list[Tensor], rows: list[Tensor], fake: Tensor
     ) -> dict[str, Tensor]:
         critic, count = training.discriminator, len(fake)
-        with training.autocast():
+        with autocast(training.context):
             scores = critic(torch.cat([real[0], fake])).float()
         mix = torch.rand(count, 1, 1, 1, generator=training.stream("mix")).to(fake.device, non_blocking=True)
         between = (real[0] + mix * (fake - real[0])).requires_grad_()
-        with training.autocast():
+        with autocast(training.context):
             at = critic(between).float()
         (slope,) = torch.autograd.grad(at.sum(), between, create_graph=True)
         steepness = slope.flatten(1).norm(dim=1)
@@ -177,7 +182,7 @@ class _Wasserstein:
         }
 
     def generator_loss(self, training: _Training, real: list[Tensor], fake: Tensor) -> dict[str, Tensor]:
-        with training.autocast():
+        with autocast(training.context):
             return {"loss_generator": -training.discriminator(fake).float().mean()}
 
 
@@ -194,7 +199,7 @@ class _InversionSpecific:
         self, training: _Training, real: list[Tensor], rows: list[Tensor], fake: Tensor
     ) -> dict[str, Tensor]:
         labels = self.labels[rows[0]].to(fake.device, non_blocking=True).float()
-        with training.autocast():  # three passes, since an output depends on its batch
+        with autocast(training.context):  # three passes, since an output depends on its batch
             on_labelled, on_real, on_fake = (training.discriminator(x).logits.float() for x in (real[0], real[1], fake))
         return {
             "loss_labels": soft_cross_entropy(on_labelled, labels).mean(),
@@ -203,12 +208,12 @@ class _InversionSpecific:
         }
 
     def generator_loss(self, training: _Training, real: list[Tensor], fake: Tensor) -> dict[str, Tensor]:
-        with training.autocast():
+        with autocast(training.context):
             generated = training.discriminator(fake)
             with torch.no_grad():
-                wanted = training.discriminator(real[2]).features
+                expected = training.discriminator(real[2]).features
         return {
-            "loss_features": (generated.features.float().mean(dim=0) - wanted.float().mean(dim=0)).abs().mean(),
+            "loss_features": (generated.features.float().mean(dim=0) - expected.float().mean(dim=0)).abs().mean(),
             "loss_entropy": self.entropy_weight * entropy(generated.logits.float()).sum(),
         }
 
@@ -234,136 +239,100 @@ class _Training:
     """The state of one training and its steps."""
 
     def __init__(
-        self, recipe: TrainDCGAN, pictures: Tensor, discriminator: nn.Module, game: _Game, workshop: TrainingContext
+        self, recipe: TrainDCGAN, pictures: Tensor, discriminator: nn.Module, game: _Game, context: TrainingContext
     ) -> None:
-        self.recipe, self.workshop, self.game = recipe, workshop, game
-        self.pictures = pictures.to(workshop.device)
-        generator = _seeded(workshop, "generator", lambda: Generator(z_dim=recipe.z_dim, width=recipe.width))
-        self.generator = generator.to(workshop.device)
-        self.discriminator = discriminator.to(workshop.device)
+        self.recipe, self.context, self.game = recipe, context, game
+        self.pictures = pictures.to(context.device)
+        generator = initial_weights(
+            _seeds(context), "generator", build=lambda: Generator(z_dim=recipe.z_dim, width=recipe.width)
+        )
+        self.generator = generator.to(context.device)
+        self.discriminator = discriminator.to(context.device)
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
         self.generator_optimiser = self._adam(self.generator)
         self.discriminator_optimiser = self._adam(self.discriminator)
-        self.step = 0
-        self.streams = Streams(workshop.seed, ("prior", recipe.architecture))
+        self.streams = Streams(context.seed, ("prior", recipe.architecture))
         self.orders: dict[int, tuple[int, Tensor]] = {}  # pass -> epoch and its permutation
-        self.measured: dict[str, float] = {}
+        self.state = TrainingState(
+            {"generator": self.generator, "discriminator": self.discriminator, "averaged": self.averaged},
+            {"generator": self.generator_optimiser, "discriminator": self.discriminator_optimiser},
+        )
+        self.monitor = LatestTerms(
+            context, self.state, steps=recipe.steps, batch_size=recipe.batch_size, log_steps=recipe.log_steps
+        )
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         return torch.optim.Adam(network.parameters(), lr=self.recipe.learning_rate, betas=self.recipe.betas, fused=True)
 
-    def autocast(self) -> torch.autocast:
-        """Half precision for convolutions, where the training asked for it."""
-        return torch.autocast(
-            self.workshop.device.type, dtype=torch.bfloat16, enabled=self.workshop.precision == "bfloat16"
-        )
-
     def stream(self, *names: str) -> torch.Generator:
-        """Numbers of this step."""
-        return self.streams.generator(*names, self.step)
+        """Numbers of the running step."""
+        return self.streams.generator(*names, self.state.step)
 
     def finish(self) -> None:
-        """Train to the last step, saving and logging on the way."""
-        recipe, workshop = self.recipe, self.workshop
-        saved = workshop.checkpoint.load()
-        if saved is not None:
-            self._restore(saved)
-        saved_at = logged_at = moved_at = time.monotonic()
-        rate, before = "", self.step
-        terms: dict[str, Tensor] = {}
-        while self.step < recipe.steps:
-            terms |= self._advance()
-            self.step += 1
-            last, now = self.step == recipe.steps, time.monotonic()
-            if self.step % recipe.log_steps == 0 or last:
-                self.measured |= {name: round(float(term), 4) for name, term in terms.items()}
-                each = (self.step - before) * recipe.batch_size / max(now - logged_at, 1e-9)
-                rate = f"{each:.0f} images/s"
-                workshop.log(event="train", step=self.step, images_per_second=round(each, 1), **self.measured)
-                logged_at, before = now, self.step
-            if last or now - moved_at >= 0.5:
-                workshop.progress(self.step, recipe.steps, rate)
-                moved_at = now
-            if last or now - saved_at >= recipe.checkpoint_seconds:
-                workshop.checkpoint.save(self._state())
-                saved_at = time.monotonic()
+        """Train to the last step."""
+        run_steps(
+            self.context,
+            self.state,
+            steps=self.recipe.steps,
+            step=self._advance,
+            monitor=self.monitor,
+            checkpoint_seconds=self.recipe.checkpoint_seconds,
+        )
 
-    def _advance(self) -> dict[str, Tensor]:
+    def _advance(self, step: int) -> dict[str, Tensor]:
         """One step of the discriminator and, after every ``critic_steps`` of them, one of the generator."""
         recipe = self.recipe
-        rows = [self._rows(number) for number in range(self.game.passes)]
-        device = self.workshop.device
-        real = [self.pictures[chosen.to(device, non_blocking=True)].float() / 255 for chosen in rows]
-        with torch.no_grad(), self.autocast():
+        rows = [self._rows(step, number) for number in range(self.game.passes)]
+        device = self.context.device
+        real = [self.pictures[indices.to(device, non_blocking=True)].float() / 255 for indices in rows]
+        with torch.no_grad(), autocast(self.context):
             fake = self.generator(self._latents("latents")).float()
         terms = self.game.discriminator_loss(self, real, rows, fake)
         _descend(self.discriminator, self.discriminator_optimiser, terms)
-        if (self.step + 1) % recipe.critic_steps == 0:
+        if (step + 1) % recipe.critic_steps == 0:
             self.discriminator.requires_grad_(False)
-            with self.autocast():
+            with autocast(self.context):
                 fake = self.generator(self._latents("fresh latents")).float()
             of_generator = self.game.generator_loss(self, real, fake)
             _descend(self.generator, self.generator_optimiser, of_generator)
             self.discriminator.requires_grad_(True)
             terms |= of_generator
-            self._average()
+            self._average(step)
         return {name: term.detach() for name, term in terms.items()}
 
     def _latents(self, name: str) -> Tensor:
         drawn = torch.randn(self.recipe.batch_size, self.recipe.z_dim, generator=self.stream(name))
-        return drawn.to(self.workshop.device, non_blocking=True)
+        return drawn.to(self.context.device, non_blocking=True)
 
-    def _rows(self, number: int) -> Tensor:
-        """Which images this step takes in pass ``number`` (on the CPU): shuffled in each epoch, the rest dropped."""
+    def _rows(self, step: int, number: int) -> Tensor:
+        """Which images a step takes in pass ``number`` (on the CPU): shuffled in each epoch, the rest dropped."""
         size = self.recipe.batch_size
-        epoch, place = divmod(self.step, len(self.pictures) // size)
+        epoch, batch = divmod(step, len(self.pictures) // size)
         if number not in self.orders or self.orders[number][0] != epoch:
             shuffle = self.streams.generator("order", number, epoch)
             self.orders[number] = epoch, torch.randperm(len(self.pictures), generator=shuffle)
-        return self.orders[number][1][place * size : (place + 1) * size]
+        return self.orders[number][1][batch * size : (batch + 1) * size]
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _average(self, step: int) -> None:
         decay = self.recipe.average
         for old, new in zip(_tensors(self.averaged), _tensors(self.generator), strict=True):
             if new.is_floating_point() and decay:
-                old.lerp_(new, 1 - min(decay, (1 + self.step) / (10 + self.step)))
+                old.lerp_(new, 1 - min(decay, (1 + step) / (10 + step)))
             else:
                 old.copy_(new)
 
-    def trained(self, arguments: dict[str, Any], **measured: Any) -> TrainedWeights:
+    def trained(self, arguments: Mapping[str, object], **measured: int) -> TrainedWeights:
         """Generator and discriminator in the storage type."""
-        storage = DTYPES[self.recipe.storage]
-        weights = {
-            f"{prefix}.{name}": tensor.detach().to("cpu", storage if tensor.is_floating_point() else None).clone()
-            for prefix, network in (("G", self.averaged), ("D", self.discriminator))
-            for name, tensor in network.state_dict().items()
-        }
+        weights = stored_weights(self.averaged, self.recipe.storage, "G.")
+        weights |= stored_weights(self.discriminator, self.recipe.storage, "D.")
         return TrainedWeights(
             architecture=self.recipe.architecture,
             arguments=arguments,
             image=ImageSpec(size=SIZE),
             weights=weights,
-            measured={"images_shown": self.step * self.recipe.batch_size, **self.measured, **measured},
+            measured={"images_shown": self.state.step * self.recipe.batch_size, **self.monitor.measured, **measured},
         )
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "averaged": self.averaged,
-            "generator_optimiser": self.generator_optimiser,
-            "discriminator_optimiser": self.discriminator_optimiser,
-        }
-
-    def _state(self) -> dict[str, Any]:
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {"step": self.step, "measured": dict(self.measured), **parts}
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self.step, self.measured = int(saved["step"]), dict(saved["measured"])
-        for name, part in self._parts().items():
-            part.load_state_dict(saved[name])
 
 
 def _descend(network: nn.Module, optimiser: torch.optim.Optimizer, terms: dict[str, Tensor]) -> None:
@@ -377,11 +346,9 @@ def _tensors(network: nn.Module) -> Iterator[Tensor]:
     yield from network.buffers()
 
 
-def _seeded(workshop: TrainingContext, name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """A network with initial weights that depend on the seed and the name only."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(workshop.seed, "prior", "dcgan", name))
-        return build()
+def _seeds(context: TrainingContext) -> Streams:
+    """Of initial weights: those of a generator are the same for both trainings."""
+    return Streams(context.seed, ("prior", "dcgan"))
 
 
 def _pictures(pictures: Tensor, recipe: TrainDCGAN) -> Tensor:

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import ImageSpec, MibenchError, MisfitError, StateDictMismatch, TrainedWeights, WeightsContents
+from mibench.api import (
+    ImageSpec,
+    MibenchError,
+    MisfitError,
+    StateDictMismatch,
+    TrainedWeights,
+    WeightsContents,
+    mismatch_of,
+)
 
 from .layers import resampling_filter
 from .prior import StyleGAN2Arguments
@@ -38,7 +46,7 @@ FIXED = {  # what our networks are; a file that says otherwise is another networ
 
 
 def import_stylegan2(
-    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, Any]
+    architecture: str, files: Sequence[WeightsContents], settings: Mapping[str, object]
 ) -> TrainedWeights:
     """The weights as :class:`~mibench.attacks.priors.stylegan2.prior.StyleGAN2Prior` takes them, and its arguments.
 
@@ -130,7 +138,7 @@ def _check_said(name: str, said: Mapping[str, Any], architecture: str = "skip") 
 
 
 def _generator(
-    file: WeightsContents, weights: Mapping[str, Tensor], said: Mapping[str, Any], settings: Mapping[str, Any]
+    file: WeightsContents, weights: Mapping[str, Tensor], said: Mapping[str, Any], settings: Mapping[str, object]
 ) -> tuple[dict[str, Any], list[str]]:
     """Arguments of the generator, and sentences for the card."""
     resolution = _whole(
@@ -161,7 +169,7 @@ def _generator(
 
 
 def _clamp(
-    file: WeightsContents, said: Mapping[str, Any], settings: Mapping[str, Any]
+    file: WeightsContents, said: Mapping[str, Any], settings: Mapping[str, object]
 ) -> tuple[float | None, list[str]]:
     """The bound of activations, which no shape tells."""
     notes: list[str] = []
@@ -246,12 +254,10 @@ def _crop(file: WeightsContents, resolution: int, settings: Mapping[str, Any]) -
 def _check_fit(name: str, arguments: StyleGAN2Arguments, weights: Mapping[str, Tensor]) -> None:
     """Compare keys and shapes on paper: arguments from a file must not make us take memory first."""
     with torch.device("meta"):
-        parts: dict[str, torch.nn.Module] = {"G": arguments.generator()}
+        skeleton = torch.nn.ModuleDict({"G": arguments.generator()})
         if any(key.startswith("D.") for key in weights):
-            parts["D"] = arguments.discriminator()
-    wanted = {f"{part}.{key}": t.shape for part, network in parts.items() for key, t in network.state_dict().items()}
-    misfit = StateDictMismatch.between(wanted, {key: tensor.shape for key, tensor in weights.items()})
-    if misfit:
+            skeleton["D"] = arguments.discriminator()
+    if misfit := mismatch_of(skeleton, weights):
         raise MisfitError(
             f"{name} is no prior stylegan2: {misfit.summary()}; likely cause: {_cause(misfit)}. --json lists every key",
             misfit,

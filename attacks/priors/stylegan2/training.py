@@ -15,24 +15,31 @@ bit (CPU, float32, same number of threads in each shard).
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mibench.api import ImageSpec, MibenchError, Recipe, TrainedWeights, TrainingContext
+from mibench.api.training import (
+    LatestTerms,
+    TrainingState,
+    check_storage,
+    initial_weights,
+    precision_dtype,
+    run_steps,
+    stored_weights,
+)
 from mibench.rng import Streams, derive
 
 from .discriminator import Discriminator
 from .generator import Generator
 
 GROUP = 4  # images among which the discriminator compares
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class TrainStyleGAN2(Recipe):
 
     kind: ClassVar[str] = "prior"
     needs: ClassVar[str] = "public"
+    cost_only: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds", "log_images"})
 
     images: int = 600_000  # real images shown in all; ours: about two hours on two idle CPU cores in bfloat16
     resolution: int = 64
@@ -69,7 +77,7 @@ class TrainStyleGAN2(Recipe):
     checkpoint_seconds: float = 300.0
     log_images: int = 3_200
 
-    def run(self, data: Callable[[int], Tensor], workshop: TrainingContext) -> TrainedWeights:
+    def run(self, data: Callable[[int], Tensor], context: TrainingContext) -> TrainedWeights:
         """Train on ``data(resolution)``, uint8 ``(N, 3, R, R)``, to the end; from the checkpoint when there is one."""
         self._check()
         pictures = data(self.resolution)
@@ -80,11 +88,11 @@ class TrainStyleGAN2(Recipe):
             )
         if len(pictures) < self.batch_size:
             raise MibenchError(f"{len(pictures)} public images are fewer than batch_size={self.batch_size}; lower it")
-        training = _Training(self, pictures, workshop)
+        training = _Training(self, pictures, context)
         training.finish()
         return training.trained()
 
-    def generator_arguments(self) -> dict[str, Any]:
+    def generator_arguments(self) -> dict[str, int]:
         """Keyword arguments of the generator."""
         return {
             "z_dim": self.z_dim,
@@ -95,7 +103,7 @@ class TrainStyleGAN2(Recipe):
             "mapping_layers": self.mapping_layers,
         }
 
-    def discriminator_arguments(self) -> dict[str, Any]:
+    def discriminator_arguments(self) -> dict[str, int]:
         """Keyword arguments of the discriminator."""
         return {
             "resolution": self.resolution,
@@ -104,8 +112,7 @@ class TrainStyleGAN2(Recipe):
         }
 
     def _check(self) -> None:
-        if self.storage not in DTYPES:
-            raise MibenchError(f"storage={self.storage!r} is unknown; choose one of {', '.join(DTYPES)}")
+        check_storage(self.storage)
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
             raise MibenchError(f"resolution={self.resolution} is not a power of two from 8 upwards")
         if not 0 < self.r1_batch <= self.batch_size:
@@ -120,11 +127,12 @@ class TrainStyleGAN2(Recipe):
 
 @dataclass(frozen=True)
 class _Draw:
-    """What chance decides in one shard of a step: n real images and latents, noise, and n styles mixed in."""
+    """One shard of a step: n real images, and what chance decides: n latents, noise, and n styles mixed in."""
 
     real: Tensor
     latents: Tensor
     noise: torch.Generator
+    penalised: bool  # a step with the penalty
     other: Tensor | None = None
     mixed: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, num_ws): layers that take the other style
 
@@ -141,17 +149,21 @@ class _Shard:
 class _Training:
     """The state of one training and its steps."""
 
-    def __init__(self, recipe: TrainStyleGAN2, pictures: Tensor, workshop: TrainingContext) -> None:
+    def __init__(self, recipe: TrainStyleGAN2, pictures: Tensor, context: TrainingContext) -> None:
         self.recipe = recipe
-        self.workshop = workshop
-        self.device = workshop.device
-        self.dtype = DTYPES[workshop.precision]
-        self.streams = Streams(workshop.seed, ("prior", "stylegan2"))
+        self.context = context
+        self.device = context.device
+        self.dtype = precision_dtype(context)
+        self.streams = Streams(context.seed, ("prior", "stylegan2"))
         self.pictures = pictures.to(self.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(workshop.seed, "prior", "stylegan2", "initial"))
-            generator = Generator(**recipe.generator_arguments())
-            discriminator = Discriminator(**recipe.discriminator_arguments())
+        generator, discriminator = initial_weights(
+            self.streams,
+            "initial",
+            build=lambda: (
+                Generator(**recipe.generator_arguments()),
+                Discriminator(**recipe.discriminator_arguments()),
+            ),
+        )
         layers = generator.synthesis.layers()
         for layer in layers[: max(0, len(layers) - recipe.noise_layers)]:
             layer.silence()
@@ -161,10 +173,19 @@ class _Training:
         self.generator_optimiser = self._adam(self.generator, 1.0)
         # release: the penalty's extra steps are compensated in the step size and in the memory of Adam
         self.discriminator_optimiser = self._adam(self.discriminator, recipe.r1_interval / (recipe.r1_interval + 1))
-        self.step = 0
+        self.state = TrainingState(
+            {"generator": self.generator, "discriminator": self.discriminator, "average": self.average},
+            {"generator": self.generator_optimiser, "discriminator": self.discriminator_optimiser},
+        )
+        self.monitor = LatestTerms(
+            context,
+            self.state,
+            steps=self.steps,
+            batch_size=recipe.batch_size,
+            log_steps=max(1, recipe.log_images // recipe.batch_size),
+        )
         self.order: tuple[int, Tensor] | None = None  # epoch, permutation
         self.pool: ThreadPoolExecutor | None = None
-        self.measured: dict[str, float] = {}
 
     def _adam(self, network: nn.Module, ratio: float) -> torch.optim.Adam:
         return torch.optim.Adam(
@@ -185,55 +206,31 @@ class _Training:
         threads = torch.get_num_threads()
         side_by_side = min(self.recipe.shards, threads) if self.device.type == "cpu" else 1
         if side_by_side == 1:
-            self._finish()
+            self._run_steps()
             return
         torch.set_num_threads(threads // side_by_side)
         try:
             with ThreadPoolExecutor(side_by_side) as self.pool:
-                self._finish()
+                self._run_steps()
         finally:
             self.pool = None
             torch.set_num_threads(threads)
 
-    def _finish(self) -> None:
-        """The loop, saving and logging on the way."""
-        recipe, workshop = self.recipe, self.workshop
-        saved = workshop.checkpoint.load()
-        if saved is not None:
-            self._restore(saved)
-        saved_at = logged_at = moved_at = time.monotonic()
-        log_steps = max(1, recipe.log_images // recipe.batch_size)
-        shown_before = self.step * recipe.batch_size
-        rate = 0.0
-        losses: dict[str, Tensor] = {}  # the latest; the penalty is not measured in every step
-        while self.step < self.steps:
-            losses |= self._advance()
-            self.step += 1
-            last = self.step == self.steps
-            shown = self.step * recipe.batch_size
-            now = time.monotonic()
-            if self.step % log_steps == 0 or last:
-                self.measured |= {name: round(float(loss), 4) for name, loss in losses.items()}
-                rate = (shown - shown_before) / max(now - logged_at, 1e-9)
-                workshop.log(event="train", images=shown, images_per_second=round(rate, 1), **self.measured)
-                logged_at, shown_before = now, shown
-            if last or now - moved_at >= 0.5:
-                workshop.progress(shown, self.steps * recipe.batch_size, f"{rate:.0f} images/s" if rate else "")
-                moved_at = now
-            if last or now - saved_at >= recipe.checkpoint_seconds:
-                workshop.checkpoint.save(self._state())
-                saved_at = time.monotonic()
+    def _run_steps(self) -> None:
+        run_steps(
+            self.context,
+            self.state,
+            steps=self.steps,
+            step=self._advance,
+            monitor=self.monitor,
+            checkpoint_seconds=self.recipe.checkpoint_seconds,
+        )
 
     def trained(self) -> TrainedWeights:
         """The averaged generator and the discriminator, in the storage type."""
         recipe = self.recipe
-        storage = DTYPES[recipe.storage]
-        networks = {"G": self.average, "D": self.discriminator}
-        weights = {
-            f"{prefix}.{name}": tensor.detach().to("cpu", storage).contiguous().clone()
-            for prefix, network in networks.items()
-            for name, tensor in network.state_dict().items()
-        }
+        weights = stored_weights(self.average, recipe.storage, "G.")
+        weights |= stored_weights(self.discriminator, recipe.storage, "D.")
         arguments = recipe.generator_arguments() | {
             "discriminator_base": recipe.discriminator_base,
             "discriminator_max": recipe.discriminator_max,
@@ -243,13 +240,13 @@ class _Training:
             arguments=arguments,
             image=ImageSpec(size=recipe.resolution),
             weights=weights,
-            measured={"images_shown": self.step * recipe.batch_size, **self.measured},
+            measured={"images_shown": self.state.step * recipe.batch_size, **self.monitor.measured},
         )
 
-    def _advance(self) -> dict[str, Tensor]:
+    def _advance(self, step: int) -> dict[str, Tensor]:
         """One step of both networks; returns losses (detached, scalar)."""
         shards = self.recipe.shards
-        draws = [self._draw(shard, real) for shard, real in enumerate(self._real().chunk(shards))]
+        draws = [self._draw(step, shard, real) for shard, real in enumerate(self._real(step).chunk(shards))]
         done = list(self.pool.map(self._shard, draws) if self.pool is not None else map(self._shard, draws))
         parameters = [*_trained(self.generator), *_trained(self.discriminator)]
         for parameter, *gradients in zip(parameters, *(shard.gradients for shard in done), strict=True):
@@ -257,7 +254,7 @@ class _Training:
         self.generator.mapping.track(torch.stack([shard.w_mean for shard in done]))
         self.discriminator_optimiser.step()
         self.generator_optimiser.step()
-        self._average()
+        self._average(step)
         return {name: torch.stack([shard.losses[name] for shard in done]).mean() for name in done[0].losses}
 
     def _shard(self, draw: _Draw) -> _Shard:
@@ -282,23 +279,23 @@ class _Training:
         to_generator = torch.autograd.grad(fake, _trained(self.generator), direction)
         to_discriminator = torch._foreach_add(from_fake, from_real)
         losses = {"loss_generator": generator_loss.detach(), "loss_discriminator": (fake_loss + real_loss).detach()}
-        if self.step % recipe.r1_interval == 0:
+        if draw.penalised:
             penalty, from_penalty = self._penalty(draw.real[: recipe.r1_batch // recipe.shards])
             to_discriminator = torch._foreach_add(to_discriminator, from_penalty)
             losses["r1"] = penalty
         return _Shard([*to_generator, *to_discriminator], w.detach().mean(dim=0), losses)
 
-    def _real(self) -> Tensor:
-        """The real images of this step, float32 in [-1, 1], in an order shuffled anew in each epoch."""
+    def _real(self, step: int) -> Tensor:
+        """The real images of a step, float32 in [-1, 1], in an order shuffled anew in each epoch."""
         size = self.recipe.batch_size
-        epoch, place = divmod(self.step, len(self.pictures) // size)
+        epoch, batch = divmod(step, len(self.pictures) // size)
         if self.order is None or self.order[0] != epoch:
             shuffle = self.streams.generator("order", epoch)
             self.order = epoch, torch.randperm(len(self.pictures), generator=shuffle)
-        chosen = self._sent(self.order[1][place * size : (place + 1) * size])
-        real = self.pictures[chosen].float() / 127.5 - 1
+        rows = self._sent(self.order[1][batch * size : (batch + 1) * size])
+        real = self.pictures[rows].float() / 127.5 - 1
         if self.recipe.mirror:
-            flip = torch.rand(size, generator=self.streams.generator("mirror", self.step)) < 0.5
+            flip = torch.rand(size, generator=self.streams.generator("mirror", step)) < 0.5
             real = torch.where(self._sent(flip)[:, None, None, None], real.flip(3), real)
         return real
 
@@ -306,21 +303,21 @@ class _Training:
         """What was drawn on the CPU, on the device; the host goes on meanwhile."""
         return drawn.to(self.device, non_blocking=True)
 
-    def _draw(self, shard: int, real: Tensor) -> _Draw:
-        """What chance decides in one shard of this step."""
+    def _draw(self, step: int, shard: int, real: Tensor) -> _Draw:
+        """What chance decides in one shard of a step."""
         recipe, num_ws = self.recipe, self.generator.num_ws
-        count = len(real)
-        draws = self.streams.generator("latents", self.step, shard)
+        count, penalised = len(real), step % self.recipe.r1_interval == 0
+        draws = self.streams.generator("latents", step, shard)
         noise = torch.Generator(self.device)
-        noise.manual_seed(derive(self.streams.seed, *self.streams.names, "noise", self.step, shard))
+        noise.manual_seed(derive(self.streams.seed, *self.streams.names, "noise", step, shard))
         latents = self._sent(torch.randn(count, recipe.z_dim, generator=draws))
         if recipe.style_mixing == 0:
-            return _Draw(real, latents, noise)
+            return _Draw(real, latents, noise, penalised)
         other = self._sent(torch.randn(count, recipe.z_dim, generator=draws))
         crossover = torch.randint(1, num_ws, (count,), generator=draws)
         crossover[torch.rand(count, generator=draws) >= recipe.style_mixing] = num_ws
         mixed = torch.arange(num_ws)[None, :] >= crossover[:, None]
-        return _Draw(real, latents, noise, other, self._sent(mixed))
+        return _Draw(real, latents, noise, penalised, other, self._sent(mixed))
 
     def _penalty(self, real: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The lazy R1 penalty in float32: the mean squared gradient norm, and gradients of the weighted penalty."""
@@ -337,47 +334,16 @@ class _Training:
         return penalty.detach(), gradients
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _average(self, step: int) -> None:
         """Move the averaged generator towards the current one."""
         recipe = self.recipe
-        shown = (self.step + 1) * recipe.batch_size
+        shown = (step + 1) * recipe.batch_size
         half_life = min(recipe.ema_images, shown * recipe.ema_rampup)
         keep = 0.5 ** (recipe.batch_size / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
         for target, source in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             target.copy_(source)
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "average": self.average.state_dict(),
-            "generator_optimiser": _moments(self.generator_optimiser),
-            "discriminator_optimiser": _moments(self.discriminator_optimiser),
-            "measured": dict(self.measured),
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.step = int(state["step"])
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.average.load_state_dict(state["average"])
-        _restore_moments(self.generator_optimiser, state["generator_optimiser"])
-        _restore_moments(self.discriminator_optimiser, state["discriminator_optimiser"])
-        self.measured = dict(state["measured"])
-
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _moments(optimiser: torch.optim.Adam) -> list[dict[str, Tensor]]:
-    """Adam's state per parameter, in the order of the parameters."""
-    state = optimiser.state_dict()["state"]
-    return [state[index] for index in sorted(state)]
-
-
-def _restore_moments(optimiser: torch.optim.Adam, moments: list[dict[str, Tensor]]) -> None:
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench.api import Card, TrainedWeights, WeightsContents, WeightsFile
+from mibench.api import Accuracy, Card, CardName, TrainedWeights, WeightsContents
 from mibench.data.split import IdentitySplit
 from mibench.system.canonical import plain
-from mibench.weights import cards
-from mibench.weights.names import Wanted
+from mibench.weights.save import describe
 
-from .accuracy import Accuracy, doubt
 from .released_files import recognise
+from .reported_accuracy import doubt
+from .requested_name import RequestedName
 
 IMPORT_SCOPES = ("import", "dataset")
 UNKNOWN_LICENCE = "not stated; ask the source"
@@ -64,14 +64,12 @@ class Origin:
     """Where imported weights come from, and the card that says so."""
 
     request: Import
-    wanted: Wanted
+    wanted: RequestedName
     files: Sequence[WeightsContents]
     trained: TrainedWeights
-    target: str | None
+    target: CardName | None
 
-    def card(
-        self, content: bytes, digest: str, dataset: IdentitySplit | None, accuracy: Accuracy | None
-    ) -> tuple[Card, list[str]]:
+    def card(self, content: bytes, dataset: IdentitySplit | None, accuracy: Accuracy | None) -> tuple[Card, list[str]]:
         """The card, and doubts about what it says."""
         wanted, trained, request = self.wanted, self.trained, self.request
         release = next(filter(None, (recognise(file.file, wanted) for file in self.files)), None)
@@ -79,7 +77,7 @@ class Origin:
         if percent is None and release is not None and release.accuracy is not None:
             percent, origin = release.accuracy, f"the file's name, {self.files[0].file}"
         reported = {} if percent is None else {"test_accuracy": round(percent / 100, 6), "from": origin}
-        measured: dict[str, Any] = dict(trained.measured)
+        measured: dict[str, object] = dict(trained.measured)
         doubts = []
         if accuracy is not None and dataset is not None:
             measured |= {
@@ -90,15 +88,11 @@ class Origin:
                 measured["agrees_with_reported"] = why is None
                 doubts += [why] if why else []
         one = len(self.files) == 1
-        card = Card(
-            name=wanted.name,
-            kind=wanted.kind,
-            architecture=trained.architecture,
-            dataset=wanted.dataset,
-            image=trained.image,
-            weights=WeightsFile(f"{cards.stem_of(wanted.name)}.safetensors", digest, len(content)),
-            arguments=trained.arguments,
-            classes=trained.classes,
+        card = describe(
+            wanted.card_name,
+            wanted.kind,
+            trained,
+            content,
             licence=request.licence or UNKNOWN_LICENCE,
             recipe={
                 "command": request.command,
@@ -106,7 +100,7 @@ class Origin:
                 "stripped": "".join(self.files[0].stripped),
                 "imported_sha256": self.files[0].sha256 if one else [file.sha256 for file in self.files],
                 "source": request.source or (release.source if release is not None else "not stated"),
-                **({"target": self.target} if self.target else {}),
+                **({"target": str(self.target)} if self.target else {}),
                 **({"dataset": plain(request.settings["dataset"])} if request.settings.get("dataset") else {}),
                 **self._said(),
             },
@@ -116,7 +110,7 @@ class Origin:
         )
         return card, doubts
 
-    def _said(self) -> dict[str, Any]:
+    def _said(self) -> dict[str, object]:
         """What the files say besides their weights, unless it is a novel."""
         said = {file.file: dict(file.extras) for file in self.files if file.extras}
         found = next(iter(said.values())) if len(self.files) == 1 and said else said

@@ -6,25 +6,27 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Card, Importer, TrainedWeights, WeightsContents
+from mibench.api import Card, CardName, Importer, Prior, TrainedWeights, WeightsContents
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
+from mibench.metrics.extractors import JudgeExtractor
 from mibench.settings import Layer
 from mibench.system.devices import choose_device
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import cards
-from mibench.weights.load import save_weights, to_safetensors
-from mibench.weights.names import OF_A_DATASET, Wanted, parse
+from mibench.weights.accuracy import measure_accuracy
+from mibench.weights.save import save_weights, to_safetensors
 
-from .accuracy import measure
 from .checkpoint_card import Import, Origin
 from .network_loading import check_numbers, fitted
 from .reader import read_weights, unwrapped
+from .requested_name import OF_A_DATASET, RequestedName, parse
 from .text import listed, shown
 
 CLASSIFIERS = ("target", "judge")  # what has a test accuracy
@@ -72,13 +74,11 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
             f"{wanted.name!r} is there already with other weights ({before.path}); {tag}replace them with --replace"
         )
     accuracy = None
-    if dataset is not None and wanted.kind in CLASSIFIERS:
+    if dataset is not None and wanted.kind in CLASSIFIERS and isinstance(network, nn.Module):
         try:
-            accuracy = measure(
-                network,
-                trained.image,
-                dataset.seen_by(wanted.kind),
-                name=wanted.name,
+            accuracy = measure_accuracy(
+                JudgeExtractor(network, trained.image, name=wanted.name, device=chosen),
+                dataset.seen_by(wanted.kind).private("test", trained.image.size),
                 device=chosen,
                 reporter=reporter or Reporter(),
             )
@@ -87,7 +87,7 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
                 raise
             absence = str(error)
     made = Origin(request=request, wanted=wanted, files=files, trained=trained, target=target)
-    card, doubts = made.card(content, digest, dataset, accuracy)
+    card, doubts = made.card(content, dataset, accuracy)
 
     def unchanged() -> None:  # since it was looked at: measuring takes a while
         found = [file and file.card().weights.sha256 for file in (before, _existing(wanted, request.output))]
@@ -108,8 +108,8 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
 
 
 def _taken_in(
-    wanted: Wanted, importer: Importer, files: Sequence[WeightsContents], settings: Mapping[str, Any]
-) -> tuple[Sequence[WeightsContents], TrainedWeights, Any]:
+    wanted: RequestedName, importer: Importer, files: Sequence[WeightsContents], settings: Mapping[str, object]
+) -> tuple[Sequence[WeightsContents], TrainedWeights, nn.Module | Prior]:
     """The files as they fit, what the importer makes of them, and the network.
 
     Where they do not fit and all keys of a file begin alike (``net.``), as training frameworks wrap a network, they are
@@ -137,7 +137,7 @@ def _shelved(
     old = before.weights_path if before is not None and before.weights_folder == folder / "weights" else None
     changed = before is not None and before.card().weights.sha256 != card.weights.sha256
     if old is not None and changed and old.name == card.weights.file:
-        name = f"{cards.stem_of(card.name)}-{card.weights.sha256[:8]}.safetensors"
+        name = f"{CardName.parse(card.name).stem}-{card.weights.sha256[:8]}.safetensors"
         card = replace(card, weights=replace(card.weights, file=name))
     path = save_weights(card, content, folder, check=check)
     if old is not None and old.name != card.weights.file:
@@ -145,7 +145,7 @@ def _shelved(
     return path, card
 
 
-def find_importer(wanted: Wanted) -> Importer:
+def find_importer(wanted: RequestedName) -> Importer:
     """``target:resnet18`` if a catalogue has it, else ``target``."""
     known = registry.names("importer")
     for name in (f"{wanted.kind}:{wanted.architecture}", wanted.kind):
@@ -158,7 +158,7 @@ def find_importer(wanted: Wanted) -> Importer:
     )
 
 
-def _dataset(wanted: Wanted, settings: Mapping[str, Any]) -> tuple[IdentitySplit | None, str | None]:
+def _dataset(wanted: RequestedName, settings: Mapping[str, object]) -> tuple[IdentitySplit | None, str | None]:
     """The data set of a classifier, or why it cannot be had; asked for by settings, it must be there."""
     if wanted.kind not in OF_A_DATASET:
         if settings:
@@ -174,26 +174,29 @@ def _dataset(wanted: Wanted, settings: Mapping[str, Any]) -> tuple[IdentitySplit
     return found, None
 
 
-def _check_classes(wanted: Wanted, trained: TrainedWeights, dataset: IdentitySplit | None, target: str | None) -> None:
+def _check_classes(
+    wanted: RequestedName, trained: TrainedWeights, dataset: IdentitySplit | None, target: CardName | None
+) -> None:
     """The right number of classes: the data set's, or those of the target that a prior is made against."""
     if dataset is not None and trained.classes is not None and trained.classes != dataset.num_classes:
         raise MibenchError(
             f"these weights have {trained.classes} classes, {dataset.name} has {dataset.num_classes}: another data "
             "set, or other settings of it (--set dataset.NAME=VALUE)"
         )
-    against = cards.all_cards().get(target) if target else None
+    against = cards.all_cards().get(str(target)) if target else None
     classes = trained.arguments.get("num_classes")
     if against is not None and classes is not None and against.card().classes not in (None, classes):
         raise MibenchError(
-            f"this {wanted.architecture} was made against {classes} classes, {target!r} has {against.card().classes}; "
+            f"this {wanted.architecture} was made against {classes} classes, {str(target)!r} has "
+            f"{against.card().classes}; "
             "name its own target after the +"
         )
 
 
-def _existing(wanted: Wanted, output: Path | None) -> cards.CardFile | None:
+def _existing(wanted: RequestedName, output: Path | None) -> cards.CardFile | None:
     """The card that has this name, or this place, already."""
     folder = output or home()
-    place = folder / "cards" / f"{cards.stem_of(wanted.name)}.yaml"
+    place = folder / "cards" / f"{wanted.card_name.stem}.yaml"
     if place.is_file():
         content = config.read_yaml(place)
         found = cards.CardFile(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Importer, TrainedWeights, WeightsContents
+from mibench.api import ExplainingImporter, Importer, Prior, TrainedWeights, WeightsContents, load_strictly, mismatch_of
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
-from mibench.weights.load import load_strictly
-from mibench.weights.names import Wanted
 
+from .requested_name import RequestedName
 from .text import listed, shown
 
 REPARAMETRISED = {  # endings of keys -> what splits a weight so
@@ -41,12 +39,14 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
             raise MibenchError(f"{source}: {shown(key)} has negative variances: a damaged file; download it again")
 
 
-def fitted(wanted: Wanted, trained: TrainedWeights, importer: Importer, files: Sequence[WeightsContents]) -> Any:
+def fitted(
+    wanted: RequestedName, trained: TrainedWeights, importer: Importer, files: Sequence[WeightsContents]
+) -> nn.Module | Prior:
     """The network with its weights, strictly: a module in eval mode, or a prior.
 
     Raises:
-        MisfitError: has every key; the line has the first few and the likely cause, which an importer with a method
-            ``explain(architecture, files)`` knows best.
+        MisfitError: has every key; the line has the first few and the likely cause, which an
+            :class:`~mibench.api.ExplainingImporter` knows best.
     """
     floats = {key: value.float() if value.is_floating_point() else value for key, value in trained.weights.items()}
     source = listed(file.file for file in files)
@@ -57,13 +57,14 @@ def fitted(wanted: Wanted, trained: TrainedWeights, importer: Importer, files: S
                 if value.ndim and not value.is_floating_point():  # counters have no axes
                     kind = str(value.dtype).removeprefix("torch.")
                     raise MibenchError(f"{source}: {shown(key)} holds {kind}: quantised weights; save them as float32")
-            return prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
+            built: Prior = prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
+            return built
         network = _built(wanted, trained, floats)
-        load_strictly(network, floats, name=wanted.name, architecture=wanted.architecture)
+        load_strictly(network, floats, message=StateDictMismatch.summary)  # worded below
         return network.eval().requires_grad_(False)
     except MisfitError as error:
-        explain = getattr(importer, "explain", lambda *_: None)
-        cause = explain(wanted.architecture, files) or usual_cause(error.misfit)
+        explained = importer.explain(wanted.architecture, files) if isinstance(importer, ExplainingImporter) else None
+        cause = explained or usual_cause(error.misfit)
         raise MisfitError(
             f"{source} is no {wanted.kind} {wanted.architecture}: {error.misfit.summary()}; likely cause: {cause}. "
             "--json lists every key",
@@ -90,7 +91,7 @@ def check_kinds(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], sou
             raise MibenchError(f"{source}: {shown(key)} is a count and holds fractions: a damaged file; take another")
 
 
-def _built(wanted: Wanted, trained: TrainedWeights, weights: Mapping[str, Tensor]) -> nn.Module:
+def _built(wanted: RequestedName, trained: TrainedWeights, weights: Mapping[str, Tensor]) -> nn.Module:
     """The network with fresh weights.
 
     Shapes are compared on a skeleton first: lengths in a file are not to be believed, and a network that is built by
@@ -102,11 +103,7 @@ def _built(wanted: Wanted, trained: TrainedWeights, weights: Mapping[str, Tensor
         arguments["num_classes"] = trained.classes
     with torch.device("meta"):
         skeleton: nn.Module = architecture(**arguments)
-    misfit = StateDictMismatch.between(
-        {key: tensor.shape for key, tensor in skeleton.state_dict().items()},
-        {key: tensor.shape for key, tensor in weights.items()},
-    )
-    if misfit:
+    if misfit := mismatch_of(skeleton, weights):
         raise MisfitError(misfit.summary(), misfit)
     check_kinds(skeleton.state_dict(), weights, wanted.name)
     network: nn.Module = architecture(**arguments)

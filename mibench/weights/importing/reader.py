@@ -20,10 +20,10 @@ from mibench.system.files import file_sha256
 
 from .claimed_sizes import Findings
 from .containers import AVERAGED, MOST_PREFIXES, Unpacked, check_names, common_prefix, plain_only, strip, unpack
-from .file_type import AGAIN, Format, recognise, refuse_folder
 from .pickle_inspector import follow
 from .text import listed, shown, size
 from .torch_files import SAVE_AGAIN, broken, open_torch, refuse
+from .weights_format import AGAIN, Format, recognise, refuse_folder
 
 STYLEGAN = b"torch_utils.persistence"  # the module that StyleGAN2-ADA's pickles name
 STYLEGAN_TENSORFLOW = b"dnnlib.tflib"

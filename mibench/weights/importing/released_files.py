@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mibench.weights.names import Wanted
+from .requested_name import RequestedName
 
 KEDMI = "SCccc21/Knowledge-Enriched-DMI"
 LOMMA = "sutd-visual-computing-group/Re-thinking_MI"
@@ -46,7 +46,7 @@ RELEASED = (
 )
 
 
-def recognise(file: str, wanted: Wanted) -> Released | None:
+def recognise(file: str, wanted: RequestedName) -> Released | None:
     """The release that a file of this name is, when it is imported as what it was released as."""
     name = f"{wanted.kind}:{wanted.architecture}@{wanted.dataset}"
     found = (entry for entry in RELEASED if entry.name == name and re.fullmatch(entry.pattern, file, re.IGNORECASE))

@@ -22,15 +22,16 @@ from torch import Tensor
 
 from mibench.api import WeightsContents
 from mibench.errors import MibenchError
+from mibench.system.file_type import TORCH_NUMBER
 from mibench.system.files import file_sha256
 
 from .claimed_sizes import DeclaredTensor, Findings, Storage
 from .containers import plain_only
-from .file_type import AGAIN, TORCH_MAGIC
 from .pickle_inspector import BROKEN, follow
 from .stylegan_records import Claim, Network, StyleGANReader
 from .text import listed, shown, size
 from .torch_files import broken, refuse
+from .weights_format import AGAIN
 
 LARGEST = 4 << 30  # bytes; the largest released file has 0.4 GB
 DEEPEST = 16  # modules in modules; released networks have four
@@ -189,7 +190,7 @@ class _Maker:
 
     def _declared(self, content: bytes) -> Storage:
         """What an old ``torch.save`` of one storage claims: four pickles, the list of keys, the length, the data."""
-        if not content[2:].startswith(TORCH_MAGIC):
+        if not content[2:].startswith(TORCH_NUMBER):
             raise ValueError("a storage in another format than torch.save's old one")
         findings = Findings()
         file = io.BytesIO(content)

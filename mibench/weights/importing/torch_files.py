@@ -26,9 +26,9 @@ from torch import Tensor
 from mibench.errors import MibenchError
 
 from .claimed_sizes import SYSTEM, DeclaredTensor, Findings, Storage
-from .file_type import AGAIN, Format
 from .pickle_inspector import follow
 from .text import listed, shown, size
+from .weights_format import AGAIN, Format
 
 SAVE_AGAIN = "load it where you trust it and save its state_dict() with torch.save or safetensors"
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError, struct.error)

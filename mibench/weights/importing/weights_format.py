@@ -13,34 +13,26 @@ from pathlib import Path
 from typing import NoReturn
 
 from mibench.errors import MibenchError
+from mibench.system.file_type import PAGE, TYPES, is_page, page_reason, text_start, type_of
 
 from .text import listed, size
 
-HEAD = 1 << 16  # bytes looked at
-TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # LONG1, ten bytes, the number every old torch.save begins with
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"7z\xbc\xaf\x27\x1c": "7-zip",
-    b"Rar!": "RAR",
-}
+COMPRESSED = ("gzip", "bzip2", "xz", "zstandard", "7-zip", "RAR")
 AGAIN = "download it again"
 NAME = "name the file that torch.save wrote"
 CONVERT = "convert it to ONNX (tf2onnx) and audit that with `mibench audit --model FILE.onnx`"
 EXPORT = "export the network to ONNX (torch.onnx.export) or TorchScript (torch.jit.trace) for `mibench audit --model`"
 CODE = "--model takes the function or class that builds the network, such as STEM:build, and --weights its weights"
-OTHERS = {  # (place, bytes) -> what it is, what to do; checked before the name is looked at
-    (0, b"\x89HDF"): ("an HDF5 file (Keras, h5py), not weights of torch", CONVERT),
-    (4, b"TFL3"): ("a model of TensorFlow Lite, which is not run here", CONVERT),
-    (0, b"\x93NUMPY"): ("a NumPy array, not weights of torch", NAME),
-    (0, b"MATLAB 5.0"): ("a MATLAB file, not weights of torch", NAME),
-    (0, b"\x89PNG"): ("a PNG picture, not weights of torch", NAME),
-    (0, b"\xff\xd8\xff"): ("a JPEG picture, not weights of torch", NAME),
-    (0, b"%PDF"): ("a PDF document, not weights of torch", NAME),
-    (0, b"GGUF"): ("a GGUF file, not weights of torch", NAME),
-    (0, b"ftrt"): ("an engine of TensorRT, made for one GPU", EXPORT),
+OTHERS = {  # type -> what to do; checked before the name is looked at
+    "hdf5": CONVERT,
+    "tflite": CONVERT,
+    "numpy": NAME,
+    "matlab": NAME,
+    "png": NAME,
+    "jpeg": NAME,
+    "pdf": NAME,
+    "gguf": NAME,
+    "tensorrt": EXPORT,
 }
 BY_NAME = {  # files without magic bytes, told by their endings
     ".onnx": ("an ONNX file, a program rather than weights", "audit it with `mibench audit`"),
@@ -77,7 +69,7 @@ def recognise(path: Path) -> Format:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(HEAD)
+            head = file.read(PAGE)
     except OSError as error:
         raise MibenchError(f"cannot read {path}: {error.strerror}; name a file of weights") from error
     if not head:
@@ -85,15 +77,20 @@ def recognise(path: Path) -> Format:
     _refuse_text(path, head)
     if head[8:9] == b"{" and (head[9:10] == b'"' or path.suffix == ".safetensors"):
         return Format.SAFETENSORS
-    if head.startswith(b"PK"):
+    kind = type_of(head)
+    if kind == "zip":
         return _zip(path)
-    if head[:1] == b"\x80":
-        old = head[2:].startswith(TORCH_MAGIC) or head[11:].startswith(TORCH_MAGIC)  # from protocol 4 on in a frame
-        return Format.TORCH_LEGACY if old else Format.PICKLE
-    _refuse_archive(path, head)
-    for (place, magic), (what, cure) in OTHERS.items():
-        if head[place:].startswith(magic):
-            raise MibenchError(f"{path} is {what}; {cure}")
+    if kind in ("torch legacy", "torch legacy in a frame"):
+        return Format.TORCH_LEGACY
+    if kind == "tar":
+        _refuse_tar(path)
+    if kind in COMPRESSED:
+        inside = _inside_gzip(path, head) if kind == "gzip" else ""
+        raise MibenchError(f"{path} is compressed with {kind}; unpack it first{inside}")
+    if kind in OTHERS:
+        raise MibenchError(f"{path} is {TYPES[kind].what}, not weights of torch; {OTHERS[kind]}")
+    if kind == "pickle":
+        return Format.PICKLE
     if (known := BY_NAME.get(path.suffix.lower())) is not None:
         what, cure = known
         raise MibenchError(f"{path} is {what}; {cure}".replace("STEM", path.stem))
@@ -102,17 +99,12 @@ def recognise(path: Path) -> Format:
 
 def _refuse_text(path: Path, head: bytes) -> None:
     """Pages saved under the name of weights: quota pages, log-ins, errors of a store, pointers of Git LFS."""
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        if b"quota" in head.lower():
-            raise MibenchError(
-                f"{path} is the drive's quota page, not weights: too many people downloaded the file; try again in a "
-                "day, or copy it into a drive of your own and download it from there"
-            )
+    start = text_start(head)
+    if is_page(head):
         if b"<net " in head:
             raise MibenchError(f"{path} is a model of OpenVINO, which is not run here; {EXPORT}")
-        raise MibenchError(f"{path} is a web page, not weights (a log-in or an error); {AGAIN} in a browser")
-    if start.startswith(b"version https://git-lfs"):
+        raise MibenchError(f"{path} is {page_reason(head)}")
+    if start.startswith(TYPES["git lfs"].magic):
         raise MibenchError(f"{path} is a pointer of Git LFS, not weights; fetch the file with `git lfs pull`")
     if start.startswith((b'{"error', b'{"message')):
         raise MibenchError(f"{path} is a server's error message, not weights; {AGAIN}")
@@ -154,20 +146,15 @@ def _zip(path: Path) -> Format:
     raise MibenchError(f"{path} is a zip archive; unpack it first: it holds {listed(names) or 'nothing'}")
 
 
-def _refuse_archive(path: Path, head: bytes) -> None:
-    if head[257:262] == b"ustar":
-        with path.open("rb") as file:
-            names = _names_in_tar(file, most=4)
-        if {"storages", "tensors", "pickle"} >= set(names) and names:
-            raise MibenchError(
-                f"{path} was saved by a torch from before 2017, which nothing reads safely; "
-                "open it with the torch of its time and save its state_dict again"
-            )
-        raise MibenchError(f"{path} is a real tar archive; unpack it first: it holds {listed(names) or 'nothing'}")
-    for magic, name in COMPRESSED.items():
-        if head.startswith(magic):
-            inside = _inside_gzip(path, head) if name == "gzip" else ""
-            raise MibenchError(f"{path} is compressed with {name}; unpack it first{inside}")
+def _refuse_tar(path: Path) -> NoReturn:
+    with path.open("rb") as file:
+        names = _names_in_tar(file, most=4)
+    if {"storages", "tensors", "pickle"} >= set(names) and names:
+        raise MibenchError(
+            f"{path} was saved by a torch from before 2017, which nothing reads safely; "
+            "open it with the torch of its time and save its state_dict again"
+        )
+    raise MibenchError(f"{path} is a real tar archive; unpack it first: it holds {listed(names) or 'nothing'}")
 
 
 def _names_in_tar(file: io.BufferedIOBase | io.BufferedReader, most: int) -> list[str]:
@@ -189,7 +176,7 @@ def _inside_gzip(path: Path, head: bytes) -> str:
         first = zlib.decompressobj(wbits=31).decompress(head, 2048)
     except zlib.error:
         return ""
-    if first[257:262] == b"ustar":
+    if TYPES["tar"].begins(first):
         names = _names_in_tar(io.BytesIO(first), most=1)
         return f": it holds {listed(names)} ..." if names else ""
     return f": it holds {listed([path.stem])}"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from mibench import registry
 from mibench.errors import MibenchError
+from mibench.records import CardName
 from mibench.weights.cards import CARD_KINDS
 
-from .importing.text import shown
+from .text import shown
 
 EXAMPLE = "target:ir152@celeba or target:vgg16@celeba+bido"
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become file names
@@ -17,35 +18,43 @@ OF_A_DATASET = ("target", "judge", "regressor")  # their classes are a data set'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Kind and name of a network: ``architecture@dataset`` or ``architecture@dataset+tag``."""
+class RequestedName:
+    """What foreign weights shall be: the kind of network, and the name of their card."""
 
     kind: str
-    architecture: str
-    dataset: str
-    tag: str | None = None
+    card_name: CardName
 
     @property
     def name(self) -> str:
         """The card's name."""
-        return f"{self.architecture}@{self.dataset}" + (f"+{self.tag}" if self.tag else "")
+        return str(self.card_name)
 
     @property
-    def target(self) -> str | None:
+    def architecture(self) -> str:
+        """A registered one of the kind."""
+        return self.card_name.architecture
+
+    @property
+    def dataset(self) -> str:
+        """What the weights were trained on."""
+        return self.card_name.dataset
+
+    @property
+    def target(self) -> CardName | None:
         """The target that a prior of this tag is made against: ``vgg16-bido`` -> ``vgg16@celeba+bido``."""
         if self.kind != "prior" or not getattr(registry.load("prior", self.architecture), "per_target", False):
             return None
-        if not self.tag:
+        target = self.card_name.target_of_tag()
+        if target is None:
             raise MibenchError(
                 f"the prior {self.architecture!r} is made against one target: say which, such as "
                 f"--as prior:{self.architecture}@{self.dataset}+vgg16"
             )
-        architecture, _, tag = self.tag.partition("-")
-        registry.entry("target", architecture)
-        return f"{architecture}@{self.dataset}" + (f"+{tag}" if tag else "")
+        registry.entry("target", target.architecture)
+        return target
 
 
-def parse(text: str) -> Wanted:
+def parse(text: str) -> RequestedName:
     """Read ``KIND:ARCHITECTURE@DATASET[+TAG]``.
 
     Raises:
@@ -68,4 +77,4 @@ def parse(text: str) -> Wanted:
         registry.entry(kind, architecture)
     if kind in OF_A_DATASET:
         registry.entry("dataset", dataset)
-    return Wanted(kind=kind, architecture=architecture, dataset=dataset, tag=tag or None)
+    return RequestedName(kind=kind, card_name=CardName(architecture, dataset, tag or None))

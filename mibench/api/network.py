@@ -1,0 +1,31 @@
+"""What the class of a target, judge or backbone declares about itself."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mibench.records import AccessName
+
+
+class Network:
+    """Base class (beside ``nn.Module``) of networks with something to declare; the defaults hold for all others.
+
+    Attributes:
+        from_user: a user brings it with its weights (``mibench audit``): it is built from what its card names, at no
+            width and for no other number of classes, and no recipe trains it.
+        access: the most that a network of this kind can give: no card grants more.
+        only_imported: why no recipe here can train it; None: one can.
+    """
+
+    from_user: ClassVar[bool] = False
+    access: ClassVar[AccessName] = "gradients"
+    only_imported: ClassVar[str | None] = None
+
+
+def network_traits(architecture: object) -> Network | type[Network]:
+    """What a registered architecture (a class, or an object that builds networks) declares; else the defaults."""
+    if isinstance(architecture, Network):
+        return architecture
+    if isinstance(architecture, type) and issubclass(architecture, Network):
+        return architecture
+    return Network
