@@ -18,9 +18,12 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import micro_batches, require_prior, robust_confidence, should_report
-from .latent_optimisation import check_settings, compares_its_batch, critic, logged, render_images, stacked, stalled
+from .batching import micro_batches, should_report
+from .final_selection import robust_confidence
+from .latent_optimisation import check_settings, compares_its_batch, logged, stacked, stalled
 from .losses import IDENTITY_LOSSES
+from .rendering import render_images
+from .requirements import require_discriminator, require_prior
 
 
 def momentum_step(
@@ -76,7 +79,7 @@ class GMI(Attack):
     selection_transforms: int = 0  # random views behind the confidence; 0: the image as it is (the papers do not rank)
 
     def __post_init__(self) -> None:
-        check_settings(self, whole=("unit_size", "restarts", "best_of", "iterations"))
+        check_settings(self, at_least_one=("unit_size", "restarts", "best_of", "iterations"))
         if self.restarts % self.best_of:
             raise MibenchError(
                 f"gmi: restarts ({self.restarts}) must be a multiple of best_of ({self.best_of}): each group keeps one"
@@ -104,8 +107,8 @@ class GMI(Attack):
         """Descend from every restart of every identity at once."""
         prior = require_prior(context.prior)
         if self.realism_weight:
-            critic(prior, self.name)
-            if compares_its_batch(context):
+            require_discriminator(prior, self.name, "realism_weight")
+            if compares_its_batch(prior, context.device):
                 raise MibenchError(
                     f"gmi: prior {prior.name!r} scores an image by the batch it stands in, so that a result would "
                     "depend on the micro-batch; run with --prior gmi, or --set attack.realism_weight=0"
@@ -162,7 +165,7 @@ class GMI(Attack):
         self, context: Context, z: Tensor, labels: Tensor, streams: Streams, curves: dict[str, Tensor]
     ) -> Reconstruction:
         """Images of the final latents: the best of each group of restarts, ranked by the victim's confidence."""
-        images = render_images(context, z)
+        images = render_images(context, z, require_prior(context.prior).decode)
         if self.best_of > 1:
             best = self._best(context, images, labels.to(context.device).repeat_interleave(self.restarts))
             images, z = images[best], z[best.to(z.device)]

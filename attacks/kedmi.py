@@ -24,9 +24,12 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import micro_batches, require_prior, robust_confidence, should_report
-from .latent_optimisation import check_settings, critic, logged, render_images, stacked, stalled
+from .batching import micro_batches, should_report
+from .final_selection import robust_confidence
+from .latent_optimisation import check_settings, logged, stacked, stalled
 from .losses import IDENTITY_LOSSES, negative_log_realness
+from .rendering import render_images
+from .requirements import require_discriminator, require_prior
 
 _BLOCK = 64  # steps whose noise is drawn at once; part of what a seed means
 _NARROW = 1e-3  # draws of a smaller mean sigma are one image
@@ -55,7 +58,7 @@ class KEDMI(Attack):
     selection_transforms: int = 0  # random views behind the confidence; 0: the image as it is (the paper does not rank)
 
     def __post_init__(self) -> None:
-        check_settings(self, whole=("unit_size", "draws", "iterations", "samples_per_step"))
+        check_settings(self, at_least_one=("unit_size", "draws", "iterations", "samples_per_step"))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise MibenchError(f"kedmi: betas must lie in [0, 1), got {self.betas}")
         if not math.isfinite(self.logvar_start):
@@ -71,7 +74,7 @@ class KEDMI(Attack):
         """Recover the distributions of all identities of the unit together, then draw from each."""
         prior = require_prior(context.prior)
         if self.realism_weight:
-            critic(prior, self.name)
+            require_discriminator(prior, self.name, "realism_weight")
         targets = labels.to(context.device).repeat_interleave(self.samples_per_step)
         mu = torch.zeros(len(labels), prior.latent_dim, device=context.device, requires_grad=True)
         logvar = torch.full_like(mu, self.logvar_start, requires_grad=True)
@@ -154,7 +157,7 @@ class KEDMI(Attack):
             ]
         ).view(len(labels), self.draws, -1)
         latents = self._bounded(mu.cpu()[:, None] + sigma.cpu()[:, None] * noise).flatten(0, 1)
-        images = render_images(context, latents)
+        images = render_images(context, latents, require_prior(context.prior).decode)
         grouped = images.view(len(labels), self.draws, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
         return Reconstruction(

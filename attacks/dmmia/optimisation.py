@@ -6,24 +6,20 @@ Legend: U identities of a unit, K candidates, B candidates in a step, W dimensio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mibench.api import Context, Reconstruction, State
 from mibench.attacks.augment import apply_crops, draw_crops
+from mibench.attacks.batching import blocks, micro_batches, scatter_into_step
 from mibench.attacks.diagnostics import by_epoch, stray_note
-from mibench.attacks.initial_selection import (
-    blocks,
-    choose,
-    micro_batches,
-    render_styles,
-    robust_confidence,
-    scatter_into_step,
-)
+from mibench.attacks.final_selection import robust_confidence
+from mibench.attacks.initial_selection import choose
 from mibench.attacks.losses import IDENTITY_LOSSES
 from mibench.attacks.parameterisation import DirectStyles, MappingNetworks, StyleParameters, gather_rows
+from mibench.attacks.rendering import render_images
+from mibench.attacks.requirements import require_mapping
 from mibench.rng import Streams
 
 from .memory import MemoryBank
@@ -46,7 +42,7 @@ class DMMIAOptimisation:
         banks: list[MemoryBank] | None = None,
     ) -> None:
         self.attack, self.context, self.streams, self.state = attack, context, streams, state
-        self.prior: Any = context.prior
+        self.prior = require_mapping(context.prior)
         self.reading = LikelihoodForm(attack.normalise_prototypes, attack.likelihood, attack.objective)
         self.labels = labels.to(context.device)
         self.names = labels.tolist()
@@ -109,8 +105,8 @@ class DMMIAOptimisation:
         terms: dict[str, list[Tensor]] = {}
         for identities, block in blocks(rows.shape, self.context):
             features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
-            place = (rows.shape, identities, block)
-            parts = self._losses(scatter_into_step(features, *place), scatter_into_step(logits, *place))
+            position = (rows.shape, identities, block)
+            parts = self._losses(scatter_into_step(features, *position), scatter_into_step(logits, *position))
             parts = {name: value.view(rows.shape)[identities, block].flatten() for name, value in parts.items()}
             loss = torch.stack([self._weights[name] * value.sum() for name, value in parts.items()]).sum()
             (loss / rows.shape[1]).backward()
@@ -272,7 +268,7 @@ class DMMIAOptimisation:
         attack, context = self.attack, self.context
         w = self.variable.finished()  # (U, K, W)
         flat = w.detach().flatten(0, 1)
-        images = render_styles(context, self.variable.styles(flat))
+        images = render_images(context, self.variable.styles(flat), self.prior.synthesis)
         grouped = images.view(*w.shape[:2], *images.shape[1:])
         confidence = robust_confidence(
             context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms

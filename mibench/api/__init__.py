@@ -8,7 +8,7 @@ Conventions, stated once:
 * A network's own normalisation (mean, std) lives inside its wrapper, never in an attack.
 """
 
-from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
+from mibench.api.attack import Attack, Context, MappingPrior, Prior, Reconstruction, State
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
 from mibench.api.weights import (
     Checkpoint,
@@ -34,6 +34,7 @@ __all__ = [
     "Estimate",
     "ImageSpec",
     "Importer",
+    "MappingPrior",
     "MibenchError",
     "MisfitError",
     "Prior",
