@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mibench.api import ImageSpec, MibenchError, PriorTrainingData, Recipe, TrainedWeights, TrainingContext
+from mibench.attacks.losses import negative_log_realness
 from mibench.rng import Streams, derive
 
 from .networks import SIZE, Critic, Generator, MinibatchDiscriminator
@@ -219,9 +220,8 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def neg_log_real(logits: Tensor) -> Tensor:
-    """``-log D`` with ``D = Z / (Z + 1)``, ``Z = sum_k exp(o_k)``: ``softplus(lse) - lse``, ``(N, K)`` to ``(N,)``."""
-    lse = logits.logsumexp(dim=1)
-    return functional.softplus(lse) - lse
+    """``-log D`` with ``D = Z / (Z + 1)``, ``Z = sum_k exp(o_k)``: class logits ``(N, K)`` to ``(N,)``."""
+    return negative_log_realness(logits.logsumexp(dim=1))
 
 
 def entropy(logits: Tensor) -> Tensor:
