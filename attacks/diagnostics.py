@@ -1,4 +1,4 @@
-"""What a run says about itself: curves of a unit by epoch, and what a reader must know about them."""
+"""Diagnostics of a run: curves of a unit by epoch, and the notes that a reader must know."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-STRAYED = 1.5  # mean displacement of w in standard deviations, beyond which images need not be the prior's any more
+STRAYED = 1.5  # mean displacement of w, in standard deviations, beyond which images may have left the prior
 
 
 def by_epoch(curves: Mapping[str, Tensor], epochs: int) -> dict[str, list[float]]:

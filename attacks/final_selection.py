@@ -59,12 +59,12 @@ def robust_confidence(
         dim=1,
     ).to(context.device)  # (views, U, K, 4)
     for part in micro_batches(flat.shape[0], context):
-        images_here = flat[part].to(context.device)  # once for all views: a copy is what the host waits for
-        reports = max(1, 100 * images_here.shape[0] // flat.shape[0])
+        on_device = flat[part].to(context.device)  # once for all views: the host waits for a copy
+        reports = max(1, 100 * on_device.shape[0] // flat.shape[0])
         for view in range(views):
-            shown = apply_crops(images_here, crops[view].flatten(0, 1)[part]) if transforms else images_here
-            total[part] += context.victim.scores(shown).float().gather(1, targets[part, None]).squeeze(1)
+            seen = apply_crops(on_device, crops[view].flatten(0, 1)[part]) if transforms else on_device
+            total[part] += context.victim.scores(seen).float().gather(1, targets[part, None]).squeeze(1)
             if should_report(view + 1, views, reports):
-                done = part.start * views + images_here.shape[0] * (view + 1)
+                done = part.start * views + on_device.shape[0] * (view + 1)
                 context.progress(done, flat.shape[0] * views, "rank reconstructions")
     return (total / views).view(identities, count).cpu()

@@ -1,4 +1,4 @@
-"""No attack: the best draws of the prior. The floor of every table, and what a real attack has to beat."""
+"""No attack: the best draws of the prior, which are the floor of every table, and what a real attack has to beat."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Floor(Attack):
 
     @torch.no_grad()
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
-        """The best candidates of each identity, as they are."""
+        """The best candidates of each identity, unchanged."""
         count = min(self.candidates, state["latents"].shape[0])
         latents = choose(state, labels, count).flatten(0, 1)  # (U K, Z)
         images = render_images(context, latents, decoder(require_prior(context.prior), self.truncation))

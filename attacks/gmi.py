@@ -1,7 +1,8 @@
 """GMI: Generative Model Inversion (Zhang et al., CVPR 2020, arXiv 1911.07135), the inversion.
 
 Latents descend ``-D(G(z)) + lambda CE(T(G(z)), y)`` by momentum with Nesterov's look-ahead, clamped to a cube; each
-restart of a person is a sample. The GAN is a prior of its own (``--prior gmi``); any prior with a discriminator serves.
+restart of an identity is a sample. The GAN is a prior of its own (``--prior gmi``); any prior with a discriminator
+works.
 
 Legend: U identities of a unit, R restarts, N = U R latents, Z latent dimension.
 """
@@ -66,7 +67,7 @@ class GMI(Attack):
 
     unit_size: int = 10  # ours: identities in one batch; no identity depends on another
     restarts: int = 5  # released code, seeds 0 to 4
-    best_of: int = 1  # of so many restarts the one with the highest target logit is kept; released GMI: 5, later: 1
+    best_of: int = 1  # of every best_of restarts the one of the highest target logit is kept; released GMI: 5
     iterations: int = 1500  # released code; KEDMI's, LOMMA's 2400, BiDO's 2000
     learning_rate: float = 0.02  # released code
     momentum: float = 0.9  # released code
@@ -99,9 +100,9 @@ class GMI(Attack):
     def planned_queries(self, identities: int) -> Queries:
         """Every restart forwards and backwards in every iteration, then the choice among restarts and the ranking."""
         optimised = identities * self.restarts * self.iterations
-        chosen = identities * self.restarts if self.best_of > 1 else 0
+        compared = identities * self.restarts if self.best_of > 1 else 0
         ranked = identities * self.kept * max(self.selection_transforms, 1)
-        return Queries(forward=optimised + chosen + ranked, backward=optimised)
+        return Queries(forward=optimised + compared + ranked, backward=optimised)
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Descend from every restart of every identity at once."""
@@ -110,8 +111,8 @@ class GMI(Attack):
             require_discriminator(prior, self.name, "realism_weight")
             if compares_its_batch(prior, context.device):
                 raise MibenchError(
-                    f"gmi: prior {prior.name!r} scores an image by the batch it stands in, so that a result would "
-                    "depend on the micro-batch; run with --prior gmi, or --set attack.realism_weight=0"
+                    f"gmi: prior {prior.name!r} scores an image by its batch, so that a result would depend on the "
+                    "micro-batch; run with --prior gmi, or --set attack.realism_weight=0"
                 )
         targets = labels.to(context.device).repeat_interleave(self.restarts)
         starts = [

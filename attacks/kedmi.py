@@ -1,12 +1,12 @@
 """KEDMI: Knowledge-Enriched Distributional Model Inversion (Chen et al., ICCV 2021, arXiv 2010.04092), the inversion.
 
-For each person a normal distribution of latents is recovered, N(mu, sigma^2), by one reparametrised sample a step and
+For each identity a normal distribution of latents, N(mu, sigma^2), is recovered by one reparametrised sample a step and
 the loss ``-log D(G(z)) + lambda CE(T(G(z)), y)``, where D's probability of "real" is ``sigmoid(lse)``, lse being the
 logsumexp of its class logits. The reconstructions are draws from what was recovered. The inversion-specific GAN is a
-prior of its own (``--prior kedmi``), made against one target; any prior with a discriminator serves.
+prior of its own (``--prior kedmi``), made against one target; any prior with a discriminator works.
 
-KEDMI's discriminator compares the images of a batch with each other, so that what it says of one depends on the rest:
-all samples of a step of the unit are shown to it together, whatever the micro-batch. Nothing reaches beyond the unit.
+KEDMI's discriminator compares the images of a batch with each other, so the score of one depends on the others: it
+sees all samples of a step of the unit together, whatever the micro-batch. No unit depends on another.
 
 Legend: U identities of a unit, S samples of a step, K draws, Z latent dimension.
 """
@@ -32,7 +32,7 @@ from .rendering import render_images
 from .requirements import require_discriminator, require_prior
 
 _BLOCK = 64  # steps whose noise is drawn at once; part of what a seed means
-_NARROW = 1e-3  # draws of a smaller mean sigma are one image
+_NARROW = 1e-3  # draws with a smaller mean sigma are one image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class KEDMI(Attack):
     prior: ClassVar[str | None] = "kedmi"
     budget_setting: ClassVar[str | None] = "iterations"
 
-    unit_size: int = 60  # released batch: the discriminator compares the images of so many people
+    unit_size: int = 60  # released batch size: the discriminator compares the images of 60 identities
     draws: int = 5  # released evaluation
     iterations: int = 2400  # released code; PLG-MI's baseline 1500, BiDO's 5000
     samples_per_step: int = 1  # released code
@@ -123,14 +123,14 @@ class KEDMI(Attack):
         gradient = torch.zeros_like(images)
         terms: dict[str, Tensor] = {}
         if self.realism_weight:
-            shown = images.detach().requires_grad_()
-            terms["L_prior"] = negative_log_realness(prior.realism(shown).float())
-            gradient += torch.autograd.grad(self.realism_weight * terms["L_prior"].sum(), shown)[0]
+            leaf = images.detach().requires_grad_()
+            terms["L_prior"] = negative_log_realness(prior.realism(leaf).float())
+            gradient += torch.autograd.grad(self.realism_weight * terms["L_prior"].sum(), leaf)[0]
         identity: list[Tensor] = []
         for part in micro_batches(images.shape[0], context):
-            shown = images[part].detach().requires_grad_()
-            loss = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(shown)).float(), targets[part])
-            gradient[part] += torch.autograd.grad(self.identity_weight * loss.sum(), shown)[0]
+            leaf = images[part].detach().requires_grad_()
+            loss = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(leaf)).float(), targets[part])
+            gradient[part] += torch.autograd.grad(self.identity_weight * loss.sum(), leaf)[0]
             identity.append(loss.detach())
         terms["L_id"] = torch.cat(identity)
         return gradient, {name: values.detach() for name, values in terms.items()}
@@ -171,7 +171,7 @@ class KEDMI(Attack):
 
 
 def _narrow(sigma: Tensor) -> Iterator[str]:
-    """A sentence for the record when a distribution closed on a point: its draws are one image."""
+    """A note when a distribution collapsed to a point: its draws are one image."""
     closed = int((sigma.mean(dim=1) < _NARROW).sum())
     if closed:
         yield f"the distributions of {closed} of {len(sigma)} people closed to a mean sigma below {_NARROW}"

@@ -17,8 +17,8 @@ from mibench.rng import stream
 from .losses import IDENTITY_LOSSES
 from .requirements import NamedSettings, check_ranges
 
-_LOGGED = 20  # means of a curve that go into the run's log
-_STALLED = 0.98  # an identity loss above this share of where it began has not moved
+_LOGGED = 20  # points of a curve in the run's log
+_STALLED = 0.98  # an identity loss above this share of its first values has stalled
 
 
 class LatentSettings(NamedSettings, Protocol):
@@ -78,7 +78,7 @@ def stacked(curves: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
 
 
 def logged(curves: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """What of curves ``(U, steps)`` goes into the run's log: means over identities and twentieths of the steps."""
+    """Curves ``(U, steps)`` for the run's log: means over identities and over twentieths of the steps."""
     return {
         name: [round(float(part.mean()), 5) for part in curve.mean(dim=0).tensor_split(min(_LOGGED, curve.shape[1]))]
         for name, curve in curves.items()
@@ -86,7 +86,7 @@ def logged(curves: Mapping[str, Tensor]) -> dict[str, list[float]]:
 
 
 def stalled(attack: LatentSettings, curves: Mapping[str, Tensor]) -> Iterator[str]:
-    """A sentence for the record when the identity loss hardly moved, after the first step, which may clamp."""
+    """A note when the identity loss hardly moved after the first step (which may clamp, so it does not count)."""
     share = max(1, attack.iterations // 10)
     if attack.identity_weight and attack.loss == "cross_entropy" and attack.iterations >= 10:
         first, last = (float(part.mean()) for part in (curves["L_id"][:, 1 : share + 1], curves["L_id"][:, -share:]))

@@ -44,7 +44,7 @@ class StyleParameters(ABC):
 
     @abstractmethod
     def styles(self, w: Tensor) -> Tensor:
-        """What the synthesis network is given for ``w`` ``(..., W)`` as :meth:`w` returns it."""
+        """The input of the synthesis network for ``w`` ``(..., W)`` as :meth:`w` returns it."""
 
     @abstractmethod
     def untruncated(self, w: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """PPA: Plug & Play Attacks (Struppek et al., ICML 2022, arXiv 2201.12179).
 
 The attack takes any StyleGAN2 and any victim as they are. From a pool of latents the best candidates of each identity
-are chosen; their styles w are optimised by Adam on the Poincare loss of randomly cropped images; what comes out is
+are chosen; Adam optimises their styles w on the Poincaré loss of randomly cropped images; the finished images are
 ranked by the victim's mean confidence under stronger random views. A candidate has its own loss, its own crops and its
-own moments of Adam, so nothing here depends on how candidates are put into batches.
+own moments of Adam, so no result depends on how candidates are batched.
 
 Legend: U identities of a unit, K candidates of each, B of them in a step, W dimension of w.
 """

@@ -26,7 +26,7 @@ from .memory import MemoryBank
 from .prototypes import LikelihoodForm, draw_prototypes, imr_loss, representation
 from .settings import DMMIASettings
 
-SATURATED = 0.05  # an L_imr below this carries no gradient worth the name
+SATURATED = 0.05  # an L_imr below this carries hardly any gradient
 
 
 class DMMIAOptimisation:
@@ -43,7 +43,7 @@ class DMMIAOptimisation:
     ) -> None:
         self.attack, self.context, self.streams, self.state = attack, context, streams, state
         self.prior = require_mapping(context.prior)
-        self.reading = LikelihoodForm(attack.normalise_prototypes, attack.likelihood, attack.objective)
+        self.form = LikelihoodForm(attack.normalise_prototypes, attack.likelihood, attack.objective)
         self.labels = labels.to(context.device)
         self.names = labels.tolist()
         latents = choose(state, labels, attack.candidates).to(context.device)  # (U, K, Z)
@@ -80,7 +80,7 @@ class DMMIAOptimisation:
             order = torch.stack([torch.randperm(count, generator=self._stream(y, "order", epoch)) for y in self.names])
             crops = torch.stack(
                 [draw_crops(count, self._stream(y, "crops", epoch), scale=attack.crop_scale) for y in self.names]
-            )  # (U, K, 4): a crop belongs to a candidate, whatever its place in the order
+            )  # (U, K, 4): a crop belongs to a candidate, whatever its position in the order
             order, crops = (drawn.to(context.device, non_blocking=True) for drawn in (order, crops))
             for start in range(0, count, size):
                 rows = order[:, start : start + size]
@@ -101,7 +101,7 @@ class DMMIAOptimisation:
         w = self.variable.w(rows)  # (U, B, W)
         self._record("drift", self.variable.drift(w, rows))
         leaf = w.detach().requires_grad_()
-        shown: list[tuple[Tensor, Tensor]] = []
+        outputs: list[tuple[Tensor, Tensor]] = []  # features and logits of each block
         terms: dict[str, list[Tensor]] = {}
         for identities, block in blocks(rows.shape, self.context):
             features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
@@ -110,15 +110,15 @@ class DMMIAOptimisation:
             parts = {name: value.view(rows.shape)[identities, block].flatten() for name, value in parts.items()}
             loss = torch.stack([self._weights[name] * value.sum() for name, value in parts.items()]).sum()
             (loss / rows.shape[1]).backward()
-            shown.append((features.detach(), logits.detach()))
+            outputs.append((features.detach(), logits.detach()))
             for name, value in parts.items():
                 terms.setdefault(name, []).append(value.detach())
         w.backward(leaf.grad)
         self.variable.step(rows)
-        features = torch.cat([f for f, _ in shown])
+        features = torch.cat([f for f, _ in outputs])
         self._step_prototypes(features, rows, crops)
         if attack.lambda_idr and not attack.memory_first:
-            self._remember(features, torch.cat([o for _, o in shown]))
+            self._remember(features, torch.cat([o for _, o in outputs]))
         for name, values in terms.items():
             self._record(name, torch.cat(values).view(rows.shape).mean(dim=1))
 
@@ -130,16 +130,13 @@ class DMMIAOptimisation:
         terms = {"L_ce": IDENTITY_LOSSES[attack.loss](logits.float().flatten(0, 1), labels)}
         if self.prototypes is not None:
             stack = self.prototypes.detach()
-            terms["L_imr"] = imr_loss(features, stack, attack.positives, attack.temperature, self.reading).flatten()
+            terms["L_imr"] = imr_loss(features, stack, attack.positives, attack.temperature, self.form).flatten()
         if attack.lambda_idr:
             parts = zip(
                 features.flatten(0, 1).tensor_split(len(self.banks)), labels.tensor_split(len(self.banks)), strict=True
             )
             terms["L_idr"] = torch.cat(
-                [
-                    bank.loss(h, y, attack.temperature, self.reading)
-                    for bank, (h, y) in zip(self.banks, parts, strict=True)
-                ]
+                [bank.loss(h, y, attack.temperature, self.form) for bank, (h, y) in zip(self.banks, parts, strict=True)]
             )
         return terms
 
@@ -154,7 +151,7 @@ class DMMIAOptimisation:
         if self.attack.prototype_features == "after":
             features, _ = self._look(rows, crops)
         stack = features.view(*rows.shape, -1)
-        loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.reading)
+        loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.form)
         (loss.sum() / rows.shape[1]).backward()
         self.prototype_optimiser.step()
         self.prototype_optimiser.zero_grad(set_to_none=True)
@@ -180,7 +177,7 @@ class DMMIAOptimisation:
             part = slice(k * each, (k + 1) * each)
             bank.update(features[part], keys[part], None if use is None else use[part])
 
-    # -- pieces -----------------------------------------------------------------------------------------------------
+    # -- parts ------------------------------------------------------------------------------------------------------
 
     def _forward(self, w: Tensor, crops: Tensor | None) -> tuple[Tensor, Tensor]:
         """Representation ``(N, D)`` and logits ``(N, C)`` of the images of ``w`` ``(N, W)``, cropped or whole."""
@@ -240,7 +237,7 @@ class DMMIAOptimisation:
     def _resample(self, epoch: int) -> None:
         """New candidates: a fresh pool for every identity, rated through its own phi."""
         attack, device = self.attack, self.context.device
-        chosen = []
+        best = []
         for k, y in enumerate(self.names):
             latents = self.prior.sample(attack.pool_size, self._stream(y, "pool", epoch)).to(device, non_blocking=True)
             scores = []
@@ -250,8 +247,8 @@ class DMMIAOptimisation:
                     images = self.context.fit(self.prior.synthesis(self.variable.styles(w)))
                     both = self.context.victim.scores(images) + self.context.victim.scores(images.flip(3))
                     scores.append(both[:, y])
-            chosen.append(latents[torch.cat(scores).topk(attack.candidates).indices])
-        self.variable.restart(torch.stack(chosen))
+            best.append(latents[torch.cat(scores).topk(attack.candidates).indices])
+        self.variable.restart(torch.stack(best))
 
     def _stream(self, label: int, *names: str | int) -> torch.Generator:
         return self.streams.generator("identity", label, *names)
@@ -285,7 +282,7 @@ class DMMIAOptimisation:
         )
 
     def _without_rivals(self) -> Iterator[str]:
-        """Whose L_idr was 0 from the first step to the last, although it was asked for."""
+        """A note on identities whose L_idr was 0 from the first step to the last."""
         if not self.banks:
             return
         banks = self.banks * len(self.names) if len(self.banks) == 1 else self.banks
