@@ -1,16 +1,17 @@
 """Micro-batches: how many images go through a network at a time, without a bearing on the result.
 
-Legend: N samples, U identities of a unit, B samples of each in a step, X numbers of a sample.
+Legend: N samples, U identities of a unit, K candidates of each, B of them in a step, X numbers of a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from mibench.api import Context
+from mibench.rng import Streams
 
 
 def micro_batches(count: int, context: Context) -> Iterator[slice]:
@@ -22,6 +23,12 @@ def micro_batches(count: int, context: Context) -> Iterator[slice]:
 def should_report(step: int, steps: int, times: int = 100) -> bool:
     """Whether to report progress after ``step`` (from 1) of ``steps``: about ``times`` times in all, and at the end."""
     return step == steps or step % max(1, steps // times) == 0
+
+
+def shuffled_candidates(count: int, identities: Sequence[int], epoch: int, streams: Streams) -> Tensor:
+    """Candidates of each identity ``(U, K)``, int64, in the order of their batches in an epoch."""
+    orders = [torch.randperm(count, generator=streams.generator("identity", y, "order", epoch)) for y in identities]
+    return torch.stack(orders)
 
 
 def blocks(shape: torch.Size, context: Context) -> Iterator[tuple[slice, slice]]:

@@ -20,8 +20,9 @@ from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstr
 from mibench.rng import Streams
 
 from .batching import micro_batches, should_report
+from .diagnostics import by_twentieth, stacked
 from .final_selection import robust_confidence
-from .latent_optimisation import check_settings, compares_its_batch, logged, stacked, stalled
+from .latent_optimisation import check_settings, compares_its_batch, stalled
 from .losses import IDENTITY_LOSSES
 from .rendering import render_images
 from .requirements import require_discriminator, require_prior
@@ -140,7 +141,7 @@ class GMI(Attack):
             if should_report(step, self.iterations):
                 context.progress(step, self.iterations, "descend")
         curves = stacked(history)
-        context.log(event=self.name, identities=labels.tolist(), **logged(curves))
+        context.log(event=self.name, identities=labels.tolist(), **by_twentieth(curves))
         return self._result(context, z, labels, streams, curves)
 
     def _gradient(self, context: Context, z: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

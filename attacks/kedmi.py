@@ -25,8 +25,9 @@ from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstr
 from mibench.rng import Streams
 
 from .batching import micro_batches, should_report
+from .diagnostics import by_twentieth, stacked
 from .final_selection import robust_confidence
-from .latent_optimisation import check_settings, logged, stacked, stalled
+from .latent_optimisation import check_settings, stalled
 from .losses import IDENTITY_LOSSES, negative_log_realness
 from .rendering import render_images
 from .requirements import require_discriminator, require_prior
@@ -95,7 +96,7 @@ class KEDMI(Attack):
             if should_report(step, self.iterations):
                 context.progress(step, self.iterations, "recover distributions")
         curves = stacked(history)
-        context.log(event=self.name, identities=labels.tolist(), **logged(curves))
+        context.log(event=self.name, identities=labels.tolist(), **by_twentieth(curves))
         return self._result(context, mu.detach(), (0.5 * logvar.detach()).exp(), labels, streams, curves)
 
     def _noise(self, context: Context, dimension: int, labels: Tensor, streams: Streams) -> Iterator[Tensor]:

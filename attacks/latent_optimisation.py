@@ -1,4 +1,4 @@
-"""What attacks that recover latents by gradient share: their settings, their curves and the notes on them.
+"""What attacks that recover latents by gradient share: their settings and what is checked of them.
 
 Shapes: N latents or images, U identities, Z latent dimension.
 """
@@ -17,7 +17,6 @@ from mibench.rng import stream
 from .losses import IDENTITY_LOSSES
 from .requirements import NamedSettings, check_ranges
 
-_LOGGED = 20  # points of a curve in the run's log
 _STALLED = 0.98  # an identity loss above this share of its first values has stalled
 
 
@@ -70,19 +69,6 @@ def compares_its_batch(prior: Prior, device: torch.device) -> bool:
     one, other = prior.decode(prior.sample(2, stream(0, "compares its batch")).to(device)).split(1)
     beside_copy, beside_other = (prior.realism(torch.cat([one, second]))[0] for second in (one, other))
     return not torch.allclose(beside_copy, beside_other, rtol=1e-5, atol=1e-6)
-
-
-def stacked(curves: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    """Name -> ``(U, steps)`` float32 on the CPU, from a list over steps of ``(U,)`` for each name."""
-    return {name: torch.stack(values, dim=1).float().cpu() for name, values in curves.items()}
-
-
-def logged(curves: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """Curves ``(U, steps)`` for the run's log: means over identities and over twentieths of the steps."""
-    return {
-        name: [round(float(part.mean()), 5) for part in curve.mean(dim=0).tensor_split(min(_LOGGED, curve.shape[1]))]
-        for name, curve in curves.items()
-    }
 
 
 def stalled(attack: LatentSettings, curves: Mapping[str, Tensor]) -> Iterator[str]:

@@ -20,8 +20,8 @@ from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstr
 from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
-from .batching import blocks, scatter_into_step
-from .diagnostics import by_epoch, stray_note
+from .batching import blocks, scatter_into_step, shuffled_candidates
+from .diagnostics import by_epoch, stacked, stray_note
 from .final_selection import robust_confidence
 from .initial_selection import choose, pool, pool_confidence
 from .losses import IDENTITY_LOSSES, identity_loss, negative_log_realness
@@ -103,7 +103,7 @@ class PPA(Attack):
         names = labels.cpu()  # streams are named on the CPU
         for epoch in range(self.epochs):
             styles.learning_rate = self._rate(epoch)
-            order = self._order(names, epoch, streams)
+            order = shuffled_candidates(self.candidates, names.tolist(), epoch, streams)  # DMMIA's: the two compare
             crops = self._crops(names, order, epoch, streams).to(context.device, non_blocking=True)
             order = order.to(context.device, non_blocking=True)
             for start in range(0, self.candidates, self.batch_size):
@@ -115,7 +115,7 @@ class PPA(Attack):
                 styles.step(rows)
                 done += 1
                 context.progress(done, steps, f"epoch {epoch + 1}/{self.epochs}")
-        curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in history.items()}
+        curves = stacked(history)
         context.log(event=self.name, identities=names.tolist(), **by_epoch(curves, self.epochs))
         finished = styles.finished().detach().flatten(0, 1)
         images = render_images(context, finished, prior.synthesis)
@@ -160,14 +160,6 @@ class PPA(Attack):
     def _rate(self, epoch: int) -> float:
         """Adam's rate in an epoch (from 0)."""
         return self.learning_rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
-
-    def _order(self, labels: Tensor, epoch: int, streams: Streams) -> Tensor:
-        """Candidates of each identity ``(U, K)`` in the order of their batches: DMMIA's, so that the two compare."""
-        drawn = [
-            torch.randperm(self.candidates, generator=streams.generator("identity", int(label), "order", epoch))
-            for label in labels
-        ]
-        return torch.stack(drawn)
 
     def _crops(self, labels: Tensor, order: Tensor, epoch: int, streams: Streams) -> Tensor:
         """Crops ``(U, K, 4)`` in that order: a candidate's own, or one for all of a batch."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mibench.api import Context, Reconstruction, State
 from mibench.attacks.augment import apply_crops, draw_crops
-from mibench.attacks.batching import blocks, micro_batches, scatter_into_step
-from mibench.attacks.diagnostics import by_epoch, stray_note
+from mibench.attacks.batching import blocks, micro_batches, scatter_into_step, shuffled_candidates
+from mibench.attacks.diagnostics import by_epoch, stacked, stray_note
 from mibench.attacks.final_selection import robust_confidence
 from mibench.attacks.initial_selection import choose
 from mibench.attacks.losses import IDENTITY_LOSSES
@@ -77,7 +77,7 @@ class DMMIAOptimisation:
         for epoch in range(attack.epochs):
             if attack.resample_every and epoch and epoch % attack.resample_every == 0:
                 self._resample(epoch)
-            order = torch.stack([torch.randperm(count, generator=self._stream(y, "order", epoch)) for y in self.names])
+            order = shuffled_candidates(count, self.names, epoch, self.streams)
             crops = torch.stack(
                 [draw_crops(count, self._stream(y, "crops", epoch), scale=attack.crop_scale) for y in self.names]
             )  # (U, K, 4): a crop belongs to a candidate, whatever its position in the order
@@ -270,7 +270,7 @@ class DMMIAOptimisation:
         confidence = robust_confidence(
             context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms
         )
-        curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in self.curves.items()}
+        curves = stacked(self.curves)
         context.log(event="dmmia", identities=self.names, **by_epoch(curves, attack.epochs))
         return Reconstruction(
             images=images,

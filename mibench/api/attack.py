@@ -209,6 +209,7 @@ class Attack(ABC):
     sample and summed, random numbers come from ``streams`` only, nothing frozen computes gradients.
 
     ``prior`` names the generative model the attack was published with; a run uses it unless another one is asked for.
+    With ``needs_mapping`` it must be a :class:`MappingPrior`.
     ``budget_setting`` is the whole-number field that a protocol's query budget decides (the number of steps, say):
     :meth:`planned_queries` must not fall when it grows. None: a budget can only accept or refuse the attack.
     """
