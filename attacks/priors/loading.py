@@ -38,18 +38,18 @@ def load_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], na
     Raises:
         MisfitError: names the first key or shape that does not fit, and has them all.
     """
-    expected = {
+    wanted = {
         f"{part}.{key}": tensor for part, network in parts.items() for key, tensor in network.state_dict().items()
     }
     cure = "the arguments on the card and the weights file do not belong together"
     misfit = StateDictMismatch.between(
-        {key: tensor.shape for key, tensor in expected.items()}, {key: tensor.shape for key, tensor in weights.items()}
+        {key: tensor.shape for key, tensor in wanted.items()}, {key: tensor.shape for key, tensor in weights.items()}
     )
     if misfit.missing or misfit.unexpected:
         key = min([*misfit.missing, *misfit.unexpected])
-        state = "missing" if key in expected else "unexpected"
+        state = "missing" if key in wanted else "unexpected"
         raise MisfitError(f"prior {name!r}: weight {key} is {state}; {cure}", misfit)
-    for key, (shape, got) in misfit.misshapen.items():
-        raise MisfitError(f"prior {name!r}: weight {key}: expected {shape}, got {got}; {cure}", misfit)
+    for key, (expected, got) in misfit.misshapen.items():
+        raise MisfitError(f"prior {name!r}: weight {key}: expected {expected}, got {got}; {cure}", misfit)
     for part, network in parts.items():
         network.load_state_dict({key: weights[f"{part}.{key}"] for key in network.state_dict()})

@@ -266,8 +266,8 @@ def _check_fit(name: str, arguments: StyleGAN2Arguments, weights: Mapping[str, T
         parts: dict[str, torch.nn.Module] = {"G": arguments.generator()}
         if any(key.startswith("D.") for key in weights):
             parts["D"] = arguments.discriminator()
-    expected = {f"{part}.{key}": t.shape for part, network in parts.items() for key, t in network.state_dict().items()}
-    misfit = StateDictMismatch.between(expected, {key: tensor.shape for key, tensor in weights.items()})
+    wanted = {f"{part}.{key}": t.shape for part, network in parts.items() for key, t in network.state_dict().items()}
+    misfit = StateDictMismatch.between(wanted, {key: tensor.shape for key, tensor in weights.items()})
     if misfit:
         raise MisfitError(
             f"{name} is no prior stylegan2: {misfit.summary()}; likely cause: {_cause(misfit)}. --json lists every key",
