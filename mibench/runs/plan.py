@@ -9,7 +9,7 @@ from typing import Any
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Attack, CardName
+from mibench.api import Access, Attack, CardName, MappingPrior
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError, suggest
 from mibench.runs.budget import within_budget
@@ -24,6 +24,7 @@ from mibench.system.canonical import plain
 from mibench.system.text_files import typed
 from mibench.weights import cards
 from mibench.weights.minimum_accuracy import refuse_weak
+from mibench.weights.prior_class import prior_class
 from mibench.weights.same_data import check_same_data
 
 
@@ -57,7 +58,7 @@ class Plan:
         counted = (card.measured or {}).get("queries_forward")
         if isinstance(counted, int):
             return counted
-        return None if getattr(registry.load("prior", card.architecture), "per_target", False) else 0
+        return None if prior_class(card.architecture).per_target else 0
 
     def config_text(self) -> str:
         """What ``mibench run --config`` accepts to do the same again: names and every resolved setting."""
@@ -223,16 +224,13 @@ def _prior_name(chosen: Mapping[str, Any], attack: Attack, protocol: EvalProtoco
     name = str(chosen["prior"] or attack.prior or protocol.prior)
     prior = CardName.complete(name, str(chosen["dataset"]))
     target = CardName.complete(str(chosen["target"]), str(chosen["dataset"]))
-    made_for_one = prior.architecture in registry.names("prior") and getattr(
-        registry.load("prior", prior.architecture), "per_target", False
-    )
+    made_for_one = prior.architecture in registry.names("prior") and prior_class(prior.architecture).per_target
     return f"{name}+{target.as_tag}" if made_for_one and prior.tag is None else name
 
 
 def _check_prior(attack: Attack, prior: Any, target: Any) -> None:
     """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
-    kind = registry.load("prior", prior.architecture)
-    if attack.needs_mapping and not (hasattr(kind, "mapping") and hasattr(kind, "synthesis")):
+    if attack.needs_mapping and not issubclass(prior_class(prior.architecture), MappingPrior):
         raise MibenchError(
             f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: "
             "run with --prior stylegan2"
@@ -308,17 +306,15 @@ def _check_identities(protocol: EvalProtocol, classes: int | None, dataset: Iden
 def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, Any], dict[str, Setting]]:
     """The card's arguments with the run's on top.
 
-    A prior that lists its ``options`` and has ``check`` gets names and values checked here; another one checks them
-    itself when it is built.
+    Names are checked here, values too where the prior has a ``check``.
     """
     arguments = dict(weights.arguments)
     origins = {name: Setting(value, f"card {weights.card}") for name, value in arguments.items()}
-    kind = registry.load("prior", weights.architecture)
-    options: tuple[str, ...] | None = getattr(kind, "options", None)
-    known = (*arguments, *(options or ()))
+    kind = prior_class(weights.architecture)
+    known = (*arguments, *kind.options)
     for layer in layers:
         for name, value in layer.values.items():
-            if options is not None and name not in known:
+            if name not in known:
                 raise MibenchError(
                     f"unknown setting 'prior.{typed(name)}' from {layer.origin}{suggest(name, known)} "
                     f"(known: {', '.join(known) or 'none'})"
@@ -326,6 +322,5 @@ def _prior_arguments(weights: Weights, layers: list[Layer]) -> tuple[dict[str, A
             config.check_value(value, f"prior.{name}", layer.origin)
             arguments[name] = value
             origins[name] = Setting(value, layer.origin)
-    if (check := getattr(kind, "check", None)) is not None:
-        check(arguments, weights.card)
+    kind.check(arguments, weights.card)
     return arguments, origins
