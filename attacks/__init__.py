@@ -1,4 +1,8 @@
-"""The adversary: attacks, generative priors, how they are trained. Names only: nothing is imported until asked for."""
+"""The adversary: attacks, generative priors and how they are trained.
+
+A new attack is a file in this folder, a line of ``CATALOGUE`` and a file ``presets/NAME.yaml``. The catalogue holds
+names only: nothing is imported before it is asked for.
+"""
 
 CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {

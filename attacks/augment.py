@@ -1,7 +1,7 @@
 """Differentiable random crops and flips, with parameters of its own for every sample.
 
-Parameters are drawn on the CPU ahead of the loop from a named generator (so they depend on neither batch nor device)
-and applied by one bilinear resampling. torchvision draws one crop for a whole batch, which is not what papers mean by
+Parameters are drawn on the CPU ahead of the loop, from a named generator, so they depend on neither batch nor device;
+one bilinear resampling applies them. torchvision draws one crop for a whole batch, which is not what papers mean by
 "random crop".
 """
 

@@ -1,12 +1,32 @@
-"""What a run says about itself: curves of a unit by epoch, and what a reader must know about them."""
+"""Diagnostics of a run: curves of a unit, their means for the log, and the notes that a reader must know.
+
+Shapes: U identities of a unit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
-STRAYED = 1.5  # mean displacement of w in standard deviations, beyond which images need not be the prior's any more
+STRAYED = 1.5  # mean displacement of w, in standard deviations, beyond which images may have left the prior
+
+
+_LOGGED = 20  # points of a curve in the run's log
+
+
+def stacked(curves: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    """Name -> ``(U, steps)`` float32 on the CPU, from a list over steps of ``(U,)`` for each name."""
+    return {name: torch.stack(values, dim=1).float().cpu() for name, values in curves.items()}
+
+
+def by_twentieth(curves: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Means over identities and over twentieths of the steps, of curves ``(U, steps)``; rounded, for the log."""
+    return {
+        name: [round(float(part.mean()), 5) for part in curve.mean(dim=0).tensor_split(min(_LOGGED, curve.shape[1]))]
+        for name, curve in curves.items()
+    }
 
 
 def by_epoch(curves: Mapping[str, Tensor], epochs: int) -> dict[str, list[float]]:

@@ -1,18 +1,20 @@
-"""No attack: the best draws of the prior. The floor of every table, and what a real attack has to beat."""
+"""No attack: the best draws of the prior, which are the floor of every table, and what a real attack has to beat."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
+from mibench.api import Access, Attack, Context, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import micro_batches, pool, pool_confidence, render, robust_confidence
+from .final_selection import robust_confidence
+from .initial_selection import choose, pool, pool_confidence
+from .rendering import decoder, render_images
+from .requirements import check_ranges, require_prior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,11 @@ class Floor(Attack):
     selection_transforms: int = 100  # PPA, section 3.4: random views of the final selection
 
     def __post_init__(self) -> None:
-        for name in ("unit_size", "pool_size", "candidates"):
-            if getattr(self, name) < 1:
-                raise MibenchError(f"floor: {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("truncation", "selection_transforms"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise MibenchError(f"floor: {name} must be finite and not negative, got {getattr(self, name)}")
+        check_ranges(
+            self,
+            at_least_one=("unit_size", "pool_size", "candidates"),
+            not_negative=("truncation", "selection_transforms"),
+        )
 
     def planned_preparation(self) -> Queries:
         """Every image of the pool and its mirror image."""
@@ -52,16 +53,10 @@ class Floor(Attack):
 
     @torch.no_grad()
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
-        """The best candidates of each identity, as they are."""
+        """The best candidates of each identity, unchanged."""
         count = min(self.candidates, state["latents"].shape[0])
-        best = state["confidence"][:, labels].topk(count, dim=0).indices.T  # (U, K)
-        latents = state["latents"][best].flatten(0, 1)
-        images = torch.cat(
-            [
-                context.fit(render(context.prior, latents[part].to(context.device), self.truncation)).float().cpu()
-                for part in micro_batches(latents.shape[0], context)
-            ]
-        )
+        latents = choose(state, labels, count).flatten(0, 1)  # (U K, Z)
+        images = render_images(context, latents, decoder(require_prior(context.prior), self.truncation))
         grouped = images.view(len(labels), count, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
         return Reconstruction(

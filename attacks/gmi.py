@@ -1,7 +1,8 @@
 """GMI: Generative Model Inversion (Zhang et al., CVPR 2020, arXiv 1911.07135), the inversion.
 
 Latents descend ``-D(G(z)) + lambda CE(T(G(z)), y)`` by momentum with Nesterov's look-ahead, clamped to a cube; each
-restart of a person is a sample. The GAN is a prior of its own (``--prior gmi``); any prior with a discriminator serves.
+restart of an identity is a sample. The GAN is a prior of its own (``--prior gmi``); any prior with a discriminator
+works.
 
 Legend: U identities of a unit, R restarts, N = U R latents, Z latent dimension.
 """
@@ -18,9 +19,13 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import micro_batches, require_prior, robust_confidence, should_report
-from .latent_optimisation import check_settings, compares_its_batch, critic, logged, render_images, stacked, stalled
+from .batching import micro_batches, should_report
+from .diagnostics import by_twentieth, stacked
+from .final_selection import robust_confidence
+from .latent_optimisation import check_settings, compares_its_batch, stalled
 from .losses import IDENTITY_LOSSES
+from .rendering import render_images
+from .requirements import require_discriminator, require_prior
 
 
 def momentum_step(
@@ -63,7 +68,7 @@ class GMI(Attack):
 
     unit_size: int = 10  # ours: identities in one batch; no identity depends on another
     restarts: int = 5  # released code, seeds 0 to 4
-    best_of: int = 1  # of so many restarts the one with the highest target logit is kept; released GMI: 5, later: 1
+    best_of: int = 1  # of every best_of restarts the one of the highest target logit is kept; released GMI: 5
     iterations: int = 1500  # released code; KEDMI's, LOMMA's 2400, BiDO's 2000
     learning_rate: float = 0.02  # released code
     momentum: float = 0.9  # released code
@@ -76,7 +81,7 @@ class GMI(Attack):
     selection_transforms: int = 0  # random views behind the confidence; 0: the image as it is (the papers do not rank)
 
     def __post_init__(self) -> None:
-        check_settings(self, whole=("unit_size", "restarts", "best_of", "iterations"))
+        check_settings(self, at_least_one=("unit_size", "restarts", "best_of", "iterations"))
         if self.restarts % self.best_of:
             raise MibenchError(
                 f"gmi: restarts ({self.restarts}) must be a multiple of best_of ({self.best_of}): each group keeps one"
@@ -96,19 +101,19 @@ class GMI(Attack):
     def planned_queries(self, identities: int) -> Queries:
         """Every restart forwards and backwards in every iteration, then the choice among restarts and the ranking."""
         optimised = identities * self.restarts * self.iterations
-        chosen = identities * self.restarts if self.best_of > 1 else 0
+        compared = identities * self.restarts if self.best_of > 1 else 0
         ranked = identities * self.kept * max(self.selection_transforms, 1)
-        return Queries(forward=optimised + chosen + ranked, backward=optimised)
+        return Queries(forward=optimised + compared + ranked, backward=optimised)
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Descend from every restart of every identity at once."""
         prior = require_prior(context.prior)
         if self.realism_weight:
-            critic(prior, self.name)
-            if compares_its_batch(context):
+            require_discriminator(prior, self.name, "realism_weight")
+            if compares_its_batch(prior, context.device):
                 raise MibenchError(
-                    f"gmi: prior {prior.name!r} scores an image by the batch it stands in, so that a result would "
-                    "depend on the micro-batch; run with --prior gmi, or --set attack.realism_weight=0"
+                    f"gmi: prior {prior.name!r} scores an image by its batch, so that a result would depend on the "
+                    "micro-batch; run with --prior gmi, or --set attack.realism_weight=0"
                 )
         targets = labels.to(context.device).repeat_interleave(self.restarts)
         starts = [
@@ -136,7 +141,7 @@ class GMI(Attack):
             if should_report(step, self.iterations):
                 context.progress(step, self.iterations, "descend")
         curves = stacked(history)
-        context.log(event=self.name, identities=labels.tolist(), **logged(curves))
+        context.log(event=self.name, identities=labels.tolist(), **by_twentieth(curves))
         return self._result(context, z, labels, streams, curves)
 
     def _gradient(self, context: Context, z: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -162,7 +167,7 @@ class GMI(Attack):
         self, context: Context, z: Tensor, labels: Tensor, streams: Streams, curves: dict[str, Tensor]
     ) -> Reconstruction:
         """Images of the final latents: the best of each group of restarts, ranked by the victim's confidence."""
-        images = render_images(context, z)
+        images = render_images(context, z, require_prior(context.prior).decode)
         if self.best_of > 1:
             best = self._best(context, images, labels.to(context.device).repeat_interleave(self.restarts))
             images, z = images[best], z[best.to(z.device)]

@@ -1,12 +1,12 @@
 """KEDMI: Knowledge-Enriched Distributional Model Inversion (Chen et al., ICCV 2021, arXiv 2010.04092), the inversion.
 
-For each person a normal distribution of latents is recovered, N(mu, sigma^2), by one reparametrised sample a step and
+For each identity a normal distribution of latents, N(mu, sigma^2), is recovered by one reparametrised sample a step and
 the loss ``-log D(G(z)) + lambda CE(T(G(z)), y)``, where D's probability of "real" is ``sigmoid(lse)``, lse being the
 logsumexp of its class logits. The reconstructions are draws from what was recovered. The inversion-specific GAN is a
-prior of its own (``--prior kedmi``), made against one target; any prior with a discriminator serves.
+prior of its own (``--prior kedmi``), made against one target; any prior with a discriminator works.
 
-KEDMI's discriminator compares the images of a batch with each other, so that what it says of one depends on the rest:
-all samples of a step of the unit are shown to it together, whatever the micro-batch. Nothing reaches beyond the unit.
+KEDMI's discriminator compares the images of a batch with each other, so the score of one depends on the others: it
+sees all samples of a step of the unit together, whatever the micro-batch. No unit depends on another.
 
 Legend: U identities of a unit, S samples of a step, K draws, Z latent dimension.
 """
@@ -24,12 +24,16 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .initial_selection import micro_batches, require_prior, robust_confidence, should_report
-from .latent_optimisation import check_settings, critic, logged, render_images, stacked, stalled
+from .batching import micro_batches, should_report
+from .diagnostics import by_twentieth, stacked
+from .final_selection import robust_confidence
+from .latent_optimisation import check_settings, stalled
 from .losses import IDENTITY_LOSSES, negative_log_realness
+from .rendering import render_images
+from .requirements import require_discriminator, require_prior
 
 _BLOCK = 64  # steps whose noise is drawn at once; part of what a seed means
-_NARROW = 1e-3  # draws of a smaller mean sigma are one image
+_NARROW = 1e-3  # draws with a smaller mean sigma are one image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class KEDMI(Attack):
     prior: ClassVar[str | None] = "kedmi"
     budget_setting: ClassVar[str | None] = "iterations"
 
-    unit_size: int = 60  # released batch: the discriminator compares the images of so many people
+    unit_size: int = 60  # released batch size: the discriminator compares the images of 60 identities
     draws: int = 5  # released evaluation
     iterations: int = 2400  # released code; PLG-MI's baseline 1500, BiDO's 5000
     samples_per_step: int = 1  # released code
@@ -55,7 +59,7 @@ class KEDMI(Attack):
     selection_transforms: int = 0  # random views behind the confidence; 0: the image as it is (the paper does not rank)
 
     def __post_init__(self) -> None:
-        check_settings(self, whole=("unit_size", "draws", "iterations", "samples_per_step"))
+        check_settings(self, at_least_one=("unit_size", "draws", "iterations", "samples_per_step"))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise MibenchError(f"kedmi: betas must lie in [0, 1), got {self.betas}")
         if not math.isfinite(self.logvar_start):
@@ -71,7 +75,7 @@ class KEDMI(Attack):
         """Recover the distributions of all identities of the unit together, then draw from each."""
         prior = require_prior(context.prior)
         if self.realism_weight:
-            critic(prior, self.name)
+            require_discriminator(prior, self.name, "realism_weight")
         targets = labels.to(context.device).repeat_interleave(self.samples_per_step)
         mu = torch.zeros(len(labels), prior.latent_dim, device=context.device, requires_grad=True)
         logvar = torch.full_like(mu, self.logvar_start, requires_grad=True)
@@ -92,7 +96,7 @@ class KEDMI(Attack):
             if should_report(step, self.iterations):
                 context.progress(step, self.iterations, "recover distributions")
         curves = stacked(history)
-        context.log(event=self.name, identities=labels.tolist(), **logged(curves))
+        context.log(event=self.name, identities=labels.tolist(), **by_twentieth(curves))
         return self._result(context, mu.detach(), (0.5 * logvar.detach()).exp(), labels, streams, curves)
 
     def _noise(self, context: Context, dimension: int, labels: Tensor, streams: Streams) -> Iterator[Tensor]:
@@ -120,14 +124,14 @@ class KEDMI(Attack):
         gradient = torch.zeros_like(images)
         terms: dict[str, Tensor] = {}
         if self.realism_weight:
-            shown = images.detach().requires_grad_()
-            terms["L_prior"] = negative_log_realness(prior.realism(shown).float())
-            gradient += torch.autograd.grad(self.realism_weight * terms["L_prior"].sum(), shown)[0]
+            leaf = images.detach().requires_grad_()
+            terms["L_prior"] = negative_log_realness(prior.realism(leaf).float())
+            gradient += torch.autograd.grad(self.realism_weight * terms["L_prior"].sum(), leaf)[0]
         identity: list[Tensor] = []
         for part in micro_batches(images.shape[0], context):
-            shown = images[part].detach().requires_grad_()
-            loss = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(shown)).float(), targets[part])
-            gradient[part] += torch.autograd.grad(self.identity_weight * loss.sum(), shown)[0]
+            leaf = images[part].detach().requires_grad_()
+            loss = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(leaf)).float(), targets[part])
+            gradient[part] += torch.autograd.grad(self.identity_weight * loss.sum(), leaf)[0]
             identity.append(loss.detach())
         terms["L_id"] = torch.cat(identity)
         return gradient, {name: values.detach() for name, values in terms.items()}
@@ -154,7 +158,7 @@ class KEDMI(Attack):
             ]
         ).view(len(labels), self.draws, -1)
         latents = self._bounded(mu.cpu()[:, None] + sigma.cpu()[:, None] * noise).flatten(0, 1)
-        images = render_images(context, latents)
+        images = render_images(context, latents, require_prior(context.prior).decode)
         grouped = images.view(len(labels), self.draws, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
         return Reconstruction(
@@ -168,7 +172,7 @@ class KEDMI(Attack):
 
 
 def _narrow(sigma: Tensor) -> Iterator[str]:
-    """A sentence for the record when a distribution closed on a point: its draws are one image."""
+    """A note when a distribution collapsed to a point: its draws are one image."""
     closed = int((sigma.mean(dim=1) < _NARROW).sum())
     if closed:
         yield f"the distributions of {closed} of {len(sigma)} people closed to a mean sigma below {_NARROW}"

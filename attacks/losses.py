@@ -1,6 +1,6 @@
-"""Identity losses: logits ``(N, C)`` and target labels ``(N,)`` in, one loss per sample ``(N,)`` out.
+"""Losses per sample. Identity losses take logits ``(N, C)`` and target labels ``(N,)`` and return ``(N,)``.
 
-Per-sample losses are summed by the attacks, never averaged over a batch, so that the batch size does not scale a step.
+They are summed by the attacks, never averaged over a batch, so that the batch size does not scale a step.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ def logit(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def negative_log_realness(scores: Tensor) -> Tensor:
-    """``-log D = softplus(s) - s`` ``(N,)`` of a discriminator's logits of "real" ``(N,)`` (KEDMI's prior loss).
+    """``-log D`` of a discriminator's logits of "real" ``s``, with ``D = sigmoid(s)``, of any shape.
 
-    KEDMI's logit is the logsumexp of the discriminator's class logits. Written as ``softplus(-s)``: no cancellation.
+    KEDMI's prior loss, where ``s`` is the logsumexp of the discriminator's class logits, and the non-saturating loss
+    of a GAN. Written as ``softplus(-s)``: the published ``softplus(s) - s`` cancels to 0 in float32 from about 15 on.
     """
     return nn.functional.softplus(-scores)
 

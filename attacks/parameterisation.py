@@ -6,17 +6,18 @@ Legend: U identities of a unit, K candidates of each, B of them in a step, Z and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from mibench.api import MappingPrior
 
 
 class StyleParameters(ABC):
     """Candidates of a unit as a function of something that is optimised, per identity.
 
     Args:
-        prior: a StyleGAN2 prior.
+        prior: whose candidates they are.
         latents: ``(U, K, Z)``.
         learning_rate: of Adam.
         betas: of Adam.
@@ -24,7 +25,7 @@ class StyleParameters(ABC):
     """
 
     def __init__(
-        self, prior: Any, latents: Tensor, learning_rate: float, betas: tuple[float, float], *, psi: float
+        self, prior: MappingPrior, latents: Tensor, learning_rate: float, betas: tuple[float, float], *, psi: float
     ) -> None:
         self.prior, self.psi = prior, psi
         self.learning_rate, self.betas = learning_rate, betas
@@ -43,7 +44,7 @@ class StyleParameters(ABC):
 
     @abstractmethod
     def styles(self, w: Tensor) -> Tensor:
-        """What the synthesis network is given for ``w`` ``(..., W)`` as :meth:`w` returns it."""
+        """The input of the synthesis network for ``w`` ``(..., W)`` as :meth:`w` returns it."""
 
     @abstractmethod
     def untruncated(self, w: Tensor) -> Tensor:
@@ -60,8 +61,7 @@ class StyleParameters(ABC):
     def drift(self, w: Tensor, rows: Tensor) -> Tensor:
         """Mean ``|w - w_start|`` before truncation, in standard deviations of the prior's w, per identity ``(U,)``."""
         moved = (self.untruncated(w.detach()) - self.untruncated(gather_rows(self.start, rows))).abs()
-        drift: Tensor = (moved / self.prior.w_std.to(w)).mean(dim=(1, 2))
-        return drift
+        return (moved / self.prior.w_std.to(w)).mean(dim=(1, 2))
 
     @torch.no_grad()
     def finished(self) -> Tensor:
@@ -78,7 +78,7 @@ class MappingNetworks(StyleParameters):
 
     def __init__(
         self,
-        prior: Any,
+        prior: MappingPrior,
         latents: Tensor,
         learning_rate: float,
         betas: tuple[float, float],
@@ -89,8 +89,8 @@ class MappingNetworks(StyleParameters):
         super().__init__(prior, latents, learning_rate, betas, psi=psi)
         copies = 1 if shared else latents.shape[0]
         self.parameters = [
-            tuple(tensor.detach().expand(copies, *tensor.shape).clone().requires_grad_() for tensor in layer)
-            for layer in prior.mapping_parameters()
+            (_stacked(weight, copies).requires_grad_(), _stacked(bias, copies).requires_grad_())
+            for weight, bias in prior.mapping_parameters()
         ]
         leaves = [tensor for layer in self.parameters for tensor in layer]
         self.optimiser = torch.optim.Adam(leaves, lr=learning_rate, betas=betas, foreach=True)
@@ -99,13 +99,16 @@ class MappingNetworks(StyleParameters):
         z = gather_rows(self.latents, rows)
         # w moves by hundredths of its standard deviation: too fine for half precision
         with torch.autocast(z.device.type, enabled=False):
-            layers = [tuple(t.expand(z.shape[0], *t.shape[1:]) for t in layer) for layer in self.parameters]
-            w: Tensor = self.prior.stacked_mapping(layers, z)
-        return w
+            layers = [(self._of_each(weight, len(z)), self._of_each(bias, len(z))) for weight, bias in self.parameters]
+            return self.prior.stacked_mapping(layers, z)
+
+    @staticmethod
+    def _of_each(parameter: Tensor, identities: int) -> Tensor:
+        """A parameter ``(U, ...)``, or the shared one ``(1, ...)``, for each of ``U`` identities."""
+        return parameter.expand(identities, *parameter.shape[1:])
 
     def styles(self, w: Tensor) -> Tensor:
-        styles: Tensor = self.prior.truncate(w, self.psi)
-        return styles
+        return self.prior.truncate(w, self.psi)
 
     def untruncated(self, w: Tensor) -> Tensor:
         return w
@@ -116,10 +119,9 @@ class MappingNetworks(StyleParameters):
 
     def rate(self, latents: Tensor, identity: int) -> Tensor:
         copy = 0 if self.parameters[0][0].shape[0] == 1 else identity
-        own = [tuple(tensor[copy : copy + 1] for tensor in layer) for layer in self.parameters]
+        own = [(weight[copy : copy + 1], bias[copy : copy + 1]) for weight, bias in self.parameters]
         with torch.autocast(latents.device.type, enabled=False):
-            w: Tensor = self.prior.stacked_mapping(own, latents[None])[0]
-        return w
+            return self.prior.stacked_mapping(own, latents[None])[0]
 
 
 class DirectStyles(StyleParameters):
@@ -143,13 +145,11 @@ class DirectStyles(StyleParameters):
         return w
 
     def untruncated(self, w: Tensor) -> Tensor:
-        before: Tensor = self.prior.truncate(w, 1 / self.psi)
-        return before
+        return self.prior.truncate(w, 1 / self.psi)
 
     def rate(self, latents: Tensor, identity: int) -> Tensor:
         # nothing learnt carries over to new latents
-        w: Tensor = self.prior.truncate(self.prior.mapping(latents), self.psi)
-        return w
+        return self.prior.truncate(self.prior.mapping(latents), self.psi)
 
     @torch.no_grad()
     def step(self, rows: Tensor) -> None:
@@ -165,6 +165,11 @@ class DirectStyles(StyleParameters):
         where = self.owners, rows  # not scatter_: on a GPU its deterministic form sorts by every number of a row
         self.vectors[where] = self._leaf.detach() - self.learning_rate * corrected / scale
         self.mean[where], self.square[where], self.steps[where] = mean, square, steps
+
+
+def _stacked(parameter: Tensor, copies: int) -> Tensor:
+    """``copies`` of a parameter along a new first axis, without a graph."""
+    return parameter.detach().expand(copies, *parameter.shape).clone()
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:

@@ -1,39 +1,33 @@
 """PPA: Plug & Play Attacks (Struppek et al., ICML 2022, arXiv 2201.12179).
 
 The attack takes any StyleGAN2 and any victim as they are. From a pool of latents the best candidates of each identity
-are chosen; their styles w are optimised by Adam on the Poincare loss of randomly cropped images; what comes out is
+are chosen; Adam optimises their styles w on the Poincaré loss of randomly cropped images; the finished images are
 ranked by the victim's mean confidence under stronger random views. A candidate has its own loss, its own crops and its
-own moments of Adam, so nothing here depends on how candidates are put into batches.
+own moments of Adam, so no result depends on how candidates are batched.
 
 Legend: U identities of a unit, K candidates of each, B of them in a step, W dimension of w.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
 from .augment import apply_crops, draw_crops
-from .diagnostics import by_epoch, stray_note
-from .initial_selection import (
-    blocks,
-    choose,
-    pool,
-    pool_confidence,
-    render_styles,
-    require_prior,
-    robust_confidence,
-    scatter_into_step,
-)
-from .losses import IDENTITY_LOSSES, identity_loss
+from .batching import blocks, scatter_into_step, shuffled_candidates
+from .diagnostics import by_epoch, stacked, stray_note
+from .final_selection import robust_confidence
+from .initial_selection import choose, pool, pool_confidence
+from .losses import IDENTITY_LOSSES, identity_loss, negative_log_realness
 from .parameterisation import DirectStyles, gather_rows
+from .rendering import render_images
+from .requirements import check_ranges, require_discriminator, require_mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +57,12 @@ class PPA(Attack):
 
     def __post_init__(self) -> None:
         identity_loss(self.loss)
-        for name in ("unit_size", "pool_size", "candidates", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise MibenchError(f"ppa: {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "truncation", "decay"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise MibenchError(f"ppa: {name} must be positive and finite, got {getattr(self, name)}")
-        for name in ("discriminator_weight", "selection_transforms"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise MibenchError(f"ppa: {name} must be finite and not negative, got {getattr(self, name)}")
+        check_ranges(
+            self,
+            at_least_one=("unit_size", "pool_size", "candidates", "epochs", "batch_size"),
+            positive=("learning_rate", "truncation", "decay"),
+            not_negative=("discriminator_weight", "selection_transforms"),
+        )
         if self.candidates > self.pool_size:
             raise MibenchError(
                 f"ppa: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"
@@ -95,16 +86,16 @@ class PPA(Attack):
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """The pool of latents and the victim's confidence in every class for each."""
-        prior = require_prior(context.prior)
+        prior = require_mapping(context.prior)
         if self.discriminator_weight:
-            prior.realism(prior.synthesis(prior.w_avg[None]))  # a prior that cannot judge says so before the search
+            require_discriminator(prior, self.name, "discriminator_weight")
         latents = pool(prior, self.pool_size, streams)
         confidence = pool_confidence(context, latents, self.truncation, text="search candidates")
         return {"latents": latents, "confidence": confidence}
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Optimise the candidates of every identity, then render and rank them."""
-        prior, own = require_prior(context.prior), labels.to(context.device)
+        prior, own = require_mapping(context.prior), labels.to(context.device)
         latents = choose(state, labels, self.candidates).to(context.device)  # (U, K, Z)
         styles = DirectStyles(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
         history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
@@ -112,7 +103,7 @@ class PPA(Attack):
         names = labels.cpu()  # streams are named on the CPU
         for epoch in range(self.epochs):
             styles.learning_rate = self._rate(epoch)
-            order = self._order(names, epoch, streams)
+            order = shuffled_candidates(self.candidates, names.tolist(), epoch, streams)  # DMMIA's: the two compare
             crops = self._crops(names, order, epoch, streams).to(context.device, non_blocking=True)
             order = order.to(context.device, non_blocking=True)
             for start in range(0, self.candidates, self.batch_size):
@@ -124,10 +115,10 @@ class PPA(Attack):
                 styles.step(rows)
                 done += 1
                 context.progress(done, steps, f"epoch {epoch + 1}/{self.epochs}")
-        curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in history.items()}
+        curves = stacked(history)
         context.log(event=self.name, identities=names.tolist(), **by_epoch(curves, self.epochs))
         finished = styles.finished().detach().flatten(0, 1)
-        images = render_styles(context, finished)
+        images = render_images(context, finished, prior.synthesis)
         grouped = images.view(len(labels), self.candidates, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
         return Reconstruction(
@@ -149,12 +140,11 @@ class PPA(Attack):
         targets = labels.repeat_interleave(w.shape[1])
         for identities, block in blocks(w.shape[:2], context):
             logits, realism = self._shown(context, w[identities, block].flatten(0, 1), crops[identities, block])
-            place = (w.shape[:2], identities, block)
-            step = IDENTITY_LOSSES[self.loss](scatter_into_step(logits.float(), *place).flatten(0, 1), targets)
+            position = (w.shape[:2], identities, block)
+            step = IDENTITY_LOSSES[self.loss](scatter_into_step(logits.float(), *position).flatten(0, 1), targets)
             if realism is not None:
-                step = step + self.discriminator_weight * nn.functional.softplus(
-                    -scatter_into_step(realism, *place).flatten()
-                )
+                scores = scatter_into_step(realism, *position).flatten()
+                step = step + self.discriminator_weight * negative_log_realness(scores)
             loss = step.view(w.shape[:2])[identities, block]
             (loss.sum() / w.shape[1]).backward()
             losses.append(loss.detach().flatten())
@@ -162,7 +152,7 @@ class PPA(Attack):
 
     def _shown(self, context: Context, w: Tensor, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         """The victim's logits ``(N, C)`` for the cropped image of each style ``(N, W)``; its realism ``(N, 1)``."""
-        prior = require_prior(context.prior)
+        prior = require_mapping(context.prior)
         images = prior.synthesis(w)
         logits = context.victim.logits(apply_crops(context.fit(images), crops.flatten(0, 1)))
         return logits, prior.realism(images).float()[:, None] if self.discriminator_weight else None
@@ -170,14 +160,6 @@ class PPA(Attack):
     def _rate(self, epoch: int) -> float:
         """Adam's rate in an epoch (from 0)."""
         return self.learning_rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
-
-    def _order(self, labels: Tensor, epoch: int, streams: Streams) -> Tensor:
-        """Candidates of each identity ``(U, K)`` in the order of their batches: DMMIA's, so that the two compare."""
-        drawn = [
-            torch.randperm(self.candidates, generator=streams.generator("identity", int(label), "order", epoch))
-            for label in labels
-        ]
-        return torch.stack(drawn)
 
     def _crops(self, labels: Tensor, order: Tensor, epoch: int, streams: Streams) -> Tensor:
         """Crops ``(U, K, 4)`` in that order: a candidate's own, or one for all of a batch."""

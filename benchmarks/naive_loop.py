@@ -32,15 +32,15 @@ from mibench.api import Access, Attack, Context, ImageSpec, MibenchError, Prior,
 from mibench.attacks.augment import apply_crops, draw_crops
 from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.dmmia.memory import MemoryBank
-from mibench.attacks.dmmia.prototypes import draw_prototypes, imr_loss
+from mibench.attacks.dmmia.prototypes import draw_prototypes, imr_loss, representation
+from mibench.attacks.final_selection import robust_confidence
 from mibench.attacks.gmi import GMI, momentum_step
-from mibench.attacks.initial_selection import render_styles, robust_confidence
 from mibench.attacks.kedmi import KEDMI
-from mibench.attacks.latent_optimisation import render_images
 from mibench.attacks.losses import cross_entropy, negative_log_realness, poincare
 from mibench.attacks.ppa import PPA
 from mibench.attacks.priors.dcgan import networks
 from mibench.attacks.priors.dcgan import prior as dcgan
+from mibench.attacks.rendering import render_images
 from mibench.rng import Streams
 from mibench.system.malloc import keep_freed_memory
 from mibench.weights import cards, load
@@ -66,9 +66,8 @@ def naive_ppa(attack: PPA, context: Context, state: State, labels: Tensor, strea
             loss.backward()
             adam.step()
             curve.append(loss.item())
-        rank(
-            context, render_styles(context, w.detach(), attack.truncation), label, streams, attack.selection_transforms
-        )
+        styles = prior.truncate(w.detach(), attack.truncation)
+        rank(context, render_images(context, styles, prior.synthesis), label, streams, attack.selection_transforms)
         latents.append(w.detach())
         curves.append(torch.tensor(curve))
     return torch.cat(latents), torch.stack(curves)
@@ -99,7 +98,7 @@ def naive_dmmia(attack: DMMIA, context: Context, state: State, labels: Tensor, s
             crops = candidate_crops(attack, label, epoch, streams).to(context.device)
             images = context.fit(prior.synthesis(prior.truncate(mapping(z), attack.truncation)))
             features, logits = context.victim.features_and_logits(apply_crops(images, crops))
-            features = attack.representation(features, logits)
+            features = representation(features, logits, attack.features)
             identity = cross_entropy(logits, wanted).mean()
             imr = imr_loss(features[None], prototypes, attack.positives, attack.temperature).mean()
             idr = memory.loss(features, wanted, attack.temperature).mean()
@@ -111,7 +110,8 @@ def naive_dmmia(attack: DMMIA, context: Context, state: State, labels: Tensor, s
             memory.update(features.detach(), logits.argmax(dim=1))
             curve.append(identity.item())
         w = mapping(z).detach()
-        rank(context, render_styles(context, w, attack.truncation), label, streams, attack.selection_transforms)
+        styles = prior.truncate(w, attack.truncation)
+        rank(context, render_images(context, styles, prior.synthesis), label, streams, attack.selection_transforms)
         latents.append(w)
         curves.append(torch.tensor(curve))
     return torch.cat(latents), torch.stack(curves)
@@ -144,7 +144,7 @@ def naive_gmi(attack: GMI, context: Context, state: State, labels: Tensor, strea
                 clip=attack.clip,
             )
             curve.append(identity.mean().item())
-        rank(context, render_images(context, z), label, streams, attack.selection_transforms)
+        rank(context, render_images(context, z, prior.decode), label, streams, attack.selection_transforms)
         latents.append(z)
         curves.append(torch.tensor(curve))
     return torch.cat(latents), torch.stack(curves)
@@ -180,7 +180,7 @@ def naive_kedmi(attack: KEDMI, context: Context, state: State, labels: Tensor, s
             for draw in range(attack.draws)
         ]
         z = mu[row].detach() + (0.5 * logvar[row]).exp().detach() * torch.stack(draws).to(context.device)
-        rank(context, render_images(context, z), label, streams, attack.selection_transforms)
+        rank(context, render_images(context, z, prior.decode), label, streams, attack.selection_transforms)
         latents.append(z)
     return torch.cat(latents), torch.stack(curve, dim=1)
 

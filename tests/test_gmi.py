@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from mibench import settings
-from mibench.api import Access, AccessError, ClassifierOutput, Context, ImageSpec, MibenchError, Reconstruction, Victim
+from mibench.api import (
+    Access,
+    AccessError,
+    ClassifierOutput,
+    Context,
+    ImageSpec,
+    MibenchError,
+    Prior,
+    Reconstruction,
+    Victim,
+)
 from mibench.attacks.gmi import GMI, momentum_step
 from mibench.attacks.priors.dcgan.networks import Critic, Generator, MinibatchDiscriminator
 from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
@@ -39,7 +49,7 @@ class Classifier(nn.Module):
         return ClassifierOutput(features.flatten(1), self.head(features).flatten(1))
 
 
-class Toy:
+class Toy(Prior):
     """A generator and a critic of 16 x 16 images, convolutions only."""
 
     name, image, latent_dim = "toy", ImageSpec(SIZE), Z
@@ -53,6 +63,10 @@ class Toy:
             nn.ConvTranspose2d(8, 3, 4, 2, 1),
         ).requires_grad_(False)
         self.discriminator = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Tanh(), nn.Conv2d(6, 1, 4)).requires_grad_(False)
+
+    @classmethod
+    def build(cls, arguments: Any, weights: Any, image: ImageSpec, *, name: str) -> Toy:
+        return cls()
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, Z, generator=generator)

@@ -14,7 +14,7 @@ from test_gmi import SIZE, Toy, Z, context, small
 from torch import Tensor, nn
 
 from mibench import settings
-from mibench.api import Access, AccessError, Context, MibenchError, Reconstruction
+from mibench.api import Access, AccessError, Context, MibenchError, Prior, Reconstruction
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.losses import negative_log_realness
 from mibench.rng import Streams
@@ -31,6 +31,12 @@ class Crowd(Toy):
         features: Tensor = self.discriminator[1](self.discriminator[0](images)).flatten(1)
         closeness = torch.exp(-torch.cdist(features, features, p=1) / 10).sum(dim=1) - 1
         return super().realism(images) - closeness
+
+
+class GeneratorAlone(Toy):
+    """A prior without a discriminator: it leaves out what says how real an image is."""
+
+    realism = Prior.realism
 
 
 def crowd() -> Crowd:
@@ -190,11 +196,13 @@ def test_it_works_with_its_own_prior_and_with_another() -> None:
     assert torch.isfinite(own.curves["L_prior"]).all()
     split = attack(configuration, context(small("kedmi"), micro_batch=1))
     assert torch.allclose(split.images, own.images, atol=1e-4)
-    bare = context(small("gmi"))
-    prior: Any = bare.prior
-    prior.discriminator = None
+    alone = GeneratorAlone()
+    assert crowd().has_discriminator
+    assert not alone.has_discriminator
     with pytest.raises(MibenchError, match="realism_weight=0"):
-        attack(configuration, bare)
+        attack(configuration, context(alone))
+    without = attack(replace(configuration, realism_weight=0.0), context(alone))
+    assert "L_prior" not in without.curves
 
 
 def test_what_went_wrong_is_said() -> None:

@@ -9,13 +9,16 @@ are in ``settings.py``, the loop is in ``optimisation.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mibench.api import Access, Context, Queries, Reconstruction, State
-from mibench.attacks.initial_selection import micro_batches, pool, pool_confidence
+from mibench.attacks.batching import micro_batches
+from mibench.attacks.initial_selection import pool, pool_confidence
+from mibench.attacks.rendering import decoder
+from mibench.attacks.requirements import require_mapping
 from mibench.rng import Streams
 
 from .memory import MemoryBank
@@ -40,7 +43,9 @@ class DMMIA(DMMIASettings):
 
     def planned_queries(self, identities: int) -> Queries:
         """Steps with gradients, what is looked at beside them, new pools, and the views of the final ranking."""
-        probes = identities if self.order == "sequential" else 1  # an image for each UnitRun tells the dimension
+        probes = (
+            identities if self.order == "sequential" else 1
+        )  # one image for each DMMIAOptimisation tells the dimension
         second = self.prototype_features == "after" and self.lambda_imr * self.prototype_gradient_scale
         looks = int(bool(self.memory_first and self.lambda_idr)) + int(bool(second))
         pools = (self.epochs - 1) // self.resample_every if self.resample_every else 0
@@ -80,11 +85,11 @@ class DMMIA(DMMIASettings):
     @torch.no_grad()
     def _pool_memory(self, context: Context, latents: Tensor) -> dict[str, Tensor]:
         """Mean feature of the pool's images by predicted class: a memory to start from."""
-        prior: Any = context.prior
+        decode = decoder(require_mapping(context.prior), self.truncation)
         seen: list[tuple[Tensor, Tensor]] = []
         for part in micro_batches(latents.shape[0], context):
-            w = prior.truncate(prior.mapping(latents[part].to(context.device)), self.truncation)
-            features, logits = context.victim.features_and_logits(context.fit(prior.synthesis(w)))
+            images = context.fit(decode(latents[part].to(context.device)))
+            features, logits = context.victim.features_and_logits(images)
             seen.append((representation(features, logits, self.features), logits.argmax(1)))
         # one product over the pool: a sum by pieces would depend on the micro-batch
         member = nn.functional.one_hot(torch.cat([y for _, y in seen]), context.victim.num_classes).float()

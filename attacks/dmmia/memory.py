@@ -25,8 +25,8 @@ class MemoryBank:
         renormalise: bring stored rows back to unit length after each update.
         initial: rows ``(C, D)`` to start from, or None for an empty bank.
         initial_seen: which of them count as seen ``(C,)``; all when None.
-        placeholder: the rows to start from are no features: they are rivals of other classes like any row, and the
-            first features of a class take the place of its own instead of being averaged with it (released code).
+        placeholder: the rows to start from hold no features: they are rivals of other classes like any row, but the
+            first features of a class replace its own row instead of being averaged with it (released code).
         device: where the bank lives.
     """
 
@@ -59,7 +59,7 @@ class MemoryBank:
         features: Tensor,
         labels: Tensor,
         temperature: float,
-        reading: LikelihoodForm | None = None,
+        form: LikelihoodForm | None = None,
     ) -> Tensor:
         """L_idr of every sample: ``-log( exp S(h, m_y) / sum_{c seen} exp S(h, m_c) )``; 0 while ``y`` is unseen.
 
@@ -69,19 +69,19 @@ class MemoryBank:
             features: ``(N, D)``.
             labels: target classes ``(N,)``.
             temperature: of the similarity.
-            reading: how the likelihood is read; the paper's way when None.
+            form: of the likelihood; the paper's when None.
 
         Returns:
             ``(N,)``.
         """
-        reading = reading or LikelihoodForm()
-        rows = nn.functional.normalize(self.rows, dim=2) if reading.normalise else self.rows
+        form = form or LikelihoodForm()
+        rows = nn.functional.normalize(self.rows, dim=2) if form.normalise else self.rows
         with torch.autocast(features.device.type, enabled=False):  # a small temperature needs float32
             similarity = torch.einsum("nd,ckd->nck", features, rows) / temperature
         similarity = similarity.masked_fill(~self.seen, -torch.inf)
         known = self.seen.any(dim=1)
         filled = self.seen.sum(dim=1).clamp(min=1).log()
-        # an unseen class has only -inf; logsumexp's gradient there would be NaN, so it is replaced before
+        # an unseen class has only -inf; logsumexp's gradient there would be NaN, so it is replaced beforehand
         weight = torch.where(known[:, None], similarity, torch.zeros_like(similarity)).logsumexp(dim=2) - filled
         weight = weight.masked_fill(~known, -torch.inf)
         own = weight.gather(1, labels[:, None]).squeeze(1)
@@ -89,11 +89,11 @@ class MemoryBank:
         rivals = weight.masked_fill(mine, -torch.inf)
         has_rival = (known & ~mine).any(dim=1)
         others = torch.where(has_rival[:, None], rivals, torch.zeros_like(rivals)).logsumexp(dim=1)
-        if reading.likelihood == "mean":
+        if form.likelihood == "mean":
             others = others - (known & ~mine).sum(dim=1).clamp(min=1).log()
         usable = known[labels] & has_rival
         own, others = torch.where(usable, own, 0.0), torch.where(usable, others, 0.0)
-        return torch.where(usable, reading.objective_of(own, others), 0.0)
+        return torch.where(usable, form.objective_of(own, others), 0.0)
 
     def has_rival(self, label: int) -> bool:
         """Whether any other class has been seen; while none has, the loss of ``label`` is 0. Waits for the device."""

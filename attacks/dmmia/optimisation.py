@@ -6,31 +6,27 @@ Legend: U identities of a unit, K candidates, B candidates in a step, W dimensio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mibench.api import Context, Reconstruction, State
 from mibench.attacks.augment import apply_crops, draw_crops
-from mibench.attacks.diagnostics import by_epoch, stray_note
-from mibench.attacks.initial_selection import (
-    blocks,
-    choose,
-    micro_batches,
-    render_styles,
-    robust_confidence,
-    scatter_into_step,
-)
+from mibench.attacks.batching import blocks, micro_batches, scatter_into_step, shuffled_candidates
+from mibench.attacks.diagnostics import by_epoch, stacked, stray_note
+from mibench.attacks.final_selection import robust_confidence
+from mibench.attacks.initial_selection import choose
 from mibench.attacks.losses import IDENTITY_LOSSES
 from mibench.attacks.parameterisation import DirectStyles, MappingNetworks, StyleParameters, gather_rows
+from mibench.attacks.rendering import render_images
+from mibench.attacks.requirements import require_mapping
 from mibench.rng import Streams
 
 from .memory import MemoryBank
 from .prototypes import LikelihoodForm, draw_prototypes, imr_loss, representation
 from .settings import DMMIASettings
 
-SATURATED = 0.05  # an L_imr below this carries no gradient worth the name
+SATURATED = 0.05  # an L_imr below this carries hardly any gradient
 
 
 class DMMIAOptimisation:
@@ -46,8 +42,8 @@ class DMMIAOptimisation:
         banks: list[MemoryBank] | None = None,
     ) -> None:
         self.attack, self.context, self.streams, self.state = attack, context, streams, state
-        self.prior: Any = context.prior
-        self.reading = LikelihoodForm(attack.normalise_prototypes, attack.likelihood, attack.objective)
+        self.prior = require_mapping(context.prior)
+        self.form = LikelihoodForm(attack.normalise_prototypes, attack.likelihood, attack.objective)
         self.labels = labels.to(context.device)
         self.names = labels.tolist()
         latents = choose(state, labels, attack.candidates).to(context.device)  # (U, K, Z)
@@ -81,10 +77,10 @@ class DMMIAOptimisation:
         for epoch in range(attack.epochs):
             if attack.resample_every and epoch and epoch % attack.resample_every == 0:
                 self._resample(epoch)
-            order = torch.stack([torch.randperm(count, generator=self._stream(y, "order", epoch)) for y in self.names])
+            order = shuffled_candidates(count, self.names, epoch, self.streams)
             crops = torch.stack(
                 [draw_crops(count, self._stream(y, "crops", epoch), scale=attack.crop_scale) for y in self.names]
-            )  # (U, K, 4): a crop belongs to a candidate, whatever its place in the order
+            )  # (U, K, 4): a crop belongs to a candidate, whatever its position in the order
             order, crops = (drawn.to(context.device, non_blocking=True) for drawn in (order, crops))
             for start in range(0, count, size):
                 rows = order[:, start : start + size]
@@ -105,24 +101,24 @@ class DMMIAOptimisation:
         w = self.variable.w(rows)  # (U, B, W)
         self._record("drift", self.variable.drift(w, rows))
         leaf = w.detach().requires_grad_()
-        shown: list[tuple[Tensor, Tensor]] = []
+        outputs: list[tuple[Tensor, Tensor]] = []  # features and logits of each block
         terms: dict[str, list[Tensor]] = {}
         for identities, block in blocks(rows.shape, self.context):
             features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
-            place = (rows.shape, identities, block)
-            parts = self._losses(scatter_into_step(features, *place), scatter_into_step(logits, *place))
+            position = (rows.shape, identities, block)
+            parts = self._losses(scatter_into_step(features, *position), scatter_into_step(logits, *position))
             parts = {name: value.view(rows.shape)[identities, block].flatten() for name, value in parts.items()}
             loss = torch.stack([self._weights[name] * value.sum() for name, value in parts.items()]).sum()
             (loss / rows.shape[1]).backward()
-            shown.append((features.detach(), logits.detach()))
+            outputs.append((features.detach(), logits.detach()))
             for name, value in parts.items():
                 terms.setdefault(name, []).append(value.detach())
         w.backward(leaf.grad)
         self.variable.step(rows)
-        features = torch.cat([f for f, _ in shown])
+        features = torch.cat([f for f, _ in outputs])
         self._step_prototypes(features, rows, crops)
         if attack.lambda_idr and not attack.memory_first:
-            self._remember(features, torch.cat([o for _, o in shown]))
+            self._remember(features, torch.cat([o for _, o in outputs]))
         for name, values in terms.items():
             self._record(name, torch.cat(values).view(rows.shape).mean(dim=1))
 
@@ -134,16 +130,13 @@ class DMMIAOptimisation:
         terms = {"L_ce": IDENTITY_LOSSES[attack.loss](logits.float().flatten(0, 1), labels)}
         if self.prototypes is not None:
             stack = self.prototypes.detach()
-            terms["L_imr"] = imr_loss(features, stack, attack.positives, attack.temperature, self.reading).flatten()
+            terms["L_imr"] = imr_loss(features, stack, attack.positives, attack.temperature, self.form).flatten()
         if attack.lambda_idr:
             parts = zip(
                 features.flatten(0, 1).tensor_split(len(self.banks)), labels.tensor_split(len(self.banks)), strict=True
             )
             terms["L_idr"] = torch.cat(
-                [
-                    bank.loss(h, y, attack.temperature, self.reading)
-                    for bank, (h, y) in zip(self.banks, parts, strict=True)
-                ]
+                [bank.loss(h, y, attack.temperature, self.form) for bank, (h, y) in zip(self.banks, parts, strict=True)]
             )
         return terms
 
@@ -158,7 +151,7 @@ class DMMIAOptimisation:
         if self.attack.prototype_features == "after":
             features, _ = self._look(rows, crops)
         stack = features.view(*rows.shape, -1)
-        loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.reading)
+        loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.form)
         (loss.sum() / rows.shape[1]).backward()
         self.prototype_optimiser.step()
         self.prototype_optimiser.zero_grad(set_to_none=True)
@@ -184,7 +177,7 @@ class DMMIAOptimisation:
             part = slice(k * each, (k + 1) * each)
             bank.update(features[part], keys[part], None if use is None else use[part])
 
-    # -- pieces -----------------------------------------------------------------------------------------------------
+    # -- parts ------------------------------------------------------------------------------------------------------
 
     def _forward(self, w: Tensor, crops: Tensor | None) -> tuple[Tensor, Tensor]:
         """Representation ``(N, D)`` and logits ``(N, C)`` of the images of ``w`` ``(N, W)``, cropped or whole."""
@@ -244,7 +237,7 @@ class DMMIAOptimisation:
     def _resample(self, epoch: int) -> None:
         """New candidates: a fresh pool for every identity, rated through its own phi."""
         attack, device = self.attack, self.context.device
-        chosen = []
+        best = []
         for k, y in enumerate(self.names):
             latents = self.prior.sample(attack.pool_size, self._stream(y, "pool", epoch)).to(device, non_blocking=True)
             scores = []
@@ -254,8 +247,8 @@ class DMMIAOptimisation:
                     images = self.context.fit(self.prior.synthesis(self.variable.styles(w)))
                     both = self.context.victim.scores(images) + self.context.victim.scores(images.flip(3))
                     scores.append(both[:, y])
-            chosen.append(latents[torch.cat(scores).topk(attack.candidates).indices])
-        self.variable.restart(torch.stack(chosen))
+            best.append(latents[torch.cat(scores).topk(attack.candidates).indices])
+        self.variable.restart(torch.stack(best))
 
     def _stream(self, label: int, *names: str | int) -> torch.Generator:
         return self.streams.generator("identity", label, *names)
@@ -272,12 +265,12 @@ class DMMIAOptimisation:
         attack, context = self.attack, self.context
         w = self.variable.finished()  # (U, K, W)
         flat = w.detach().flatten(0, 1)
-        images = render_styles(context, self.variable.styles(flat))
+        images = render_images(context, self.variable.styles(flat), self.prior.synthesis)
         grouped = images.view(*w.shape[:2], *images.shape[1:])
         confidence = robust_confidence(
             context, grouped, self.labels.cpu(), self.streams, transforms=attack.selection_transforms
         )
-        curves = {name: torch.stack(values, dim=1).float().cpu() for name, values in self.curves.items()}
+        curves = stacked(self.curves)
         context.log(event="dmmia", identities=self.names, **by_epoch(curves, attack.epochs))
         return Reconstruction(
             images=images,
@@ -289,7 +282,7 @@ class DMMIAOptimisation:
         )
 
     def _without_rivals(self) -> Iterator[str]:
-        """Whose L_idr was 0 from the first step to the last, although it was asked for."""
+        """A note on identities whose L_idr was 0 from the first step to the last."""
         if not self.banks:
             return
         banks = self.banks * len(self.names) if len(self.banks) == 1 else self.banks

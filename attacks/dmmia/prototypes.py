@@ -19,12 +19,12 @@ from mibench.rng import Streams
 
 @dataclass(frozen=True)
 class LikelihoodForm:
-    """How the likelihood of a prototype is read; the defaults are the paper's, the alternatives the released code's.
+    """The form of the likelihood of prototypes; the defaults are the paper's, the alternatives the released code's.
 
     Attributes:
         normalise: compare with prototypes of unit length.
-        likelihood: ``"softmax"`` sums over prototypes; ``"mean"`` averages over the right and over the wrong ones first
-            (the same for IMR when half of the prototypes are positive).
+        likelihood: ``"softmax"`` sums over prototypes; ``"mean"`` averages over the positive and over the negative
+            ones first (the same for IMR when half of the prototypes are positive).
         objective: ``"neg_log"`` minimises ``-log p``; ``"ratio"`` minimises ``p`` itself (the sign is reversed).
     """
 
@@ -33,7 +33,7 @@ class LikelihoodForm:
     objective: str = "neg_log"
 
     def objective_of(self, own: Tensor, others: Tensor) -> Tensor:
-        """From log weights of the right and of the wrong prototypes to what is minimised.
+        """The objective from the log weights of the positive (``own``) and of the negative prototypes (``others``).
 
         ``-log p = softplus(others - own)`` and ``p = sigmoid(own - others)``.
         """
@@ -53,7 +53,7 @@ def imr_loss(
     prototypes: Tensor,
     positives: int,
     temperature: float,
-    reading: LikelihoodForm | None = None,
+    form: LikelihoodForm | None = None,
 ) -> Tensor:
     """L_imr of every sample.
 
@@ -64,28 +64,26 @@ def imr_loss(
         prototypes: ``(U, P, D)``.
         positives: how many of the first prototypes are positive.
         temperature: of the similarity.
-        reading: how the likelihood is read; the paper's way when None.
+        form: of the likelihood; the paper's when None.
 
     Returns:
         ``(U, B)``.
     """
-    reading = reading or LikelihoodForm()
+    form = form or LikelihoodForm()
     with torch.autocast(features.device.type, enabled=False):  # similarities over a small temperature need float32
-        return _imr_loss(features, prototypes, positives, temperature, reading)
+        return _imr_loss(features, prototypes, positives, temperature, form)
 
 
-def _imr_loss(
-    features: Tensor, prototypes: Tensor, positives: int, temperature: float, reading: LikelihoodForm
-) -> Tensor:
-    if reading.normalise:
+def _imr_loss(features: Tensor, prototypes: Tensor, positives: int, temperature: float, form: LikelihoodForm) -> Tensor:
+    if form.normalise:
         prototypes = nn.functional.normalize(prototypes, dim=2)
     similarity = torch.bmm(features, prototypes.transpose(1, 2)) / temperature
     positive = similarity[..., :positives].logsumexp(dim=2)
     negative = similarity[..., positives:].logsumexp(dim=2)
-    if reading.likelihood == "mean":
+    if form.likelihood == "mean":
         positive = positive - math.log(positives)
         negative = negative - math.log(prototypes.shape[1] - positives)
-    return reading.objective_of(positive, negative)
+    return form.objective_of(positive, negative)
 
 
 def representation(features: Tensor, logits: Tensor, kind: Literal["normalised", "raw", "logits"]) -> Tensor:

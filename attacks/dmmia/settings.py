@@ -6,12 +6,12 @@ not run as published), the paper wins and the released behaviour is an option.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from mibench.api import Attack, MibenchError
 from mibench.attacks.losses import identity_loss
+from mibench.attacks.requirements import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +69,15 @@ class DMMIASettings(Attack):
             raise MibenchError(
                 f"dmmia: positives must lie between 1 and prototypes - 1, got {self.positives} of {self.prototypes}"
             )
-        for name in ("pool_size", "candidates", "epochs", "batch_size", "unit_size", "memory_slots"):
-            if getattr(self, name) < 1:
-                raise MibenchError(f"dmmia: {name} must be at least 1, got {getattr(self, name)}")
-        for name in (
-            *("resample_every", "prototype_rate", "selection_transforms", "truncation", "prototype_std"),
-            *("lambda_imr", "lambda_idr", "prototype_gradient_scale", "prototype_decay"),
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise MibenchError(f"dmmia: {name} must be finite and not negative, got {getattr(self, name)}")
-        for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise MibenchError(f"dmmia: {name} must be positive and finite, got {getattr(self, name)}")
+        check_ranges(
+            self,
+            at_least_one=("pool_size", "candidates", "epochs", "batch_size", "unit_size", "memory_slots"),
+            positive=("learning_rate", "temperature"),
+            not_negative=(
+                *("resample_every", "prototype_rate", "selection_transforms", "truncation", "prototype_std"),
+                *("lambda_imr", "lambda_idr", "prototype_gradient_scale", "prototype_decay"),
+            ),
+        )
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise MibenchError(
                 f"dmmia: crop_scale must be two areas in (0, 1], the smaller first, got {self.crop_scale}"

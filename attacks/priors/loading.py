@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor, nn
 
 from mibench.api import MibenchError, StateDictMismatch, load_strictly
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def check_arguments(arguments: Mapping[str, Any], known: Iterable[str], name: str) -> None:
-    """Refuse an argument that the prior ``name`` does not have."""
-    names = list(known)
-    unknown = sorted(set(arguments) - set(names))
+Arguments = TypeVar("Arguments", bound="DataclassInstance")
+
+
+def read_arguments(kind: type[Arguments], arguments: Mapping[str, object], name: str) -> Arguments:
+    """The arguments of a prior as its dataclass ``kind``, which has the defaults.
+
+    Raises:
+        MibenchError: an argument that ``kind`` does not have.
+    """
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(arguments) - set(known))
     if unknown:
-        raise MibenchError(f"prior {name!r}: unknown argument {unknown[0]!r}; known are {', '.join(names)}")
+        raise MibenchError(f"prior {name!r}: unknown argument {unknown[0]!r}; known are {', '.join(known)}")
+    build: Callable[..., Arguments] = kind
+    return build(**arguments)
 
 
 def load_parts(parts: Mapping[str, nn.Module], weights: Mapping[str, Tensor], name: str) -> None:

@@ -9,7 +9,7 @@ Conventions, stated once:
 """
 
 from mibench.api.accuracy import Accuracy
-from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
+from mibench.api.attack import Attack, Context, MappingPrior, Prior, Reconstruction, State
 from mibench.api.network import Network, network_traits
 from mibench.api.state_dict import load_strictly, mismatch_of
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
@@ -43,6 +43,7 @@ __all__ = [
     "ExplainingImporter",
     "ImageSpec",
     "Importer",
+    "MappingPrior",
     "MibenchError",
     "MisfitError",
     "Network",

@@ -3,40 +3,141 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from mibench.errors import MibenchError
 from mibench.records import ImageSpec
 from mibench.rng import Streams
 
 from .victim import Access, Queries, Victim
 
 
-@runtime_checkable
-class Prior(Protocol):
-    """A generative model of public images. StyleGAN2 priors have ``mapping`` and ``synthesis`` besides.
+class Prior(ABC):
+    """A generative model of public images, with frozen weights: gradients reach latents and images only.
 
-    Two more attributes are optional: ``crop`` is the side in pixels of the middle square that :meth:`Context.fit` shows
-    a victim (absent or None: the whole image), ``bytes_per_image`` the memory that decoding one image takes forwards
-    and backwards, which bounds the micro-batch.
+    A registered prior extends this class (or :class:`MappingPrior`). What a prior may leave out has a default here.
+
+    Attributes:
+        name: for messages and records.
+        image: the images it makes.
+        latent_dim: ``Z``.
+        crop: side in pixels of the middle square that :meth:`Context.fit` shows a victim; None: the whole image.
+        options: the arguments that ``--set prior.NAME=VALUE`` may add to those on a card.
+        per_target: made against one target; a run against another target needs another card of it.
     """
 
     name: str
     image: ImageSpec
     latent_dim: int
+    crop: int | None = None
+    options: ClassVar[tuple[str, ...]] = ()
+    per_target: ClassVar[bool] = False
 
+    @classmethod
+    @abstractmethod
+    def build(
+        cls, arguments: Mapping[str, object], weights: Mapping[str, Tensor], image: ImageSpec, *, name: str
+    ) -> Self:
+        """The prior of a card, float32 on the CPU.
+
+        Args:
+            arguments: the card's, with a run's ``prior.*`` settings on top; plain YAML values.
+            weights: tensors of the card's weights file.
+            image: the images that the card names.
+            name: of the card.
+
+        Raises:
+            MibenchError: unknown arguments, or weights that do not fit exactly.
+        """
+
+    @classmethod  # noqa: B027
+    def check(cls, arguments: Mapping[str, object], name: str) -> None:
+        """Refuse arguments that :meth:`build` would refuse, before any weights are read. Default: refuse none.
+
+        Raises:
+            MibenchError: an unknown argument or a value out of its range.
+        """
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move to a device, in place; returns itself. Default: there is nothing to move."""
+        return self
+
+    @property
+    def bytes_per_image(self) -> int | None:
+        """Memory that decoding one image takes, forwards and backwards, which bounds the micro-batch; None: unknown."""
+        return None
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether :meth:`realism` answers. Default: the class implements it."""
+        return type(self).realism is not Prior.realism
+
+    @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw latents ``(n, latent_dim)``, float32, on the CPU (so that draws do not depend on the device)."""
+        """Draw latents ``(n, Z)``, float32, on the CPU (so that draws do not depend on the device)."""
 
+    @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Images ``(n, 3, H, W)`` in [0, 1] from latents."""
+        """Images ``(N, 3, H, W)`` in [0, 1] from latents ``(N, Z)``."""
 
     def realism(self, images: Tensor) -> Tensor:
-        """Per-image realism score ``(n,)``, higher is more realistic (the discriminator's logit)."""
+        """Realism score ``(N,)`` of images ``(N, 3, H, W)``, higher is more realistic (the discriminator's logit).
+
+        Raises:
+            MibenchError: the prior has no discriminator (see :attr:`has_discriminator`).
+        """
+        raise MibenchError(
+            f"prior {self.name!r} comes without a discriminator; choose an attack or settings without realism"
+        )
+
+
+class MappingPrior(Prior):
+    """A prior that maps latents to styles before it synthesises an image, such as StyleGAN2.
+
+    Shapes: N images, U identities with B latents each, ``Z`` latent and ``W`` style dimensions, ``I`` inputs of a
+    layer.
+    """
+
+    @property
+    @abstractmethod
+    def w_avg(self) -> Tensor:
+        """The mean style ``(W,)``."""
+
+    @property
+    @abstractmethod
+    def w_std(self) -> Tensor:
+        """Standard deviation ``(W,)`` of each style dimension over the prior: the unit of drift."""
+
+    @abstractmethod
+    def mapping(self, z: Tensor) -> Tensor:
+        """Styles ``(N, W)`` before truncation, from latents ``(N, Z)``."""
+
+    @abstractmethod
+    def truncate(self, w: Tensor, psi: float) -> Tensor:
+        """Styles ``(..., W)`` pulled towards the mean style: ``w_avg + psi (w - w_avg)``."""
+
+    @abstractmethod
+    def synthesis(self, w: Tensor) -> Tensor:
+        """Images ``(N, 3, H, W)`` in [0, 1] from styles ``(N, W)``."""
+
+    @abstractmethod
+    def mapping_parameters(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight ``(W, I)`` and bias ``(W,)`` of each mapping layer: copies, which an attack may optimise."""
+
+    @abstractmethod
+    def stacked_mapping(self, parameters: Sequence[tuple[Tensor, Tensor]], z: Tensor) -> Tensor:
+        """Styles ``(U, B, W)`` before truncation, each identity by mapping weights of its own.
+
+        Args:
+            parameters: for each layer weights ``(U, W, I)`` and biases ``(U, W)``, as copies of
+                :meth:`mapping_parameters` stacked along a new first axis. Gradients flow to them.
+            z: latents ``(U, B, Z)``.
+        """
 
 
 @dataclass(frozen=True)
@@ -65,7 +166,7 @@ class Context:
         """Bring images ``(N, 3, H, W)`` of the prior to the victim's size, differentiable: the middle square that the
         prior's ``crop`` names, then an antialiased bilinear resize."""
         size = self.victim.image.size
-        crop = getattr(self.prior, "crop", None)
+        crop = None if self.prior is None else self.prior.crop
         if crop is not None:
             top, left = round((images.shape[-2] - crop) / 2), round((images.shape[-1] - crop) / 2)
             images = images[..., top : top + crop, left : left + crop]
@@ -108,6 +209,7 @@ class Attack(ABC):
     sample and summed, random numbers come from ``streams`` only, nothing frozen computes gradients.
 
     ``prior`` names the generative model the attack was published with; a run uses it unless another one is asked for.
+    With ``needs_mapping`` it must be a :class:`MappingPrior`.
     ``budget_setting`` is the whole-number field that a protocol's query budget decides (the number of steps, say):
     :meth:`planned_queries` must not fall when it grows. None: a budget can only accept or refuse the attack.
     """

@@ -17,6 +17,7 @@ from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_judge
 from mibench.weights.minimum_accuracy import percent
+from mibench.weights.prior_class import prior_class
 from mibench.weights.training import Training, resolve_training, train
 
 from .data import FEW_PUBLIC, AuditData
@@ -128,7 +129,7 @@ def prior_for(
     name = prior_name(request, attack)
     if "@" in name or "+" in name:
         return AuxiliaryModel(find_card("prior", name, request.dataset), own=False)
-    per_target = getattr(registry.load("prior", name), "per_target", False)
+    per_target = prior_class(name).per_target
     count = material.counts["public"]
     settings = {**PRIOR_SETTINGS.get(name, {})}
     if name == "stylegan2":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import Attack, Context, Prior, Queries, QueryLimit, Reconstruction, State, Victim
+from mibench.api import Attack, Context, MappingPrior, Prior, Queries, QueryLimit, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
 from mibench.errors import MibenchError
 from mibench.metrics.groups import rows_by_label
@@ -56,7 +56,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     prior = None
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
-    if plan.attack.needs_mapping and not (hasattr(prior, "mapping") and hasattr(prior, "synthesis")):
+    if plan.attack.needs_mapping and not isinstance(prior, MappingPrior):
         raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network, {mapping_priors()}")
     machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
@@ -204,7 +204,7 @@ def max_micro_batch(prior: Prior | None, device: torch.device) -> int:
     A GPU that is asked for more says so; on a CPU memory is promised, and the process is killed when it is not there.
     What is free now does not count: kernels round by the size of a batch, and a run resumed later must not.
     """
-    each, total = getattr(prior, "bytes_per_image", None), total_memory(device)
+    each, total = None if prior is None else prior.bytes_per_image, total_memory(device)
     count = MICRO_BATCH
     while each and total and count > 1 and count * each > total / 2:
         count //= 2

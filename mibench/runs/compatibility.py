@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from mibench import registry
-from mibench.api import Access, AccessError, Attack, Card
+from mibench.api import Access, AccessError, Attack, Card, MappingPrior
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.runs.spec import EvalProtocol
 from mibench.weights import cards
 from mibench.weights.load import max_access
+from mibench.weights.prior_class import prior_class
 from mibench.weights.same_data import check_same_data
 
 
@@ -65,8 +66,7 @@ def check_identities(protocol: EvalProtocol, target: Card, dataset: IdentitySpli
 
 def check_prior(attack: Attack, prior: Card, target: Card) -> None:
     """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
-    kind = registry.load("prior", prior.architecture)
-    if attack.needs_mapping and not _has_mapping(kind):
+    if attack.needs_mapping and not issubclass(prior_class(prior.architecture), MappingPrior):
         raise MibenchError(
             f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: {mapping_priors()}"
         )
@@ -79,11 +79,7 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
         )
 
 
-def _has_mapping(kind: type) -> bool:
-    return hasattr(kind, "mapping") and hasattr(kind, "synthesis")
-
-
 def mapping_priors() -> str:
     """``run with --prior stylegan2``: the installed priors that have a mapping network."""
-    names = [name for name in registry.names("prior") if _has_mapping(registry.load("prior", name))]
+    names = [name for name in registry.names("prior") if issubclass(prior_class(name), MappingPrior)]
     return f"run with --prior {' or '.join(names)}" if names else "and none is installed"

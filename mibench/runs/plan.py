@@ -25,6 +25,7 @@ from mibench.system.text_files import typed
 from mibench.weights import cards as card_files
 from mibench.weights.cards import CardFile
 from mibench.weights.minimum_accuracy import refuse_weak
+from mibench.weights.prior_class import prior_class
 
 Origins = dict[str, Setting]
 
@@ -266,17 +267,14 @@ def _dataset_and_weights(
     return dataset, origins, files
 
 
-def _made_for_one_target(architecture: str) -> bool:
-    """Whether a prior of this architecture is trained against one target."""
-    return bool(getattr(registry.load("prior", architecture), "per_target", False))
-
-
 def _prior_name(names: RunNames, attack: Attack, protocol: EvalProtocol) -> str:
     """The prior asked for, else the attack's own, else the protocol's; one made against a target is the target's."""
     name = names.prior or attack.prior or protocol.prior
     prior = CardName.complete(name, names.dataset)
     aimed = (
-        prior.tag is None and prior.architecture in registry.names("prior") and _made_for_one_target(prior.architecture)
+        prior.tag is None
+        and prior.architecture in registry.names("prior")
+        and prior_class(prior.architecture).per_target
     )
     return f"{name}+{CardName.complete(names.target, names.dataset).as_tag}" if aimed else name
 
@@ -287,23 +285,21 @@ def _prior_queries(prior: Card | None) -> int | None:
     counted = (prior.measured or {}).get("queries_forward")
     if isinstance(counted, int):
         return counted
-    return None if _made_for_one_target(prior.architecture) else 0
+    return None if prior_class(prior.architecture).per_target else 0
 
 
 def _prior_arguments(weights: Weights, layers: Iterable[Layer]) -> tuple[dict[str, object], Origins]:
     """The card's arguments with the run's on top.
 
-    A prior that lists its ``options`` and has ``check`` gets names and values checked here; another one checks them
-    itself when it is built.
+    Names are checked here, values too where the prior has a ``check``.
     """
     arguments: dict[str, object] = dict(weights.arguments)
     origins = {name: Setting(value, f"card {weights.card}") for name, value in arguments.items()}
-    kind = registry.load("prior", weights.architecture)
-    options: tuple[str, ...] | None = getattr(kind, "options", None)
-    known = (*arguments, *(options or ()))
+    kind = prior_class(weights.architecture)
+    known = (*arguments, *kind.options)
     for layer in layers:
         for name, value in layer.values.items():
-            if options is not None and name not in known:
+            if name not in known:
                 raise MibenchError(
                     f"unknown setting 'prior.{typed(name)}' from {layer.origin}{suggest(name, known)} "
                     f"(known: {', '.join(known) or 'none'})"
@@ -311,6 +307,5 @@ def _prior_arguments(weights: Weights, layers: Iterable[Layer]) -> tuple[dict[st
             config.check_value(value, f"prior.{name}", layer.origin)
             arguments[name] = value
             origins[name] = Setting(value, layer.origin, layer.by_user)
-    if (check := getattr(kind, "check", None)) is not None:
-        check(arguments, weights.card)
+    kind.check(arguments, weights.card)
     return arguments, origins

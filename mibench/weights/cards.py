@@ -178,14 +178,19 @@ def training_command(kind: str, name: str, target: str | None = None) -> str:
     card_name = CardName.complete(name, "")
     architecture, tag = card_name.architecture, card_name.tag
     words = ["mibench", "train", kind, architecture]
-    known = kind == "prior" and architecture in registry.names("prior")
-    if known and getattr(registry.load("prior", architecture), "per_target", False):
+    if kind == "prior" and architecture in registry.names("prior") and _is_per_target(architecture):
         words += ["--target", target or tag or "NAME"]
         tag = None
     words += ["--dataset", card_name.dataset] if card_name.dataset else []
     if not tag and name in shipped_cards():
         tag = "NAME"
     return " ".join([*words, *(["--tag", tag] if tag else [])])
+
+
+def _is_per_target(architecture: str) -> bool:
+    from mibench.weights.prior_class import prior_class  # here, since it imports torch
+
+    return prior_class(architecture).per_target
 
 
 def find(kind: str, wanted: str, dataset: str) -> CardFile:

@@ -19,6 +19,7 @@ from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 from mibench.weights.cards import CardFile
 from mibench.weights.gradient_check import gradient_fault
+from mibench.weights.prior_class import prior_class
 
 
 def load_weights(file: CardFile) -> dict[str, Tensor]:
@@ -118,14 +119,13 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
 def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.device) -> Prior:
     """The generative prior of a run; ``arguments`` are the card's, with the run's ``prior.*`` settings on top."""
     card = file.card()
-    kind = registry.load("prior", card.architecture)
+    kind = prior_class(card.architecture)
     try:
         prior = kind.build(dict(arguments), load_weights(file), card.image, name=card.name)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise MibenchError(f"prior {card.name!r} does not accept its arguments or weights: {reason}") from error
-    moved: Prior = prior.to(device) if hasattr(prior, "to") else prior
-    return moved
+    return prior.to(device)
 
 
 def build_judge(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput, ImageSpec
+from mibench.api import ClassifierOutput, ImageSpec, Prior
 
 from .data import ToyFaces, draw
 
@@ -38,7 +38,7 @@ class ToyRegressor(nn.Module):
         return self.out(self.pool(images.mean(dim=1, keepdim=True)).flatten(1))
 
 
-class ToyPrior:
+class ToyPrior(Prior):
     """Latents ``(n, 4)`` to brightnesses by a sigmoid."""
 
     options = ("truncation",)

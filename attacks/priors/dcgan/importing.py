@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -30,22 +29,24 @@ def import_gan(architecture: str, files: Sequence[WeightsContents], settings: Ma
     """
     for name in settings:
         raise MibenchError(f"unknown setting 'import.{name}': {architecture} has none")
-    found: dict[str, WeightsContents] = {}
+    parts: dict[str, WeightsContents] = {}
     for file in files:
         part = part_of(file.tensors)
-        if part is None or part in found:
+        if part is None or part in parts:
             what = "neither a generator nor a critic" if part is None else f"a second {part}"
             raise MibenchError(f"{file.file} is {what}; {_cure(architecture)}")
-        found[part] = file
-    wanted = ("generator", CRITICS[architecture])
-    for part in wanted:
-        if part not in found:
-            raise MibenchError(f"the {part} is missing, given: {', '.join(found)}; {_cure(architecture)}")
-    if len(found) > len(wanted):
-        raise MibenchError(f"{len(found)} files for {architecture}; {_cure(architecture)}")
-    generator, critic = (found[part].tensors for part in wanted)
+        parts[part] = file
+    needed = ("generator", CRITICS[architecture])
+    for part in needed:
+        if part not in parts:
+            raise MibenchError(f"the {part} is missing, given: {', '.join(parts)}; {_cure(architecture)}")
+    if len(parts) > len(needed):
+        raise MibenchError(f"{len(parts)} files for {architecture}; {_cure(architecture)}")
+    generator, critic = (parts[part].tensors for part in needed)
     weights = {
-        f"{name}.{key}": value for name, part in (("G", generator), ("D", critic)) for key, value in part.items()
+        f"{prefix}.{key}": tensor
+        for prefix, tensors in (("G", generator), ("D", critic))
+        for key, tensor in tensors.items()
     }
     return TrainedWeights(
         architecture=architecture,
@@ -60,14 +61,14 @@ def part_of(tensors: Mapping[str, Tensor]) -> str | None:
     return next((part for key, part in PARTS.items() if key in tensors), None)
 
 
-def _arguments(architecture: str, generator: Mapping[str, Tensor], critic: Mapping[str, Tensor]) -> dict[str, Any]:
+def _arguments(architecture: str, generator: Mapping[str, Tensor], critic: Mapping[str, Tensor]) -> dict[str, object]:
     """What the shapes say, where they agree; else the published values, and the strict loading refuses.
 
     A length that no other one confirms is not believed: networks are built by it.
     """
     (channels,) = _shape(generator, "l2_5.3.weight", (None, 3, 5, 5), (64,))
     (z_dim,) = _shape(generator, "l1.0.weight", (8 * channels * 16, None), (100,))
-    arguments: dict[str, Any] = {"z_dim": z_dim, "width": channels / 64}
+    arguments: dict[str, object] = {"z_dim": z_dim, "width": channels / 64}
     if architecture == "kedmi":
         flat = 4 * channels * 16
         kernels, dimensions = _shape(critic, "mbd1.T", (flat, None, None), (64, 50))
@@ -77,13 +78,13 @@ def _arguments(architecture: str, generator: Mapping[str, Tensor], critic: Mappi
 
 
 def _shape(
-    tensors: Mapping[str, Tensor], key: str, wanted: tuple[int | None, ...], published: tuple[int, ...]
+    tensors: Mapping[str, Tensor], key: str, expected: tuple[int | None, ...], published: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The lengths where ``wanted`` has None, if the rest is as wanted and none is absurd; else the published ones."""
-    found = tuple(tensors[key].shape) if key in tensors else ()
-    if len(found) != len(wanted) or any(w not in (None, f) for f, w in zip(found, wanted, strict=True)):
+    """The lengths where ``expected`` has None, if the rest agrees and none is absurd; else the published ones."""
+    shape = tuple(tensors[key].shape) if key in tensors else ()
+    if len(shape) != len(expected) or any(e not in (None, s) for s, e in zip(shape, expected, strict=True)):
         return published
-    free = tuple(f for f, w in zip(found, wanted, strict=True) if w is None)
+    free = tuple(s for s, e in zip(shape, expected, strict=True) if e is None)
     return free if all(0 < length <= MOST for length in free) else published
 
 

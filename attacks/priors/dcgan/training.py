@@ -26,6 +26,7 @@ from mibench.api.training import (
     run_steps,
     stored_weights,
 )
+from mibench.attacks.losses import negative_log_realness
 from mibench.rng import Streams
 
 from .networks import SIZE, Critic, Generator, MinibatchDiscriminator
@@ -224,9 +225,8 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def neg_log_real(logits: Tensor) -> Tensor:
-    """``-log D`` with ``D = Z / (Z + 1)``, ``Z = sum_k exp(o_k)``: ``softplus(lse) - lse``, ``(N, K)`` to ``(N,)``."""
-    lse = logits.logsumexp(dim=1)
-    return functional.softplus(lse) - lse
+    """``-log D`` with ``D = Z / (Z + 1)``, ``Z = sum_k exp(o_k)``: class logits ``(N, K)`` to ``(N,)``."""
+    return negative_log_realness(logits.logsumexp(dim=1))
 
 
 def entropy(logits: Tensor) -> Tensor:

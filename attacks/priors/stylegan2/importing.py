@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from mibench.api import (
     WeightsContents,
     mismatch_of,
 )
+from mibench.attacks.priors.loading import read_arguments
 
 from .layers import resampling_filter
 from .prior import StyleGAN2Arguments
@@ -35,6 +35,7 @@ RELEASED_CLAMP = 256.0  # of every network that was trained in half precision, a
 FACES = ("ffhq", "metfaces")  # aligned alike: the face fills the middle
 FACE_CROP = 800 / 1024  # PPA's and IF-GMI's crop of them
 SETTINGS = ("crop", "conv_clamp", "discriminator")
+GENERATOR = ("resolution", "z_dim", "w_dim", "channel_base", "channel_max", "mapping_layers", "conv_clamp")
 FIXED = {  # what our networks are; a file that says otherwise is another network
     "activation": "lrelu",
     "lr_multiplier": 0.01,
@@ -68,28 +69,34 @@ def import_stylegan2(
     (file,) = files
     weights = _ours(file)
     _check_kind(file.file, weights)
-    wants_critic = settings.get("discriminator", True)
-    if not isinstance(wants_critic, bool):
-        raise MibenchError(f"import.discriminator must be true or false, got {wants_critic!r}")
-    if not wants_critic:
+    keep_discriminator = settings.get("discriminator", True)
+    if not isinstance(keep_discriminator, bool):
+        raise MibenchError(f"import.discriminator must be true or false, got {keep_discriminator!r}")
+    if not keep_discriminator:
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("D.")}
-    said = _said(file.extras.get("generator", file.extras.get("config")))
-    _check_said(file.file, said)
-    arguments, notes = _generator(file, weights, said, settings)
+    kwargs = _flattened(file.extras.get("generator", file.extras.get("config")))
+    _check_kwargs(file.file, kwargs)
+    arguments, notes = _generator(file, weights, kwargs, settings)
     if any(key.startswith("D.") for key in weights):
-        arguments |= _discriminator(file, weights, arguments)
+        arguments = _with_discriminator(file, weights, arguments)
     else:
         notes.append("no discriminator: attacks run without realism")
-    crop, about = _crop(file, int(arguments["resolution"]), settings)
-    built = StyleGAN2Arguments(**arguments, crop=crop)
-    _check_fit(file.file, built, weights)
+    crop, about_crop = _crop(file, arguments.resolution, settings)
+    arguments = read_arguments(StyleGAN2Arguments, {**asdict(arguments), "crop": crop}, architecture)
+    _check_fit(file.file, arguments, weights)
     return TrainedWeights(
         architecture=architecture,
-        arguments={key: value for key, value in asdict(built).items() if key in arguments or key == "crop"},
-        image=ImageSpec(size=built.resolution),
+        arguments=_recorded(arguments),
+        image=ImageSpec(size=arguments.resolution),
         weights=weights,
-        notes="; ".join([*notes, about]),
+        notes="; ".join([*notes, about_crop]),
     )
+
+
+def _recorded(arguments: StyleGAN2Arguments) -> dict[str, object]:
+    """What a card says: what builds the generator, the crop, and of the discriminator what is not the default."""
+    always, defaults = (*GENERATOR, "crop"), {field.name: field.default for field in fields(arguments)}
+    return {name: value for name, value in asdict(arguments).items() if name in always or value != defaults[name]}
 
 
 def _ours(file: WeightsContents) -> dict[str, Tensor]:
@@ -115,131 +122,141 @@ def _check_kind(name: str, weights: Mapping[str, Tensor]) -> None:
         raise MibenchError(f"{name} holds no generator of StyleGAN2 (no mapping.fc0, no synthesis.b4.const); {cure}")
 
 
-def _said(kwargs: Any) -> dict[str, Any]:
+def _flattened(kwargs: object) -> dict[str, object]:
     """Keyword arguments by their last names: those of mapping, synthesis, layers and epilogue beside the others."""
     if not isinstance(kwargs, Mapping):
         return {}
-    said = dict(kwargs)
+    flat: dict[str, object] = dict(kwargs)
     for name in ("mapping_kwargs", "synthesis_kwargs", "block_kwargs", "layer_kwargs", "epilogue_kwargs"):
-        if name in said:
-            said |= _said(said.pop(name))
-    return said
+        if name in flat:
+            flat |= _flattened(flat.pop(name))
+    return flat
 
 
-def _check_said(name: str, said: Mapping[str, Any], architecture: str = "skip") -> None:
-    if said.get("c_dim"):
+def _check_kwargs(name: str, kwargs: Mapping[str, object], architecture: str = "skip") -> None:
+    if kwargs.get("c_dim"):
         raise MibenchError(
-            f"{name} is conditional (c_dim {said['c_dim']}): it makes images of a given class, and attacks have no "
+            f"{name} is conditional (c_dim {kwargs['c_dim']}): it makes images of a given class, and attacks have no "
             "class to give; import a network without"
         )
     for key, value in {**FIXED, "architecture": architecture}.items():
-        if said.get(key, value) != value:
-            raise MibenchError(f"{name} was built with {key}={said[key]!r}, here it is {value!r}; import another one")
+        if kwargs.get(key, value) != value:
+            raise MibenchError(f"{name} was built with {key}={kwargs[key]!r}, here it is {value!r}; import another one")
 
 
 def _generator(
-    file: WeightsContents, weights: Mapping[str, Tensor], said: Mapping[str, Any], settings: Mapping[str, object]
-) -> tuple[dict[str, Any], list[str]]:
+    file: WeightsContents, weights: Mapping[str, Tensor], kwargs: Mapping[str, object], settings: Mapping[str, object]
+) -> tuple[StyleGAN2Arguments, list[str]]:
     """Arguments of the generator, and sentences for the card."""
-    resolution = _whole(
-        file.file,
-        "img_resolution",
-        said.get("img_resolution", said.get("resolution")),
-        _sizes(weights, "G.synthesis"),
-        2048,
-    )
+
+    def whole(name: str, from_shapes: int, largest: int, *other_names: str) -> int:
+        stated = next((kwargs[key] for key in (name, *other_names) if kwargs.get(key) is not None), None)
+        return _whole(file.file, name, stated, from_shapes, largest)
+
+    resolution = whole("img_resolution", _resolution(weights, "G.synthesis"), 2048, "resolution")
     if resolution not in RESOLUTIONS:
         raise MibenchError(f"{file.file} makes images of {resolution} pixels, which is no power of two from 8 to 2048")
-    base, most = _widths(weights, "G.synthesis.b{}.conv1.weight", resolution)
+    base, widest = _widths(weights, "G.synthesis.b{}.conv1.weight", resolution)
     layers = sum(bool(re.fullmatch(r"G\.mapping\.fc\d+\.weight", key)) for key in weights)
     shape = weights["G.mapping.fc0.weight"].shape
-    inside, outside = (int(shape[1]), int(shape[0])) if len(shape) == 2 else (0, 0)
-    limits = {  # name -> (what the shapes say, at most, other name)
-        "z_dim": (inside, MOST_DIMENSIONS, ""),
-        "w_dim": (outside, MOST_DIMENSIONS, ""),
-        "channel_base": (base, MOST_CHANNELS * resolution, ""),
-        "channel_max": (most, MOST_CHANNELS, ""),
-        "mapping_layers": (layers, MOST_LAYERS, "num_layers"),
-    }
-    arguments: dict[str, Any] = {"resolution": resolution}
-    for name, (seen, most_allowed, other) in limits.items():
-        arguments[name] = _whole(file.file, name, said.get(name, said.get(other)), seen, most_allowed)
-    clamp, notes = _clamp(file, said, settings)
-    return {**arguments, "conv_clamp": clamp}, notes
+    w_dim, z_dim = (int(shape[0]), int(shape[1])) if len(shape) == 2 else (0, 0)
+    clamp, notes = _clamp(file, kwargs, settings)
+    arguments = StyleGAN2Arguments(
+        resolution=resolution,
+        z_dim=whole("z_dim", z_dim, MOST_DIMENSIONS),
+        w_dim=whole("w_dim", w_dim, MOST_DIMENSIONS),
+        channel_base=whole("channel_base", base, MOST_CHANNELS * resolution),
+        channel_max=whole("channel_max", widest, MOST_CHANNELS),
+        mapping_layers=whole("mapping_layers", layers, MOST_LAYERS, "num_layers"),
+        conv_clamp=clamp,
+    )
+    return arguments, notes
 
 
 def _clamp(
-    file: WeightsContents, said: Mapping[str, Any], settings: Mapping[str, object]
+    file: WeightsContents, kwargs: Mapping[str, object], settings: Mapping[str, object]
 ) -> tuple[float | None, list[str]]:
-    """The bound of activations, which no shape tells."""
+    """The bound of activations, which no shape tells, and a sentence for the card where it is assumed."""
     notes: list[str] = []
+    value: object
     if "conv_clamp" in settings:
         value = settings["conv_clamp"]
     elif "generator_conv_clamp" in file.extras:
         value = file.extras["generator_conv_clamp"]
-    elif "conv_clamp" in said:
-        value = said["conv_clamp"]
+    elif "conv_clamp" in kwargs:
+        value = kwargs["conv_clamp"]
     else:
         value = RELEASED_CLAMP
-        notes.append(f"the file does not say conv_clamp: {value:g}, as in released networks (--set import.conv_clamp=)")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-        raise MibenchError(f"{file.file}: conv_clamp must be a positive number or null, got {value!r}")
-    return None if value is None else float(value), notes
-
-
-def _discriminator(
-    file: WeightsContents, weights: Mapping[str, Tensor], generator: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What the discriminator has of its own."""
-    without = "leave it out with --set import.discriminator=false"
-    said = _said(file.extras.get("discriminator"))
-    _check_said(file.file, said, "resnet")
-    size = said.get("img_resolution", generator["resolution"])
-    if size != generator["resolution"]:
-        raise MibenchError(
-            f"{file.file}: the discriminator takes {size!r} pixels, not {generator['resolution']}; {without}"
+        notes.append(
+            f"the file does not say conv_clamp: {RELEASED_CLAMP:g}, as in released networks (--set import.conv_clamp=)"
         )
-    clamp = said.get("conv_clamp", generator["conv_clamp"])
-    if clamp != generator["conv_clamp"]:
+    if value is None:
+        return None, notes
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise MibenchError(f"{file.file}: conv_clamp must be a positive number or null, got {value!r}")
+    return float(value), notes
+
+
+def _with_discriminator(
+    file: WeightsContents, weights: Mapping[str, Tensor], generator: StyleGAN2Arguments
+) -> StyleGAN2Arguments:
+    """The arguments with what the discriminator has of its own."""
+    without = "leave it out with --set import.discriminator=false"
+    kwargs = _flattened(file.extras.get("discriminator"))
+    _check_kwargs(file.file, kwargs, "resnet")
+    size = kwargs.get("img_resolution", generator.resolution)
+    if size != generator.resolution:
+        raise MibenchError(
+            f"{file.file}: the discriminator takes {size!r} pixels, not {generator.resolution}; {without}"
+        )
+    clamp = kwargs.get("conv_clamp", generator.conv_clamp)
+    if clamp != generator.conv_clamp:
         raise MibenchError(f"{file.file}: the discriminator clamps at {clamp!r}, the generator elsewhere; {without}")
-    group = said.get("mbstd_group_size", 4)
-    if group not in GROUPS:
+    group = kwargs.get("mbstd_group_size", 4)
+    if not isinstance(group, int) or group not in GROUPS:
         raise MibenchError(f"{file.file}: the discriminator compares {group!r} images, here one of {GROUPS}; {without}")
-    base, most = _widths(weights, "D.b{}.conv0.weight", int(size))
-    base = _whole(file.file, "channel_base", said.get("channel_base"), base, MOST_CHANNELS * int(size))
-    most = _whole(file.file, "channel_max", said.get("channel_max"), most, MOST_CHANNELS)
-    own: dict[str, Any] = {} if group == 4 else {"discriminator_group": group}
-    if (base, most) != (generator["channel_base"], generator["channel_max"]):
-        own |= {"discriminator_base": base, "discriminator_max": most}
-    return own
+    base, widest = _widths(weights, "D.b{}.conv0.weight", generator.resolution)
+    base = _whole(file.file, "channel_base", kwargs.get("channel_base"), base, MOST_CHANNELS * generator.resolution)
+    widest = _whole(file.file, "channel_max", kwargs.get("channel_max"), widest, MOST_CHANNELS)
+    alike = (base, widest) == (generator.channel_base, generator.channel_max)
+    return replace(
+        generator,
+        discriminator_group=group,
+        discriminator_base=None if alike else base,
+        discriminator_max=None if alike else widest,
+    )
 
 
-def _sizes(weights: Mapping[str, Tensor], place: str) -> int:
-    """The largest block."""
-    found = [re.match(rf"{re.escape(place)}\.b(\d{{1,5}})\.", key) for key in weights]
-    return max((int(match[1]) for match in found if match), default=0)
+def _resolution(weights: Mapping[str, Tensor], network: str) -> int:
+    """Pixels of the largest block."""
+    blocks = [re.match(rf"{re.escape(network)}\.b(\d{{1,5}})\.", key) for key in weights]
+    return max((int(match[1]) for match in blocks if match), default=0)
 
 
 def _widths(weights: Mapping[str, Tensor], pattern: str, resolution: int) -> tuple[int, int]:
     """``channel_base`` and ``channel_max``: widths are ``min(base // size, max)``."""
     sizes = [2**power for power in range(2, resolution.bit_length())]
-    found = {size: weights[key].shape for size in sizes if (key := pattern.format(size)) in weights}
-    widths = {size: int(shape[0]) for size, shape in found.items() if len(shape) == 4}
-    most = max(widths.values(), default=0)
-    narrow = [width * size for size, width in widths.items() if width < most]
-    return (narrow[-1] if narrow else most * resolution), most
+    shapes = {size: weights[key].shape for size in sizes if (key := pattern.format(size)) in weights}
+    widths = {size: int(shape[0]) for size, shape in shapes.items() if len(shape) == 4}
+    widest = max(widths.values(), default=0)
+    narrower = [width * size for size, width in widths.items() if width < widest]
+    return (narrower[-1] if narrower else widest * resolution), widest
 
 
-def _whole(name: str, what: str, said: Any, seen: int, most: int) -> int:
-    """A size that the file says, else the one its shapes show."""
-    value = seen if said is None else said
-    if type(value) is not int or not 1 <= value <= most:
-        raise MibenchError(f"{name}: {what} must be a whole number from 1 to {most}, got {str(value)[:20]}")
+def _whole(file: str, name: str, stated: object, from_shapes: int, largest: int) -> int:
+    """A size that the file states, else the one that its shapes show."""
+    value = from_shapes if stated is None else stated
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+        raise MibenchError(f"{file}: {name} must be a whole number from 1 to {largest}, got {str(value)[:20]}")
     return value
 
 
-def _crop(file: WeightsContents, resolution: int, settings: Mapping[str, Any]) -> tuple[int | None, str]:
-    """The crop and a sentence about it. The file's name tells FFHQ and MetFaces, or the data set it was trained on."""
+def _crop(file: WeightsContents, resolution: int, settings: Mapping[str, object]) -> tuple[object, str]:
+    """The crop, unchecked, and a sentence about it.
+
+    The file's name tells FFHQ and MetFaces, or the data set that it was trained on does.
+    """
+    crop: object
     if "crop" in settings:
         crop, why = settings["crop"], "as asked for"
     else:

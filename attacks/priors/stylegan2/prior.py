@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mibench.api import ImageSpec, MibenchError
-from mibench.attacks.priors.loading import check_arguments, load_parts
+from mibench.api import ImageSpec, MappingPrior, MibenchError
+from mibench.attacks.priors.loading import load_parts, read_arguments
 from mibench.rng import stream
 
 from .discriminator import Discriminator
 from .generator import Generator, normalise
-from .layers import GAIN, SLOPE, NoiseMode
+from .layers import GAIN, SLOPE, FullyConnected, NoiseMode
 
 _STATISTICS_SEED = 20_230_901  # of the fixed draws behind w_std and the critic's spread: part of what they mean
 _STATISTICS_DRAWS = 10_000
@@ -80,8 +80,8 @@ class StyleGAN2Arguments:
         )
 
 
-class StyleGAN2Prior:
-    """A frozen StyleGAN2 (see :class:`mibench.api.Prior`). Gradients reach latents, styles and images, never weights.
+class StyleGAN2Prior(MappingPrior):
+    """A frozen StyleGAN2. Gradients reach latents, styles, images and copies of mapping weights, never its own weights.
 
     Args:
         generator: with its final weights; frozen here.
@@ -96,7 +96,7 @@ class StyleGAN2Prior:
         dtype: of the convolutions (float32, or bfloat16 for speed at about 1 % error).
     """
 
-    options: ClassVar[tuple[str, ...]] = ("truncation", "noise", "crop")  # what `--set prior.NAME=VALUE` may add
+    options: ClassVar[tuple[str, ...]] = ("truncation", "noise", "crop")
 
     def __init__(
         self,
@@ -129,16 +129,15 @@ class StyleGAN2Prior:
         self.num_ws = generator.num_ws
         self._statistics: dict[tuple[str, torch.device], Tensor] = {}
 
-    @staticmethod
-    def check(arguments: Mapping[str, Any], name: str) -> None:
+    @classmethod
+    def check(cls, arguments: Mapping[str, object], name: str) -> None:
         """Refuse arguments that :meth:`build` would refuse, before any weights are read."""
-        check_arguments(arguments, StyleGAN2Arguments.__dataclass_fields__, name)
-        StyleGAN2Arguments(**arguments)
+        read_arguments(StyleGAN2Arguments, arguments, name)
 
     @classmethod
     def build(
-        cls, arguments: Mapping[str, Any], weights: Mapping[str, Tensor], image: ImageSpec, *, name: str
-    ) -> StyleGAN2Prior:
+        cls, arguments: Mapping[str, object], weights: Mapping[str, Tensor], image: ImageSpec, *, name: str
+    ) -> Self:
         """From a card's arguments and weights. Keys begin with ``G.`` (generator) or ``D.`` (discriminator, optional).
 
         Weights of any floating type are accepted and computed with in float32.
@@ -146,8 +145,7 @@ class StyleGAN2Prior:
         Raises:
             MibenchError: unknown arguments, or weights that do not fit them exactly.
         """
-        cls.check(arguments, name)
-        settings = StyleGAN2Arguments(**arguments)
+        settings = read_arguments(StyleGAN2Arguments, arguments, name)
         stray = sorted(key for key in weights if not key.startswith(("G.", "D.")))
         if stray:
             raise MibenchError(
@@ -166,12 +164,17 @@ class StyleGAN2Prior:
             crop=settings.crop,
         )
 
-    def to(self, device: torch.device | str) -> StyleGAN2Prior:
+    def to(self, device: torch.device | str) -> Self:
         """Move to a device, in place; returns itself."""
         self.generator.to(device)
         if self.discriminator is not None:
             self.discriminator.to(device)
         return self
+
+    @property
+    def has_discriminator(self) -> bool:
+        """A generator may come alone."""
+        return self.discriminator is not None
 
     @property
     def bytes_per_image(self) -> int:
@@ -203,9 +206,7 @@ class StyleGAN2Prior:
             MibenchError: the prior has no discriminator.
         """
         if self.discriminator is None:
-            raise MibenchError(
-                f"prior {self.name!r} comes without a discriminator; choose an attack or settings without realism"
-            )
+            return super().realism(images)  # raises
         logits: Tensor = self.discriminator(images * 2 - 1, dtype=self.dtype, spread=self._spread)
         return logits[:, 0]
 
@@ -293,5 +294,5 @@ class StyleGAN2Prior:
         parts = [self.discriminator.spread(self.synthesis(self.mapping(z)) * 2 - 1) for z in draws.split(together)]
         return torch.stack(parts).mean()
 
-    def _mapping_layers(self) -> list[Any]:
-        return list(self.generator.mapping.layers())
+    def _mapping_layers(self) -> list[FullyConnected]:
+        return self.generator.mapping.layers()

@@ -34,6 +34,7 @@ from mibench.api.training import (
     run_steps,
     stored_weights,
 )
+from mibench.attacks.losses import negative_log_realness
 from mibench.rng import Streams, derive
 
 from .discriminator import Discriminator
@@ -270,11 +271,11 @@ class _Training:
         # the discriminator sees a leaf, so that its graph and the generator's are walked apart
         seen = fake.detach().requires_grad_(True)
         fake_logits = self.discriminator(seen, dtype=self.dtype)
-        generator_loss = functional.softplus(-fake_logits).mean()
+        generator_loss = negative_log_realness(fake_logits).mean()
         (direction,) = torch.autograd.grad(generator_loss, seen, retain_graph=True)
         fake_loss = functional.softplus(fake_logits).mean()
         from_fake = torch.autograd.grad(fake_loss, weights)
-        real_loss = functional.softplus(-self.discriminator(draw.real, dtype=self.dtype)).mean()
+        real_loss = negative_log_realness(self.discriminator(draw.real, dtype=self.dtype)).mean()
         from_real = torch.autograd.grad(real_loss, weights)
         to_generator = torch.autograd.grad(fake, _trained(self.generator), direction)
         to_discriminator = torch._foreach_add(from_fake, from_real)

@@ -9,6 +9,7 @@ from mibench import registry
 from mibench.errors import MibenchError
 from mibench.records import CardName
 from mibench.weights.cards import CARD_KINDS
+from mibench.weights.prior_class import prior_class
 
 from .text import shown
 
@@ -42,7 +43,7 @@ class RequestedName:
     @property
     def target(self) -> CardName | None:
         """The target that a prior of this tag is made against: ``vgg16-bido`` -> ``vgg16@celeba+bido``."""
-        if self.kind != "prior" or not getattr(registry.load("prior", self.architecture), "per_target", False):
+        if self.kind != "prior" or not prior_class(self.architecture).per_target:
             return None
         target = self.card_name.target_of_tag()
         if target is None:
