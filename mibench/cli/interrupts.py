@@ -20,6 +20,9 @@ STOPPING = "stopping as soon as the code that runs comes back; Ctrl-C once more 
 PATIENCE = 3.0  # seconds that stopping in order may take before a word is said about it
 
 
+_leave = os._exit  # the system's own: the guard around other people's code takes its place later
+
+
 class _CtrlC:
     """What SIGINT does in the main thread, where Python gets to it."""
 
@@ -31,7 +34,7 @@ class _CtrlC:
             self.at_once = True
             raise KeyboardInterrupt
         # Whatever is unwound just now would show a traceback, or would not end. Files bear an end at any moment.
-        _end(os._exit)
+        _end(_leave)
 
 
 _ctrl_c = _CtrlC()
@@ -56,7 +59,7 @@ def leave_at_once() -> None:
     _ctrl_c.at_once = True
 
 
-def attend(heard: int, leave: Callable[[int], object] = os._exit) -> None:
+def attend(heard: int, leave: Callable[[int], object] = _leave) -> None:
     """Read the numbers of signals from a pipe: the second SIGINT ends the program, wherever its main thread is."""
     told = threading.Event()
     count = 0
