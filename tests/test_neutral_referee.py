@@ -22,7 +22,7 @@ ALLOWED = {
     "data/datasets/facescrub.py",
     "data/datasets/public_only.py",
     "weights/importing/released_files.py",
-    "weights/names.py",
+    "weights/importing/requested_name.py",
     "weights/training.py",
 }
 KINDS = ("attack", "target", "prior", "judge")
