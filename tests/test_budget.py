@@ -114,7 +114,30 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 PLACE = context()  # made once: a grid of options needs no network of its own for each
 
 
-@pytest.mark.parametrize("chosen", list(itertools.product(*OPTIONS.values())), ids=str)
+def pairwise() -> set[int]:
+    """Numbers of combinations that hold every pair of two options between them."""
+    combinations = list(itertools.product(*(range(len(levels)) for levels in OPTIONS.values())))
+
+    def pairs(combination: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:
+        return set(itertools.combinations(enumerate(combination), 2))
+
+    missing = set().union(*map(pairs, combinations))
+    kept: set[int] = set()
+    while missing:
+        best = max(range(len(combinations)), key=lambda number: len(pairs(combinations[number]) & missing))
+        kept.add(best)
+        missing -= pairs(combinations[best])
+    return kept
+
+
+QUICK = pairwise()
+COMBINATIONS = [
+    pytest.param(chosen, id=str(chosen), marks=() if number in QUICK else pytest.mark.slow)
+    for number, chosen in enumerate(itertools.product(*OPTIONS.values()))
+]
+
+
+@pytest.mark.parametrize("chosen", COMBINATIONS)
 def test_dmmia_asks_what_it_plans_with_every_option(chosen: tuple[dict[str, Any], ...]) -> None:
     settings = {name: value for part in chosen for name, value in part.items()}
     attack = dataclasses.replace(TINY, pool_size=8, candidates=3, **settings)

@@ -157,14 +157,22 @@ def test_it_is_the_loop_of_the_paper() -> None:
     "configuration",
     [
         replace(TINY, candidates=20, batch_size=10),
-        replace(TINY, shared_crop=True, batch_size=3),
+        pytest.param(replace(TINY, shared_crop=True, batch_size=3), marks=pytest.mark.slow),
         replace(DMMIA_TINY, candidates=20, batch_size=10),
-        replace(DMMIA_TINY, optimise="w", learning_rate=0.05, objective="ratio", truncation=0.5),
-        replace(DMMIA_TINY, memory_scope="identity", loss="poincare", prototype_features="after", memory_start="warm"),
+        pytest.param(
+            replace(DMMIA_TINY, optimise="w", learning_rate=0.05, objective="ratio", truncation=0.5),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            replace(
+                DMMIA_TINY, memory_scope="identity", loss="poincare", prototype_features="after", memory_start="warm"
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["ppa", "ppa-shared-crop", "dmmia", "dmmia-w", "dmmia-own-memory"],
 )
-@pytest.mark.parametrize("micro_batch", [1, 7])
+@pytest.mark.parametrize("micro_batch", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_the_micro_batch_only_splits_work(configuration: PPA | DMMIA, micro_batch: int) -> None:
     """To the bit where the networks round alike (see ``unbatched``): losses, prototypes and memory are the loop's."""
     configuration = replace(configuration, epochs=2, pool_size=24, selection_transforms=1)

@@ -198,7 +198,9 @@ def cheap(name: str) -> tuple[Attack, Callable[..., Any]]:
     return (replace(attack, pool_size=16) if hasattr(attack, "pool_size") else attack), make
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [name if name in CASES else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_an_attack_on_a_gpu_mixes_nothing_gives_the_cpu_s_bits_and_does_not_wait_in_its_loop(name: str) -> None:
     attack, make = cheap(name)
     expected = attacked(attack, make(micro_batch=7), CPU, settled=False)
@@ -327,9 +329,11 @@ TRAININGS: dict[str, Callable[[int, TrainingContext], TrainedWeights]] = {
     "kedmi": lambda n, shop: kedmi(4 * n, shop),
 }
 
+QUICK = ("resnet18", "regressor", "gmi")  # one of each loop; the others are slow tests
+
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TRAININGS])
 def test_a_training_mixes_nothing_gives_the_cpu_s_weights_and_does_not_wait_in_its_steps(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

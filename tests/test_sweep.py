@@ -338,6 +338,7 @@ def gone(pid: int) -> bool:
 
 
 @posix
+@pytest.mark.slow
 def test_a_killed_worker_is_one_failed_cell_and_the_next_call_completes_it(
     workers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,7 +229,9 @@ def test_the_catalogue_is_read_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("kind", "name"), [(k, n) for k, names in CATALOGUE.items() if k not in ("cards", "role") for n in names])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(k, n) for k, names in CATALOGUE.items() if k not in ("cards", "role") for n in names]
+)
 def test_every_entry_of_the_catalogue_loads(kind, name):
     module, _, attribute = CATALOGUE[kind][name].partition(":")
     assert callable(getattr(importlib.import_module(module), attribute))

@@ -211,7 +211,9 @@ def test_selection_on_the_test_part_keeps_the_best_epoch_and_says_so():
 # ---------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("crash_after", [1, 4, 7])
+@pytest.mark.parametrize(
+    "crash_after", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "settings",
     [
