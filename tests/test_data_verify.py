@@ -190,4 +190,4 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
     assert "did you mean 'celeba'" in done.stderr
     done = call("celeba", "--root", folder, "--set", f"dataset.root={folder}")
     assert done.exit_code == 2
-    assert "say the same thing" in done.stderr
+    assert "set the same thing" in done.stderr

@@ -28,7 +28,7 @@ from .options import json_option, plugin_option
 
 \b
   mibench show attack dmmia              settings and their defaults
-  mibench show preset dmmia:paper        values and where each comes from
+  mibench show preset dmmia:paper        values and their sources
   mibench show protocol standard
   mibench show card vgg16@synthfaces
   mibench show dataset synthfaces
