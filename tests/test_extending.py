@@ -158,13 +158,16 @@ def test_target_judge_and_defence_are_trained_by_their_recipes(
     assert (target.kind, target.image.size) == ("target", 16)
     assert (judge.kind, judge.architecture, judge.image.size) == ("judge", "tinyjudge", 32)
     assert (judge.measured or {})["test_images"] == 160
-    defended = importlib.import_module("squares.defence").TrainDefended
     offered = registry.catalogue()["recipe"]
     entry = dataclasses.replace(offered["target:tinynet"], address="squares.defence:TrainDefended")
     monkeypatch.setitem(offered, "target:tinynet", entry)
-    card = trained("target", "tinynet", tag="defended")
-    assert (card.recipe or {})["learning_rate"] == defended().learning_rate
+    card = trained("target", "tinynet", tag="defended", epochs=1)
+    assert (card.recipe or {})["smoothing"] == -0.05
     assert card.weights.sha256 != target.weights.sha256
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    defended = importlib.import_module("squares.defence").TrainDefended
+    smoothed = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert torch.allclose(defended(smoothing=0.1).loss(logits, labels), smoothed)
 
 
 def test_metrics_are_added_to_the_default_ones() -> None:
