@@ -113,5 +113,5 @@ def verify(
             click.echo(f"{finding.level:5}  {printable(finding.what)}")
             if finding.cure and (after is None or after.cure != finding.cure):  # one cure for several lines: once
                 click.echo(f"       -> {printable(finding.cure)}")
-        click.echo(f"{dataset}: " + (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "nothing wrong"))
+        click.echo(f"{dataset}: " + (f"{wrong} problem{'s' * (wrong > 1)}" if wrong else "no problems"))
     ctx.exit(BAD_INPUT if wrong else 0)
