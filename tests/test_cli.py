@@ -186,7 +186,7 @@ def test_a_demanded_metric_without_value_exits_with_1(toy: Path, tmp_path: Path)
     fid = ("--set", "protocol.metrics=[accuracy, fid]", "--set", "protocol.required=[acc1, fid]")
     done = call("run", *TOY, "--output", tmp_path, *fid)
     assert done.exit_code == 1
-    assert "error: the protocol demands fid, which has no value: FID needs" in done.stderr
+    assert "error: the protocol requires fid, which has no value: FID needs" in done.stderr
 
 
 def test_corrupt_weights_exit_with_2(toy: Path, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_preview_draws_people(toy: Path, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_with_130(toy: Path, tmp_path: Path) -> None:
     done = call("train", "target", "toynet", "--dataset", "toyfaces", "--set", "train.stop_after=2", "--device", "cpu")
     assert done.exit_code == 130
-    assert "continue with the same command" in done.stderr
+    assert "repeat the command to continue" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -270,7 +270,7 @@ def test_ctrl_c_in_a_shell_leaves_with_130(toy_home: Path, tmp_path: Path) -> No
     finally:
         process.kill()
     assert process.returncode == 130, errors
-    assert "continue with the same command" in errors
+    assert "repeat the command to continue" in errors
     assert "Traceback" not in errors
 
 

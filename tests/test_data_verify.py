@@ -55,13 +55,13 @@ def test_a_tree_in_order(folder: Path) -> None:
 def test_words_for_people(folder: Path) -> None:
     done = call("celeba", "--root", folder, "--set", "dataset.lists=given")
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[-1] == "celeba: nothing wrong"
+    assert done.stdout.splitlines()[-1] == "celeba: no problems"
     assert "-> --full decodes every one" in done.stdout
     (folder / "identity_CelebA.txt").unlink()
     done = call("celeba", "--root", folder)
     assert done.exit_code == 2
     assert "wrong  identity_CelebA.txt is missing" in done.stdout
-    assert done.stdout.splitlines()[-1] == "celeba: 1 thing wrong"
+    assert done.stdout.splitlines()[-1] == "celeba: 1 problem"
 
 
 def test_lists_that_are_not_the_pinned_ones(folder: Path) -> None:
@@ -190,4 +190,4 @@ def test_mistakes_on_the_command_line(folder: Path) -> None:
     assert "did you mean 'celeba'" in done.stderr
     done = call("celeba", "--root", folder, "--set", f"dataset.root={folder}")
     assert done.exit_code == 2
-    assert "say the same thing" in done.stderr
+    assert "set the same thing" in done.stderr

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ import torch
 import yaml
 from test_contract import usual_size
 
+import mibench
 from mibench import plugins, registry, settings
-from mibench.api import Access, ClassifierOutput, Context, Queries, Victim
+from mibench.api import Access, Card, ClassifierOutput, Context, Queries, Victim
 from mibench.metrics import DEFAULT_METRICS
+from mibench.results import open_run
 from mibench.rng import Streams
 from mibench.runs.budget import planned_total
 from mibench.runs.protocol import load_protocol
+from mibench.weights.training import Training, train
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="needs a checkout")
@@ -25,32 +31,54 @@ pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="needs a checkout")
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every file that the page prints, below the name that stands before it."""
+    """Every file that the page prints, under the name in the line before it."""
     folder = tmp_path_factory.mktemp("examples")
-    for said, text in re.findall(r"([^\n]+)\n\n```(?:python|yaml)\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        named = re.search(r"`([\w/]+\.(?:py|yaml))`", said)
-        if named is None:
+    for line, text in re.findall(r"([^\n]+)\n\n```(?:python|yaml)\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        name = re.search(r"`([\w/]+\.(?:py|yaml))`", line)
+        if name is None:
             continue
-        name = named[1]
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-        if name.endswith(".py") and not (folder / name).with_name("__init__.py").exists():
-            (folder / name).with_name("__init__.py").write_text("")
+        file = folder / name[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        if file.suffix == ".py" and not file.with_name("__init__.py").exists():
+            file.with_name("__init__.py").write_text("")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def importable(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def importable(examples: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(examples))
     monkeypatch.setenv(plugins.VARIABLE, "")
+    yield
+    registry.catalogue.cache_clear()  # forgets what a test plugged in
 
 
 def test_the_page_prints_every_file(examples: Path) -> None:
-    found = {path.relative_to(examples).as_posix() for path in examples.rglob("*.*") if path.stat().st_size}
-    assert {"hillclimb/__init__.py", "hillclimb/attack.py", "hillclimb/presets/hillclimb.yaml"} <= found
-    assert {"squares/__init__.py", "squares/data.py", "squares/target.py", "squares/training.py"} <= found
+    printed = {path.relative_to(examples).as_posix() for path in examples.rglob("*.*") if path.stat().st_size}
+    assert {"hillclimb/__init__.py", "hillclimb/attack.py", "hillclimb/presets/hillclimb.yaml"} <= printed
+    assert {f"mine/{name}.py" for name in ("__init__", "attack", "metric", "report")} <= printed
+    assert {f"squares/{name}.py" for name in ("__init__", "data", "target", "training", "judge", "defence")} <= printed
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         ast.parse(block)
+
+
+def test_attack_metric_and_report_work_in_a_run(toy: Path, examples: Path, tmp_path: Path) -> None:
+    registry.add_plugin(str(examples / "mine"))
+    run = mibench.run(
+        "draws",
+        "toynet",
+        "toyfaces",
+        "toy",
+        settings={"attack.samples": 3, "protocol.metrics": ["accuracy", "knn-distance", "judge-confidence"]},
+        out=tmp_path,
+        device="cpu",
+    )
+    stored = open_run(run.path)
+    assert 0 < stored.metrics["judge_confidence"].value < 1
+    assert stored.metrics["judge_confidence"].n == 6
+    text = (run.path / "tables" / "one-line.txt").read_text()
+    assert text == f"draws {stored.metrics['acc1'].value}\n"
+    assert stored.samples.groupby("identity").size().tolist() == [3] * 6
 
 
 def hill_climb(examples: Path) -> Any:
@@ -92,26 +120,54 @@ def test_its_presets_are_valid(examples: Path) -> None:
         assert attack.steps in (20, 200)
 
 
-def test_the_small_network_keeps_the_contract_of_a_target() -> None:
-    from squares.target import TinyNet  # type: ignore[import-not-found]
-
-    size = usual_size("target", TinyNet)
-    assert size == 64
-    output = TinyNet(num_classes=7, width=0.05).eval()(torch.rand(2, 3, size, size))
+@pytest.mark.parametrize(("kind", "module", "name"), [("target", "target", "TinyNet"), ("judge", "judge", "TinyJudge")])
+def test_the_small_networks_keep_the_contract(kind: str, module: str, name: str) -> None:
+    network = getattr(importlib.import_module(f"squares.{module}"), name)
+    size = usual_size(kind, network)
+    output = network(num_classes=7, width=0.05).eval()(torch.rand(2, 3, size, size))
     assert isinstance(output, ClassifierOutput)
     assert output.logits.shape == (2, 7)
 
 
-def test_the_data_set_and_its_recipe_work_together() -> None:
+def test_the_data_set_keeps_its_promises() -> None:
     from squares import CATALOGUE  # type: ignore[import-not-found]
     from squares.data import Squares  # type: ignore[import-not-found]
 
     for names in CATALOGUE.values():
         for address in names.values():
             assert registry.Entry("x", "x", address, "the page").load() is not None
-    data = Squares(persons=3, images=4)
+    data = Squares(identities=3, images=4)
+    data.check_disjoint()
     assert data.private("train", 16, [1]).pixels.shape == (4, 3, 16, 16)
-    assert data.digest != Squares(persons=4, images=4).digest
+    assert torch.equal(data.private("train", 16, [1]).pixels, data.private("train", 16).pixels[4:8])
+    assert data.digest != Squares(identities=4, images=4).digest
+
+
+def test_target_judge_and_defence_are_trained_by_their_recipes(
+    home: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add_plugin(str(examples / "squares"))
+
+    def trained(kind: str, architecture: str, tag: str | None = None, **settings: Any) -> Card:
+        training = Training(
+            kind=kind, architecture=architecture, dataset="squares", tag=tag, settings={"train": settings}
+        )
+        return train(training, device="cpu")[1]
+
+    target, judge = trained("target", "tinynet", epochs=1), trained("judge", "tinyjudge", epochs=1)
+    assert (target.kind, target.image.size) == ("target", 16)
+    assert (judge.kind, judge.architecture, judge.image.size) == ("judge", "tinyjudge", 32)
+    assert (judge.measured or {})["test_images"] == 160
+    offered = registry.catalogue()["recipe"]
+    entry = dataclasses.replace(offered["target:tinynet"], address="squares.defence:TrainDefended")
+    monkeypatch.setitem(offered, "target:tinynet", entry)
+    card = trained("target", "tinynet", tag="defended", epochs=1)
+    assert (card.recipe or {})["smoothing"] == -0.05
+    assert card.weights.sha256 != target.weights.sha256
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    defended = importlib.import_module("squares.defence").TrainDefended
+    smoothed = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert torch.allclose(defended(smoothing=0.1).loss(logits, labels), smoothed)
 
 
 def test_metrics_are_added_to_the_default_ones() -> None:
@@ -122,6 +178,6 @@ def test_metrics_are_added_to_the_default_ones() -> None:
     assert chosen("mine", "default", "accuracy") == ("mine", *DEFAULT_METRICS)
     assert chosen("accuracy", "mine") == ("accuracy", "mine")
     assert load_protocol("demo")[0].metrics == ()
-    said = re.findall(r"protocol\.metrics=\[([^\]]*)\]", PAGE.read_text())
-    assert said
-    assert all(text.startswith("default, ") for text in said)
+    lists = re.findall(r"protocol\.metrics=\[([^\]]*)\]", PAGE.read_text())
+    assert lists
+    assert all(names.startswith("default, ") for names in lists)

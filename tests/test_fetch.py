@@ -499,7 +499,7 @@ def test_what_a_person_must_fetch_is_explained(home: Path, tmp_path: Path, monke
     monkeypatch.delenv("MIBENCH_DATA", raising=False)
     done = fetch("celeba")
     assert done.exit_code == 2
-    assert done.stderr == "error: no program may fetch celeba: follow the instructions\n"
+    assert done.stderr == "error: celeba cannot be downloaded automatically: follow the instructions\n"
     for told in ("mmlab.ie.cuhk.edu.hk", str(home / "data" / "celeba"), "identity_CelebA.txt", "data verify celeba"):
         assert told in done.stdout
     (row,) = json.loads(fetch("celeba", "--json").stdout)

@@ -373,7 +373,7 @@ def test_workers_end_with_ctrl_c_and_with_their_parent(workers: Path, tmp_path: 
         orphaned.kill()
         _, errors = interrupted.communicate(timeout=300)
         assert interrupted.returncode == 130, errors
-        assert "everything finished is kept, continue with the same command" in errors
+        assert "everything finished is kept; repeat the command to continue" in errors
         assert "Traceback" not in errors
         assert all(gone(pid) for pid in pids)
     finally:

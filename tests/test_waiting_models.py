@@ -208,7 +208,7 @@ def test_ctrl_c_ends_a_model_that_waits_and_the_same_command_goes_on(toy: Path, 
     child.send_signal(signal.SIGINT)
     _, said = child.communicate()
     assert child.returncode == 130
-    assert "interrupted: everything finished is kept, continue with the same command" in said
+    assert "interrupted: everything finished is kept; repeat the command to continue" in said
     (stopped,) = (tmp_path / "runs").glob("toyattack-*")
     assert [path.name for path in sorted((stopped / "units").glob("*.safetensors"))] == ["000.safetensors"]
     resumed, whole = toy_run(tmp_path / "runs"), toy_run(tmp_path / "whole")

@@ -115,12 +115,12 @@ def test_listed_weights_show_what_was_measured() -> None:
     assert 0.9 < found["vgg16@synthfaces"]["test_accuracy"] < 1
     assert found["stylegan2@synthfaces"]["test_accuracy"] is None
     line = next(each for each in CliRunner().invoke(cli, ["list", "weights"]).output.splitlines() if "vgg16@" in each)
-    assert f"{found['vgg16@synthfaces']['test_accuracy']:.1%} of 3,000 held-out images right" in line
+    assert f"test accuracy {found['vgg16@synthfaces']['test_accuracy']:.1%} (3,000 held-out images)" in line
 
 
 def test_times_say_which_is_which() -> None:
-    assert progress.times(65, 3723) == "1:05 gone, 1:02:03 left"
-    assert progress.times(65, None) == "1:05 gone"
+    assert progress.times(65, 3723) == "1:05 elapsed, 1:02:03 left"
+    assert progress.times(65, None) == "1:05 elapsed"
     assert progress.times(None, None) == ""
 
 
@@ -137,7 +137,7 @@ def test_the_bar_keeps_its_numbers_at_80_columns(monkeypatch: pytest.MonkeyPatch
     reporter.stop()
     shown = screen.getvalue()
     assert "75%" in shown
-    assert "gone" in shown
+    assert "elapsed" in shown
 
 
 def test_a_sweep_of_six_cells_is_a_screen() -> None:

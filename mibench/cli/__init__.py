@@ -37,13 +37,13 @@ JSON = "mibench.cli.json"  # key of a context's facts
 
 
 class _Commands(click.RichGroup):
-    """One ``error:`` line per cause for a user's mistakes, a word of comfort on Ctrl-C; bugs keep their traceback.
+    """One ``error:`` line per cause for invalid input, a hint on Ctrl-C; bugs keep their traceback.
 
-    After ``--json`` a mistake is JSON on stdout as well.
+    With ``--json`` errors are JSON on stdout as well.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Note whether JSON is asked for: also a word that cannot be parsed is answered in it."""
+        """Note whether ``--json`` is given, so that even parse errors are reported as JSON."""
         ctx.meta[JSON] = "--json" in args
         return super().parse_args(ctx, args)
 
@@ -88,13 +88,13 @@ def json_error(ctx: click.Context, text: str, exit_code: int, **details: Any) ->
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mibench")
 def cli() -> None:
-    """Audit what an image classifier gives away to model inversion.
+    """Measure how much an image classifier leaks through model inversion attacks.
 
-    Start with `mibench run`: it attacks a small classifier of procedural faces, needs no download and takes about two
-    minutes on two CPU cores.
+    Start with `mibench run`: it attacks a small classifier of procedural faces, needs no download and takes about a
+    minute on two CPU cores.
 
-    Exit codes: 0 fine, 1 a demanded metric has no value or a cell of a sweep failed, 2 a mistake in the input,
-    130 stopped by Ctrl-C.
+    Exit codes: 0 success, 1 a required metric has no value or a cell of a sweep failed, 2 invalid input,
+    130 interrupted by Ctrl-C.
     """
 
 

@@ -25,44 +25,49 @@ from .prose import say
   mibench audit --model model.onnx --data people --public strangers --mean 0.5 --std 0.5
   mibench audit --model mynet:build --weights w.safetensors --data people --size 64 --attack gmi --identities 20
 
-The folder of people has one directory for each; public images lie in its public/ or in the folder named.
+The data folder has one directory per person; public images are in its public/ or in the --public folder.
 """,
 )
 @click.option(
     "--model", required=True, metavar="MODEL", help="package.module:build, an ONNX file or a TorchScript file."
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights of a model in code: safetensors or torch.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with a directory for each person.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights for a model in code: safetensors or torch.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with one directory per person.")
 @click.option("--public", type=click.Path(path_type=Path), help="Folder of images of other people.")
-@click.option("--size", type=int, metavar="PIXELS", help="Side of the images that the model takes.")
+@click.option("--size", type=int, metavar="PIXELS", help="Side of the model's input images.")
 @click.option(
-    "--range", "limits", metavar="LOW,HIGH", help="What black and white are before mean and std.  [default: 0,1]"
+    "--range",
+    "limits",
+    metavar="LOW,HIGH",
+    help="Pixel values of black and white, before mean and std.  [default: 0,1]",
 )
-@click.option("--mean", metavar="M[,M,M]", help="Subtracted after the range, in the model's order of channels.")
-@click.option("--std", metavar="S[,S,S]", help="Divided by after the mean.")
+@click.option("--mean", metavar="M[,M,M]", help="Subtracted after --range, in the model's channel order.")
+@click.option("--std", metavar="S[,S,S]", help="Divisor after subtracting the mean.")
 @click.option(
     "--channel-order",
     type=click.Choice(["rgb", "bgr"]),
     default="rgb",
     show_default=True,
-    help="Of the model's images.",
+    help="Channel order of the model's input.",
 )
 @click.option(
-    "--classes", metavar="FILE", help="The model's order of classes: a name a line, or imagefolder, or sorted."
-)
-@click.option("--outputs", metavar="ROLE,...", help="What the model returns: features, logits, probabilities, other.")
-@click.option("--features", metavar="LAYER", help="Layer whose output (input:LAYER: input) is the features.")
-@click.option("--attack", metavar="NAME", help="The attack.  [default: ppa; floor where there are no gradients]")
-@click.option("--access", type=click.Choice(["scores", "gradients"]), help="The most that the adversary may have.")
-@click.option("--judge", metavar="NAME", help="A judge that exists.  [default: one trained on the data]")
-@click.option("--prior", metavar="NAME", help="A prior that exists, or which to train on the public images.")
-@click.option(
-    "--identities", type=click.IntRange(min=1), help="How many people are attacked.  [default: all, up to 50]"
+    "--classes", metavar="FILE", help="The model's class order: a file with one name per line, imagefolder, or sorted."
 )
 @click.option(
-    "--min-accuracy", type=float, metavar="SHARE", help="Least accuracy of the model.  [default: twice chance]"
+    "--outputs", metavar="ROLE,...", help="What the model returns, in order: features, logits, probabilities, other."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random number.")
+@click.option("--features", metavar="LAYER", help="Layer whose output (input:LAYER: whose input) gives the features.")
+@click.option("--attack", metavar="NAME", help="The attack.  [default: ppa; floor if there are no gradients]")
+@click.option(
+    "--access", type=click.Choice(["scores", "gradients"]), help="Highest access level granted to the attack."
+)
+@click.option("--judge", metavar="NAME", help="An existing judge.  [default: one trained on the data]")
+@click.option("--prior", metavar="NAME", help="An existing prior, or the architecture to train on the public images.")
+@click.option("--identities", type=click.IntRange(min=1), help="Number of people to attack.  [default: all, up to 50]")
+@click.option(
+    "--min-accuracy", type=float, metavar="SHARE", help="Minimum accuracy of the model.  [default: twice chance]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @set_option("model, dataset, judge_training, prior_training, prior, attack, protocol")
 @output_option("runs", "Folder of run directories.")
 @device_option
@@ -96,11 +101,11 @@ def audit(
     device: str,
     as_json: bool,
 ) -> None:
-    """Say what a model of your own leaks: is it fed rightly, what does an attack recover, how much of that is leak.
+    """Audit your own model: check its preprocessing, attack it, report how much the model itself leaks.
 
-    The model's accuracy is measured first. A judge and a prior are trained on your images where none are named. Every
-    step is kept: the same command goes on where it was stopped. A model in code is run as it is, so is TorchScript:
-    take neither from somebody you do not trust.
+    The model's accuracy is measured first. A judge and a prior are trained on your images unless you name existing
+    ones. Every step is stored: repeat the command to continue where it stopped. Models in code and TorchScript files
+    are executed: do not use them from a source you do not trust.
     """
     from mibench.audits.request import SCOPES, numbers
     from mibench.commands import audit as audit_model
@@ -139,6 +144,6 @@ def audit(
         for line in (*found.verdict.lines(), "", f"numbers: {found.path}", f"tables and figures: {found.run.path}"):
             say(line)
     for name, reason in found.run.missing.items():
-        say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+        say(f"error: the protocol requires {name}, which has no value: {reason}", err=True)
     if found.run.missing:
         ctx.exit(1)

@@ -22,17 +22,17 @@ FORMATS = ("text", "csv", "markdown", "latex")
 \b
   mibench compare runs/                            every finished run below the folder
   mibench compare runs/ --reference dmmia          DMMIA against each of the others
-  mibench compare runs/ --reference floor          what each attack adds to its prior
-  mibench compare runs/A runs/B --metric acc1      one metric, so a smaller family of tests
+  mibench compare runs/ --reference floor          what each attack adds to its own floor
+  mibench compare runs/A runs/B --metric acc1      one metric only: fewer tests to correct for
   mibench compare runs/ --output comparison        CSV, Markdown, LaTeX and a figure
 """,
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--reference", metavar="ROW", help="Test every row against this one only; floor: against its own floor.")
 @click.option(
-    "--metric", "metrics", multiple=True, metavar="NAME", help="Show and test this metric only; may be repeated."
+    "--reference", metavar="ROW", help="Test every row against this one only; floor: each against its own floor."
 )
-@click.option("--mix", is_flag=True, help="Show runs of different protocols, data or judges, without tests across.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Show and test only this metric; repeatable.")
+@click.option("--mix", is_flag=True, help="Allow runs with different protocols, data or judges; no tests between them.")
 @output_option(None, "Folder for comparison.* and differences.*: CSV, Markdown, LaTeX, PNG and SVG.")
 @click.option(
     "--format",
@@ -40,7 +40,7 @@ FORMATS = ("text", "csv", "markdown", "latex")
     type=click.Choice(FORMATS),
     default="text",
     show_default=True,
-    help="What is printed; csv: rows only.",
+    help="Output format; csv prints the rows only.",
 )
 @json_option
 def compare(
@@ -55,8 +55,8 @@ def compare(
 ) -> None:
     """Put finished runs side by side: intervals, paired tests over identities, costs.
 
-    RUN is a run directory or a folder of them. Runs that differ only in the seed are one row. Floors that lie beside
-    the runs are shown as well.
+    RUN is a run directory or a folder of them. Runs that differ only in the seed form one row. The floors of the runs
+    are shown as well.
     """
     from mibench.commands import compare as compare_runs
 

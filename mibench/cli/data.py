@@ -1,4 +1,4 @@
-"""``mibench data``: looking at data sets."""
+"""``mibench data``: previews and checks of data sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BAD_INPUT = 2
 
 @click.group()
 def data() -> None:
-    """Look at data sets."""
+    """Preview, check and imitate data sets."""
 
 
 data.add_command(fixture)
@@ -35,12 +35,14 @@ data.add_command(fixture)
 """,
 )
 @click.argument("dataset", default="synthfaces")
-@click.option("--people", type=click.IntRange(1, 64), default=8, show_default=True, help="Private people, one a row.")
-@click.option("--images", type=click.IntRange(1, 32), default=10, show_default=True, help="Images a row.")
-@click.option("--size", type=click.IntRange(16, 256), default=64, show_default=True, help="Pixels a side.")
-@click.option("--show-faces", is_flag=True, help="Show real people, who are mosaics otherwise.")
+@click.option(
+    "--people", type=click.IntRange(1, 64), default=8, show_default=True, help="Number of private people, one per row."
+)
+@click.option("--images", type=click.IntRange(1, 32), default=10, show_default=True, help="Images per row.")
+@click.option("--size", type=click.IntRange(16, 256), default=64, show_default=True, help="Side in pixels.")
+@click.option("--show-faces", is_flag=True, help="Show faces of real people, which are otherwise mosaics.")
 @set_option("dataset")
-@output_option("preview.png", "The picture to write.")
+@output_option("preview.png", "The image file to write.")
 def preview(
     *,
     dataset: str,
@@ -51,7 +53,7 @@ def preview(
     assignments: tuple[str, ...],
     output: Path,
 ) -> None:
-    """Draw a grid: one private person a row, then public people. Faces of real people are hidden."""
+    """Draw a grid: one private person per row, then public people. Faces of real people are hidden."""
     from mibench import registry
     from mibench import settings as config
     from mibench.data.preview import preview_png
@@ -82,7 +84,7 @@ def preview(
 """,
 )
 @click.argument("dataset")
-@click.option("--root", metavar="FOLDER", help="Where the data set lies.  [default: $MIBENCH_DATA/DATASET]")
+@click.option("--root", metavar="FOLDER", help="Folder of the data set.  [default: $MIBENCH_DATA/DATASET]")
 @set_option("dataset")
 @click.option("--full", is_flag=True, help="Decode every image.")
 @json_option
@@ -90,10 +92,10 @@ def preview(
 def verify(
     ctx: click.Context, *, dataset: str, root: str | None, assignments: tuple[str, ...], full: bool, as_json: bool
 ) -> None:
-    """Say what of a data set is there, missing, misplaced or corrupt, and how to cure it.
+    """Report which files of a data set are present, missing, misplaced or corrupt, and how to fix it.
 
-    Also: whether its lists are the released ones, how many people each side has, and that nobody is on both.
-    Exit code 2 when something is wrong.
+    Also checks whether its lists are the released ones, counts private and public identities and checks that they do
+    not overlap. Exit code 2 if something is wrong.
     """
     from mibench import registry
     from mibench import settings as config
@@ -104,7 +106,7 @@ def verify(
 
     settings = config.parse_assignments(assignments, ("dataset",))["dataset"]
     if root is not None and "root" in settings:
-        raise MibenchError("--root and --set dataset.root say the same thing; keep one of them")
+        raise MibenchError("--root and --set dataset.root set the same thing; keep one of them")
     settings |= {} if root is None else {"root": root}
     findings = look(registry.load("dataset", dataset), settings, full=full, reporter=reporter())
     wrong = sum(finding.level == "wrong" for finding in findings)
@@ -116,5 +118,5 @@ def verify(
             tell(f"{finding.level:5}  {printable(finding.what)}")
             if finding.cure and (after is None or after.cure != finding.cure):  # one cure for several lines: once
                 tell(f"       -> {printable(finding.cure)}")
-        tell(f"{dataset}: " + (f"{wrong} thing{'s' * (wrong > 1)} wrong" if wrong else "nothing wrong"))
+        tell(f"{dataset}: " + (f"{wrong} problem{'s' * (wrong > 1)}" if wrong else "no problems"))
     ctx.exit(BAD_INPUT if wrong else 0)

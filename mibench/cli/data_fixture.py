@@ -1,4 +1,4 @@
-"""``mibench data fixture``: a tree in the format of a real data set, without the data set."""
+"""``mibench data fixture``: a synthetic stand-in in the format of a real data set."""
 
 from __future__ import annotations
 
@@ -26,19 +26,23 @@ Names: celeba, celeba1000, ffhq, metfaces, afhq, facescrub, stanford_dogs, folde
 )
 @click.argument("name")
 @click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder to write; it must be empty or absent."
+    "--output", type=click.Path(path_type=Path), required=True, help="Folder to write to; must be empty or absent."
 )
-@click.option("--people", type=click.IntRange(1, 3000), help="Private people, or all of a public set.")
-@click.option("--images", type=click.IntRange(1, 1000), help="Images of each (about).")
-@click.option("--size", type=click.IntRange(32, 1024), help="Pixels a side, where the format leaves it open.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other people.")
+@click.option(
+    "--people", type=click.IntRange(1, 3000), help="Number of private people, or of all people in a public data set."
+)
+@click.option("--images", type=click.IntRange(1, 1000), help="Images per person (approximately).")
+@click.option("--size", type=click.IntRange(32, 1024), help="Side in pixels, if the format does not fix it.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed; another seed gives other people."
+)
 @json_option
 def fixture(
     *, name: str, output: Path, people: int | None, images: int | None, size: int | None, seed: int, as_json: bool
 ) -> None:
     """Write procedural faces in the folders, lists and formats of a real data set.
 
-    Everything that needs the data set then runs on it; its numbers compare with nothing measured on real pictures.
+    Everything that needs the data set runs on it, but results are not comparable with any on real images.
     """
     from mibench.data.fixtures.writer import write_fixture
 

@@ -18,17 +18,17 @@ from .options import json_option
     epilog="""Examples:
 
 \b
-  mibench doctor          versions, device, disk; every weights file verified by its hash
-  mibench doctor --full   test accuracy of every classifier measured again and compared with its card
+  mibench doctor          versions, device, disk, hashes of all weights
+  mibench doctor --full   re-measure every classifier's test accuracy and compare it with its card
 """,
 )
-@click.option("--full", is_flag=True, help="Measure every classifier's test accuracy again (minutes on a CPU).")
+@click.option("--full", is_flag=True, help="Re-measure every classifier's test accuracy (minutes on a CPU).")
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, *, full: bool, as_json: bool) -> None:
     """Check versions, device, threads, memory, disk and weights.
 
-    Exits with 1 when something is wrong.
+    Exits with 1 if a check fails.
     """
     from mibench.doctor import examine
 

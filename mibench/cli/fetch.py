@@ -24,18 +24,24 @@ if TYPE_CHECKING:
     epilog="""Examples:
 
 \b
-  mibench fetch                          what is known, and what is here already
-  mibench fetch inception                FID's weights, to $MIBENCH_HOME/assets, where they are found
-  mibench fetch stylegan2@ffhq           StyleGAN2-ADA of FFHQ; says which command imports it
-  mibench fetch celeba                   a data set that a person must fetch: where, what and how to check it
-  mibench fetch --offline inception      touches no network: is it here, and if not, which file is wanted
+  mibench fetch                          list known files and which are present
+  mibench fetch inception                FID's weights, to $MIBENCH_HOME/assets
+  mibench fetch stylegan2@ffhq           StyleGAN2-ADA for FFHQ; prints the import command
+  mibench fetch celeba                   how to get a data set that cannot be downloaded automatically
+  mibench fetch --offline inception      check without network; says which file is missing
 """,
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--list", "listing", is_flag=True, help="List what is known and what is here already.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Put the files there instead.")
-@click.option("--sha256", "demanded", metavar="HEX", help="Refuse another file than the one with this hash.")
-@click.option("--offline", is_flag=True, help="Touch no network (MIBENCH_OFFLINE=1 says so for good).")
+@click.option("--list", "listing", is_flag=True, help="List known files and which are present.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Destination folder.  [default: $MIBENCH_HOME/assets]",
+)
+@click.option("--sha256", "demanded", metavar="HEX", help="Accept only a file with this hash.")
+@click.option("--offline", is_flag=True, help="Do not use the network (permanently: MIBENCH_OFFLINE=1).")
 @json_option
 @click.pass_context
 def fetch(
@@ -48,9 +54,9 @@ def fetch(
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Download known weights: resumable, checked by hash; or say how to get what no program may download.
+    """Download known weights, resumable and checked by hash, or print how to get them by hand.
 
-    No other command touches a network. Exits with 2 when a file could not be had, or when a person must fetch it.
+    No other command uses the network. Exits with 2 if a file could not be fetched or must be fetched by hand.
     """
     from mibench.commands import fetch as fetch_files
     from mibench.downloads import catalogue
@@ -71,20 +77,20 @@ def fetch(
             tell(line)
     left = [outcome.entry.name for outcome in outcomes if outcome.status == "by hand"]
     if left:
-        say(f"error: no program may fetch {', '.join(left)}: follow the instructions", err=True)
+        say(f"error: {', '.join(left)} cannot be downloaded automatically: follow the instructions", err=True)
         ctx.exit(2)
 
 
 def lines(outcome: Outcome, folder: Path | None) -> list[str]:
-    """What became of a name, and the command that goes on from there."""
+    """The outcome for a name, and the next command."""
     from mibench.downloads.catalogue import ByHand
 
     entry = outcome.entry
     if isinstance(entry, ByHand):
         if outcome.status == "by hand":
             return entry.instructions(folder)
-        return [f"{entry.name}: there already: {outcome.path}", f"  check: {entry.check}"]
-    how = "fetched to" if outcome.status == "fetched" else "there already, hash checked:"
+        return [f"{entry.name}: already present: {outcome.path}", f"  check: {entry.check}"]
+    how = "fetched to" if outcome.status == "fetched" else "already present, hash checked:"
     found = [f"{entry.name}: {how} {outcome.path}", f"  sha256 {outcome.sha256}, {outcome.size:,} bytes"]
     return found + ([f"  next: {next_command(outcome)}"] if entry.use else [])
 
@@ -115,7 +121,7 @@ def as_plain(outcome: Outcome, folder: Path | None) -> dict[str, Any]:
 
 
 def show_list(entries: list[Known], folder: Path | None, as_json: bool) -> None:
-    """Names, what they are, whether they are here."""
+    """Names, what they are, whether they are present."""
     from mibench.downloads.catalogue import Asset
 
     rows = []

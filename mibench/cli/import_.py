@@ -30,13 +30,17 @@ from .prose import tell
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option(
-    "--as", "wanted", required=True, metavar="KIND:ARCHITECTURE@DATASET[+TAG]", help="What it is, and shall be called."
+    "--as",
+    "wanted",
+    required=True,
+    metavar="KIND:ARCHITECTURE@DATASET[+TAG]",
+    help="What the file is, and the name it gets.",
 )
 @set_option("import, dataset")
-@click.option("--source", metavar="TEXT", help="Where the weights come from, for the card.")
-@click.option("--licence", metavar="TEXT", help="Under which licence, for the card.")
-@click.option("--reported", type=float, metavar="PERCENT", help="Test accuracy that the source claims.")
-@click.option("--sha256", multiple=True, metavar="HEX", help="What the file must hash to; once for each file.")
+@click.option("--source", metavar="TEXT", help="Source of the weights, for the card.")
+@click.option("--licence", metavar="TEXT", help="Licence of the weights, for the card.")
+@click.option("--reported", type=float, metavar="PERCENT", help="Test accuracy reported by the source.")
+@click.option("--sha256", multiple=True, metavar="HEX", help="Expected hash; once per file.")
 @click.option("--replace", is_flag=True, help="Replace weights of the same name.")
 @output_option(None, "Folder that gets cards/ and weights/.  [default: $MIBENCH_HOME]")
 @device_option
@@ -55,10 +59,10 @@ def import_command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Take in published weights: read them safely, load them strictly, measure them, write a card.
+    """Import published weights: read them safely, load them strictly, measure them, write a card.
 
-    KIND is target, judge, backbone or prior. Nothing in a file is ever run. A classifier is measured on the test
-    images of its data set where those are here, and compared with what its source reports.
+    KIND is target, judge, backbone or prior. Nothing in a file is executed. A classifier is measured on the test
+    images of its data set, if available, and compared with the reported accuracy.
     """
     from mibench.commands import import_weights
     from mibench.errors import printable
@@ -86,7 +90,7 @@ def import_command(
         said = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}
         click.echo(json.dumps({"card": str(done.path), **said, **plain(dataclasses.asdict(card))}, indent=2))
         return
-    state = "is here already with these weights" if done.unchanged else f"{card.weights.bytes / 1e6:.2f} MB"
+    state = "already present with the same weights" if done.unchanged else f"{card.weights.bytes / 1e6:.2f} MB"
     tell(f"{card.name}: {state}")
     measured, reported_there = (card.measured or {}).get("test_accuracy"), (card.reported or {}).get("test_accuracy")
     if measured is not None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
-WORDS = "interrupted: everything finished is kept, continue with the same command"
+WORDS = "interrupted: everything finished is kept; repeat the command to continue"
 STOPPING = "stopping as soon as the code that runs comes back; Ctrl-C once more ends at once, what is finished is kept"
 PATIENCE = 3.0  # seconds that stopping in order may take before a word is said about it
 

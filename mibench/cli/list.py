@@ -104,7 +104,7 @@ def _weights() -> list[dict[str, Any]]:
         accuracy = measured.get("test_accuracy")
         accuracy = accuracy if isinstance(accuracy, int | float) and not isinstance(accuracy, bool) else None
         parts = [file.kind]
-        parts += [] if accuracy is None else [f"{accuracy:.1%} of {_counted(measured)} right"]
+        parts += [] if accuracy is None else [f"test accuracy {accuracy:.1%} ({_counted(measured)})"]
         parts += [] if file.origin == "mibench" else [f"from {file.origin}"]
         row: dict[str, Any] = {"name": file.name, "kind": file.kind, "from": file.origin, "file": str(file.path)}
         found.append(row | {"test_accuracy": accuracy, "detail": ", ".join(parts)})
@@ -112,7 +112,7 @@ def _weights() -> list[dict[str, Any]]:
 
 
 def _counted(measured: Mapping[str, Any]) -> str:
-    """``1,000 held-out images``, or without the number where the card does not say."""
+    """``1,000 held-out images``, or without the number if the card does not say."""
     images = measured.get("test_images")
     return f"{images:,} held-out images" if isinstance(images, int) else "held-out images"
 

@@ -19,15 +19,15 @@ def set_option(scopes: str) -> Callable[[Function], Function]:
 
 
 def device_option(function: Function) -> Function:
-    """``--device``: checked by :func:`mibench.system.devices.choose_device`, which knows what is here."""
+    """``--device``: checked by :func:`mibench.system.devices.choose_device`, which knows what is available."""
     return click.option(
-        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to compute."
+        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Device to compute on."
     )(function)
 
 
 def json_option(function: Function) -> Function:
-    """``--json``: for programs."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs to read.")(function)
+    """``--json``: machine-readable output."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 def output_option(default: str | None, text: str) -> Callable[[Function], Function]:
@@ -53,5 +53,5 @@ def plugin_option(function: Function) -> Function:
         is_eager=True,
         expose_value=False,
         callback=add,
-        help="A package folder or .py file with a CATALOGUE that is not installed.",
+        help="Load a package folder or .py file with a CATALOGUE that is not installed.",
     )(function)

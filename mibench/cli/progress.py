@@ -1,4 +1,4 @@
-"""Two reporters that speak: a bar with the time left on a terminal, plain lines elsewhere. Both write to stderr."""
+"""Two reporters: a bar with the time left on a terminal, plain lines elsewhere. Both write to stderr."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def duration(seconds: float) -> str:
 
 
 def times(passed: float | None, left: float | None) -> str:
-    """``1:05 gone, 0:35 left``: which is which is said."""
-    parts = [f"{duration(passed)} gone"] if passed is not None else []
+    """``1:05 elapsed, 0:35 left``."""
+    parts = [f"{duration(passed)} elapsed"] if passed is not None else []
     return ", ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])
 
 
@@ -152,7 +152,7 @@ class TerminalReporter(Reporter):
         from rich.text import Text
 
         class Times(progress.ProgressColumn):
-            """``1:05 gone, 0:35 left``."""
+            """``1:05 elapsed, 0:35 left``."""
 
             def render(self, task: progress.Task) -> Text:
                 return Text(times(task.elapsed, task.time_remaining), style="progress.elapsed")

@@ -35,31 +35,31 @@ SHOWN = (
 
 \b
   mibench run                                     DMMIA against VGG16
-  mibench run --target ir152 --protocol standard  more people, to quote
-  mibench run --target ir152 --dataset celeba     CelebA, by the protocol of its papers
-  mibench run --set attack.lambda_imr=0           one setting changed
-  mibench run --config runs/NAME/config.yaml      the same run again
+  mibench run --target ir152 --protocol standard  more identities: results to quote
+  mibench run --target ir152 --dataset celeba     CelebA, with the protocol of the literature
+  mibench run --set attack.lambda_imr=0           change one setting
+  mibench run --config runs/NAME/config.yaml      repeat a run
 """,
 )
-@click.option("--attack", metavar="NAME", help="The attack; FILE.py:CLASS for one of your own.  [default: dmmia]")
+@click.option("--attack", metavar="NAME", help="The attack, or FILE.py:CLASS for your own.  [default: dmmia]")
 @click.option("--target", metavar="NAME", help="The classifier under attack.  [default: vgg16]")
-@click.option("--dataset", metavar="NAME", help="Private and public people.  [default: synthfaces]")
-@click.option("--protocol", metavar="NAME", help="Who is attacked and how it is judged.  [default: the data set's]")
+@click.option("--dataset", metavar="NAME", help="The data set.  [default: synthfaces]")
+@click.option("--protocol", metavar="NAME", help="Identities to attack and how to judge.  [default: the data set's]")
 @click.option("--prior", metavar="NAME", help="The generative prior.  [default: the protocol's]")
-@click.option("--preset", metavar="NAME", help="The attack's settings to start from.  [default: the protocol's]")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of every random number.  [default: 0]")
+@click.option("--preset", metavar="NAME", help="Named settings of the attack.  [default: the protocol's]")
+@click.option("--seed", type=click.IntRange(min=0), help="Random seed.  [default: 0]")
 @set_option("attack, dataset, prior, protocol")
-@click.option("--config", type=click.Path(path_type=Path), help="A YAML file with the same names; flags win over it.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file with the same names; flags take precedence.")
 @output_option("runs", "Folder of run directories.")
 @device_option
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Numbers to compute with.  [default: float32]")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Number format of the attack.  [default: float32]")
 @click.option(
     "--min-accuracy",
     type=float,
     metavar="SHARE",
-    help="Least test accuracy of target and judge.  [default: twice chance]",
+    help="Minimum test accuracy of target and judge.  [default: twice chance]",
 )
-@click.option("--allow-changed-code", is_flag=True, help="Continue although the code that began the run has changed.")
+@click.option("--allow-changed-code", is_flag=True, help="Resume although the code has changed since.")
 @plugin_option
 @json_option
 @click.pass_context
@@ -82,10 +82,11 @@ def run(
     allow_changed_code: bool,
     as_json: bool,
 ) -> None:
-    """Attack a classifier, judge the reconstructions, draw tables and figures.
+    """Attack a classifier, judge the reconstructions, write tables and figures.
 
-    Alone it means `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`; another data set has another
-    protocol. The same command means the same folder: a run that was stopped continues, a finished one is shown again.
+    Without options: `--attack dmmia --target vgg16 --dataset synthfaces --protocol demo`. Other data sets have
+    default protocols of their own. The same command uses the same folder: it continues an interrupted run and shows a
+    finished one.
     """
     from mibench.commands import run as run_attack
     from mibench.runs.request import SCOPES
@@ -114,14 +115,14 @@ def run(
 
 
 def finish(ctx: click.Context, found: StoredRun, as_json: bool) -> None:
-    """Print a run and leave with 1 when a demanded metric has no value."""
+    """Print a run and exit with 1 if a required metric has no value."""
     if as_json:
         click.echo(json.dumps(as_plain(found), indent=2))
     else:
         for line in summary(found):
             say(line)
     for name, reason in found.missing.items():
-        say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
+        say(f"error: the protocol requires {name}, which has no value: {reason}", err=True)
     if found.missing:
         ctx.exit(1)
 

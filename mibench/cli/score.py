@@ -27,7 +27,7 @@ from .options import device_option, json_option, plugin_option
 @json_option
 @click.pass_context
 def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None:
-    """Judge and draw a stored run again, without attacking again."""
+    """Judge a stored run again and rewrite its reports, without attacking again."""
     from mibench.commands import score as score_run
 
     from .progress import reporter

@@ -30,7 +30,7 @@ from .prose import tell
 
 \b
   mibench show attack dmmia              settings and their defaults
-  mibench show preset dmmia:paper        values and where each comes from
+  mibench show preset dmmia:paper        values and their sources
   mibench show protocol standard
   mibench show card vgg16@synthfaces
   mibench show dataset synthfaces

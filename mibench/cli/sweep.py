@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     epilog="""Examples:
 
 \b
-  mibench sweep smoke --dry-run        what would run, and what it would cost
-  mibench sweep claims --jobs 2        two cells at a time, half the CPU cores each
-  mibench sweep mine.yaml --output x   a matrix of your own
+  mibench sweep smoke --dry-run        list what would run and its cost
+  mibench sweep claims --jobs 2        two cells in parallel, half the CPU cores each
+  mibench sweep mine.yaml --output x   your own matrix
 """,
 )
 @click.argument("suite", metavar="SUITE")
-@click.option("--dry-run", is_flag=True, help="List cells, how far each is and what is left; start nothing.")
+@click.option("--dry-run", is_flag=True, help="List cells, their progress and remaining cost; start nothing.")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Cells side by side; they share the CPU cores. On a CPU, N with one core each are faster than one with N.  "
-    "[default: one on a CPU, one for each GPU]",
+    help="Cells in parallel; they share the CPU cores. On a CPU, N cells on one core each beat one on N.  "
+    "[default: one on a CPU, one per GPU]",
 )
 @output_option(None, "Folder of run directories and tables.  [default: runs/NAME-OF-SUITE]")
 @device_option
-@click.option("--allow-changed-code", is_flag=True, help="Continue runs although the code that began them has changed.")
+@click.option("--allow-changed-code", is_flag=True, help="Resume runs although the code has changed since.")
 @plugin_option
 @json_option
 @click.pass_context
@@ -58,11 +58,11 @@ def sweep(
     allow_changed_code: bool,
     as_json: bool,
 ) -> None:
-    """Run a matrix of attacks, targets and seeds; one table out.
+    """Run a matrix of attacks, targets and seeds, and write one table.
 
-    SUITE is a YAML file or the name of a shipped suite (`mibench list suites`). Each cell is a `mibench run` in a
-    process of its own: one that fails is shown as failed and does not stop the others. The same command continues a
-    sweep that was stopped and tries failed cells again. Exits with 1 when a cell failed or cannot start.
+    SUITE is a YAML file or the name of a shipped suite (`mibench list suites`). Each cell is a `mibench run` in its
+    own process: a failure is reported and does not stop the others. Repeat the command to continue an interrupted
+    sweep and retry failed cells. Exits with 1 if a cell failed or cannot start.
     """
     from mibench.commands import forecast
     from mibench.commands import sweep as run_sweep
@@ -187,7 +187,7 @@ def forecast_lines(plan: DryRun) -> list[str]:
             state = standing.text + (f", failed last time {note(failure)}" if failure else "")
         idle = standing.state in ("complete", "cannot start")
         table.append((standing.cell.title, state, *(("", "") if idle else _cost(cost))))
-    table += [(f"{name}, made on the way", "to do", *_cost(cost)) for name, cost in outlook.floors.items()]
+    table += [(f"{name}, computed on the way", "to do", *_cost(cost)) for name, cost in outlook.floors.items()]
     widths = [max(len(row[column]) for row in table) for column in range(4)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))] if reasons else []
@@ -197,11 +197,11 @@ def forecast_lines(plan: DryRun) -> list[str]:
         "",
         f"{len(plan.standings)} cells: {count['complete']} complete, {left} to run, "
         f"{count['cannot start']} cannot start",
-        f"to show the victims: {_queries(outlook.queries)}",
+        f"remaining queries: {_queries(outlook.queries)}",
     ]
     if left:
-        lines.append(f"time, roughly: {_time(outlook.seconds)} one after another" + _together(plan))
-        lines.append(f"({_basis(plan)}; starting, judging and drawing add some seconds to each cell)")
+        lines.append(f"estimated time: {_time(outlook.seconds)} sequentially" + _together(plan))
+        lines.append(f"({_basis(plan)}; start-up, judging and reports add a few seconds per cell)")
     return lines
 
 
@@ -220,7 +220,7 @@ def _cost(cost: Cost) -> tuple[str, str]:
 
 
 def _queries(queries: Queries | None) -> str:
-    return "unknown" if queries is None else f"{queries.forward:,} forwards, {queries.backward:,} backwards"
+    return "unknown" if queries is None else f"{queries.forward:,} forward, {queries.backward:,} backward"
 
 
 def _time(seconds: float | None) -> str:

@@ -33,15 +33,19 @@ from .prose import tell
 )
 @click.argument("kind", metavar="KIND")
 @click.argument("architecture", metavar="ARCHITECTURE")
-@click.option("--dataset", default="synthfaces", show_default=True, metavar="NAME", help="What to train on.")
-@click.option("--target", metavar="NAME", help="The classifier that a prior is made against (KEDMI's).")
-@click.option("--tag", metavar="NAME", help="Makes ARCHITECTURE@DATASET+NAME: a second set of weights.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random number.")
+@click.option("--dataset", default="synthfaces", show_default=True, metavar="NAME", help="Data set to train on.")
+@click.option("--target", metavar="NAME", help="The classifier against which a prior is trained (KEDMI).")
+@click.option("--tag", metavar="NAME", help="Name the weights ARCHITECTURE@DATASET+NAME.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @set_option("train, dataset")
 @output_option(None, "Folder that gets cards/ and weights/.  [default: $MIBENCH_HOME]")
 @device_option
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True, help="Numbers to compute with."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="Number format to train in.",
 )
 @plugin_option
 @json_option
@@ -61,8 +65,8 @@ def train(
 ) -> None:
     """Train a target, judge, regressor or prior; write its weights and a card with what was measured.
 
-    KIND is target, judge, regressor or prior. A training that was stopped continues from its last checkpoint with the
-    same command. The names of shipped weights stay theirs: yours get a tag.
+    KIND is target, judge, regressor or prior. Repeat the command to continue an interrupted training from its last
+    checkpoint. Names of shipped weights are reserved: give yours a --tag.
     """
     from mibench.commands import train as train_network
     from mibench.settings import parse_assignments
