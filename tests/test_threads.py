@@ -102,7 +102,7 @@ def test_threads_take_turns_and_leave_nothing(tmp_path: Path) -> None:
 def test_a_mistake_in_a_thread_frees_the_turn(tmp_path: Path) -> None:
     with pytest.raises(MibenchError, match="unknown attack"):
         in_thread(lambda: toy_run(tmp_path, "toyatack"))()
-    assert toy_run(tmp_path).metrics["acc1"]["value"] == 1.0
+    assert toy_run(tmp_path).metrics["acc1"].value == 1.0
 
 
 @pytest.mark.usefixtures("nothing_left")
