@@ -285,7 +285,7 @@ def test_code_that_ends_a_command_is_no_success(monkeypatch: pytest.MonkeyPatch,
         sys.stdout.write("on my way out\n")
         sys.exit(0)
 
-    monkeypatch.setattr("mibench.runs.run.run", leave)
+    monkeypatch.setattr("mibench.commands.run", leave)
     done = CliRunner().invoke(cli, ["run", "--json"])
     assert done.exit_code == 2
     assert "on my way out" not in done.stdout
