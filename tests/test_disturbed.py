@@ -135,7 +135,7 @@ def disturb(shop: Workshop, before: Path | None, work: Path, name: str, command:
         code = {"KILL": -9, "HUP": -1, "TERM": -15}.get(how["how"], 130)
         assert first["code"] == code, first
         if code == 130:
-            assert "continue with the same command" in first["err"], first
+            assert "repeat the command to continue" in first["err"], first
     again = shop.order(place, command)["first"]
     assert again["code"] == 0, again
     found, whole = files(place), shop.wholes[name]
