@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .formatting import ABSENT
+from mibench.results import ABSENT
+
 from .table_model import Cell, Column, Table, heading, shown
 
 _WIDE = 5  # columns of numbers from which a table spans both columns of a page

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FLOOR = "floor"
-COLUMN_OF = {
-    "acc1": "hit1",
-    "acc5": "hit5",
-    "knn_distance": "knn_distance",
-    "feature_distance": "feature_distance",
-    "true_identity_error": "true_identity_error",
-}  # metrics that are means over identities -> their column of samples.csv
-PER_IDENTITY = (*COLUMN_OF, "true_identity_top1")
 MOST_SETTINGS = 3  # settings that differ are named in a label up to this many
 _NO_MATTER = frozenset({"name", "version", "description", "attack_presets", "dataset", "prior", "metrics", "required"})
 
@@ -65,15 +57,19 @@ class Pool:
 
     def values(self, metric: str) -> pd.Series[float] | None:
         """Value of each identity, mean over seeds; None where a run does not know it."""
-        found = [per_identity_metric(run, metric) for run in self.runs]
-        if any(values is None for values in found):
-            return None
-        return sum(values for values in found if values is not None) / len(found)  # type: ignore[return-value]
+        total: pd.Series[float] | None = None
+        for run in self.runs:
+            values = per_identity_metric(run, metric)
+            if values is None:
+                return None
+            total = values if total is None else total + values
+        return None if total is None else total / len(self.runs)
 
 
 def per_identity_metric(run: StoredRun, metric: str) -> pd.Series[float] | None:
     """Mean of a metric over the selected samples of each identity; None where the run does not know it."""
-    if COLUMN_OF.get(metric, "true_identity_rank") not in run.samples or without_value(run, metric) is not None:
+    info = run.infos.get(metric)
+    if info is None or info.column not in run.samples or without_value(run, metric) is not None:
         return None
     values = per_identity(run, metric)
     return None if bool(values.isna().any()) else values
@@ -164,8 +160,8 @@ def circumstances(run: StoredRun) -> dict[str, str]:
         weights = spec.get(kind)
         found[kind] = _with_hash(weights.get("card"), weights.get("sha256")) if isinstance(weights, dict) else "none"
     found["identities"] = f"{len(labels)} from {labels[0]} to {labels[-1]} ({_short(list(labels))})"
-    for name in PER_IDENTITY:
-        estimate = run.metrics.get(name)
+    for name, info in run.infos.items():
+        estimate = run.metrics.get(name) if info.column is not None and "comparison" in info.views else None
         if estimate is not None and estimate.value is not None:
             found[f"definition of {name}"] = f"version {estimate.version}, {estimate.extractor or 'no network'}"
     return found

@@ -9,6 +9,7 @@ Conventions, stated once:
 """
 
 from mibench.api.attack import Attack, Context, Prior, Reconstruction, State
+from mibench.api.metric import TOPICS, VIEWS, Estimate, Measured, Metric, MetricInfo, Topic, View, metric
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
 from mibench.api.weights import (
     Checkpoint,
@@ -20,10 +21,12 @@ from mibench.api.weights import (
     WeightsContents,
 )
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch
-from mibench.records import Card, Estimate, ImageSpec, WeightsFile
+from mibench.records import Card, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
 
 __all__ = [
+    "TOPICS",
+    "VIEWS",
     "Access",
     "AccessError",
     "Attack",
@@ -34,6 +37,9 @@ __all__ = [
     "Estimate",
     "ImageSpec",
     "Importer",
+    "Measured",
+    "Metric",
+    "MetricInfo",
     "MibenchError",
     "MisfitError",
     "Prior",
@@ -44,12 +50,15 @@ __all__ = [
     "Reconstruction",
     "State",
     "StateDictMismatch",
+    "Topic",
     "TrainedWeights",
     "TrainingContext",
     "Victim",
+    "View",
     "WeightsContents",
     "WeightsFile",
     "foreign",
+    "metric",
     "text_of",
     "worded",
 ]

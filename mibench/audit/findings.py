@@ -10,7 +10,7 @@ from mibench import __version__
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
-from mibench.results import difference, open_run
+from mibench.results import difference, interval_text, open_run
 from mibench.runs.run import RunResult
 from mibench.system.canonical import plain
 
@@ -231,7 +231,4 @@ def _percent(value: float | None) -> str:
 def _interval(number: Mapping[str, Any]) -> str:
     if number["value"] is None:
         return f"none: {number['reason']}"
-    text = f"{number['value']:.1%}"
-    if number.get("low") is not None and number.get("high") is not None:
-        text += f" [{number['low']:.1%}, {number['high']:.1%}]"
-    return text
+    return interval_text(number["value"], number.get("low"), number.get("high"), percent=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
 from .examples import CommandWithExamples
 from .options import json_option, output_option
 from .prose import say
+
+if TYPE_CHECKING:
+    from mibench.results import ComparisonFunction
 
 FORMATS = ("text", "csv", "markdown", "latex")
 
@@ -61,13 +64,14 @@ def compare(
     """
     from mibench import registry
 
-    found: Any = registry.load("comparison", "table")(runs, reference=reference, metrics=metrics, mix=mix)
-    files: list[Path] = found.write(output) if output is not None else []
+    compare_runs: ComparisonFunction = registry.load("comparison", "table")
+    comparison = compare_runs(runs, reference=reference, metrics=metrics, mix=mix)
+    files = comparison.write(output) if output is not None else []
     if as_json:
-        click.echo(json.dumps(found.as_plain() | {"files": [str(file) for file in files]}, indent=2))
+        click.echo(json.dumps(comparison.as_plain() | {"files": [str(file) for file in files]}, indent=2))
         return
     width = max(80, shutil.get_terminal_size((110, 24)).columns)
-    text = found.render(kind, width=width)
+    text = comparison.render(kind, width=width)
     if kind != "text":
         click.echo(text, nl=False)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -14,20 +14,13 @@ from mibench.system.precision import PRECISIONS
 from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
+from .format import text_columns
 from .options import device_option, json_option, output_option, plugin_option, set_option
 from .prose import say
 
 if TYPE_CHECKING:
     from mibench.results import StoredRun as StoredRun
     from mibench.runs.run import RunResult
-
-SHOWN = (
-    ("acc1", "attack accuracy @1"),
-    ("acc5", "attack accuracy @5"),
-    ("knn_distance", "KNN distance"),
-    ("true_identity_error", "true identity error"),
-    ("true_identity_top1", "true identity found"),
-)
 
 
 @click.command(
@@ -94,7 +87,7 @@ def run(
 
     from .progress import reporter
 
-    found = spoken_aside()(run_attack)(
+    result = spoken_aside()(run_attack)(
         attack,
         target,
         dataset,
@@ -111,94 +104,80 @@ def run(
         allow_changed_code=allow_changed_code,
         reporter=reporter(),
     )
-    finish(ctx, found, as_json)
+    finish(ctx, result, as_json)
 
 
-def finish(ctx: click.Context, found: RunResult, as_json: bool) -> None:
+def finish(ctx: click.Context, result: RunResult, as_json: bool) -> None:
     """Print a run and leave with 1 when a demanded metric has no value."""
     if as_json:
-        click.echo(json.dumps(as_plain(found), indent=2))
+        click.echo(json.dumps(as_plain(result), indent=2))
     else:
-        for line in summary(found):
+        for line in summary(result):
             say(printable(line))
-    for name, reason in found.missing.items():
+    for name, reason in result.missing.items():
         say(f"error: the protocol demands {name}, which has no value: {reason}", err=True)
-    if found.missing:
+    if result.missing:
         ctx.exit(1)
 
 
-def as_plain(found: RunResult) -> dict[str, Any]:
+def as_plain(result: RunResult) -> dict[str, object]:
     """A run as JSON."""
     from mibench.results import open_run
 
     return {
-        "path": str(found.path),
-        "reused": found.reused,
-        "metrics": dict(found.metrics),
-        "cost": open_run(found.path).cost(),
-        "missing": dict(found.missing),
-        "floor": None if found.floor is None else as_plain(found.floor),
+        "path": str(result.path),
+        "reused": result.reused,
+        "metrics": dict(result.metrics),
+        "cost": open_run(result.path).cost(),
+        "missing": dict(result.missing),
+        "floor": None if result.floor is None else as_plain(result.floor),
     }
 
 
-def summary(found: RunResult) -> list[str]:
+def summary(result: RunResult) -> list[str]:
     """The run beside its floor, one metric a line, with 95 % intervals, and what the run cost."""
-    from mibench.results import open_run
+    from mibench.results import arrow, estimate_text, open_run
 
-    names = [(name, title) for name, title in SHOWN if name in found.metrics]
-    width = max((len(title) for _, title in names), default=0)
-    lines = [f"{'':{width}}  {'this run':24}" + ("  the prior alone (floor)" if found.floor else "")]
-    for name, title in names:
-        row = f"{title:{width}}  {cell(found.metrics[name]):24}"
-        if found.floor is not None and name in found.floor.metrics:
-            row += f"  {cell(found.floor.metrics[name])}"
-        lines.append(row.rstrip())
+    run = open_run(result.path)
+    floor = {} if result.floor is None else open_run(result.floor.path).metrics
+    infos = [info for info in run.infos.values() if "run" in info.views and info.name in run.metrics]
+    rows = [["", "this run", *(["the prior alone (floor)"] if floor else [])]]
+    for info in infos:
+        estimate = run.metrics[info.name]
+        row = [info.heading + arrow(estimate.higher_is_better), estimate_text(estimate, info)]
+        rows.append([*row, *([estimate_text(floor.get(info.name), info)] if floor else [])])
+    lines = text_columns(rows)
     lines += [
-        f"no {title}: {found.metrics[name]['reason']}"
-        for name, title in names
-        if found.metrics[name]["params"].get("cannot_differ")
+        f"no {info.title}: {run.metrics[info.name].reason}"
+        for info in infos
+        if run.metrics[info.name].params.get("cannot_differ")
     ]
-    lines += ["", cost_line(open_run(found.path))]
-    lines += ["", f"95 % intervals over identities; everything is in {found.path}"]
-    for folder, what in (("tables", "tables"), ("figures", "figures")):
-        if (found.path / folder).is_dir():
-            lines.append(f"  {what}: {found.path / folder}")
+    lines += ["", cost_line(run)]
+    lines += ["", f"95 % intervals over identities; everything is in {result.path}"]
+    for folder in ("tables", "figures"):
+        if (result.path / folder).is_dir():
+            lines.append(f"  {folder}: {result.path / folder}")
     return lines
 
 
 def cost_line(run: StoredRun) -> str:
     """What the run cost: queries (part of the result), seconds and memory (of this machine)."""
+    from mibench.results import count_text
+
     cost = run.cost()
     prepare, attack, each = cost["prepare"], cost["attack"], cost["identity"]
 
     def both(stage: Mapping[str, float | None]) -> str:
-        return f"{number(stage['queries_forward'])}+{number(stage['queries_backward'])}"
+        return f"{count_text(stage['queries_forward'])}+{count_text(stage['queries_backward'])}"
 
     seconds = [s for s in (prepare["seconds"], attack["seconds"]) if s is not None]
     peaks = [p for p in (prepare["peak_memory_bytes"], attack["peak_memory_bytes"]) if p is not None]
     line = (
-        f"queries per identity: {number(each['queries_forward'])} forward, {number(each['queries_backward'])} backward "
-        f"(prepare {both(prepare)}, attack {both(attack)})"
+        f"queries per identity: {count_text(each['queries_forward'])} forward, "
+        f"{count_text(each['queries_backward'])} backward (prepare {both(prepare)}, attack {both(attack)})"
     )
     if seconds and peaks:
         line += f"; {sum(seconds):.1f} s, {max(peaks) / 1e9:.2f} GB"
     if spent := cost["prior"]["queries_forward"]:
-        line += f"; {number(spent)} for the training of the prior"
+        line += f"; {count_text(spent)} for the training of the prior"
     return line
-
-
-def number(value: float | None) -> str:
-    """``1,000``, ``1,700.1``, or ``?`` for what was not recorded."""
-    if value is None:
-        return "?"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def cell(metric: Mapping[str, Any]) -> str:
-    """``0.78 [0.62, 0.90]``."""
-    if metric["value"] is None:
-        return "none"
-    text = f"{metric['value']:.4g}"
-    if metric.get("low") is not None and metric.get("high") is not None:
-        text += f" [{metric['low']:.4g}, {metric['high']:.4g}]"
-    return text

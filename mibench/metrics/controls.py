@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mibench.api import Estimate
+from mibench.api import Estimate, MetricInfo, metric
 from mibench.data.split import Images
 
 from . import estimates
@@ -112,24 +112,38 @@ def control_tables(
     return tables
 
 
-def measure(evidence: ScoringInputs) -> list[Estimate]:
+CONTROLS = {"nearest_public": "nearest public images", "private_test": "private test images"}
+_INFOS = [
+    MetricInfo(
+        f"control_{control}_{name}",
+        f"{title}, {images}",
+        percent=name == "acc1",
+        higher_is_better=name == "acc1",
+        topic="control",
+        views=(),
+    )
+    for control, images in CONTROLS.items()
+    for name, title in (
+        ("acc1", "acc@1"),
+        ("knn_distance", "KNN distance"),
+        ("true_identity_error", "true identity error"),
+    )
+]
+
+
+@metric(*_INFOS)
+def measure(inputs: ScoringInputs) -> list[Estimate]:
     """For each control its accuracy, KNN distance and (where the truth is known) true identity error."""
     found: list[Estimate] = []
-    for name, table in evidence.controls.items():
-        options: dict[str, Any] = {"extractor": evidence.extractor, **evidence.intervals}
+    for name, table in inputs.controls.items():
+        options: dict[str, Any] = {"extractor": inputs.extractor, **inputs.intervals}
         label = f"control_{name}"
-        if reason := evidence.fixed.get("hit1"):
-            found.append(
-                estimates.cannot_differ(f"{label}_acc1", reason, higher_is_better=True, extractor=evidence.extractor)
-            )
+        if reason := inputs.fixed.get("hit1"):
+            found.append(estimates.cannot_differ(f"{label}_acc1", reason, extractor=inputs.extractor))
         else:
-            found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, higher_is_better=True, **options))
-        found.append(column_mean(f"{label}_knn_distance", table, "knn_distance", higher_is_better=False, **options))
+            found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, **options))
+        found.append(column_mean(f"{label}_knn_distance", table, "knn_distance", **options))
         if "true_identity_error" in table:
-            options["extractor"] = evidence.identity_params.get("regressor")
-            found.append(
-                column_mean(
-                    f"{label}_true_identity_error", table, "true_identity_error", higher_is_better=False, **options
-                )
-            )
+            options["extractor"] = inputs.identity_params.get("regressor")
+            found.append(column_mean(f"{label}_true_identity_error", table, "true_identity_error", **options))
     return found

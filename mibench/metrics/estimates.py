@@ -29,6 +29,7 @@ Array = NDArray[np.float64]
 RESAMPLES = 1000
 SIGN_FLIPS = 20_000  # many, since Holm's adjustment reads the far tail of p values
 LEVEL = 0.95
+CLOPPER_PEARSON = "clopper-pearson"  # in params["interval"] of a share
 _NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
 _CHUNK = 8_000_000  # most weights held at once by the weighted median
 
@@ -106,7 +107,7 @@ def ratio(
     high: float | None
     if proportion:
         low, high, worth = share_interval(top, bottom, trials)
-        params |= {"interval": "clopper-pearson", "effective_trials": round(worth, 2)}
+        params |= {"interval": CLOPPER_PEARSON, "effective_trials": round(worth, 2)}
     elif n == 1:
         low = high = None
         params["interval"] = "none: one identity"

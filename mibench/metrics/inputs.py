@@ -1,12 +1,14 @@
 """What a metric may look at, and the shape every metric has.
 
-A metric is a function ``(Evidence) -> list[Estimate]``. It reads the per-sample table first; only metrics of *sets*
-(diversity, Fréchet distance, precision and recall) need the features besides.
+A metric is a function from :class:`ScoringInputs` to estimates, described by :func:`mibench.api.metric`. It reads the
+per-sample table first; only metrics of *sets* (diversity, Fréchet distance, precision and recall) need the features
+besides. One that has a value of its own for each sample returns :class:`mibench.api.Measured`: its values become a
+column of ``samples.csv``, and its mean is tested like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mibench.api import Estimate
+from mibench.api import Estimate, Measured
 
 from . import estimates
 
@@ -68,7 +70,7 @@ class ScoringInputs:
 
     @property
     def intervals(self) -> dict[str, Any]:
-        """Options that every estimate of this evidence shares."""
+        """Options of :mod:`mibench.metrics.estimates` that every estimate of a run shares."""
         return {"seed": self.seed, "resamples": self.resamples}
 
     def per_identity(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -94,6 +96,15 @@ class ScoringInputs:
         table = self.samples if every else self.samples[self.selected]
         return column_mean(name, table, column, **self.intervals, **options)
 
+    def mean_of(self, name: str, values: Sequence[float] | NDArray[Any], **options: Any) -> Estimate:
+        """Mean of ``values`` ``(N,)`` (rows as in :attr:`samples`) over the selected rows; null unless they are finite.
+
+        ``options`` are those of :func:`mibench.metrics.estimates.mean`.
+        """
+        identities = self.samples["identity"].to_numpy(dtype=np.int64)
+        chosen = np.asarray(values, dtype=np.float64)[self.selected]
+        return estimates.mean(name, chosen, identities[self.selected], **{**self.intervals, **options})
+
 
 def column_mean(name: str, table: pd.DataFrame, column: str, **options: Any) -> Estimate:
     """Mean of a numeric column of a table that has an ``identity`` column."""
@@ -102,4 +113,4 @@ def column_mean(name: str, table: pd.DataFrame, column: str, **options: Any) -> 
     )
 
 
-MetricFunction = Callable[[ScoringInputs], list[Estimate]]
+MetricFunction = Callable[[ScoringInputs], list[Estimate] | Measured]

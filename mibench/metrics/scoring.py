@@ -6,20 +6,22 @@ Nothing here needs a run directory, so stored reconstructions can be scored agai
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mibench.api import Estimate, MibenchError
+from mibench.api import Estimate, Measured, MetricInfo, MibenchError
 from mibench.data.split import Images
 from mibench.metrics.accuracy import always_hit, label_confidence, top_k_hits
 from mibench.metrics.controls import control_tables, frame, judged_columns
+from mibench.metrics.declared import built_in, infos_of
 from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimates import RESAMPLES
 from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
@@ -86,10 +88,18 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class Scores:
-    """What scoring found: the table (columns ``COLUMNS``), estimates by name, sentences worth telling the user."""
+    """What scoring measured.
+
+    Attributes:
+        samples: columns ``COLUMNS``, and those that metrics of third parties add.
+        metrics: estimates by name.
+        infos: what the metrics say about them.
+        notes: sentences worth telling the user.
+    """
 
     samples: pd.DataFrame
     metrics: dict[str, Estimate]
+    infos: tuple[MetricInfo, ...] = ()
     notes: tuple[str, ...] = ()
 
     def missing(self, names: Iterable[str]) -> dict[str, str]:
@@ -244,7 +254,7 @@ def score(
             if inception is not None
             else inception_reason or "no Inception weights were given"
         )
-    evidence = ScoringInputs(
+    inputs = ScoringInputs(
         samples=table,
         features=seen.features,
         private_features=reference.features,
@@ -260,13 +270,41 @@ def score(
         seed=seed,
         resamples=resamples,
     )
-    found: dict[str, Estimate] = {}
+    measured: dict[str, Estimate] = {}
+    infos: dict[str, MetricInfo] = {}
+    own_columns: dict[str, Any] = {}
     for done, (name, function) in enumerate(zip(metrics, functions, strict=True), start=4):
         progress(done, steps, f"measuring {name}")
-        for estimate in function(evidence):
-            found[estimate.name] = estimate
+        result = function(inputs)
+        declared = {info.name: info for info in infos_of(function)}
+        if isinstance(result, Measured):
+            own_columns |= _own_columns(name, result, {*table, *own_columns}, len(table))
+        for estimate in result.estimates if isinstance(result, Measured) else result:
+            if estimate.higher_is_better is None and estimate.name in declared:
+                estimate = replace(estimate, higher_is_better=declared[estimate.name].higher_is_better)
+            measured[estimate.name] = estimate
+            if estimate.name in declared:
+                infos[estimate.name] = declared[estimate.name]
     progress(steps, steps, "scored")
-    return Scores(samples=table, metrics=found, notes=notes)
+    return Scores(table.assign(**own_columns), measured, tuple(infos.values()), notes)
+
+
+def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> dict[str, NDArray[Any]]:
+    """The columns that a metric of a third party adds to the per-sample table.
+
+    Raises:
+        MibenchError: a name that is taken, another number of rows, or values that are no numbers.
+    """
+    columns = {name: np.asarray(values) for name, values in result.columns.items()}
+    for name, values in columns.items():
+        if name in taken:
+            raise MibenchError(f"metric {metric!r}: samples.csv has a column {name!r} already; give it another name")
+        if values.shape != (rows,) or values.dtype.kind not in "biuf":
+            raise MibenchError(
+                f"metric {metric!r}: its column {name!r} should hold {rows} numbers, one for each sample, got "
+                f"{values.dtype} {values.shape}"
+            )
+    return columns
 
 
 def _ordered(given: Reconstructions) -> tuple[Reconstructions, list[str]]:
@@ -339,6 +377,4 @@ def _metric(name: str, registry: Mapping[str, MetricFunction]) -> MetricFunction
     if name not in METRICS:
         known = ", ".join(sorted({*METRICS, *registry}))
         raise MibenchError(f"unknown metric {name!r}; choose from {known}")
-    module, attribute = METRICS[name].split(":")
-    function: MetricFunction = getattr(importlib.import_module(module), attribute)
-    return function
+    return built_in(name)

@@ -1,17 +1,52 @@
 """The read side of a run directory: what reports, and anybody's notebook, may import."""
 
-from mibench.results.paired import adjusted, compared, difference, differences, per_identity, pooled, without_value
+from mibench.results.contract import ComparisonFunction, PrintableComparison, Report
+from mibench.results.formatting import (
+    ABSENT,
+    arrow,
+    bounds_text,
+    count_text,
+    estimate_text,
+    interval_text,
+    markdown_lines,
+    number_text,
+)
+from mibench.results.metric_infos import built_in_infos, merged_infos
+from mibench.results.paired import (
+    adjusted,
+    compared,
+    difference,
+    differences,
+    metric_of_column,
+    per_identity,
+    pooled,
+    without_value,
+)
 from mibench.results.stored_run import LabelledImages, StoredRun, Unit, as_runs, open_run
 
 __all__ = [
+    "ABSENT",
+    "ComparisonFunction",
     "LabelledImages",
+    "PrintableComparison",
+    "Report",
     "StoredRun",
     "Unit",
     "adjusted",
+    "arrow",
     "as_runs",
+    "bounds_text",
+    "built_in_infos",
     "compared",
+    "count_text",
     "difference",
     "differences",
+    "estimate_text",
+    "interval_text",
+    "markdown_lines",
+    "merged_infos",
+    "metric_of_column",
+    "number_text",
     "open_run",
     "per_identity",
     "pooled",

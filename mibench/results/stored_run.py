@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mibench.api import Estimate, MibenchError
-from mibench.results.run_record import check_record, read_estimates
+from mibench.api import Estimate, MetricInfo, MibenchError
+from mibench.results.metric_infos import built_in_infos, merged_infos, read_infos
+from mibench.results.run_record import JsonObject, check_record, read_estimates
 from mibench.system.strict_yaml import read_yaml
 from mibench.system.text_files import parse_json, read_object, read_text
 
@@ -55,7 +56,7 @@ class Unit:
     confidence: Tensor
     latents: Tensor
     curves: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ class StoredRun:
     path: Path
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """``run.json``: status, resolved specification, environment, hashes, times."""
         return check_record(_read_object(self.path / "run.json"), self.path / "run.json")
 
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         """``config.yaml`` as a mapping; empty when there is none."""
         file = self.path / "config.yaml"
         return read_yaml(file) if file.exists() else {}
@@ -81,7 +82,7 @@ class StoredRun:
         return str(self.record.get("status", "unknown"))
 
     @property
-    def specification(self) -> dict[str, Any]:
+    def specification(self) -> JsonObject:
         """The resolved specification of the run."""
         found = self.record.get("spec", {})
         return dict(found) if isinstance(found, dict) else {}
@@ -149,6 +150,22 @@ class StoredRun:
         return {name: Estimate(name=name, **content) for name, content in found.items()}
 
     @cached_property
+    def infos(self) -> dict[str, MetricInfo]:
+        """What the metrics say about themselves, by name and in the order of tables: title, unit, direction, column.
+
+        As the run stored it, so that a metric need not be installed where a run is read. Built-in metrics that the run
+        did not measure are among them; a metric that nobody described has its name as title.
+        """
+        known = {**built_in_infos(), **read_infos(self.record.get("metrics", []))}
+        measured = self.metrics if (self.path / "metrics.json").is_file() else {}
+        unknown = {
+            name: MetricInfo(name, name, higher_is_better=estimate.higher_is_better, views=())
+            for name, estimate in sorted(measured.items())
+            if name not in known
+        }
+        return merged_infos([known, unknown])
+
+    @cached_property
     def units(self) -> tuple[Unit, ...]:
         """Every stored unit, by number."""
         return tuple(_read_unit(file) for file in sorted((self.path / "units").glob("*.safetensors")))
@@ -171,7 +188,7 @@ class StoredRun:
         return stacked
 
     @property
-    def log(self) -> Iterator[dict[str, Any]]:
+    def log(self) -> Iterator[JsonObject]:
         """Records of ``log.jsonl``; a last line cut off by a crash is left out."""
         file = self.path / "log.jsonl"
         if not file.is_file():
@@ -192,7 +209,7 @@ class StoredRun:
         return float(sum(value for value in values if value is not None))
 
     @cached_property
-    def preparation(self) -> dict[str, Any]:
+    def preparation(self) -> JsonObject:
         """Facts of ``state.safetensors``, as :attr:`Unit.facts` are of a unit; empty when it is not there."""
         file = self.path / "state.safetensors"
         return _read_facts(file) if file.is_file() else {}
@@ -279,9 +296,9 @@ def _opened(file: Path) -> Iterator[Any]:
         raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
+def _read_facts(file: Path) -> JsonObject:
     """What stands beside stored tensors: their metadata (part of the result) and the sidecar (what they cost)."""
-    facts: dict[str, Any] = {}
+    facts: JsonObject = {}
     with _opened(file) as stored:
         for text in (stored.metadata() or {}).values():
             try:
@@ -295,7 +312,7 @@ def _read_facts(file: Path) -> dict[str, Any]:
     return facts | (_read_object(sidecar) if sidecar.is_file() else {})
 
 
-def _cost(parts: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
     """Sums of what is counted and the highest peak of memory; None where a part lacks the number."""
     found: dict[str, float | None] = {}
     for fact in (*_COUNTED, "peak_memory_bytes"):
@@ -315,7 +332,7 @@ def _read_text(file: Path) -> str:
     return read_text(file)
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> JsonObject:
     _require(file)
     return read_object(file, cure="restore it or make it again")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mibench import registry, settings
 from mibench.errors import MibenchError
 from mibench.metrics import DEFAULT_METRICS, METRICS
-from mibench.metrics.names import ESTIMATES
+from mibench.metrics.declared import declared_estimates
 from mibench.runs.spec import EvalProtocol
 from mibench.settings import Layer, Setting
 from mibench.system.strict_yaml import as_mapping
@@ -48,13 +48,14 @@ def check_metrics(protocol: EvalProtocol) -> None:
     for name in groups:
         if name not in known:
             raise MibenchError(f"protocol.metrics: {registry.unknown('metric', name, known)}")
-    if any(name not in ESTIMATES for name in groups):
-        return  # what a metric of somebody else yields is not known before it has run
-    made = {estimate for name in groups for estimate in ESTIMATES[name]}
+    declared = declared_estimates(dict.fromkeys((*groups, *METRICS)))
+    if not all(declared[name] for name in groups):
+        return  # what a metric without a description yields is not known before it has run
+    made = {estimate for name in groups for estimate in declared[name]}
     lacking = [name for name in protocol.required if name not in made]
     if not lacking:
         return
-    makers = {estimate: name for name, estimates in ESTIMATES.items() for estimate in estimates}
+    makers = {estimate: name for name, estimates in declared.items() for estimate in estimates}
     for name in lacking:
         if name not in makers:
             raise MibenchError(f"protocol.required: {registry.unknown('estimate', name, makers)}")

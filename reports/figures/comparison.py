@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mibench.reports.comparison import Comparison, Row
-from mibench.reports.formatting import measure
 
 from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy
 
@@ -81,7 +80,7 @@ def _panel(
     axes: Axes, comparison: Comparison, name: str, places: Sequence[float], styles: dict[str, tuple[str, str]]
 ) -> None:
     tidy(axes)
-    how = measure(name)
+    info = comparison.infos[name]
     better = None
     for row, place in zip(comparison.rows, places, strict=True):
         estimate = row.estimates.get(name)
@@ -104,13 +103,13 @@ def _panel(
             linewidths=1.4,
         )
         _seeds(axes, row, name, place, colour)
-    if how.percent:
+    if info.percent:
         axes.set_xlim(-0.03, 1.03)
         axes.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
     else:
         axes.margins(x=0.08)
     stronger = "" if better is None else " (stronger →)" if better else " (← stronger)"
-    axes.set_xlabel(how.title + stronger, fontsize=NORMAL, color=INK)
+    axes.set_xlabel(info.heading + stronger, fontsize=NORMAL, color=INK)
 
 
 def _seeds(axes: Axes, row: Row, name: str, place: float, colour: str) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mibench.reports.formatting import context, number
-from mibench.results import LabelledImages, StoredRun
+from mibench.reports.formatting import context
+from mibench.results import LabelledImages, StoredRun, number_text
 
 from .style import BLUE, GREY, INK, LARGE, NORMAL, SMALL, VERMILION, figure, heading
 
@@ -140,7 +140,7 @@ def _row_tiles(
                 _Tile(
                     _pixels(own[int(row.nearest_private)], hide_faces),
                     groups["neighbours"] + place * step,
-                    f"d² {number(float(row.knn_distance))}",
+                    f"d² {number_text(float(row.knn_distance))}",
                 )
             )
     return tiles

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mibench.reports.formatting import context, interval
-from mibench.results import StoredRun, per_identity
+from mibench.reports.formatting import context
+from mibench.results import StoredRun, estimate_text, per_identity
 
 from .style import BLUE, GREY, INK, NORMAL, SMALL, figure, heading, tidy
 
@@ -70,9 +70,9 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
         lower.set_xlabel("identity, most often recognised first", fontsize=NORMAL, color=INK)
     else:
         lower.set_xlabel(f"rank of the identity among {len(order)}, most often recognised first", fontsize=NORMAL)
-    summary = f"acc@1 {interval(run.metrics.get('acc1'), percent=True)}"
+    summary = f"acc@1 {estimate_text(run.metrics.get('acc1'), run.infos['acc1'])}"
     if floor is not None:
-        summary += f", floor {interval(floor.metrics.get('acc1'), percent=True)}"
+        summary += f", floor {estimate_text(floor.metrics.get('acc1'), floor.infos['acc1'])}"
     heading(made, f"{label}: who leaks", f"{context(run)}\n{summary}")
     return made
 
