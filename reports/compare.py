@@ -16,13 +16,13 @@ from mibench.results import StoredRun, merged_infos, pooled
 
 from . import comparison_tables
 from .comparison import Comparison, Row
+from .row_labels import prior_of
 from .rows import (
     Pool,
     circumstances,
     differing,
     open_runs,
     pool_runs,
-    prior_of,
     refuse_mixture,
 )
 from .significance import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, suggest, untested

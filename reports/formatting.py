@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from mibench.api import Estimate
 from mibench.results import ABSENT, StoredRun
 
+FLOOR = "floor"  # name of the attack that draws from the prior and optimises nothing
+FLOOR_LABEL = "floor (no attack)"
 SYNTHETIC = frozenset({"synthfaces"})  # data sets whose faces belong to nobody
 CONTROLS = {"nearest_public": "control: nearest public images", "private_test": "control: private test images"}
 

@@ -30,7 +30,7 @@ from mibench.results import (
     without_value,
 )
 
-from .formatting import CONTROLS, absent_notes, context, query_budget, run_labels, sentence
+from .formatting import CONTROLS, FLOOR_LABEL, absent_notes, context, query_budget, run_labels, sentence
 from .table_model import (
     Cell,
     Column,
@@ -44,7 +44,6 @@ from .table_model import (
     write_text,
 )
 
-FLOOR_LABEL = "floor (no attack)"
 _INTERVAL_NOTE = "Intervals are 95 %, resampling identities. Arrows: which way the attack does better."
 _MORE_COLUMNS = {
     info.name: info
