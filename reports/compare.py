@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.results import StoredRun, merged_infos, pooled
@@ -37,7 +36,7 @@ class PrintedComparison(Comparison):
         """The comparison as ``text`` (tables cut at ``width`` letters), ``markdown``, ``csv`` (rows) or ``latex``."""
         return comparison_tables.render(self, kind, width=width)
 
-    def as_plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, object]:
         """Everything as JSON types."""
         return comparison_tables.as_plain(self)
 

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mibench.api import MibenchError
 
@@ -218,7 +217,7 @@ def write_all(comparison: Comparison, folder: Path) -> list[Path]:
     return files + save(comparison_plot(comparison), folder, "comparison")
 
 
-def as_plain(comparison: Comparison) -> dict[str, Any]:
+def as_plain(comparison: Comparison) -> dict[str, object]:
     """The comparison as JSON types; numbers that are not finite are null."""
     return {name: _plain(value) for name, value in dataclasses.asdict(comparison).items()}
 
@@ -323,7 +322,7 @@ def _without_interval(comparison: Comparison, name: str) -> bool:
     return any(estimate.value is not None and estimate.low is None for estimate in estimates)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

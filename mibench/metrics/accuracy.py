@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,12 +43,12 @@ def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.softmax(dim=1).gather(1, labels.view(-1, 1)).squeeze(1)
 
 
-def draw_spread(hits: NDArray[Any]) -> float:
+def draw_spread(hits: NDArray[np.generic]) -> float:
     """Sample standard deviation, over draws, of the accuracy over identities; hits ``(I, m)`` of 0 and 1."""
     return float(hits.astype(np.float64).mean(axis=0).std(ddof=1))
 
 
-def legacy_spread(hits: NDArray[Any], batch: int = LEGACY_BATCH) -> float:
+def legacy_spread(hits: NDArray[np.generic], batch: int = LEGACY_BATCH) -> float:
     """The field's "± std": sample std over draws inside each batch of identities, averaged over batches; a fraction.
 
     It measures neither seeds nor identities and shrinks when identities are added; kept for comparison only
@@ -100,7 +100,7 @@ def measure_legacy(inputs: ScoringInputs) -> list[Estimate]:
     """acc1_std_legacy and acc1_std_draws: spreads over the rank of a sample, as published; no interval."""
     chosen = inputs.samples[inputs.selected]
     table = chosen.pivot_table(index="identity", columns="sample", values="hit1", aggfunc="mean", observed=True)
-    fields: dict[str, Any] = {"extractor": inputs.extractor, "unit": "draw"}
+    fields: estimates.EstimateFields = {"extractor": inputs.extractor, "unit": "draw"}
     names = ("acc1_std_legacy", "acc1_std_draws")
     if reason := inputs.fixed.get("hit1"):
         return [estimates.cannot_differ(name, reason, **fields) for name in names]
@@ -109,9 +109,8 @@ def measure_legacy(inputs: ScoringInputs) -> list[Estimate]:
         return [estimates.null(name, reason, **fields) for name in names]
     hits = table.to_numpy(dtype=np.float64)
     draws = int(hits.shape[1])
+    legacy = Estimate(names[0], legacy_spread(hits), n=draws, **fields)
     return [
-        Estimate(
-            name=names[0], value=legacy_spread(hits), n=draws, params={"batch_identities": LEGACY_BATCH}, **fields
-        ),
-        Estimate(name=names[1], value=draw_spread(hits), n=draws, **fields),
+        replace(legacy, params={"batch_identities": LEGACY_BATCH}),
+        Estimate(names[1], draw_spread(hits), n=draws, **fields),
     ]

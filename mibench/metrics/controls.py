@@ -4,7 +4,7 @@ looks like."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from .inputs import ScoringInputs, column_mean
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+TableColumn = Tensor | list[str]  # values of a column, one for each row
 
 
 def judged_columns(
@@ -46,7 +49,7 @@ def judged_columns(
     }
 
 
-def frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+def frame(columns: Mapping[str, TableColumn]) -> pd.DataFrame:
     """A table from tensors and lists."""
     import pandas as pd
 
@@ -85,7 +88,7 @@ def control_tables(
     tables: dict[str, pd.DataFrame] = {}
 
     def add(name: str, images: Tensor, labels: Tensor, features: Tensor, logits: Tensor) -> None:
-        columns: dict[str, Any] = {
+        columns: dict[str, TableColumn] = {
             "identity": labels,
             **judged_columns(features, logits, labels, reference, reference_labels),
         }
@@ -134,16 +137,20 @@ _INFOS = [
 @metric(*_INFOS)
 def measure(inputs: ScoringInputs) -> list[Estimate]:
     """For each control its accuracy, KNN distance and (where the truth is known) true identity error."""
-    found: list[Estimate] = []
-    for name, table in inputs.controls.items():
-        options: dict[str, Any] = {"extractor": inputs.extractor, **inputs.intervals}
-        label = f"control_{name}"
-        if reason := inputs.fixed.get("hit1"):
-            found.append(estimates.cannot_differ(f"{label}_acc1", reason, extractor=inputs.extractor))
-        else:
-            found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, **options))
-        found.append(column_mean(f"{label}_knn_distance", table, "knn_distance", **options))
-        if "true_identity_error" in table:
-            options["extractor"] = inputs.identity_params.get("regressor")
-            found.append(column_mean(f"{label}_true_identity_error", table, "true_identity_error", **options))
-    return found
+    columns = {"acc1": "hit1", "knn_distance": "knn_distance", "true_identity_error": "true_identity_error"}
+    measured: list[Estimate] = []
+    for control, table in inputs.controls.items():
+        for name, column in columns.items():
+            if column not in table:
+                continue
+            label = f"control_{control}_{name}"
+            by_regressor = name == "true_identity_error"
+            extractor = str(inputs.identity_params["regressor"]) if by_regressor else inputs.extractor
+            if reason := inputs.fixed.get(column):
+                measured.append(estimates.cannot_differ(label, reason, extractor=extractor))
+                continue
+            share = name == "acc1"
+            measured.append(
+                column_mean(label, table, column, proportion=share, extractor=extractor, **inputs.intervals)
+            )
+    return measured

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import Tensor
 
@@ -47,7 +46,7 @@ def measure(inputs: ScoringInputs) -> list[Estimate]:
             continue
         fakes.append(mean_pairwise_distance(fake))
         reals.append(mean_pairwise_distance(real))
-    fields: dict[str, Any] = {
+    fields: estimates.EstimateFields = {
         "extractor": inputs.extractor,
         "params": {"skipped_identities": skipped, "definition": "mibench"},
     }

@@ -11,9 +11,10 @@ shares, where it is worse, :mod:`mibench.metrics.share_interval` has another int
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -25,6 +26,32 @@ from mibench.rng import stream
 from .share_interval import share_interval
 
 Array = NDArray[np.float64]
+Labels = Sequence[int] | NDArray[np.int64]
+
+
+class EstimateFields(TypedDict, total=False):
+    """Fields of an :class:`~mibench.api.Estimate` that a metric chooses."""
+
+    unit: str
+    higher_is_better: bool | None
+    version: str
+    extractor: str | None
+    params: Mapping[str, Any]
+
+
+class Resampling(TypedDict, total=False):
+    """How intervals are resampled, the same for every metric of a run."""
+
+    seed: int
+    resamples: int
+
+
+class MeanOptions(EstimateFields, Resampling, total=False):
+    """Options of :func:`mean`: those of :func:`ratio`."""
+
+    proportion: bool
+    trials: float | None
+
 
 RESAMPLES = 1000
 SIGN_FLIPS = 20_000  # many, since Holm's adjustment reads the far tail of p values
@@ -34,14 +61,15 @@ _NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
 _CHUNK = 8_000_000  # most weights held at once by the weighted median
 
 
-def null(name: str, reason: str, **fields: Any) -> Estimate:
+def null(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
     """An estimate that could not be had, with the reason in one sentence."""
     return Estimate(name=name, value=None, reason=reason, **fields)
 
 
-def cannot_differ(name: str, reason: str, **fields: Any) -> Estimate:
+def cannot_differ(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
     """A null whose value would be the same whatever an attack did: no protocol demands it, no test is spent on it."""
-    return null(name, reason, **{**fields, "params": {**fields.get("params", {}), "cannot_differ": True}})
+    fields["params"] = {**fields.get("params", {}), "cannot_differ": True}
+    return null(name, reason, **fields)
 
 
 @lru_cache(maxsize=8)
@@ -76,7 +104,7 @@ def ratio(
     trials: float | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """``sum(numerators) / sum(denominators)`` with a percentile bootstrap over identities.
 
@@ -102,7 +130,7 @@ def ratio(
     if bottom.sum() <= 0:
         return null(name, "the denominator is zero", **fields)
     value = float(top.sum() / bottom.sum())
-    params = dict(fields.pop("params", {}))
+    params = dict(fields.get("params", {}))
     low: float | None
     high: float | None
     if proportion:
@@ -117,29 +145,28 @@ def ratio(
         usable = totals > 0
         low, high = percentile_interval((counts @ top)[usable] / totals[usable])
         params["interval"] = "cluster bootstrap"
-    return Estimate(name=name, value=value, low=low, high=high, n=n, params=params, **fields)
+    fields["params"] = params
+    return Estimate(name=name, value=value, low=low, high=high, n=n, **fields)
 
 
-def mean(
-    name: str, values: Sequence[float] | Array, identities: Sequence[int] | NDArray[Any], **options: Any
-) -> Estimate:
+def mean(name: str, values: Sequence[float] | Array, identities: Labels, **options: Unpack[MeanOptions]) -> Estimate:
     """Mean of per-sample ``values`` ``(N,)`` with an interval that resamples their ``identities`` ``(N,)``.
 
     ``options`` are those of :func:`ratio`. ``n`` counts identities, ``params["samples"]`` the samples.
     """
     sums, sizes = _by_identity(values, identities)
-    params = {**options.pop("params", {}), "samples": int(sizes.sum())}
-    return ratio(name, sums, sizes, params=params, **options)
+    options["params"] = {**options.get("params", {}), "samples": int(sizes.sum())}
+    return ratio(name, sums, sizes, **options)
 
 
 def median(
     name: str,
     values: Sequence[float] | Array,
-    identities: Sequence[int] | NDArray[Any],
+    identities: Labels,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """Median of per-sample ``values`` ``(N,)`` with a percentile bootstrap over their ``identities`` ``(N,)``."""
     numbers = np.asarray(values, dtype=np.float64)
@@ -151,7 +178,7 @@ def median(
     n = int(codes.max()) + 1
     order = np.argsort(numbers, kind="stable")
     ordered, codes = numbers[order], codes[order]
-    params = {**fields.pop("params", {}), "samples": len(numbers)}
+    params = {**fields.get("params", {}), "samples": len(numbers)}
     low: float | None = None
     high: float | None = None
     if n > 1:
@@ -162,7 +189,8 @@ def median(
         params["interval"] = "cluster bootstrap"
     else:
         params["interval"] = "none: one identity"
-    return Estimate(name=name, value=float(np.median(numbers)), low=low, high=high, n=n, params=params, **fields)
+    fields["params"] = params
+    return Estimate(name=name, value=float(np.median(numbers)), low=low, high=high, n=n, **fields)
 
 
 def jackknife(
@@ -172,7 +200,7 @@ def jackknife(
     *,
     floor: float | None = None,
     groups: int = 20,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """A statistic that is costly or biased under resampling, with a normal interval from a grouped jackknife.
 
@@ -189,11 +217,12 @@ def jackknife(
     """
     known = sorted(set(identities))
     value = statistic(set())
-    params = dict(fields.pop("params", {}))
+    params = dict(fields.get("params", {}))
+    fields["params"] = params
     n = len(known)
     if n < 3:
         params["interval"] = f"none: {n} identities"
-        return Estimate(name=name, value=value, n=n, params=params, **fields)
+        return Estimate(name=name, value=value, n=n, **fields)
     parts = [set(part.tolist()) for part in np.array_split(np.asarray(known), min(groups, n))]
     left_out = np.array([statistic(part) for part in parts])
     count = len(parts)
@@ -202,7 +231,7 @@ def jackknife(
     if floor is not None:
         low = max(low, floor)
     params["interval"] = f"jackknife of {count} groups"
-    return Estimate(name=name, value=value, low=low, high=high, n=n, params=params, **fields)
+    return Estimate(name=name, value=value, low=low, high=high, n=n, **fields)
 
 
 def paired_difference(
@@ -212,7 +241,7 @@ def paired_difference(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """Mean of ``first - second`` over the same identities, each ``(I,)``, with a paired bootstrap.
 
@@ -225,8 +254,7 @@ def paired_difference(
         return estimate
     resampled = resample_counts(len(difference), resamples, seed) @ difference / len(difference)
     extreme = int((np.abs(resampled - estimate.value) >= abs(estimate.value) - 1e-12).sum())
-    params = {**estimate.params, "p_value": (extreme + 1) / (resamples + 1)}
-    return Estimate(**{**_fields(estimate), "params": params})
+    return replace(estimate, params={**estimate.params, "p_value": (extreme + 1) / (resamples + 1)})
 
 
 def sign_flip_p_value(differences: Sequence[float] | Array, *, seed: int = 0, draws: int = SIGN_FLIPS) -> float:
@@ -298,7 +326,12 @@ def detectable_difference(
 
 
 def compared(
-    name: str, first: Sequence[float] | Array, second: Sequence[float] | Array, *, seed: int = 0, **fields: Any
+    name: str,
+    first: Sequence[float] | Array,
+    second: Sequence[float] | Array,
+    *,
+    seed: int = 0,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """:func:`paired_difference` with what a comparison of attacks shows beside it.
 
@@ -314,7 +347,7 @@ def compared(
         "p_bootstrap": found.params["p_value"],
         "detectable": detectable_difference(each),
     }
-    return Estimate(**{**_fields(found), "params": {**found.params, **shown}})
+    return replace(found, params={**found.params, **shown})
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -328,7 +361,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _by_identity(values: Sequence[float] | Array, identities: Sequence[int] | NDArray[Any]) -> tuple[Array, Array]:
+def _by_identity(values: Sequence[float] | Array, identities: Labels) -> tuple[Array, Array]:
     """Sum and count per identity, identities ascending. Values are sorted first: the sum is then free of order."""
     numbers = np.asarray(values, dtype=np.float64)
     _, codes = np.unique(np.asarray(identities), return_inverse=True)
@@ -346,7 +379,3 @@ def _weighted_median(ordered: Array, weights: Array) -> Array:
     upper = (cumulated <= half).sum(axis=1)
     result: Array = (ordered[lower] + ordered[np.minimum(upper, len(ordered) - 1)]) / 2
     return result
-
-
-def _fields(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in estimate.__dataclass_fields__}

@@ -6,8 +6,6 @@ matrix square root, which fails for singular covariances and, in version 0.3.0, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -103,10 +101,10 @@ def _fid(name: str, inputs: ScoringInputs, scaling: str, *, success_only: bool =
 
 
 def _estimate(
-    name: str, features: tuple[Tensor, Tensor, Tensor], labels: Tensor, extractor: str, **params: Any
+    name: str, features: tuple[Tensor, Tensor, Tensor], labels: Tensor, extractor: str, **params: str
 ) -> Estimate:
     fake, real, real_labels = features
-    record: dict[str, Any] = {"n_real": int(real.shape[0]), "n_fake": int(fake.shape[0]), **params}
+    record: dict[str, int | str] = {"n_real": int(real.shape[0]), "n_fake": int(fake.shape[0]), **params}
     if min(real.shape[0], fake.shape[0]) < 2:
         reason = f"a covariance needs at least two images on each side, got {real.shape[0]} real, {fake.shape[0]} fake"
         return estimates.null(name, reason, params=record, extractor=extractor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -142,8 +142,9 @@ def true_identity(images: Tensor, labels: Tensor, truth: IdentityTruth) -> TrueI
 )
 def measure(inputs: ScoringInputs) -> list[Estimate]:
     """true_identity_error, the median of true_identity_rank and the share of samples with rank 1."""
-    fields: dict[str, Any] = {
-        "extractor": inputs.identity_params.get("regressor"),
+    regressor = inputs.identity_params.get("regressor")
+    fields: estimates.EstimateFields = {
+        "extractor": regressor if isinstance(regressor, str) else None,
         "params": dict(inputs.identity_params),
     }
     names = ("true_identity_error", "true_identity_rank", "true_identity_top1")
@@ -156,9 +157,8 @@ def measure(inputs: ScoringInputs) -> list[Estimate]:
     identities = chosen["identity"].to_numpy(dtype=np.int64)
     ranks = chosen["true_identity_rank"].to_numpy(dtype=np.float64)
     top1 = (ranks == 1).astype(np.float64)
-    shared = {**inputs.intervals, **fields}
     return [
         error,
-        estimates.median(names[1], ranks, identities, **shared),
-        estimates.mean(names[2], top1, identities, proportion=True, **shared),
+        estimates.median(names[1], ranks, identities, **inputs.intervals, **fields),
+        estimates.mean(names[2], top1, identities, proportion=True, **inputs.intervals, **fields),
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from torch import Tensor
 from mibench.api import Estimate, Measured
 
 from . import estimates
+from .estimates import EstimateFields, MeanOptions, Resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ class ScoringInputs:
     inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    identity_params: Mapping[str, Any] = field(default_factory=dict)
+    identity_params: Mapping[str, str | int | float] = field(default_factory=dict)
     seed: int = 0
     resamples: int = estimates.RESAMPLES
 
@@ -69,7 +70,7 @@ class ScoringInputs:
         return self.samples["selected"].to_numpy(dtype=bool)
 
     @property
-    def intervals(self) -> dict[str, Any]:
+    def intervals(self) -> Resampling:
         """Options of :mod:`mibench.metrics.estimates` that every estimate of a run shares."""
         return {"seed": self.seed, "resamples": self.resamples}
 
@@ -84,29 +85,37 @@ class ScoringInputs:
             for label in labels[chosen].unique()
         }
 
-    def mean(self, name: str, column: str, *, every: bool = False, **options: Any) -> Estimate:
+    def mean(
+        self,
+        name: str,
+        column: str,
+        *,
+        every: bool = False,
+        proportion: bool = False,
+        **fields: Unpack[EstimateFields],
+    ) -> Estimate:
         """Mean of a column over the selected rows (over every row with ``every``), null with the reason if missing."""
-        options.setdefault("extractor", self.extractor)
+        fields.setdefault("extractor", self.extractor)
         if reason := self.fixed.get(column):
-            kept = {key: value for key, value in options.items() if key != "proportion"}
-            return estimates.cannot_differ(name, reason, **kept)
+            return estimates.cannot_differ(name, reason, **fields)
         if reason := self.reasons.get(column):
-            kept = {key: value for key, value in options.items() if key != "proportion"}
-            return estimates.null(name, reason, **kept)
+            return estimates.null(name, reason, **fields)
         table = self.samples if every else self.samples[self.selected]
-        return column_mean(name, table, column, **self.intervals, **options)
+        return column_mean(name, table, column, proportion=proportion, **self.intervals, **fields)
 
-    def mean_of(self, name: str, values: Sequence[float] | NDArray[Any], **options: Any) -> Estimate:
+    def mean_of(self, name: str, values: Sequence[float] | estimates.Array, **options: Unpack[MeanOptions]) -> Estimate:
         """Mean of ``values`` ``(N,)`` (rows as in :attr:`samples`) over the selected rows; null unless they are finite.
 
         ``options`` are those of :func:`mibench.metrics.estimates.mean`.
         """
         identities = self.samples["identity"].to_numpy(dtype=np.int64)
         chosen = np.asarray(values, dtype=np.float64)[self.selected]
-        return estimates.mean(name, chosen, identities[self.selected], **{**self.intervals, **options})
+        options.setdefault("seed", self.seed)
+        options.setdefault("resamples", self.resamples)
+        return estimates.mean(name, chosen, identities[self.selected], **options)
 
 
-def column_mean(name: str, table: pd.DataFrame, column: str, **options: Any) -> Estimate:
+def column_mean(name: str, table: pd.DataFrame, column: str, **options: Unpack[MeanOptions]) -> Estimate:
     """Mean of a numeric column of a table that has an ``identity`` column."""
     return estimates.mean(
         name, table[column].to_numpy(dtype=np.float64), table["identity"].to_numpy(dtype=np.int64), **options

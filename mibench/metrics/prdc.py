@@ -6,7 +6,7 @@ in the tests. ``ppa-legacy`` is the form that Plug & Play Attacks and its descen
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ def _measure(inputs: ScoringInputs, variant: Variant, suffix: str) -> list[Estim
     params = {"k": NEIGHBOURS, "definition": variant, "skipped_identities": skipped}
     found = []
     for field in Prdc._fields:
-        fields: dict[str, Any] = {"extractor": inputs.extractor, "params": params}
+        fields: estimates.EstimateFields = {"extractor": inputs.extractor, "params": params}
         if not rows:
             reason = (
                 f"all {skipped} identities have at most {NEIGHBOURS + 1} selected reconstructions or private images; "

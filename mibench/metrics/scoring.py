@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from mibench.api import Estimate, Measured, MetricInfo, MibenchError
 from mibench.data.split import Images
 from mibench.metrics.accuracy import always_hit, label_confidence, top_k_hits
-from mibench.metrics.controls import control_tables, frame, judged_columns
+from mibench.metrics.controls import TableColumn, control_tables, frame, judged_columns
 from mibench.metrics.declared import built_in, infos_of
 from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimates import RESAMPLES
@@ -113,19 +113,19 @@ class Scores:
                 found[name] = estimate.reason or "no reason was given"
         return found
 
-    def as_json(self) -> dict[str, dict[str, Any]]:
+    def as_json(self) -> dict[str, dict[str, object]]:
         """The content of ``metrics.json``: strict JSON, no NaN."""
         return {name: estimate_as_json(estimate) for name, estimate in self.metrics.items()}
 
 
-def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
+def estimate_as_json(estimate: Estimate) -> dict[str, object]:
     """An estimate without its name; numbers that are not finite become None."""
-    record = asdict(estimate)
+    record: dict[str, object] = asdict(estimate)
     record.pop("name")
-    record["params"] = dict(record["params"])
-    for key in ("value", "low", "high"):
-        if record[key] is not None and not math.isfinite(record[key]):
-            record[key] = None
+    record["params"] = dict(estimate.params)
+    for name, value in (("value", estimate.value), ("low", estimate.low), ("high", estimate.high)):
+        if value is not None and not math.isfinite(value):
+            record[name] = None
     return record
 
 
@@ -193,7 +193,7 @@ def score(
     notes = _count_notes(kept.labels, per_identity)
     reasons: dict[str, str] = {}
     fixed = {f"hit{k}": always_hit(k, seen.logits.shape[1], f"judge {judge.name!r}") for k in (1, 5)}
-    columns: dict[str, Any] = {
+    columns: dict[str, TableColumn] = {
         "identity": kept.labels,
         "sample": ranks,
         "selected": ranks < per_identity,
@@ -219,7 +219,7 @@ def score(
         fixed["target_hit1"] = fixed["target_confidence"] = always_hit(1, logits.shape[1], "the attacked model")
         columns["target_hit1"] = top_k_hits(logits, kept.labels, 1)
         columns["target_confidence"] = label_confidence(logits, kept.labels)
-    identity_params: dict[str, Any] = {}
+    identity_params: dict[str, str | int | float] = {}
     if truth is None:
         reasons["true_identity_error"] = "this data set has no ground-truth identities, or no regressor was given"
     else:
@@ -272,7 +272,7 @@ def score(
     )
     measured: dict[str, Estimate] = {}
     infos: dict[str, MetricInfo] = {}
-    own_columns: dict[str, Any] = {}
+    own_columns: dict[str, NDArray[np.generic]] = {}
     for done, (name, function) in enumerate(zip(metrics, functions, strict=True), start=4):
         progress(done, steps, f"measuring {name}")
         result = function(inputs)
@@ -289,7 +289,7 @@ def score(
     return Scores(table.assign(**own_columns), measured, tuple(infos.values()), notes)
 
 
-def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> dict[str, NDArray[Any]]:
+def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> dict[str, NDArray[np.generic]]:
     """The columns that a metric of a third party adds to the per-sample table.
 
     Raises:
@@ -361,7 +361,7 @@ def _inception_features(
     return features
 
 
-def _table(columns: Mapping[str, Any]) -> pd.DataFrame:
+def _table(columns: Mapping[str, TableColumn]) -> pd.DataFrame:
     import pandas as pd
 
     table = frame(columns)

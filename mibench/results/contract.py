@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .run_record import JsonObject
 from .stored_run import LabelledImages, StoredRun
 
 
@@ -44,7 +43,7 @@ class PrintableComparison(Protocol):
     def render(self, kind: str = "text", *, width: int = 110) -> str:
         """``text`` (tables cut at ``width`` letters), ``csv``, ``markdown`` or ``latex``."""
 
-    def as_plain(self) -> JsonObject:
+    def as_plain(self) -> dict[str, object]:
         """Everything as JSON types."""
 
     def write(self, folder: Path | str) -> list[Path]:

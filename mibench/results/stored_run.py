@@ -337,7 +337,7 @@ def _read_object(file: Path) -> JsonObject:
     return read_object(file, cure="restore it or make it again")
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """A name that is stored as text or inside a mapping."""
     if isinstance(value, dict):
         for key in ("card", "name", "architecture"):

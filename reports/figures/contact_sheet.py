@@ -111,7 +111,7 @@ def _group_titles(axes: Axes, groups: dict[str, float], examples: int, across: i
 
 def _row_tiles(
     run: StoredRun,
-    best: Any,
+    best: Any,  # a pandas.DataFrame, whose stubs type no row
     identity: int,
     private: LabelledImages | None,
     groups: dict[str, float],
