@@ -93,24 +93,24 @@ def compare(
         mixed=tuple(differing(facts)),
         notes=tuple(notes + _remarks(pools, family, reference)),
         left_out=left_out,
-        chosen=tuple(dict.fromkeys(metrics)),
+        requested=tuple(dict.fromkeys(metrics)),
     )
 
 
-def _tested(infos: Mapping[str, MetricInfo], asked: Sequence[str]) -> tuple[str, ...]:
-    """The metrics that are tested: those asked for, or those that say so.
+def _tested(infos: Mapping[str, MetricInfo], requested: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that are tested: those requested, or those that say so.
 
     Raises:
-        MibenchError: one that was asked for has no value for each identity.
+        MibenchError: one that was requested has no value for each identity.
     """
     known = [info.name for info in infos.values() if info.column is not None]
-    for name in asked:
+    for name in requested:
         if name not in known:
             raise MibenchError(
                 f"{name!r} cannot be tested over identities{suggest(name, known)} (known: {', '.join(known)})"
             )
     usual = (name for name in known if infos[name].tested and "comparison" in infos[name].views)
-    return tuple(dict.fromkeys(asked)) or tuple(usual)
+    return tuple(dict.fromkeys(requested)) or tuple(usual)
 
 
 def _row(pool: Pool, infos: Mapping[str, MetricInfo]) -> Row:

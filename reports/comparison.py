@@ -56,7 +56,7 @@ class Comparison:
         mixed: names of circumstances that differ between the rows (only after ``mix=True``).
         notes: sentences that a reader needs, warnings first.
         left_out: sentences on runs that were not used.
-        chosen: metrics that a person asked for; these alone are printed. None asked for: all, with costs.
+        requested: metrics that a person requested; these alone are printed. None: all, with costs.
     """
 
     infos: Mapping[str, MetricInfo]
@@ -68,7 +68,7 @@ class Comparison:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
-    chosen: tuple[str, ...] = ()
+    requested: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -204,7 +204,7 @@ def write_all(comparison: Comparison, folder: Path) -> list[Path]:
     from .figures.style import save
     from .latex import document
 
-    comparison = dataclasses.replace(comparison, chosen=())
+    comparison = dataclasses.replace(comparison, requested=())
     rows, differences = tables_for_people(comparison)
     files = []
     for table, parts, notes, aside in (
@@ -291,20 +291,20 @@ def _difference_cells(comparison: Comparison, each: Difference) -> tuple[Cell, .
 
 
 def _costs_that_matter(comparison: Comparison) -> list[str]:
-    """All costs, but the queries of the prior's training only where some prior asked the victim."""
-    asked = any(row.cost["prior_queries_forward"] for row in comparison.rows)
-    return [name for name in COSTS if asked or name != "prior_queries_forward"]
+    """All costs, but the queries of the prior's training only where some prior queried the victim."""
+    queried = any(row.cost["prior_queries_forward"] for row in comparison.rows)
+    return [name for name in COSTS if queried or name != "prior_queries_forward"]
 
 
 def _shown_metrics(comparison: Comparison) -> list[str]:
     """Metrics that people see: all there are, or those that were asked for."""
-    return [name for name in comparison.metrics if not comparison.chosen or name in comparison.chosen]
+    return [name for name in comparison.metrics if not comparison.requested or name in comparison.requested]
 
 
 def _shows_costs(comparison: Comparison) -> bool:
     """Whether people see costs: not when they asked for certain metrics."""
     recorded = any(row.cost[name] is not None for row in comparison.rows for name in COSTS)
-    return recorded and not comparison.chosen
+    return recorded and not comparison.requested
 
 
 def _absent(comparison: Comparison) -> list[str]:
@@ -312,7 +312,7 @@ def _absent(comparison: Comparison) -> list[str]:
         (comparison.infos[name].title, estimate)
         for row in comparison.rows
         for name, estimate in row.estimates.items()
-        if not comparison.chosen or name in comparison.chosen
+        if not comparison.requested or name in comparison.requested
     )
 
 

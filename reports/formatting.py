@@ -53,9 +53,9 @@ def query_budget(run: StoredRun) -> int | None:
     return budget if isinstance(budget, int) else None
 
 
-def hides_faces(run: StoredRun, asked: bool | None) -> bool:
-    """Whether faces are shown as mosaics: as asked, else unless the data set is synthetic."""
-    return run.dataset not in SYNTHETIC if asked is None else asked
+def hides_faces(run: StoredRun, hide: bool | None) -> bool:
+    """Whether faces are shown as mosaics: as the caller says, else unless the data set is synthetic."""
+    return run.dataset not in SYNTHETIC if hide is None else hide
 
 
 def absent_notes(estimates: Iterable[tuple[str, Estimate]]) -> list[str]:

@@ -34,8 +34,8 @@ def always_hit(k: int, classes: int, network: str) -> str | None:
     if classes > k:
         return None
     counted = "one class" if classes == 1 else f"{classes} classes"
-    place = "the best" if k == 1 else f"among the {k} best"
-    return f"{network} knows {counted}, so that every image is {place}"
+    rank = "the best" if k == 1 else f"among the {k} best"
+    return f"{network} knows {counted}, so that every image is {rank}"
 
 
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:

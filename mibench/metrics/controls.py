@@ -38,14 +38,14 @@ def judged_columns(
         references: judge features of private training images ``(P, D)``.
         reference_labels: their classes ``(P,)``.
     """
-    found = nearest_in_class(features, labels, references, reference_labels)
+    neighbours = nearest_in_class(features, labels, references, reference_labels)
     return {
         "predicted": logits.argmax(dim=1),
         "hit1": top_k_hits(logits, labels, 1),
         "hit5": top_k_hits(logits, labels, 5),
         "judge_confidence": label_confidence(logits, labels),
-        "knn_distance": found.distance,
-        "nearest_private": found.position,
+        "knn_distance": neighbours.distance,
+        "nearest_private": neighbours.position,
     }
 
 

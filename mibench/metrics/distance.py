@@ -41,11 +41,11 @@ def nearest(queries: Tensor, references: Tensor, *, candidates: int = 8, block: 
     distances, indices = [], []
     for part in queries.double().split(block):
         rough = squares - 2 * (part - centre) @ moved.T
-        found = rough.topk(k, dim=1, largest=False).indices.sort(dim=1).values
-        exact = (part[:, None, :] - references[found]).square().sum(dim=2)
+        proposed = rough.topk(k, dim=1, largest=False).indices.sort(dim=1).values
+        exact = (part[:, None, :] - references[proposed]).square().sum(dim=2)
         best = exact.min(dim=1)
         distances.append(best.values)
-        indices.append(found.gather(1, best.indices[:, None]).squeeze(1))
+        indices.append(proposed.gather(1, best.indices[:, None]).squeeze(1))
     if not distances:
         return Nearest(torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64))
     return Nearest(torch.cat(distances), torch.cat(indices))
@@ -66,8 +66,8 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
                 f"class {int(label)} has reconstructions but no private image; give the private images of every "
                 "attacked identity"
             )
-        found = nearest(queries[rows], own)
-        distance[rows], position[rows] = found.distance, found.position
+        neighbours = nearest(queries[rows], own)
+        distance[rows], position[rows] = neighbours.distance, neighbours.position
     return Nearest(distance, position)
 
 

@@ -338,16 +338,16 @@ def compared(
     ``params``: ``p_value`` of :func:`sign_flip_p_value`, ``p_bootstrap``, and :func:`detectable_difference` (or None)
     as ``detectable``.
     """
-    found = paired_difference(name, first, second, seed=seed, **fields)
-    if found.value is None or found.n < 2:
-        return found
+    estimate = paired_difference(name, first, second, seed=seed, **fields)
+    if estimate.value is None or estimate.n < 2:
+        return estimate
     each = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     shown = {
         "p_value": sign_flip_p_value(each, seed=seed),
-        "p_bootstrap": found.params["p_value"],
+        "p_bootstrap": estimate.params["p_value"],
         "detectable": detectable_difference(each),
     }
-    return replace(found, params={**found.params, **shown})
+    return replace(estimate, params={**estimate.params, **shown})
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

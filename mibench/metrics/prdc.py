@@ -107,7 +107,7 @@ def _measure(inputs: ScoringInputs, variant: Variant, suffix: str) -> list[Estim
             rows.append(prdc(real, fake, NEIGHBOURS, variant))
             fakes, reals = fakes + fake.shape[0], reals + real.shape[0]
     params = {"k": NEIGHBOURS, "definition": variant, "skipped_identities": skipped}
-    found = []
+    measured = []
     for field in Prdc._fields:
         fields: estimates.EstimateFields = {"extractor": inputs.extractor, "params": params}
         if not rows:
@@ -115,10 +115,10 @@ def _measure(inputs: ScoringInputs, variant: Variant, suffix: str) -> list[Estim
                 f"all {skipped} identities have at most {NEIGHBOURS + 1} selected reconstructions or private images; "
                 f"k={NEIGHBOURS} needs more"
             )
-            found.append(estimates.null(field + suffix, reason, **fields))
+            measured.append(estimates.null(field + suffix, reason, **fields))
             continue
         values = np.array([getattr(row, field) for row in rows])
-        found.append(
+        measured.append(
             estimates.ratio(
                 field + suffix,
                 values,
@@ -129,7 +129,7 @@ def _measure(inputs: ScoringInputs, variant: Variant, suffix: str) -> list[Estim
                 **fields,
             )
         )
-    return found
+    return measured
 
 
 def _share(flags: Tensor) -> float:

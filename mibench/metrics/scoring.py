@@ -104,14 +104,14 @@ class Scores:
 
     def missing(self, names: Iterable[str]) -> dict[str, str]:
         """Name -> reason of those estimates (or metrics never computed) that have no value and could have one."""
-        found = {}
+        reasons = {}
         for name in names:
             estimate = self.metrics.get(name)
             if estimate is None:
-                found[name] = "it was not computed"
+                reasons[name] = "it was not computed"
             elif estimate.value is None and not estimate.params.get("cannot_differ"):
-                found[name] = estimate.reason or "no reason was given"
-        return found
+                reasons[name] = estimate.reason or "no reason was given"
+        return reasons
 
     def as_json(self) -> dict[str, dict[str, object]]:
         """The content of ``metrics.json``: strict JSON, no NaN."""
@@ -307,22 +307,22 @@ def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> d
     return columns
 
 
-def _ordered(given: Reconstructions) -> tuple[Reconstructions, list[str]]:
+def _ordered(unordered: Reconstructions) -> tuple[Reconstructions, list[str]]:
     """Rows by identity, then falling confidence (NaN last), then image hash, and the hashes in that order.
 
     Sorting before anything is computed makes the result independent of the order of units and of rows.
     """
-    hashes = [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in given.images.cpu()]
-    confidence = given.confidence.double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).tolist()
-    labels, units, index = given.labels.tolist(), given.units.tolist(), given.index.tolist()
+    hashes = [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in unordered.images.cpu()]
+    confidence = unordered.confidence.double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).tolist()
+    labels, units, index = unordered.labels.tolist(), unordered.units.tolist(), unordered.index.tolist()
     order = sorted(range(len(hashes)), key=lambda i: (labels[i], -confidence[i], hashes[i], units[i], index[i]))
     rows = torch.tensor(order)
     ordered = Reconstructions(
-        images=given.images.cpu()[rows],
-        labels=given.labels.cpu()[rows],
-        confidence=given.confidence.cpu()[rows],
-        units=given.units.cpu()[rows],
-        index=given.index.cpu()[rows],
+        images=unordered.images.cpu()[rows],
+        labels=unordered.labels.cpu()[rows],
+        confidence=unordered.confidence.cpu()[rows],
+        units=unordered.units.cpu()[rows],
+        index=unordered.index.cpu()[rows],
     )
     return ordered, [hashes[i] for i in order]
 

@@ -139,8 +139,8 @@ def read_estimates(file: Path) -> dict[str, JsonObject]:
     Raises:
         MibenchError: it is missing, or not what a scoring writes.
     """
-    found = read_object(file, cure="score the run again")
-    for name, content in found.items():
+    estimates = read_object(file, cure="score the run again")
+    for name, content in estimates.items():
         wrong = "an object with a value" if not isinstance(content, dict) or "value" not in content else None
         for key, value in content.items() if isinstance(content, dict) else ():
             if key not in ESTIMATE or not ESTIMATE[key](value):
@@ -150,4 +150,4 @@ def read_estimates(file: Path) -> dict[str, JsonObject]:
                 f"{file} was spoilt, or written by another version: {typed(name)} should have {wrong}; score the run "
                 f"again: mibench score {file.parent}"
             )
-    return found
+    return estimates

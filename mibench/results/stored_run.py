@@ -84,8 +84,8 @@ class StoredRun:
     @property
     def specification(self) -> JsonObject:
         """The resolved specification of the run."""
-        found = self.record.get("spec", {})
-        return dict(found) if isinstance(found, dict) else {}
+        spec = self.record.get("spec", {})
+        return dict(spec) if isinstance(spec, dict) else {}
 
     @property
     def attack(self) -> str:
@@ -105,16 +105,16 @@ class StoredRun:
     @property
     def protocol(self) -> str:
         """Name and version of the protocol: numbers compare inside one protocol only."""
-        found = self.specification.get("protocol")
-        if isinstance(found, dict) and "version" in found:
-            return f"{_name(found)} v{found['version']}"
-        return _name(found)
+        protocol = self.specification.get("protocol")
+        if isinstance(protocol, dict) and "version" in protocol:
+            return f"{_name(protocol)} v{protocol['version']}"
+        return _name(protocol)
 
     @property
     def seed(self) -> int | None:
         """Seed of the run."""
-        found = self.specification.get("seed")
-        return found if isinstance(found, int) else None
+        seed = self.specification.get("seed")
+        return seed if isinstance(seed, int) else None
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -146,8 +146,8 @@ class StoredRun:
     def metrics(self) -> dict[str, Estimate]:
         """``metrics.json``: estimates by name, in their order of measurement or by name."""
         _require(self.path / "metrics.json")
-        found = read_estimates(self.path / "metrics.json")
-        return {name: Estimate(name=name, **content) for name, content in found.items()}
+        stored = read_estimates(self.path / "metrics.json")
+        return {name: Estimate(name=name, **content) for name, content in stored.items()}
 
     @cached_property
     def infos(self) -> dict[str, MetricInfo]:
@@ -261,10 +261,10 @@ def open_run(path: Path | str) -> StoredRun:
 
 def as_runs(runs: StoredRun | Sequence[StoredRun]) -> tuple[StoredRun, ...]:
     """One run or several as a tuple of at least one."""
-    found = (runs,) if isinstance(runs, StoredRun) else tuple(runs)
-    if not found:
+    several = (runs,) if isinstance(runs, StoredRun) else tuple(runs)
+    if not several:
         raise MibenchError("there is no run to report; give at least one run directory")
-    return found
+    return several
 
 
 def _read_unit(file: Path) -> Unit:
@@ -314,12 +314,12 @@ def _read_facts(file: Path) -> JsonObject:
 
 def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
     """Sums of what is counted and the highest peak of memory; None where a part lacks the number."""
-    found: dict[str, float | None] = {}
+    totals: dict[str, float | None] = {}
     for fact in (*_COUNTED, "peak_memory_bytes"):
         values = [part[fact] for part in parts if isinstance(part.get(fact), int | float)]
         whole = bool(parts) and len(values) == len(parts)
-        found[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
-    return found
+        totals[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
+    return totals
 
 
 def _require(file: Path) -> None:

@@ -122,14 +122,14 @@ def _row_tiles(
     tiles = []
     own = None if private is None else private.pixels[private.labels == identity]
     if own is not None:
-        for place, image in enumerate(own[:examples]):
-            tiles.append(_Tile(_pixels(image, hide_faces), place * step))
-    for place, row in enumerate(best.itertuples()):
+        for index, image in enumerate(own[:examples]):
+            tiles.append(_Tile(_pixels(image, hide_faces), index * step))
+    for index, row in enumerate(best.itertuples()):
         hit = bool(row.hit1)
         tiles.append(
             _Tile(
                 _pixels(run.image(int(row.unit), int(row.index)), hide_faces),
-                groups["reconstructions"] + place * step,
+                groups["reconstructions"] + index * step,
                 f"{'✓' if hit else '✗'} {row.judge_confidence:.2f}",
                 BLUE if hit else VERMILION,
                 dashed=not hit,
@@ -139,7 +139,7 @@ def _row_tiles(
             tiles.append(
                 _Tile(
                     _pixels(own[int(row.nearest_private)], hide_faces),
-                    groups["neighbours"] + place * step,
+                    groups["neighbours"] + index * step,
                     f"d² {number_text(float(row.knn_distance))}",
                 )
             )

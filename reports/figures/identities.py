@@ -26,11 +26,11 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
     width = min(14.0, max(7.0, 2.2 + 0.17 * len(order)))
     made = figure(width, 6.6)
     upper, lower = made.subplots(2, 1, sharex=True)
-    chosen = run.samples[run.samples["selected"]]
+    selected = run.samples[run.samples["selected"]]
     positions = range(len(order))
     size = 36 if len(order) <= MOST_NAMES else 14
 
-    counts = chosen.groupby("identity").size()
+    counts = selected.groupby("identity").size()
     ranges = [_wilson(float(accuracy[i]), int(counts[i])) for i in order]
     _panel(
         upper,
@@ -42,9 +42,9 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
     )
     upper.set_ylim(-0.04, 1.04)
     upper.set_ylabel("acc@1", fontsize=NORMAL, color=INK)
-    upper.yaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+    upper.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
-    lowest, highest = (chosen.groupby("identity")["knn_distance"].quantile(q).to_dict() for q in (0.25, 0.75))
+    lowest, highest = (selected.groupby("identity")["knn_distance"].quantile(q).to_dict() for q in (0.25, 0.75))
     spans = [(float(lowest[i]), float(highest[i])) for i in order]
     _panel(
         lower,
@@ -88,12 +88,12 @@ def _panel(
 
 
 def _floor(axes: Axes, values: pd.Series[float], order: list[int], size: float) -> None:
-    known = [(place, float(values[identity])) for place, identity in enumerate(order) if identity in values.index]
+    known = [(index, float(values[identity])) for index, identity in enumerate(order) if identity in values.index]
     if not known:
         return
-    places, heights = zip(*known, strict=True)
+    indices, heights = zip(*known, strict=True)
     axes.scatter(
-        places, heights, s=1.5 * size, facecolors="white", edgecolors=GREY, marker="D", zorder=2, label="floor"
+        indices, heights, s=1.5 * size, facecolors="white", edgecolors=GREY, marker="D", zorder=2, label="floor"
     )
     axes.axhline(float(values.mean()), color=GREY, linestyle="--", linewidth=1.3, zorder=1, label="floor, mean")
 

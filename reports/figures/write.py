@@ -43,7 +43,7 @@ def write_figures(
     """
     runs = as_runs(run)
     first, labels = runs[0], run_labels(runs)
-    place = folder or first.path / "figures"
+    folder = folder or first.path / "figures"
     other = floor if floor is not None and floor.path != first.path else None
     drawn = {
         "contact_sheet": contact_sheet(first, labels[0], private, hide_faces=hides_faces(first, hide_faces)),
@@ -51,4 +51,4 @@ def write_figures(
         "curves": curves_plot(runs, labels),
         "spread": spread_plot(runs, labels, other),
     }
-    return [file for name, made in drawn.items() for file in save(made, place, name)]
+    return [file for name, made in drawn.items() for file in save(made, folder, name)]
