@@ -17,7 +17,9 @@ from mibench.metrics.declared import built_in_infos
 from mibench.reports.compare import compare
 from mibench.reports.tables import write_tables
 from mibench.results import difference, merged_infos, open_run, per_identity
-from mibench.sweeps.tables import SweepTable, shown_infos
+from mibench.sweeps.status import Outcome, standings
+from mibench.sweeps.suite import load_suite
+from mibench.sweeps.tables import headline, sweep_table
 
 METRICS = "protocol.metrics=[accuracy, knn-distance, true-identity, brightness]"
 NAMES = ("--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy", "--device", "cpu", "--set", METRICS)
@@ -54,9 +56,30 @@ def test_it_is_printed_compared_and_tested(
     assert compare(folders, metrics=["brightness"]).family == 1
     assert "brightness_low" in next(csv.reader(found.render("csv").splitlines()))
     assert "brightness (nits)" in (found.write(tmp_path)[1]).read_text(encoding="utf-8")
-    infos = shown_infos([run.infos])
-    assert "brightness_high" in SweepTable(infos, ()).columns
-    assert "brightness (nits)" in SweepTable(infos, ()).markdown()
+
+
+def test_a_sweep_has_its_columns(runs: tuple[str, list[Path]], tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(
+        "name: suite\ndataset: toyfaces\nprotocol: toy\nattacks: [toyattack, floor]\ntargets: [toynet, nobody]\n"
+        "settings:\n  protocol:\n    metrics: [accuracy, knn-distance, true-identity, brightness]\n"
+    )
+    suite = load_suite(str(tmp_path / "suite.yaml"))
+    outcomes = [
+        Outcome(standing=each, status=each.state, reason=each.reason, run=each.run)
+        for each in standings(suite.cells, tmp_path / "runs")
+    ]
+    table = sweep_table(outcomes, tmp_path / "runs")
+    rows = list(csv.DictReader(table.csv().splitlines()))
+    brightness = open_run(runs[1][0]).metrics["brightness"]
+    first = rows[0]
+    assert (first["attack"], first["target"], first["status"]) == ("toyattack", "toynet", "complete")
+    assert (float(first["brightness"]), float(first["brightness_low"])) == (brightness.value, brightness.low)
+    assert [row["status"] for row in rows].count("cannot start") == 2
+    assert {row["acc1"] for row in rows if row["status"] == "cannot start"} == {""}
+    assert "brightness (nits)" in table.markdown()
+    assert "brightness (nits)" in table.brief(400)[0]
+    assert len(table.brief(80)[0]) <= 80
+    assert headline(runs[1][0]).startswith("acc@1 100.0 % [")
 
 
 def test_a_protocol_may_demand_it_and_scoring_again_changes_no_byte(runs: tuple[str, list[Path]]) -> None:
