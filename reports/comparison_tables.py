@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mibench.api import MibenchError
+from mibench.results import absent_notes
 
 from .comparison import Comparison, Row
-from .formatting import absent_notes, sentence
+from .formatting import sentence
 from .significance import Difference
 from .table_model import (
     Cell,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from mibench.api import Estimate
-from mibench.results import ABSENT, StoredRun
+from mibench.results import StoredRun
 
 FLOOR = "floor"  # name of the attack that draws from the prior and optimises nothing
 FLOOR_LABEL = "floor (no attack)"
@@ -56,15 +55,6 @@ def query_budget(run: StoredRun) -> int | None:
 def hides_faces(run: StoredRun, hide: bool | None) -> bool:
     """Whether faces are shown as mosaics: as the caller says, else unless the data set is synthetic."""
     return run.dataset not in SYNTHETIC if hide is None else hide
-
-
-def absent_notes(estimates: Iterable[tuple[str, Estimate]]) -> list[str]:
-    """One sentence for each distinct reason why numbers are missing, of pairs of title and estimate."""
-    titles_by_reason: dict[str, dict[str, None]] = {}
-    for title, estimate in estimates:
-        if estimate.value is None:
-            titles_by_reason.setdefault(estimate.reason or "no reason was given", {})[title] = None
-    return [f"{ABSENT} {', '.join(titles)}: {reason}." for reason, titles in titles_by_reason.items()]
 
 
 def sentence(text: str) -> str:

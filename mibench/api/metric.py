@@ -26,8 +26,9 @@ VIEWS: tuple[View, ...] = get_args(View)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with what a reader needs to trust it. ``value`` is None when it could not be had; ``reason`` says why.
+    """A number with what a reader needs to trust it.
 
+    ``value`` is None when it could not be computed; ``reason`` says why.
     ``low`` and ``high`` bound the 95 % interval that resamples ``unit`` (identities, not images).
     """
 

@@ -136,7 +136,7 @@ def as_plain(result: RunResult) -> dict[str, object]:
 
 def summary(result: RunResult) -> list[str]:
     """The run beside its floor, one metric a line, with 95 % intervals, and what the run cost."""
-    from mibench.results import arrow, estimate_text, open_run
+    from mibench.results import absent_notes, arrow, estimate_text, open_run
 
     run = open_run(result.path)
     floor = {} if result.floor is None else open_run(result.floor.path).metrics
@@ -147,11 +147,7 @@ def summary(result: RunResult) -> list[str]:
         row = [info.heading + arrow(estimate.higher_is_better), estimate_text(estimate, info)]
         rows.append([*row, *([estimate_text(floor.get(info.name), info)] if floor else [])])
     lines = text_columns(rows)
-    lines += [
-        f"no {info.title}: {run.metrics[info.name].reason}"
-        for info in infos
-        if run.metrics[info.name].params.get("cannot_differ")
-    ]
+    lines += absent_notes((info.title, run.metrics[info.name]) for info in infos)
     lines += ["", cost_line(run)]
     lines += ["", f"95 % intervals over identities; everything is in {result.path}"]
     for folder in ("tables", "figures"):

@@ -62,7 +62,7 @@ _CHUNK = 8_000_000  # most weights held at once by the weighted median
 
 
 def null(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
-    """An estimate that could not be had, with the reason in one sentence."""
+    """An estimate that could not be computed, with the reason in one sentence."""
     return Estimate(name=name, value=None, reason=reason, **fields)
 
 

@@ -3,6 +3,7 @@
 from mibench.results.contract import ComparisonFunction, PrintableComparison, Report
 from mibench.results.formatting import (
     ABSENT,
+    absent_notes,
     arrow,
     bounds_text,
     count_text,
@@ -32,6 +33,7 @@ __all__ = [
     "Report",
     "StoredRun",
     "Unit",
+    "absent_notes",
     "adjusted",
     "arrow",
     "as_runs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mibench.api import Estimate, MetricInfo
 
@@ -61,6 +61,15 @@ def estimate_text(estimate: Estimate | None, info: MetricInfo | None) -> str:
 def arrow(higher_is_better: bool | None) -> str:
     """Which way is better for the adversary, that is, worse for privacy: ↑, ↓ or nothing."""
     return "" if higher_is_better is None else " ↑" if higher_is_better else " ↓"
+
+
+def absent_notes(estimates: Iterable[tuple[str, Estimate]]) -> list[str]:
+    """One sentence for each distinct reason why numbers are missing, of pairs of title and estimate."""
+    titles_by_reason: dict[str, dict[str, None]] = {}
+    for title, estimate in estimates:
+        if estimate.value is None:
+            titles_by_reason.setdefault(estimate.reason or "no reason was given", {})[title] = None
+    return [f"{ABSENT} {', '.join(titles)}: {reason}." for reason, titles in titles_by_reason.items()]
 
 
 def markdown_lines(rows: Sequence[Sequence[str]], *, ragged: bool = False) -> list[str]:
