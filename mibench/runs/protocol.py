@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from mibench import registry, settings
 from mibench.errors import MibenchError
 from mibench.metrics import DEFAULT_METRICS, METRICS
-from mibench.metrics.declared import declared_estimates
 from mibench.runs.spec import EvalProtocol
 from mibench.settings import Layer, Setting
 from mibench.system.strict_yaml import as_mapping
@@ -43,6 +42,8 @@ def check_metrics(protocol: EvalProtocol) -> None:
     Raises:
         MibenchError: an unknown group; an estimate in ``required`` that no chosen group yields, with the group to add.
     """
+    from mibench.metrics.declared import declared_estimates  # loads torch, which showing a protocol need not
+
     groups = protocol.metrics or DEFAULT_METRICS
     known = {*METRICS, *registry.names("metric")}
     for name in groups:
