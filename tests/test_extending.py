@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_scoring
 import torch
 import yaml
 from test_contract import usual_size
 
 from mibench import plugins, registry, settings
-from mibench.api import Access, ClassifierOutput, Context, Queries, Victim
+from mibench.api import Access, ClassifierOutput, Context, Estimate, Measured, Metric, Queries, Victim
 from mibench.metrics import DEFAULT_METRICS
+from mibench.metrics.inputs import ScoringInputs
 from mibench.rng import Streams
 from mibench.runs.budget import planned_total
 from mibench.runs.protocol import load_protocol
@@ -125,3 +127,19 @@ def test_metrics_are_added_to_the_default_ones() -> None:
     said = re.findall(r"protocol\.metrics=\[([^\]]*)\]", PAGE.read_text())
     assert said
     assert all(text.startswith("default, ") for text in said)
+
+
+def test_the_metrics_of_the_page_measure() -> None:
+    section = PAGE.read_text().partition("\n## A metric\n")[2].partition("\n## ")[0]
+    found: dict[str, Metric[ScoringInputs, list[Estimate] | Measured]] = {}
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        namespace: dict[str, Any] = {}
+        exec(block, namespace)
+        found |= {name: value for name, value in namespace.items() if isinstance(value, Metric)}
+    assert set(found) == {"measure", "feature_norm"}
+    scores = test_scoring.score(
+        test_scoring.reconstructions(), **test_scoring.arguments(metrics=tuple(found), registry=found)
+    )
+    assert all(estimate.value is not None for estimate in scores.metrics.values())
+    assert {info.column for info in scores.infos} == {"judge_confidence", "feature_norm"}
+    assert "feature_norm" in scores.samples
