@@ -1,4 +1,4 @@
-"""What is written down: the images a network takes, estimates, and cards of trained weights. Part of the contract."""
+"""What is written down: the images a network takes, and cards of trained weights. Part of the contract."""
 
 from __future__ import annotations
 
@@ -23,26 +23,6 @@ class ImageSpec:
     channels: int = 3
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with what a reader needs to trust it. ``value`` is None when it could not be had; ``reason`` says why.
-
-    ``low`` and ``high`` bound the 95 % interval that resamples ``unit`` (identities, not images).
-    """
-
-    name: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    unit: str = "identity"
-    higher_is_better: bool | None = None
-    version: str = "1"
-    extractor: str | None = None
-    reason: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, order=True)

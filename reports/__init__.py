@@ -1,19 +1,23 @@
-"""The reader: tables and figures of finished runs. It reads results and nothing else; it cannot load data.
+"""The reader: tables, figures and comparisons of finished runs. It reads results only; it cannot load data.
 
-A report is a callable ``report(run, folder=None, *, floor=None, private=None, hide_faces=None) -> list[Path]``:
+What the referee asks of the objects registered here is typed in :mod:`mibench.results.contract`:
 
-* ``run``: a :class:`mibench.results.StoredRun` or a sequence of them; the first one is the subject.
-* ``folder``: where to write; by default ``tables`` or ``figures`` inside the first run's directory.
-* ``floor``: the same protocol without an attack; a row of every table, a reference line in figures.
-* ``private``: private training images of the attacked identities (``.pixels`` uint8 ``(N, 3, H, W)``, ``.labels``
-  ``(N,)``, ordered by class as the scoring saw them), handed over by the referee; without them they are left out.
-* ``hide_faces``: show faces only as mosaics; None hides them unless the data set is synthetic.
+============== ====================================== ============================================
+kind           contract                               called by
+============== ====================================== ============================================
+``report``     ``mibench.results.Report``             every run at its end, ``mibench score``
+``comparison`` ``mibench.results.ComparisonFunction`` ``mibench compare`` (``table``), every sweep
+============== ====================================== ============================================
 
-It returns the files it wrote. The same run gives the same bytes.
+From top to bottom: ``rows`` (which runs are one row), ``significance`` (tests between rows), ``comparison`` (both as
+data), ``compare`` (makes it), ``comparison_tables`` and ``figures`` (draw it); ``tables`` is about single runs. All
+tables are :class:`~mibench.reports.table_model.Table` objects, from which CSV, Markdown and LaTeX are written. Which
+metrics stand in a table, what they are called and whether they are tested is read from ``StoredRun.infos``, what each
+metric says about itself.
 
-A comparison is a callable ``compare(runs, *, reference=None, metrics=(), mix=False)`` that ``mibench compare`` prints:
-what it returns has ``render(kind, *, width) -> str`` (``text``, ``csv``, ``markdown``, ``latex``), ``as_plain()`` (JSON
-types) and ``write(folder) -> list[Path]``.
+Another report, such as a page of HTML, is a file or folder here and a line under ``report``. A gate that passes or
+fails runs is called by none of the kinds above: it is a file here, a line under a kind of its own in
+:data:`mibench.registry.KINDS`, and its contract beside the others.
 """
 
 CATALOGUE: dict[str, dict[str, str]] = {

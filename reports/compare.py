@@ -6,31 +6,27 @@ Held fixed by every interval and test: the weights of target, judge and prior. S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mibench.api import Estimate, MibenchError
-from mibench.reports.comparison import SHOWN, Comparison, Row
-from mibench.results import StoredRun, pooled
+from mibench.api import Estimate, MetricInfo, MibenchError
+from mibench.results import ComparisonFunction, StoredRun, merged_infos, pooled
 
 from . import comparison_tables
+from .comparison import Comparison, Row
+from .row_labels import prior_of
 from .rows import (
-    COLUMN_OF,
-    PER_IDENTITY,
     Pool,
     circumstances,
     differing,
     open_runs,
     pool_runs,
-    prior_of,
     refuse_mixture,
 )
 from .significance import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, suggest, untested
 
-TESTED = tuple(COLUMN_OF)
-SHARES = frozenset({"acc1", "acc5", "true_identity_top1"})
 _COSTS = ("queries_forward", "queries_backward", "seconds")
 
 
@@ -41,7 +37,7 @@ class PrintedComparison(Comparison):
         """The comparison as ``text`` (tables cut at ``width`` letters), ``markdown``, ``csv`` (rows) or ``latex``."""
         return comparison_tables.render(self, kind, width=width)
 
-    def as_plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, object]:
         """Everything as JSON types."""
         return comparison_tables.as_plain(self)
 
@@ -63,25 +59,22 @@ def compare(
         runs: runs, their folders, or folders of runs; floors that lie beside them come along.
         reference: label or attack that every row is tested against; ``floor`` is each row's own floor. By default
             every pair is tested on targets with at most ``PAIRED_ROWS`` rows, else every row against the first one.
-        metrics: which to show and to test, out of ``TESTED`` and ``true_identity_top1``; ``TESTED`` by default.
+        metrics: which to show and to test, out of those that have a value for each identity; by default those that say
+            they are tested, and every metric that stands in comparisons is shown.
         mix: show runs of different protocols, data sets, judges or identities beside each other, without tests
             between them, instead of refusing.
 
     Raises:
         MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
     """
-    tested = tuple(dict.fromkeys(metrics)) or TESTED
-    for name in tested:
-        if name not in PER_IDENTITY:
-            raise MibenchError(
-                f"{name!r} cannot be tested over identities{suggest(name, PER_IDENTITY)} "
-                f"(known: {', '.join(PER_IDENTITY)})"
-            )
-    found, left_out = open_runs([runs] if isinstance(runs, StoredRun | Path | str) else list(runs))
-    facts = [circumstances(run) for run in found]
+    opened, left_out = open_runs([runs] if isinstance(runs, StoredRun | Path | str) else list(runs))
+    infos = merged_infos(run.infos for run in opened)
+    tested = _tested(infos, metrics)
+    shown = {name: info for name, info in infos.items() if "comparison" in info.views or name in tested}
+    facts = [circumstances(run) for run in opened]
     if not mix:
-        refuse_mixture(found, facts)
-    pools = pool_runs(found, facts)
+        refuse_mixture(opened, facts)
+    pools = pool_runs(opened, facts)
     differences: list[Difference] = []
     notes: list[str] = []
     for target in dict.fromkeys(pool.target for pool in pools):
@@ -92,7 +85,8 @@ def compare(
     check_reference(reference, pools)
     differences, family = adjust(differences)
     return PrintedComparison(
-        rows=tuple(_row(pool) for pool in pools),
+        infos=shown,
+        rows=tuple(_row(pool, shown) for pool in pools),
         differences=tuple(differences),
         tested=tested,
         family=family,
@@ -100,11 +94,27 @@ def compare(
         mixed=tuple(differing(facts)),
         notes=tuple(notes + _remarks(pools, family, reference)),
         left_out=left_out,
-        chosen=tuple(dict.fromkeys(metrics)),
+        requested=tuple(dict.fromkeys(metrics)),
     )
 
 
-def _row(pool: Pool) -> Row:
+def _tested(infos: Mapping[str, MetricInfo], requested: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that are tested: those requested, or those that say so.
+
+    Raises:
+        MibenchError: one that was requested has no value for each identity.
+    """
+    known = [info.name for info in infos.values() if info.column is not None]
+    for name in requested:
+        if name not in known:
+            raise MibenchError(
+                f"{name!r} cannot be tested over identities{suggest(name, known)} (known: {', '.join(known)})"
+            )
+    usual = (name for name in known if infos[name].tested and "comparison" in infos[name].views)
+    return tuple(dict.fromkeys(requested)) or tuple(usual)
+
+
+def _row(pool: Pool, infos: Mapping[str, MetricInfo]) -> Row:
     first = pool.runs[0]
     costs = [_cost(run, len(pool.identities)) for run in pool.runs]
     environments = [run.record.get("environment") or {} for run in pool.runs]
@@ -120,10 +130,10 @@ def _row(pool: Pool) -> Row:
         runs=tuple(str(run.path) for run in pool.runs),
         seeds=tuple(run.seed for run in pool.runs),
         identities=len(pool.identities),
-        estimates={name: _pooled_estimate(pool, name) for name in SHOWN if name in first.metrics},
+        estimates={name: _pooled_estimate(pool, info) for name, info in infos.items() if name in first.metrics},
         by_seed={
             name: tuple(run.metrics[name].value if name in run.metrics else None for run in pool.runs)
-            for name in SHOWN
+            for name in infos
             if name in first.metrics
         },
         cost={name: _pooled_cost(name, [each[name] for each in costs]) for name in costs[0]},
@@ -131,37 +141,33 @@ def _row(pool: Pool) -> Row:
     )
 
 
-def _pooled_estimate(pool: Pool, name: str) -> Estimate:
+def _pooled_estimate(pool: Pool, info: MetricInfo) -> Estimate:
     """A single run's own estimate; over seeds the mean, with an interval where identities have values."""
-    found = [run.metrics.get(name) for run in pool.runs]
-    first = pool.runs[0].metrics[name]
-    if len(found) == 1:
+    estimates = [run.metrics.get(info.name) for run in pool.runs]
+    first = pool.runs[0].metrics[info.name]
+    seeds = len(estimates)
+    if seeds == 1:
         return first
-    values = [estimate.value for estimate in found if estimate is not None and estimate.value is not None]
-    if len(values) < len(found):
-        reason = next((e.reason for e in found if e is not None and e.reason), "a run lacks it")
+    values = [estimate.value for estimate in estimates if estimate is not None and estimate.value is not None]
+    if len(values) < seeds:
+        reason = next((e.reason for e in estimates if e is not None and e.reason), "a run lacks it")
         return replace(first, value=None, low=None, high=None, reason=reason)
-    fields = {"higher_is_better": first.higher_is_better, "version": first.version, "extractor": first.extractor}
-    each = pool.values(name) if name in PER_IDENTITY else None
-    if each is not None:
-        counted = {"proportion": True, "trials": pool.samples} if name in SHARES else {}
-        return pooled(name, each, params={"seeds": len(found)}, **counted, **fields)
+    if (by_identity := pool.values(info.name)) is not None:
+        return pooled(first, by_identity, seeds=seeds, samples=pool.samples)
     why = "none: it has no value for each identity, so seeds have no interval in common"
-    return replace(
-        first, value=sum(values) / len(values), low=None, high=None, params={"seeds": len(found), "interval": why}
-    )
+    return replace(first, value=sum(values) / seeds, low=None, high=None, params={"seeds": seeds, "interval": why})
 
 
 def _cost(run: StoredRun, identities: int) -> dict[str, float | None]:
-    found = run.cost()
+    stages = run.cost()
     cost: dict[str, float | None] = {}
-    for part in ("prepare", "attack"):
+    for stage in ("prepare", "attack"):
         for name in _COSTS:
-            whole = found[part].get(name)
-            cost[f"{part}_{name}"] = None if whole is None else whole / identities
-    peaks = [peak for part in ("prepare", "attack") if (peak := found[part].get("peak_memory_bytes")) is not None]
+            whole = stages[stage].get(name)
+            cost[f"{stage}_{name}"] = None if whole is None else whole / identities
+    peaks = [peak for stage in ("prepare", "attack") if (peak := stages[stage].get("peak_memory_bytes")) is not None]
     cost["peak_memory_bytes"] = max(peaks) if peaks else None
-    cost["prior_queries_forward"] = found["prior"].get("queries_forward")
+    cost["prior_queries_forward"] = stages["prior"].get("queries_forward")
     return cost
 
 
@@ -201,3 +207,7 @@ def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[
 
 def _size(pools: Iterable[Pool], target: str) -> int:
     return sum(pool.target == target for pool in pools)
+
+
+if TYPE_CHECKING:
+    _: ComparisonFunction = compare  # held to the contract

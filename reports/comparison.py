@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mibench.api import Estimate
+from mibench.api import Estimate, MetricInfo
 
-from .rows import (
-    PER_IDENTITY,
-)
 from .significance import Difference
-
-SHOWN = (*PER_IDENTITY, "coverage", "div_feat_ratio", "frechet_judge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +49,17 @@ class Comparison:
     """Rows by target (attacks, then floors) and the differences between them.
 
     Attributes:
+        infos: metric -> what it says about itself; those that are shown, in the order of tables.
         tested: metrics that were tested.
         family: how many tests Holm's adjustment covers.
         reference: the row that the others were tested against; None for every pair.
         mixed: names of circumstances that differ between the rows (only after ``mix=True``).
         notes: sentences that a reader needs, warnings first.
         left_out: sentences on runs that were not used.
-        chosen: metrics that a person asked for; these alone are printed. None asked for: all, with costs.
+        requested: metrics that a person requested; these alone are printed. None: all, with costs.
     """
 
+    infos: Mapping[str, MetricInfo]
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     tested: tuple[str, ...]
@@ -71,7 +68,7 @@ class Comparison:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
-    chosen: tuple[str, ...] = ()
+    requested: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -83,7 +80,7 @@ class Comparison:
         """Metrics that some row has a value for, in the order they are shown."""
         return tuple(
             name
-            for name in SHOWN
+            for name in self.infos
             if any(name in row.estimates and row.estimates[name].value is not None for row in self.rows)
         )
 
@@ -95,9 +92,9 @@ class Comparison:
             if other.target == row.target and other.label != row.label and _value(other, metric) is not None
         }
         beaten = {
-            found.second if found.first == row.label else found.first
-            for found in self.differences
-            if found.target == row.target and found.metric == metric and found.stronger == row.label
+            each.second if each.first == row.label else each.first
+            for each in self.differences
+            if each.target == row.target and each.metric == metric and each.stronger == row.label
         }
         return bool(others) and others <= beaten
 

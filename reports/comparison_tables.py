@@ -6,15 +6,26 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mibench.api import Estimate, MibenchError
-from mibench.reports.comparison import Comparison, Row
+from mibench.api import MibenchError
+from mibench.results import absent_notes
 
-from .formatting import ABSENT, measure
+from .comparison import Comparison, Row
+from .formatting import sentence
 from .significance import Difference
-from .table_model import Cell, Column, Kind, Table, csv_text, markdown_text, number_text
-from .tables import write
+from .table_model import (
+    Cell,
+    Column,
+    Kind,
+    Table,
+    csv_text,
+    estimate_cell,
+    interval_column,
+    markdown_text,
+    text_cells,
+    value_text,
+    write_text,
+)
 
 _COST_NOTE = (
     "Costs are divided among the identities: images shown to the victim forwards and backwards, seconds; “prepare” is "
@@ -46,12 +57,12 @@ def rows_table(comparison: Comparison) -> Table:
         *(Column(name=name, title=None) for name in ("seeds", "runs", "devices")),
     ]
     for name in names:
-        how = measure(name)
+        info = comparison.infos[name]
         better = next(
             (e.higher_is_better for row in comparison.rows if (e := row.estimates.get(name)) is not None), None
         )
-        kind: Kind = "share" if how.percent else "number"
-        columns.append(Column(name=name, title=how.title, kind=kind, better=better, interval=True))
+        kind: Kind = "share" if info.percent else "number"
+        columns.append(interval_column(name, info.heading, kind, better))
         columns += [Column(name=f"{name}_seed_{end}", title=None, kind=kind) for end in ("low", "high", "sd")]
         columns.append(Column(name=f"{name}_reason", title=None))
     columns.append(Column(name="acc1_seeds", title="over seeds (%)"))
@@ -69,7 +80,7 @@ def differences_table(comparison: Comparison) -> Table:
         Column(name="first", title="first"),
         Column(name="second", title="second"),
         Column(name="metric", title="metric"),
-        Column(name="difference", title="first − second", kind="number", interval=True),
+        interval_column("difference", "first − second", "number"),
         Column(name="p_value", title=None, kind="p"),
         Column(name="p_holm", title="p (Holm)", kind="p"),
         Column(name="detectable", title="detectable", kind="number"),
@@ -88,16 +99,14 @@ def overall_table(comparison: Comparison) -> Table | None:
     if len(comparison.targets) < 2 or "acc1" not in _shown_metrics(comparison):
         return None
     labels = list(dict.fromkeys(row.label for row in sorted(comparison.rows, key=lambda row: row.floor)))
-    by_place = {(row.label, row.target): row for row in comparison.rows}
+    row_of = {(row.label, row.target): row for row in comparison.rows}
     columns = [Column(name="row", title="")]
-    columns += [
-        Column(name=target, title=target, kind="share", better=True, interval=True) for target in comparison.targets
-    ]
+    columns += [interval_column(target, target, "share", better=True) for target in comparison.targets]
     rows = []
     for label in labels:
         cells = [Cell(value=label)]
         for target in comparison.targets:
-            row = by_place.get((label, target))
+            row = row_of.get((label, target))
             cells.append(Cell(value=None) if row is None else _estimate_cell(comparison, row, "acc1"))
         rows.append(tuple(cells))
     return Table(name="overall", title="acc@1 by target", columns=tuple(columns), rows=tuple(rows))
@@ -107,30 +116,30 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
     """What is printed: tables of rows (overall, then for each target results and cost) and tables of differences."""
     whole, tests = rows_table(comparison), differences_table(comparison)
     overall = overall_table(comparison)
-    found = [] if overall is None else [overall]
+    results = [] if overall is None else [overall]
     pairs = []
     several = any(len(row.seeds) > 1 for row in comparison.rows)
-    results = ["row", *_shown_metrics(comparison)]
-    if several and "acc1" in results:
-        results.insert(results.index("acc1") + 1, "acc1_seeds")
+    measured = ["row", *_shown_metrics(comparison)]
+    if several and "acc1" in measured:
+        measured.insert(measured.index("acc1") + 1, "acc1_seeds")
     if _counts(comparison) is None:
-        results += ["n_identities", "n_seeds"]
+        measured += ["n_identities", "n_seeds"]
     priors = len({row.prior for row in comparison.rows}) > 1
     costs = ["row", *(["prior"] if priors else []), *_costs_that_matter(comparison)]
-    for place, target in enumerate(comparison.targets):
+    tested = [column.name for column in tests.columns if column.name not in ("target", None) and column.title]
+    for number, target in enumerate(comparison.targets):
 
-        def here(cells: dict[str, Cell], target: str = target) -> bool:
+        def on_target(cells: dict[str, Cell], target: str = target) -> bool:
             return cells["target"].value == target
 
-        found.append(whole.part(f"results-{place}", f"Target {target}", results, here))
+        results.append(whole.part(f"results-{number}", f"Target {target}", measured, on_target))
         if _shows_costs(comparison):
-            cost = whole.part(f"cost-{place}", f"Cost per identity, target {target}", costs, here)
-            found.append(dataclasses.replace(cost, notes=(_context(comparison), _COST_NOTE)))
-        wanted = [column.name for column in tests.columns if column.name != "target" and column.title is not None]
-        part = tests.part(f"differences-{place}", f"Differences, target {target}", wanted, here)
+            cost = whole.part(f"cost-{number}", f"Cost per identity, target {target}", costs, on_target)
+            results.append(dataclasses.replace(cost, notes=(_context(comparison), _COST_NOTE)))
+        part = tests.part(f"differences-{number}", f"Differences, target {target}", tested, on_target)
         if part.rows:
             pairs.append(part)
-    return found, pairs
+    return results, pairs
 
 
 def notes_for_rows(comparison: Comparison) -> list[str]:
@@ -138,7 +147,8 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
     notes = [_context(comparison)]
     notes.append("Brackets: 95 % interval over identities. Arrows: which way the attack does better.")
     if any(len(row.seeds) > 1 for row in comparison.rows):
-        apart = [measure(name).title for name in _shown_metrics(comparison) if _without_interval(comparison, name)]
+        names = [name for name in _shown_metrics(comparison) if _without_interval(comparison, name)]
+        apart = [comparison.infos[name].title for name in names]
         without = f" {', '.join(apart)}: mean of the seeds, which have no interval in common." if apart else ""
         notes.append(
             "Seeds are pooled: an identity's value is its mean over the seeds; “over seeds” is the lowest and the "
@@ -149,7 +159,7 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
     )
     if _shows_costs(comparison):
         notes.append(_COST_NOTE)
-    notes += [f"{note[:1].upper()}{note[1:]}." for note in comparison.notes]
+    notes += [sentence(note) for note in comparison.notes]
     return notes + _absent(comparison)
 
 
@@ -195,36 +205,31 @@ def write_all(comparison: Comparison, folder: Path) -> list[Path]:
     from .figures.style import save
     from .latex import document
 
-    comparison = dataclasses.replace(comparison, chosen=())
+    comparison = dataclasses.replace(comparison, requested=())
     rows, differences = tables_for_people(comparison)
     files = []
     for table, parts, notes, aside in (
         (rows_table(comparison), rows, notes_for_rows(comparison), left_out(comparison)),
         (differences_table(comparison), differences, notes_for_differences(comparison), []),
     ):
-        files.append(write(folder / f"{table.name}.csv", csv_text(table)))
-        files.append(write(folder / f"{table.name}.md", markdown_text(parts, [*notes, *aside]).lstrip("\n")))
-        files.append(write(folder / f"{table.name}.tex", document(parts, notes, aside)))
+        files.append(write_text(folder / f"{table.name}.csv", csv_text(table)))
+        files.append(write_text(folder / f"{table.name}.md", markdown_text(parts, [*notes, *aside]).lstrip("\n")))
+        files.append(write_text(folder / f"{table.name}.tex", document(parts, notes, aside)))
     return files + save(comparison_plot(comparison), folder, "comparison")
 
 
-def as_plain(comparison: Comparison) -> dict[str, Any]:
+def as_plain(comparison: Comparison) -> dict[str, object]:
     """The comparison as JSON types; numbers that are not finite are null."""
-    found = dataclasses.asdict(comparison)
-    plain: dict[str, Any] = _plain(found)
-    return plain
+    return {name: _plain(value) for name, value in dataclasses.asdict(comparison).items()}
 
 
 def _row_cells(comparison: Comparison, row: Row, names: Sequence[str]) -> tuple[Cell, ...]:
     cells = [
-        *(Cell(value=text) for text in (row.target, row.label, row.attack, row.protocol, row.dataset)),
-        Cell(value="true" if row.floor else "false"),
-        Cell(value=row.prior),
+        *text_cells(row.target, row.label, row.attack, row.protocol, row.dataset),
+        *text_cells("true" if row.floor else "false", row.prior),
         Cell(value=row.identities),
         Cell(value=len(row.seeds)),
-        Cell(value=" ".join(str(seed) for seed in row.seeds)),
-        Cell(value=" ".join(row.runs)),
-        Cell(value="; ".join(row.devices)),
+        *text_cells(" ".join(str(seed) for seed in row.seeds), " ".join(row.runs), "; ".join(row.devices)),
     ]
     for name in names:
         cells.append(_estimate_cell(comparison, row, name))
@@ -232,7 +237,7 @@ def _row_cells(comparison: Comparison, row: Row, names: Sequence[str]) -> tuple[
         estimate = row.estimates.get(name)
         cells.append(Cell(value=(estimate.reason if estimate is not None else "it was not computed") or ""))
     low, high, _ = _spread(row, "acc1")
-    seeds = "" if low is None or high is None else f"{number_text('share', low)} to {number_text('share', high)}"
+    seeds = "" if low is None or high is None else f"{value_text('share', low)} to {value_text('share', high)}"
     return (*cells, Cell(value=seeds), *(Cell(value=row.cost[name]) for name in COSTS))
 
 
@@ -251,8 +256,8 @@ def _context(comparison: Comparison) -> str:
 
 def _counts(comparison: Comparison) -> tuple[int, int] | None:
     """Identities and seeds of every row; None when rows differ."""
-    found = {(row.identities, len(row.seeds)) for row in comparison.rows}
-    return found.pop() if len(found) == 1 else None
+    counts = {(row.identities, len(row.seeds)) for row in comparison.rows}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _spread(row: Row, name: str) -> tuple[float | None, float | None, float | None]:
@@ -265,19 +270,16 @@ def _spread(row: Row, name: str) -> tuple[float | None, float | None, float | No
 
 
 def _estimate_cell(comparison: Comparison, row: Row, name: str) -> Cell:
-    estimate = row.estimates.get(name)
-    if estimate is None or estimate.value is None:
-        return Cell(value=None)
-    return Cell(value=estimate.value, low=estimate.low, high=estimate.high, stands_out=comparison.stands_out(row, name))
+    return estimate_cell(row.estimates.get(name), stands_out=comparison.stands_out(row, name))
 
 
 def _difference_cells(comparison: Comparison, each: Difference) -> tuple[Cell, ...]:
-    estimate: Estimate = each.estimate
-    kind: Kind = "points" if measure(each.metric).percent else "number"
+    estimate, info = each.estimate, comparison.infos[each.metric]
+    kind: Kind = "points" if info.percent else "number"
     return (
-        *(Cell(value=text) for text in (each.target, each.first, each.second)),
-        Cell(value=each.metric, title=measure(each.metric).title),
-        Cell(value=estimate.value, low=estimate.low, high=estimate.high, kind=kind),
+        *text_cells(each.target, each.first, each.second),
+        Cell(value=each.metric, title=info.title),
+        estimate_cell(estimate, kind=kind),
         Cell(value=each.p_value),
         Cell(value=each.p_holm),
         Cell(value=each.detectable, kind=kind),
@@ -290,39 +292,38 @@ def _difference_cells(comparison: Comparison, each: Difference) -> tuple[Cell, .
 
 
 def _costs_that_matter(comparison: Comparison) -> list[str]:
-    """All costs, but the queries of the prior's training only where some prior asked the victim."""
-    asked = any(row.cost["prior_queries_forward"] for row in comparison.rows)
-    return [name for name in COSTS if asked or name != "prior_queries_forward"]
+    """All costs, but the queries of the prior's training only where some prior queried the victim."""
+    queried = any(row.cost["prior_queries_forward"] for row in comparison.rows)
+    return [name for name in COSTS if queried or name != "prior_queries_forward"]
 
 
 def _shown_metrics(comparison: Comparison) -> list[str]:
     """Metrics that people see: all there are, or those that were asked for."""
-    return [name for name in comparison.metrics if not comparison.chosen or name in comparison.chosen]
+    return [name for name in comparison.metrics if not comparison.requested or name in comparison.requested]
 
 
 def _shows_costs(comparison: Comparison) -> bool:
     """Whether people see costs: not when they asked for certain metrics."""
     recorded = any(row.cost[name] is not None for row in comparison.rows for name in COSTS)
-    return recorded and not comparison.chosen
+    return recorded and not comparison.requested
 
 
 def _absent(comparison: Comparison) -> list[str]:
-    reasons: dict[str, list[str]] = {}
-    for row in comparison.rows:
-        for name, estimate in row.estimates.items():
-            if estimate.value is None and (not comparison.chosen or name in comparison.chosen):
-                titles = reasons.setdefault(estimate.reason or "no reason was given", [])
-                titles += [measure(name).title] if measure(name).title not in titles else []
-    return [f"{ABSENT} {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
+    return absent_notes(
+        (comparison.infos[name].title, estimate)
+        for row in comparison.rows
+        for name, estimate in row.estimates.items()
+        if not comparison.requested or name in comparison.requested
+    )
 
 
 def _without_interval(comparison: Comparison, name: str) -> bool:
     """Whether a row of several seeds has a value and no interval."""
-    found = [row.estimates[name] for row in comparison.rows if len(row.seeds) > 1 and name in row.estimates]
-    return any(estimate.value is not None and estimate.low is None for estimate in found)
+    estimates = [row.estimates[name] for row in comparison.rows if len(row.seeds) > 1 and name in row.estimates]
+    return any(estimate.value is not None and estimate.low is None for estimate in estimates)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mibench.results import printable
+from mibench.results import ABSENT, printable
 
-from .formatting import ABSENT
 from .table_model import Cell, Column, Table, heading, shown
 
 _WIDE = 5  # columns of numbers from which a table spans both columns of a page
@@ -61,8 +60,8 @@ def environment(table: Table, notes: Sequence[str]) -> str:
     """One table: text on the left, numbers on the right, intervals in small brackets."""
     wide = len(table.columns) - table.lead >= _WIDE
     name = "table*" if wide else "table"
-    numeric = [place for place, column in enumerate(table.columns) if column.kind != "text"]
-    layout = "".join("r" if place in numeric else "l" for place in range(len(table.columns)))
+    numeric = [index for index, column in enumerate(table.columns) if column.kind != "text"]
+    layout = "".join("r" if index in numeric else "l" for index in range(len(table.columns)))
     caption = " ".join([f"{table.title}.", *notes])
     lines = [
         f"\\begin{{{name}}}[t]",
@@ -90,10 +89,10 @@ def environment(table: Table, notes: Sequence[str]) -> str:
 def _head(column: Column) -> str:
     """A heading; a long one is broken into two lines at the space nearest to its middle."""
     words = heading(column)
-    spaces = [place for place, letter in enumerate(words) if letter == " "]
+    spaces = [index for index, letter in enumerate(words) if letter == " "]
     if len(words) <= _LONG_HEAD or not spaces:
         return escape(words)
-    middle = min(spaces, key=lambda place: (abs(2 * place - len(words)), place))
+    middle = min(spaces, key=lambda index: (abs(2 * index - len(words)), index))
     side = "l" if column.kind == "text" else "r"
     return f"\\shortstack[{side}]{{{escape(words[:middle])}\\\\{escape(words[middle + 1 :])}}}"
 

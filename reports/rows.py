@@ -1,34 +1,23 @@
-"""From runs on disk to rows of a comparison: what may be compared, what is one row, what the rows are called."""
+"""From runs on disk to rows of a comparison: which runs there are, what must agree, and which of them are one row."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mibench.api import MibenchError
 from mibench.results import StoredRun, damaged, open_run, per_identity, without_value
 
-from .tables import FLOOR_LABEL
+from .formatting import FLOOR
+from .row_labels import block_names, row_labels, short_hash, target_key, weights_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FLOOR = "floor"
-COLUMN_OF = {
-    "acc1": "hit1",
-    "acc5": "hit5",
-    "knn_distance": "knn_distance",
-    "feature_distance": "feature_distance",
-    "true_identity_error": "true_identity_error",
-}  # metrics that are means over identities -> their column of samples.csv
-PER_IDENTITY = (*COLUMN_OF, "true_identity_top1")
-MOST_SETTINGS = 3  # settings that differ are named in a label up to this many
 _NO_MATTER = frozenset(
     {"name", "version", "description", "preset", "preset_for", "datasets", "dataset", "prior", "metrics", "required"}
 )
@@ -67,21 +56,25 @@ class Pool:
 
     def values(self, metric: str) -> pd.Series[float] | None:
         """Value of each identity, mean over seeds; None where a run does not know it."""
-        found = [per_identity_metric(run, metric) for run in self.runs]
-        if any(values is None for values in found):
-            return None
-        return sum(values for values in found if values is not None) / len(found)  # type: ignore[return-value]
+        total: pd.Series[float] | None = None
+        for run in self.runs:
+            values = per_identity_metric(run, metric)
+            if values is None:
+                return None
+            total = values if total is None else total + values
+        return None if total is None else total / len(self.runs)
 
 
 def per_identity_metric(run: StoredRun, metric: str) -> pd.Series[float] | None:
     """Mean of a metric over the selected samples of each identity; None where the run does not know it."""
-    if COLUMN_OF.get(metric, "true_identity_rank") not in run.samples or without_value(run, metric) is not None:
+    info = run.infos.get(metric)
+    if info is None or info.column not in run.samples or without_value(run, metric) is not None:
         return None
     values = per_identity(run, metric)
     return None if bool(values.isna().any()) else values
 
 
-def open_runs(given: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRun, ...], tuple[str, ...]]:
+def open_runs(sources: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRun, ...], tuple[str, ...]]:
     """Runs, and folders of runs, as finished runs with the floors that lie beside them.
 
     Returns:
@@ -92,47 +85,47 @@ def open_runs(given: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRun,
         MibenchError: a run that was named is not there or not finished, or there is none at all, or files of one have
             changed since it was finished; a line for each.
     """
-    found: dict[Path, StoredRun] = {}
+    runs: dict[Path, StoredRun] = {}
     notes: list[str] = []
     problems: list[str] = []
-    for each in given:
-        path = each.path if isinstance(each, StoredRun) else Path(each)
-        if isinstance(each, StoredRun) or (path / "run.json").is_file():
-            run = each if isinstance(each, StoredRun) else open_run(path)
+    for source in sources:
+        path = source.path if isinstance(source, StoredRun) else Path(source)
+        if isinstance(source, StoredRun) or (path / "run.json").is_file():
+            run = source if isinstance(source, StoredRun) else open_run(path)
             if reason := unfinished(run):
                 problems.append(f"{path} {reason}")
-            found.setdefault(path.resolve(), run)
+            runs.setdefault(path.resolve(), run)
             continue
-        inside = sorted(file.parent for file in path.rglob("run.json"))
-        if not inside:
+        folders = sorted(file.parent for file in path.rglob("run.json"))
+        if not folders:
             problems.append(f"{path} is neither a run directory nor a folder of them; start a run with mibench run")
-        for folder in inside:
+        for folder in folders:
             run = open_run(folder)
             if reason := unfinished(run):
                 notes.append(f"{folder} {reason}")
             else:
-                found.setdefault(folder.resolve(), run)
+                runs.setdefault(folder.resolve(), run)
     if problems:
         raise MibenchError(*problems)
-    if not found:
+    if not runs:
         raise MibenchError("there is no finished run to compare; give at least one run directory", *notes)
-    for run in list(found.values()):
+    for run in list(runs.values()):
         name = run.record.get("floor")
         if not isinstance(name, str):
             continue
         beside = run.path.resolve().parent / name
-        if beside in found:
+        if beside in runs:
             continue
         if not (beside / "run.json").is_file():
             notes.append(f"the floor of {run.path}, {name}, does not lie beside it")
         elif reason := unfinished(floor := open_run(run.path.parent / name)):
             notes.append(f"{floor.path}, the floor of {run.path}, {reason}")
         else:
-            found[beside] = floor
-    broken = [f"{run.path} {reason}" for run in found.values() if (reason := damaged(run))]
+            runs[beside] = floor
+    broken = [f"{run.path} {reason}" for run in runs.values() if (reason := damaged(run))]
     if broken:
         raise MibenchError(*broken)
-    return tuple(found.values()), tuple(dict.fromkeys(notes))
+    return tuple(runs.values()), tuple(dict.fromkeys(notes))
 
 
 def unfinished(run: StoredRun) -> str | None:
@@ -161,38 +154,38 @@ def circumstances(run: StoredRun) -> dict[str, str]:
     """What must agree for numbers of two runs to be compared: name -> value in words, most important first."""
     spec = run.specification
     labels = identities_of(run)
-    found = {"data set": _with_hash(run.dataset, spec.get("dataset_digest")), "protocol": run.protocol}
+    facts = {"data set": _with_hash(run.dataset, spec.get("dataset_digest")), "protocol": run.protocol}
     protocol = spec.get("protocol")
     for name, value in sorted(protocol.items() if isinstance(protocol, dict) else ()):
         if name not in _NO_MATTER:
-            found[f"protocol.{name}"] = json.dumps(value)
+            facts[f"protocol.{name}"] = json.dumps(value)
     for kind in ("judge", "regressor"):
         weights = spec.get(kind)
-        found[kind] = _with_hash(weights.get("card"), weights.get("sha256")) if isinstance(weights, dict) else "none"
-    found["identities"] = f"{len(labels)} from {labels[0]} to {labels[-1]} ({_short(list(labels))})"
-    for name in PER_IDENTITY:
-        estimate = run.metrics.get(name)
+        facts[kind] = _with_hash(weights.get("card"), weights.get("sha256")) if isinstance(weights, dict) else "none"
+    facts["identities"] = f"{len(labels)} from {labels[0]} to {labels[-1]} ({short_hash(list(labels))})"
+    for name, info in run.infos.items():
+        estimate = run.metrics.get(name) if info.column is not None and "comparison" in info.views else None
         if estimate is not None and estimate.value is not None:
-            found[f"definition of {name}"] = f"version {estimate.version}, {estimate.extractor or 'no network'}"
-    return found
+            facts[f"definition of {name}"] = f"version {estimate.version}, {estimate.extractor or 'no network'}"
+    return facts
 
 
-def differing(all_of_them: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names whose values are not the same everywhere.
+def differing(facts_of_runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names of circumstances whose values are not the same everywhere.
 
     A setting that a protocol does not have is null there. A metric that only some runs have differs in nothing.
     """
-    found = []
-    for name in dict.fromkeys(name for each in all_of_them for name in each):
-        values = {value_of(each, name) for each in all_of_them if name in each or not name.startswith("definition of")}
-        if len(values) > 1:
-            found.append(name)
-    return found
+    names = []
+    for name in dict.fromkeys(name for facts in facts_of_runs for name in facts):
+        optional = name.startswith("definition of")
+        if len({value_of(facts, name) for facts in facts_of_runs if name in facts or not optional}) > 1:
+            names.append(name)
+    return names
 
 
-def value_of(found: Mapping[str, str], name: str) -> str:
+def value_of(facts: Mapping[str, str], name: str) -> str:
     """A circumstance in words."""
-    return found.get(name, "null")
+    return facts.get(name, "null")
 
 
 def refuse_mixture(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]) -> None:
@@ -200,14 +193,14 @@ def refuse_mixture(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]
     names = differing(facts)
     if not names:
         return
-    holders: dict[str, list[str]] = {}
+    paths_by_value: dict[str, list[str]] = {}
     for run, each in zip(runs, facts, strict=True):
-        holders.setdefault(value_of(each, names[0]), []).append(str(run.path))
+        paths_by_value.setdefault(value_of(each, names[0]), []).append(str(run.path))
 
     def listed(paths: list[str]) -> str:
         return ", ".join(paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")
 
-    sides = "; ".join(f"{value}: {listed(paths)}" for value, paths in holders.items())
+    sides = "; ".join(f"{value}: {listed(paths)}" for value, paths in paths_by_value.items())
     also = f" (also: {', '.join(names[1:4])}{', ...' if len(names) > 4 else ''})" if len(names) > 1 else ""
     raise MibenchError(
         f"the runs differ in {names[0]}: {sides}{also}; compare runs made under the same protocol, or show them side "
@@ -221,169 +214,48 @@ def pool_runs(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]) -> 
     Raises:
         MibenchError: the same attack with the same seed twice in one folder.
     """
-    groups: dict[str, list[int]] = {}
-    apart = differing(facts)
-    for place, run in enumerate(runs):
+    indices_by_setup: dict[str, list[int]] = {}
+    varying = differing(facts)
+    for index, run in enumerate(runs):
         spec = run.specification
-        made_with = [run.attack, spec.get("attack_settings"), _weights(run, "prior"), spec.get("precision")]
-        under = [value_of(facts[place], name) for name in apart]
-        groups.setdefault(json.dumps([_target(run), made_with, under], sort_keys=True), []).append(place)
-    parts = [part for group in groups.values() for part in _one_seed_each(group, runs)]
-    mixed = apart[:1] if apart and apart[0] not in ("protocol", "data set") else []
-    labels = _labels(
-        [[runs[place] for place in part] for part in parts],
-        [" ".join(f"{name}={value_of(facts[part[0]], name)}" for name in mixed) for part in parts],
+        made_with = [run.attack, spec.get("attack_settings"), weights_of(run, "prior"), spec.get("precision")]
+        under = [value_of(facts[index], name) for name in varying]
+        key = json.dumps([weights_of(run, "target"), made_with, under], sort_keys=True)
+        indices_by_setup.setdefault(key, []).append(index)
+    groups = [part for group in indices_by_setup.values() for part in _one_seed_each(group, runs)]
+    mixed = varying[:1] if varying and varying[0] not in ("protocol", "data set") else []
+    labels = row_labels(
+        [[runs[index] for index in group] for group in groups],
+        [" ".join(f"{name}={value_of(facts[group[0]], name)}" for name in mixed) for group in groups],
     )
-    blocks = _block_names(runs)
+    blocks = block_names(runs)
     pools = []
-    for part, label in zip(parts, labels, strict=True):
-        members = sorted((runs[place] for place in part), key=lambda run: (run.seed is None, run.seed))
-        block = blocks[json.dumps(_target(members[0]))]
-        pools.append(Pool(label=label, target=block, runs=tuple(members), circumstances=facts[part[0]]))
+    for group, label in zip(groups, labels, strict=True):
+        members = sorted((runs[index] for index in group), key=lambda run: (run.seed is None, run.seed))
+        block = blocks[target_key(members[0])]
+        pools.append(Pool(label=label, target=block, runs=tuple(members), circumstances=facts[group[0]]))
     order = list(dict.fromkeys(blocks.values()))
     return sorted(pools, key=lambda pool: (order.index(pool.target), pool.floor))
 
 
-def prior_of(run: StoredRun) -> str:
-    """The prior as people call it: architecture, and tag unless the tag is only the target it was made against."""
-    weights = run.specification.get("prior")
-    if not isinstance(weights, dict):
-        return "none"
-    name, _, tag = str(weights.get("card", weights.get("architecture", "unknown"))).partition("+")
-    architecture, target = name.partition("@")[0], run.target
-    own = target.partition("@")[0] + (f"-{target.partition('+')[2]}" if "+" in target else "")
-    return architecture + (f"+{tag}" if tag and tag != own else "")
-
-
 def _one_seed_each(group: Sequence[int], runs: Sequence[StoredRun]) -> list[list[int]]:
-    """A group as it is when its seeds differ, else split by the folder that the runs lie in."""
+    """A group of indices as it is when its seeds differ, else split by the folder that the runs lie in."""
 
-    def twice(places: Sequence[int]) -> list[int]:
-        seeds = [runs[place].seed for place in places]
-        return [place for place, seed in zip(places, seeds, strict=True) if seeds.count(seed) > 1]
+    def repeated(indices: Sequence[int]) -> list[int]:
+        seeds = [runs[index].seed for index in indices]
+        return [index for index, seed in zip(indices, seeds, strict=True) if seeds.count(seed) > 1]
 
-    if not twice(group):
+    if not repeated(group):
         return [list(group)]
-    folders: dict[Path, list[int]] = {}
-    for place in group:
-        folders.setdefault(runs[place].path.resolve().parent, []).append(place)
-    for places in folders.values():
-        if same := twice(places):
-            first, second = (runs[place].path for place in same[:2])
+    indices_by_folder: dict[Path, list[int]] = {}
+    for index in group:
+        indices_by_folder.setdefault(runs[index].path.resolve().parent, []).append(index)
+    for indices in indices_by_folder.values():
+        if same := repeated(indices):
+            first, second = (runs[index].path for index in same[:2])
             raise MibenchError(f"{first} and {second} are the same attack with the same seed; leave one of them out")
-    return list(folders.values())
+    return list(indices_by_folder.values())
 
 
-def _labels(parts: Sequence[Sequence[StoredRun]], mixed: Sequence[str]) -> list[str]:
-    """Names of rows: the attack, and only what tells it from other rows of that attack; ``mixed`` is the circumstance
-    that differs where neither protocol nor data set names it."""
-    labels = [run[0].attack for run in parts]
-    for attack in dict.fromkeys(labels):
-        places = [place for place, part in enumerate(parts) if part[0].attack == attack]
-        heads = [parts[place][0] for place in places]
-        said: list[list[str]] = [[] for _ in places]
-        for texts in (
-            [f"prior {prior_of(run)}" for run in heads],
-            _prior_settings(heads),
-            _settings(heads),
-            [str(run.specification.get("precision", "")) for run in heads],
-            [run.protocol for run in heads],
-            [run.dataset for run in heads],
-            [mixed[place] for place in places],
-        ):
-            if len(set(texts)) > 1:
-                for each, text in zip(said, texts, strict=True):
-                    each.append(text)
-        bare = FLOOR_LABEL if attack == FLOOR else attack
-        for place, each in zip(places, said, strict=True):
-            labels[place] = f"{attack} ({', '.join(text for text in each if text)})" if any(each) else bare
-    return _made_unique(labels, parts)
-
-
-def _made_unique(labels: list[str], parts: Sequence[Sequence[StoredRun]]) -> list[str]:
-    """Labels that are still shared by two rows of one target get the name of a folder."""
-    by: tuple[Callable[[StoredRun], str], ...] = (
-        lambda run: run.path.resolve().parent.name,
-        lambda run: run.path.resolve().name,
-        lambda run: str(run.path.resolve()),
-    )
-    for name in by:
-        keys = [(label, json.dumps(_target(part[0]))) for label, part in zip(labels, parts, strict=True)]
-        shared = {place for place, key in enumerate(keys) if keys.count(key) > 1}
-        candidates = [
-            f"{label} · {name(part[0])}" if place in shared else label
-            for place, (label, part) in enumerate(zip(labels, parts, strict=True))
-        ]
-        told_apart = len({(candidates[place], keys[place][1]) for place in shared}) == len(shared)
-        if told_apart:
-            return candidates
-    return labels
-
-
-def _settings(heads: Sequence[StoredRun]) -> list[str]:
-    """What tells the settings of rows apart: the ones that differ, where they are few; else the preset, where it is
-    another one each time; else what is unlike most rows; else a hash."""
-    settings = [dict(run.specification.get("attack_settings") or {}) for run in heads]
-    names = sorted({name for each in settings for name in each})
-    apart = [name for name in names if len({json.dumps(each.get(name)) for each in settings}) > 1]
-    if len(apart) <= MOST_SETTINGS:
-        return [_said(each, apart) for each in settings]
-    presets = [str(run.specification.get("preset")) for run in heads]
-    hashes = [_short(each) for each in settings]
-    if len(set(presets)) == len(set(zip(presets, hashes, strict=True))):
-        return [f"preset {preset}" for preset in presets]
-    usual = {name: Counter(json.dumps(each.get(name)) for each in settings).most_common(1)[0][0] for name in apart}
-    unusual = [[name for name in apart if json.dumps(each.get(name)) != usual[name]] for each in settings]
-    return [
-        f"settings {digest}" if len(names) > MOST_SETTINGS else _said(each, names)
-        for each, names, digest in zip(settings, unusual, hashes, strict=True)
-    ]
-
-
-def _prior_settings(heads: Sequence[StoredRun]) -> list[str]:
-    """What tells rows with the same prior apart: its settings that are not alike, where a row has one."""
-
-    def arguments(run: StoredRun) -> dict[str, Any]:
-        weights = run.specification.get("prior")
-        return dict(weights.get("arguments") or {}) if isinstance(weights, dict) else {}
-
-    found = []
-    for run in heads:
-        alike = [arguments(other) for other in heads if prior_of(other) == prior_of(run)]
-        apart = [name for name in sorted(arguments(run)) if len({json.dumps(each.get(name)) for each in alike}) > 1]
-        found.append(_said(arguments(run), apart))
-    return found
-
-
-def _said(settings: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{name}={settings[name]}" if name in settings else f"without {name}" for name in names)
-
-
-def _block_names(runs: Sequence[StoredRun]) -> dict[str, str]:
-    """Key of a target -> its card's name, with the hash of the weights where two targets share a name."""
-    keys = {json.dumps(_target(run)): run for run in runs}
-    names = [run.target for run in keys.values()]
-    return {
-        key: run.target if names.count(run.target) == 1 else f"{run.target} ({_short(_target(run))})"
-        for key, run in keys.items()
-    }
-
-
-def _target(run: StoredRun) -> Any:
-    return _weights(run, "target")
-
-
-def _weights(run: StoredRun, kind: str) -> Any:
-    """What a set of weights is: by hash where there is one, else by name."""
-    found = run.specification.get(kind)
-    if isinstance(found, dict):
-        return [found.get("sha256") or found.get("card"), found.get("card"), found.get("arguments")]
-    return found
-
-
-def _with_hash(name: Any, digest: Any) -> str:
+def _with_hash(name: object, digest: object) -> str:
     return f"{name} ({str(digest)[:8]})" if digest else str(name)
-
-
-def _short(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]

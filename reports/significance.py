@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from mibench.api import Estimate, MibenchError
 from mibench.results import IN_UNIT_RANGE, adjusted, compared, without_value
 
-from .rows import FLOOR, Pool, differing, prior_of, value_of
+from .formatting import FLOOR
+from .row_labels import prior_of
+from .rows import Pool, differing, value_of
 
 PAIRED_ROWS = 6  # up to here every row is tested against every other one
 LEVEL = 0.05
@@ -42,7 +44,7 @@ def pairs(block: Sequence[Pool], reference: str | None) -> list[tuple[Pool, Pool
     """Which rows of a target are tested against which."""
     if reference is None:
         if len(block) <= PAIRED_ROWS:
-            return [(first, second) for place, first in enumerate(block) for second in block[place + 1 :]]
+            return [(first, second) for index, first in enumerate(block) for second in block[index + 1 :]]
         return [(pool, block[0]) for pool in block[1:]]
     if reference == FLOOR:
         return [(pool, floor) for pool in block if not pool.floor and (floor := _own_floor(pool, block)) is not None]
@@ -76,6 +78,11 @@ def _own_floor(pool: Pool, block: Sequence[Pool]) -> Pool | None:
 
 
 def check_reference(reference: str | None, pools: Sequence[Pool]) -> None:
+    """Refuse a reference that no row is called by.
+
+    Raises:
+        MibenchError: unknown name, with the nearest known one.
+    """
     known = list(dict.fromkeys(name for pool in pools for name in (pool.label, pool.runs[0].attack)))
     if reference is not None and reference not in known:
         raise MibenchError(
@@ -85,48 +92,51 @@ def check_reference(reference: str | None, pools: Sequence[Pool]) -> None:
 
 
 def difference(first: Pool, second: Pool, metric: str) -> Difference:
-    found = Difference(
+    """Test two rows in one metric; not adjusted yet, null with the reason when they cannot be tested."""
+    unmeasured = Difference(
         target=first.target,
         first=first.label,
         second=second.label,
         metric=metric,
         estimate=Estimate(name=metric, value=None, reason="a run has no value for each identity"),
     )
-    apart = differing([first.circumstances, second.circumstances])
-    if apart:
-        sides = " and ".join(value_of(pool.circumstances, apart[0]) for pool in (first, second))
-        return replace(found, estimate=Estimate(name=metric, value=None, reason=f"{apart[0]} differs: {sides}"))
+    varying = differing([first.circumstances, second.circumstances])
+    if varying:
+        sides = " and ".join(value_of(pool.circumstances, varying[0]) for pool in (first, second))
+        return replace(unmeasured, estimate=replace(unmeasured.estimate, reason=f"{varying[0]} differs: {sides}"))
     one, other = first.values(metric), second.values(metric)
     if one is None or other is None:
         reasons = (without_value(run, metric) for pool in (first, second) for run in pool.runs)
-        reason = next((reason for reason in reasons if reason), found.estimate.reason)
-        return replace(found, estimate=replace(found.estimate, reason=reason))
+        reason = next((reason for reason in reasons if reason), unmeasured.estimate.reason)
+        return replace(unmeasured, estimate=replace(unmeasured.estimate, reason=reason))
     better = first.runs[0].metrics[metric].higher_is_better if metric in first.runs[0].metrics else None
     trials = (float(first.samples), float(second.samples)) if metric in IN_UNIT_RANGE else None
     estimate = replace(compared(metric, one, other, trials=trials), higher_is_better=better)
     p_value, detectable = estimate.params.get("p_value"), estimate.params.get("detectable")
-    return replace(found, estimate=estimate, p_value=p_value, detectable=detectable)
+    return replace(unmeasured, estimate=estimate, p_value=p_value, detectable=detectable)
 
 
 def adjust(differences: Sequence[Difference]) -> tuple[list[Difference], int]:
     """Holm's adjustment over everything that was tested, and how much that is."""
-    found = list(differences)
-    places = [place for place, each in enumerate(found) if each.p_value is not None]
-    family = adjusted([p for each in found if (p := each.p_value) is not None])
-    for place, p_holm in zip(places, family, strict=True):
-        each = found[place]
+    corrected = iter(adjusted([p_value for each in differences if (p_value := each.p_value) is not None]))
+    results = []
+    for each in differences:
+        if each.p_value is None:
+            results.append(each)
+            continue
+        p_holm = next(corrected)
         better, value = each.estimate.higher_is_better, each.estimate.value
         stronger = None
         if p_holm <= LEVEL and better is not None and value:
             stronger = each.first if (value > 0) == better else each.second
-        found[place] = replace(each, p_holm=p_holm, stronger=stronger)
-    return found, len(places)
+        results.append(replace(each, p_holm=p_holm, stronger=stronger))
+    return results, sum(each.p_value is not None for each in results)
 
 
 def untested(
     target: str, block: Sequence[Pool], reference: str | None, tests: Sequence[tuple[Pool, Pool]]
 ) -> list[str]:
-    """Sentences on rows of a target that no test reaches."""
+    """Clauses on rows of a target that no test reaches."""
     if len(block) == 1:
         return [f"target {target} has one row only: there is nothing to test it against"]
     if reference == FLOOR:
@@ -137,5 +147,6 @@ def untested(
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'dmmia'?`` or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

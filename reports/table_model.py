@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from mibench.results import printable
+from mibench.api import Estimate, MetricInfo
+from mibench.results import ABSENT, arrow, atomic_write, bounds_text, count_text, markdown_lines, number_text, printable
 
-from .formatting import ABSENT, number
-from .tables import as_csv, as_markdown
-
-Kind = Literal["text", "share", "points", "number", "count", "megabytes", "p"]
+Kind = Literal["text", "share", "percent", "points", "number", "count", "megabytes", "p"]
+_IN_PERCENT = ("share", "percent", "points")
+_SIGNS = {"percent": " %", "points": " points"}  # a share has its sign in the heading of the column
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column: name in CSV, title for people (None: CSV only), how its numbers are shown, which way is better."""
+    """A column of a table.
 
-    name: str
+    Attributes:
+        name: in CSV; None for a column that is not in CSV.
+        title: heading for people; None for a column that is in CSV only.
+        kind: how its numbers are shown.
+        better: whether higher is better for the attack.
+        bounds: names in CSV of the two columns that hold the interval; None for numbers without one.
+    """
+
+    name: str | None
     title: str | None
     kind: Kind = "text"
     better: bool | None = None
-    interval: bool = False
+    bounds: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A value with its interval; ``kind`` overrides the column's, ``stands_out`` is set in bold, and people read
-    ``title`` in place of the value."""
+    ``title`` in place of a text or of a value that is absent."""
 
     value: str | float | None
     low: float | None = None
@@ -42,7 +53,7 @@ class Cell:
 class Table:
     """A titled table; every row has a cell for each column. ``name`` is that of its file or label; the first ``lead``
     columns say what a row is, and are repeated where a wide table is cut. ``notes``: sentences of its own; None stands
-    for those of the whole comparison."""
+    for those of everything that is printed together."""
 
     name: str
     title: str
@@ -53,99 +64,130 @@ class Table:
 
     def part(self, name: str, title: str, columns: Sequence[str], keep: Callable[[dict[str, Cell]], bool]) -> Table:
         """Some rows, and some columns in the order asked for; columns without a single value are dropped."""
-        names = [column.name for column in self.columns]
-        places = [names.index(name) for name in columns]
+        names = [column.name or "" for column in self.columns]
+        indices = [names.index(column) for column in columns]
         rows = [row for row in self.rows if keep(dict(zip(names, row, strict=True)))]
-        places = [place for place in places if any(row[place].value not in (None, "") for row in rows)]
+        indices = [index for index in indices if any(row[index].value not in (None, "") for row in rows)]
         return Table(
             name=name,
             title=title,
-            columns=tuple(self.columns[place] for place in places),
-            rows=tuple(tuple(row[place] for place in places) for row in rows),
+            columns=tuple(self.columns[index] for index in indices),
+            rows=tuple(tuple(row[index] for index in indices) for row in rows),
             lead=self.lead,
         )
+
+
+def interval_column(name: str, title: str | None, kind: Kind, better: bool | None = None) -> Column:
+    """A column of estimates, with the bounds of their intervals beside it in CSV."""
+    return Column(name=name, title=title, kind=kind, better=better, bounds=(f"{name}_low", f"{name}_high"))
+
+
+def text_cells(*texts: str) -> tuple[Cell, ...]:
+    """Cells of text."""
+    return tuple(Cell(value=text) for text in texts)
+
+
+def estimate_cell(
+    estimate: Estimate | None, info: MetricInfo | None = None, *, kind: Kind | None = None, stands_out: bool = False
+) -> Cell:
+    """An estimate; with ``info``, in percent where its metric says so."""
+    if info is not None:
+        kind = "percent" if info.percent else "number"
+    if estimate is None or estimate.value is None:
+        return Cell(value=None, kind=kind)
+    low, high = (None if bound is None else float(bound) for bound in (estimate.low, estimate.high))
+    return Cell(value=float(estimate.value), low=low, high=high, kind=kind, stands_out=stands_out)
 
 
 def shown(column: Column, cell: Cell) -> tuple[str, str]:
     """A cell for people: the value, and its interval in brackets or nothing."""
     kind = cell.kind or column.kind
     if cell.value is None:
-        return ABSENT, ""
+        return cell.title or ABSENT, ""
     if isinstance(cell.value, str):
         return printable(cell.title or cell.value), ""
-    text = number_text(kind, cell.value)
-    if cell.low is None or cell.high is None:
-        return text, ""
-    low, high = (number_text(kind, bound).removesuffix(" points") for bound in (cell.low, cell.high))
-    return text, f"[{low}, {high}]"
+    return value_text(kind, cell.value), bounds_text(cell.low, cell.high, percent=kind in _IN_PERCENT)
 
 
 def heading(column: Column) -> str:
     """A column's title with unit and arrow."""
     unit = " (%)" if column.kind == "share" else ""
-    return printable(column.title or "") + unit + ("" if column.better is None else " ↑" if column.better else " ↓")
+    return printable(column.title or "") + unit + arrow(column.better)
+
+
+def value_text(kind: Kind, value: float) -> str:
+    """A number as people read it."""
+    if kind == "count":
+        return count_text(value)
+    if kind == "megabytes":
+        return f"{value / 1e6:,.0f}"
+    if kind == "p":
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return number_text(value, percent=kind in _IN_PERCENT) + _SIGNS.get(kind, "")
 
 
 def markdown_text(tables: Sequence[Table], notes: Sequence[str], width: int | None = None) -> str:
     """Tables below each other and the notes after the last; a table wider than ``width`` is cut into several."""
     parts = []
     for table in tables:
-        head = [heading(column) for column in table.columns]
-        body = [[_markdown_cell(c, cell) for c, cell in zip(table.columns, row, strict=True)] for row in table.rows]
-        for chunk, places in enumerate(_chunks([head, *body], table.lead, width)):
-            title = printable(table.title if chunk == 0 else f"{table.title} (continued)")
-            parts.append(
-                as_markdown(title, [], [[row[place] for place in places] for row in [head, *body]]).rstrip("\n")
-            )
+        indices = [index for index, column in enumerate(table.columns) if column.title is not None]
+        rows = [[heading(table.columns[index]) for index in indices]]
+        rows += [[_markdown_cell(table.columns[index], row[index]) for index in indices] for row in table.rows]
+        for number, chunk in enumerate(_chunks(rows, table.lead, width)):
+            title = printable(table.title if number == 0 else f"{table.title} (continued)")
+            lines = markdown_lines([[row[index] for index in chunk] for row in rows])
+            parts.append("\n".join([f"## {title}", "", *lines]))
     return "\n\n".join(parts) + "\n\n" + "\n".join(f"{printable(note)}\n" for note in notes)
 
 
 def csv_text(table: Table) -> str:
     """All columns in full precision; an interval is two more columns."""
+    indices = [index for index, column in enumerate(table.columns) if column.name is not None]
     head: list[str] = []
-    for column in table.columns:
-        head += [column.name, *([f"{column.name}_low", f"{column.name}_high"] if column.interval else [])]
+    for index in indices:
+        column = table.columns[index]
+        head += [column.name or "", *(column.bounds or ())]
     lines = [head]
     for row in table.rows:
         line: list[str] = []
-        for column, cell in zip(table.columns, row, strict=True):
-            line += [_exact(cell.value), *([_exact(cell.low), _exact(cell.high)] if column.interval else [])]
+        for index in indices:
+            cell = row[index]
+            line.append(_exact(cell.value))
+            line += [_exact(cell.low), _exact(cell.high)] if table.columns[index].bounds is not None else []
         lines.append(line)
-    return as_csv(lines)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
-def number_text(kind: Kind, value: float) -> str:
-    if kind == "share":
-        return number(value, percent=True)
-    if kind == "points":
-        return f"{number(value, percent=True)} points"
-    if kind == "count":
-        return f"{value:,.0f}" if value == round(value) or value >= 100 else f"{value:,.1f}"
-    if kind == "megabytes":
-        return f"{value / 1e6:,.0f}"
-    if kind == "p":
-        return "< 0.001" if value < 0.001 else f"{value:.3f}"
-    return number(value)
+def write_text(file: Path, text: str) -> Path:
+    """Write a text file, making its folder.
+
+    Raises:
+        MibenchError: it cannot be written.
+    """
+    atomic_write(file, text.encode(), sweep=True)
+    return file
 
 
 def _markdown_cell(column: Column, cell: Cell) -> str:
-    text, aside = shown(column, cell)
+    text, bounds = shown(column, cell)
     text = f"**{text}**" if cell.stands_out else text
-    return f"{text} {aside}".rstrip()
+    return f"{text} {bounds}".rstrip()
 
 
-def _chunks(table: Sequence[Sequence[str]], lead: int, width: int | None) -> list[list[int]]:
-    """Places of columns that fit into ``width`` letters beside the first ``lead`` ones, which lead every chunk."""
-    count = len(table[0])
+def _chunks(rows: Sequence[Sequence[str]], lead: int, width: int | None) -> list[list[int]]:
+    """Indices of columns that fit into ``width`` letters beside the first ``lead`` ones, which lead every chunk."""
+    count = len(rows[0])
     if width is None:
         return [list(range(count))]
-    sizes = [max(3, *(len(row[place]) for row in table)) + 3 for place in range(count)]
+    sizes = [max(3, *(len(row[index]) for row in rows)) + 3 for index in range(count)]
     first = list(range(min(lead, count)))
     chunks = [list(first)]
-    for place in range(len(first), count):
-        if len(chunks[-1]) > len(first) and 1 + sum(sizes[p] for p in [*chunks[-1], place]) > width:
+    for index in range(len(first), count):
+        if len(chunks[-1]) > len(first) and 1 + sum(sizes[each] for each in [*chunks[-1], index]) > width:
             chunks.append(list(first))
-        chunks[-1].append(place)
+        chunks[-1].append(index)
     return chunks
 
 

@@ -1,6 +1,6 @@
 """Tables of runs as CSV (full precision) and Markdown (for people). Queries belong to a result and have a table;
 seconds and memory belong to a machine and are left out: without them an interrupted run draws the same bytes as an
-uninterrupted one (``Run.cost`` and ``mibench show run`` have them).
+uninterrupted one (``StoredRun.cost`` and ``mibench show run`` have them).
 
 =================== =====================================================================
 ``summary``         a row per run, the floor and the controls; headline metrics
@@ -13,36 +13,55 @@ uninterrupted one (``Run.cost`` and ``mibench show run`` have them).
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mibench.api import Estimate
-from mibench.results import LabelledImages, StoredRun, as_runs, atomic_write, differences, without_value
-
-from .formatting import (
+from mibench.api import Estimate, MetricInfo
+from mibench.results import (
     ABSENT,
-    CONTROLS,
-    MEASURES,
+    LabelledImages,
+    Report,
+    StoredRun,
+    absent_notes,
     arrow,
-    context,
-    count,
-    interval,
-    measure,
-    number,
-    query_budget,
-    run_labels,
+    as_runs,
+    count_text,
+    differences,
+    merged_infos,
+    without_value,
 )
 
-FLOOR_LABEL = "floor (no attack)"
-TESTED = ("hit1", "hit5", "knn_distance", "feature_distance", "true_identity_error")
-_TESTED_TITLES = {"hit1": "acc1", "hit5": "acc5"}
-_COLUMN_TITLES = {"judge_confidence": "judge's confidence", "true_identity_rank_mean": "true identity rank (mean)"}
+from .formatting import CONTROLS, FLOOR_LABEL, context, query_budget, run_labels, sentence
+from .table_model import (
+    Cell,
+    Column,
+    Kind,
+    Table,
+    csv_text,
+    estimate_cell,
+    interval_column,
+    markdown_text,
+    text_cells,
+    write_text,
+)
+
 MOST_LISTED = 200  # identities of a run in a table for people
 _INTERVAL_NOTE = "Intervals are 95 %, resampling identities. Arrows: which way the attack does better."
+_MORE_COLUMNS = {
+    info.name: info
+    for info in (
+        MetricInfo("judge_confidence", "judge's confidence", column="judge_confidence", topic="accuracy"),
+        MetricInfo(
+            "true_identity_rank_mean", "true identity rank (mean)", column="true_identity_rank", topic="identity"
+        ),
+    )
+}  # means over the samples of an identity that are no metric of the run
 
-Row = list[str]
+Rows = Sequence[tuple[str, StoredRun]]  # label and run
 
 
 def write_tables(
@@ -63,235 +82,238 @@ def write_tables(
         hide_faces: not used by tables.
     """
     runs = as_runs(run)
-    place = folder or runs[0].path / "tables"
+    folder = folder or runs[0].path / "tables"
     rows = list(zip(run_labels(runs), runs, strict=True))
     if floor is not None and floor.path not in {each.path for each in runs}:
         rows.append((FLOOR_LABEL, floor))
-    tables = {"summary": summary(rows), "metrics": metrics(rows), "identities": identities(rows)}
-    tables["costs"] = costs(rows)
+    tables = [summary(rows), (metrics_long(rows), metrics(rows)), (identities(rows), first_identities(rows))]
+    tables.append(costs(rows))
     if floor is not None and len(rows) > len(runs):
-        tables["against_floor"] = against_floor(rows[:-1], floor)
+        tables.append(against_floor(rows[:-1], floor))
     files = []
-    for name, (table, markdown) in tables.items():
-        files.append(write(place / f"{name}.csv", as_csv(table)))
-        files.append(write(place / f"{name}.md", markdown))
+    for table in tables:
+        exact, readable = table if isinstance(table, tuple) else (table, table)
+        files.append(write_text(folder / f"{exact.name}.csv", csv_text(exact)))
+        files.append(write_text(folder / f"{readable.name}.md", markdown_text([readable], readable.notes or ())))
     return files
 
 
-def summary(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
-    """Headline metrics, a row per run and per control of the first run; CSV rows and Markdown."""
+def summary(rows: Rows) -> Table:
+    """Headline metrics, a row per run and per control of the first run."""
     first = rows[0][1]
-    shown = [name for name, how in MEASURES.items() if how.headline and any(name in run.metrics for _, run in rows)]
+    infos = [
+        info
+        for info in _infos(rows).values()
+        if "summary" in info.views and any(info.name in run.metrics for _, run in rows)
+    ]
+    columns = [Column(name="row", title=""), Column(name="context", title=None)]
+    for info in infos:
+        columns += [_metric_column(rows, info), Column(name=f"{info.name}_n", title=None)]
+    columns.append(Column(name=None, title="n identities"))
     lines: list[tuple[str, str, Callable[[str], Estimate | None]]] = [
         (label, context(run), run.metrics.get) for label, run in rows
     ]
-    for control, title in CONTROLS.items():
-        if f"control_{control}_acc1" in first.metrics:
-            lines.append((title, "", lambda name, control=control: first.metrics.get(f"control_{control}_{name}")))  # type: ignore[misc]
-    table: list[Row] = [["row", "context"]]
-    for name in shown:
-        table[0] += [name, f"{name}_low", f"{name}_high", f"{name}_n"]
-    body: list[Row] = []
-    for label, where, of in lines:
-        estimates = [of(name) for name in shown]
-        table.append([label, where])
-        for estimate in estimates:
-            table[-1] += _cells(estimate)
-        counts = {estimate.n for estimate in estimates if estimate is not None and estimate.value is not None}
-        cells = [interval(e, percent=measure(name).percent) for name, e in zip(shown, estimates, strict=True)]
-        body.append([label, *cells, "/".join(str(count) for count in sorted(counts))])
-    titles = [measure(name).title + arrow(_first(rows, name)) for name in shown]
-    notes = [f"{_capital(context(first))}. {_INTERVAL_NOTE}", *_absent_notes(rows, shown)]
-    return table, as_markdown("Summary", notes, [["", *titles, "n identities"], *body])
+    lines += [
+        (title, "", _control(first, control))
+        for control, title in CONTROLS.items()
+        if f"control_{control}_acc1" in first.metrics
+    ]
+    body = []
+    for label, where, estimate_of in lines:
+        cells = [*text_cells(label, where)]
+        counts: set[int] = set()
+        for info in infos:
+            estimate = estimate_of(info.name)
+            cells += [estimate_cell(estimate), _n_cell(estimate)]
+            counts |= {estimate.n} if estimate is not None and estimate.value is not None else set()
+        body.append((*cells, Cell(value="/".join(str(n) for n in sorted(counts)))))
+    notes = (f"{sentence(context(first))} {_INTERVAL_NOTE}", *_absent(rows, infos))
+    return Table(name="summary", title="Summary", columns=tuple(columns), rows=tuple(body), notes=notes)
 
 
-def metrics(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
-    """Every metric: long CSV rows; Markdown with a row per metric and a column per run."""
-    head = ["run", "context", "metric", "value", "low", "high", "n", "unit", "higher_is_better", "version"]
-    table: list[Row] = [[*head, "extractor", "reason", "params"]]
-    names: dict[str, None] = {name: None for name in MEASURES if any(name in run.metrics for _, run in rows)}
+def metrics_long(rows: Rows) -> Table:
+    """Every metric of every run, a row for each, with everything that is stored about it: for programs."""
+    names = ["run", "context", "metric", "value", "n", "unit", "higher_is_better", "version", "extractor", "reason"]
+    names.append("params")
+    columns = [Column(name=name, title=None, bounds=("low", "high") if name == "value" else None) for name in names]
+    body = []
     for label, run in rows:
         for name, estimate in sorted(run.metrics.items()):
-            names.setdefault(name)
-            table.append(
-                [
-                    *(label, context(run), name),
-                    *_cells(estimate),
-                    estimate.unit,
-                    "" if estimate.higher_is_better is None else str(estimate.higher_is_better).lower(),
-                    *(estimate.version, estimate.extractor or "", estimate.reason or ""),
-                    "; ".join(f"{key}={value}" for key, value in sorted(estimate.params.items())),
-                ]
-            )
-    body = [["metric", *(label for label, _ in rows), "n", "measured by"]]
-    for name in names:
-        found = _first(rows, name)
-        shown = measure(name)
-        cells = [interval(run.metrics.get(name), percent=shown.percent) for _, run in rows]
-        n = str(found.n) if found is not None and found.value is not None else ABSENT
-        body.append([shown.title + arrow(found), *cells, n, (found.extractor if found else None) or ""])
-    notes = [f"{_capital(context(rows[0][1]))}. {_INTERVAL_NOTE}", *_absent_notes(rows, list(names))]
-    return table, as_markdown("Metrics", notes, body)
+            better = "" if estimate.higher_is_better is None else str(estimate.higher_is_better).lower()
+            params = "; ".join(f"{key}={value}" for key, value in sorted(estimate.params.items()))
+            texts = (estimate.unit, better, estimate.version, estimate.extractor or "", estimate.reason or "", params)
+            cells = (estimate_cell(estimate), _n_cell(estimate))
+            body.append((*text_cells(label, context(run), name), *cells, *text_cells(*texts)))
+    return Table(name="metrics", title="Metrics", columns=tuple(columns), rows=tuple(body))
 
 
-def identities(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
-    """Means over the selected samples of each identity; a row per run and identity, CSV and Markdown.
+def metrics(rows: Rows) -> Table:
+    """Every metric, a row for each and a column per run: for people."""
+    infos = [info for info in _infos(rows).values() if any(info.name in run.metrics for _, run in rows)]
+    titles = ("metric", *(label for label, _ in rows), "n", "measured by")
+    columns = tuple(Column(name=None, title=title) for title in titles)
+    body = []
+    for info in infos:
+        first = _first(rows, info.name)
+        n = str(first.n) if first is not None and first.value is not None else ABSENT
+        better = None if first is None else first.higher_is_better
+        values = (estimate_cell(run.metrics.get(info.name), info) for _, run in rows)
+        extractor = (first.extractor if first is not None else None) or ""
+        body.append((Cell(value=info.heading + arrow(better)), *values, *text_cells(n, extractor)))
+    notes = (f"{sentence(context(rows[0][1]))} {_INTERVAL_NOTE}", *_absent(rows, infos))
+    return Table(name="metrics", title="Metrics", columns=columns, rows=tuple(body), notes=notes)
 
-    The Markdown, which is read by people, has the first MOST_LISTED identities of a run.
-    """
-    columns = {
-        "hit1": "acc1",
-        "hit5": "acc5",
-        "judge_confidence": "judge_confidence",
-        "knn_distance": "knn_distance",
-        "feature_distance": "feature_distance",
-        "true_identity_error": "true_identity_error",
-        "true_identity_rank": "true_identity_rank_mean",
-    }
-    table: list[Row] = [["run", "identity", "samples", *columns.values()]]
-    body: list[Row] = [
-        ["run", "identity", "samples", *(_COLUMN_TITLES.get(name, measure(name).title) for name in columns.values())]
-    ]
-    most = 0
+
+def identities(rows: Rows) -> Table:
+    """Means over the selected samples of each identity; a row per run and identity."""
+    infos = [info for info in merged_infos([_infos(rows), _MORE_COLUMNS]).values() if _is_mean(info) and info.views]
+    columns = [Column(name=name, title=name) for name in ("run", "identity", "samples")]
+    columns += [Column(name=info.name, title=info.heading, kind=_kind(info)) for info in infos]
+    body = []
     for label, run in rows:
-        chosen = run.samples[run.samples["selected"]]
-        fixed = {column for column in columns if without_value(run, column)}
-        for place, (identity, group) in enumerate(chosen.groupby("identity")):
-            values = [
-                float(group[column].mean()) if column in group and column not in fixed else float("nan")
-                for column in columns
+        selected = run.samples[run.samples["selected"]]
+        known = [info.column in selected and without_value(run, str(info.column)) is None for info in infos]
+        for identity, group in selected.groupby("identity"):
+            means = [
+                float(group[info.column].mean()) if has_values else math.nan
+                for info, has_values in zip(infos, known, strict=True)
             ]
-            table.append(
-                [label, str(identity), str(len(group)), *("" if value != value else repr(value) for value in values)]
-            )
-            most = max(most, place + 1)
-            if place >= MOST_LISTED:
-                continue
-            body.append(
-                [
-                    *(label, str(identity), str(len(group))),
-                    *(
-                        number(value, percent=measure(name).percent) + (" %" if measure(name).percent else "")
-                        for name, value in zip(columns.values(), values, strict=True)
-                    ),
-                ]
-            )
-    note = f"{_capital(context(rows[0][1]))}. Means over selected samples."
-    if most > MOST_LISTED:
-        note += f" The first {MOST_LISTED} of {most:,} identities; all of them are in identities.csv."
-    return table, as_markdown("Identities", [note], body)
+            cells = [Cell(value=None if math.isnan(mean) else mean) for mean in means]
+            body.append((*text_cells(label, str(identity), str(len(group))), *cells))
+    notes = (f"{sentence(context(rows[0][1]))} Means over selected samples.",)
+    return Table(name="identities", title="Identities", columns=tuple(columns), rows=tuple(body), notes=notes)
 
 
-def costs(rows: Sequence[tuple[str, StoredRun]]) -> tuple[list[Row], str]:
-    """Images shown to the victim, forwards and backwards, by stage and per identity; CSV and Markdown."""
-    counts = ("queries_forward", "queries_backward")
-    columns = [(stage, fact) for stage in ("prepare", "attack", "identity") for fact in counts]
-    columns.append(("prior", "queries_forward"))
-    titles = ["prepare, forward", "prepare, backward", "attack, forward", "attack, backward"]
-    titles += ["per identity, forward", "per identity, backward", "training of the prior"]
-    table: list[Row] = [["run", "context", "query_budget", *(f"{stage}_{fact}" for stage, fact in columns)]]
-    body: list[Row] = [["run", *titles]]
+def first_identities(rows: Rows) -> Table:
+    """:func:`identities` for people: the first MOST_LISTED identities of a run."""
+    table = identities(rows)
+    listed: Counter[Cell] = Counter()
+    body = []
+    for row in table.rows:
+        listed[row[0]] += 1
+        if listed[row[0]] <= MOST_LISTED:
+            body.append(row)
+    most = max(listed.values(), default=0)
+    if most <= MOST_LISTED:
+        return table
+    note = "".join(table.notes or ())
+    note += f" The first {MOST_LISTED} of {most:,} identities; all of them are in identities.csv."
+    return replace(table, rows=tuple(body), notes=(note,))
+
+
+def costs(rows: Rows) -> Table:
+    """Images shown to the victim, forwards and backwards, by stage and per identity."""
+    titles = {
+        ("prepare", "queries_forward"): "prepare, forward",
+        ("prepare", "queries_backward"): "prepare, backward",
+        ("attack", "queries_forward"): "attack, forward",
+        ("attack", "queries_backward"): "attack, backward",
+        ("identity", "queries_forward"): "per identity, forward",
+        ("identity", "queries_backward"): "per identity, backward",
+        ("prior", "queries_forward"): "training of the prior",
+    }
+    columns = [Column(name="run", title="run")]
+    columns += [Column(name=name, title=None) for name in ("context", "query_budget")]
+    columns += [Column(name=f"{stage}_{fact}", title=title, kind="count") for (stage, fact), title in titles.items()]
+    body = []
     for label, run in rows:
         cost = run.cost()
-        values = [cost[stage][fact] for stage, fact in columns]
-        budget = query_budget(run)
-        exact = ["" if value is None else repr(value) for value in (budget, *values)]
-        table.append([label, context(run), *exact])
-        body.append([label, *(count(value) for value in values)])
+        counts = (Cell(value=cost[stage][fact]) for stage, fact in titles)
+        body.append((*text_cells(label, context(run)), Cell(value=query_budget(run)), *counts))
     notes = [
-        f"{_capital(context(rows[0][1]))}. Images shown to the attacked model; backward: those for which a gradient "
+        f"{sentence(context(rows[0][1]))} Images shown to the attacked model; backward: those for which a gradient "
         "came back. What is prepared is shared by all identities, and per identity means both together.",
     ]
     if (budget := query_budget(rows[0][1])) is not None:
-        notes.append(f"The protocol allows {count(budget)} images per identity, forward plus backward.")
+        notes.append(f"The protocol allows {count_text(budget)} images per identity, forward plus backward.")
     if any(run.cost()["prior"]["queries_forward"] for _, run in rows):
         notes.append("What the training of a prior showed the attacked model is no part of the attack's queries.")
-    return table, as_markdown("Costs", notes, body)
+    return Table(name="costs", title="Costs", columns=tuple(columns), rows=tuple(body), notes=tuple(notes))
 
 
-def against_floor(rows: Sequence[tuple[str, StoredRun]], floor: StoredRun) -> tuple[list[Row], str]:
-    """Paired differences from the floor over the same identities, p values adjusted by Holm; CSV and Markdown."""
-    table: list[Row] = [["run", "metric", "difference", "low", "high", "n", "p_value", "p_holm", "reason"]]
-    body: list[Row] = [["run", "metric", "difference from the floor", "p (Holm)", "n identities"]]
+def against_floor(rows: Rows, floor: StoredRun) -> Table:
+    """Paired differences from the floor over the same identities, p values adjusted by Holm."""
+    columns = (
+        Column(name="run", title="run"),
+        Column(name="metric", title="metric"),
+        Column(name="difference", title="difference from the floor", bounds=("low", "high")),
+        Column(name="n", title=None),
+        Column(name="p_value", title=None),
+        Column(name="p_holm", title="p (Holm)", kind="number"),
+        Column(name="reason", title=None),
+        Column(name=None, title="n identities"),
+    )
+    body = []
     for label, run in rows:
-        present = [c for c in TESTED if c in run.samples and c in floor.samples]
-        measured = [c for c in present if bool(run.samples[c].notna().all()) and bool(floor.samples[c].notna().all())]
-        for column, estimate in zip(measured, differences(run, floor, measured), strict=True):
-            name = _TESTED_TITLES.get(column, column)
+        infos = [
+            info
+            for info in _infos([(label, run)]).values()
+            if _is_mean(info) and info.tested and all(_has_column(each, str(info.column)) for each in (run, floor))
+        ]
+        for info, estimate in zip(infos, differences(run, floor, [info.name for info in infos]), strict=True):
+            value = estimate_cell(estimate, kind="points" if info.percent else "number")
             p_value, p_holm = (estimate.params.get(key) for key in ("p_value", "p_holm"))
-            table.append(
-                [
-                    *(label, name),
-                    *_cells(estimate),
-                    *("" if p is None else repr(float(p)) for p in (p_value, p_holm)),
-                    estimate.reason or "",
-                ]
+            body.append(
+                (
+                    Cell(value=label),
+                    Cell(value=info.name, title=info.title),
+                    value if estimate.value is not None else Cell(value=None, title=estimate.reason),
+                    _n_cell(estimate),
+                    *(Cell(value=None if p is None else float(p)) for p in (p_value, p_holm)),
+                    *text_cells(estimate.reason or "", str(estimate.n)),
+                )
             )
-            shown = measure(name)
-            text = (
-                interval(estimate, percent=shown.percent, sign=" points")
-                if estimate.value is not None
-                else str(estimate.reason)
-            )
-            body.append([label, shown.title, text, number(p_holm), str(estimate.n)])
-    notes = ["Paired over identities: attack minus floor, 95 % interval; p values hold for the whole table of a run."]
-    return table, as_markdown("Against the floor", notes, body)
+    notes = ("Paired over identities: attack minus floor, 95 % interval; p values hold for the whole table of a run.",)
+    return Table(name="against_floor", title="Against the floor", columns=columns, rows=tuple(body), notes=notes)
 
 
-def as_csv(table: Sequence[Row]) -> str:
-    """Rows as CSV text with ``\\n`` line ends."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    return text.getvalue()
+def _infos(rows: Rows) -> Mapping[str, MetricInfo]:
+    return merged_infos(run.infos for _, run in rows)
 
 
-def as_markdown(title: str, notes: Sequence[str], table: Sequence[Row]) -> str:
-    """A heading, the table with columns aligned in plain text as well, and notes below it."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in table]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
-
-    def line(row: Row) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    body = "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])
-    return f"## {title}\n\n{body}\n\n" + "\n".join(f"{note}\n" for note in notes)
+def _is_mean(info: MetricInfo) -> bool:
+    """Whether a metric is the mean of a column of the per-sample table."""
+    return info.column is not None and info.equals is None
 
 
-def write(file: Path, text: str) -> Path:
-    """Write a text file, making its folder."""
-    atomic_write(file, text.encode(), sweep=True)
-    return file
+def _has_column(run: StoredRun, column: str) -> bool:
+    return column in run.samples and bool(run.samples[column].notna().all())
 
 
-def _cells(estimate: Estimate | None) -> Row:
-    """value, low, high, n in full precision; empty where there is none."""
-    if estimate is None or estimate.value is None:
-        return ["", "", "", ""]
-    return [
-        *("" if number is None else repr(float(number)) for number in (estimate.value, estimate.low, estimate.high)),
-        str(estimate.n),
-    ]
+def _kind(info: MetricInfo) -> Kind:
+    return "percent" if info.percent else "number"
 
 
-def _first(rows: Sequence[tuple[str, StoredRun]], name: str) -> Estimate | None:
+def _metric_column(rows: Rows, info: MetricInfo) -> Column:
+    first = _first(rows, info.name)
+    better = None if first is None else first.higher_is_better
+    return interval_column(info.name, info.heading, _kind(info), better)
+
+
+def _control(run: StoredRun, control: str) -> Callable[[str], Estimate | None]:
+    """Metric -> its estimate for a control of the run."""
+    return lambda name: run.metrics.get(f"control_{control}_{name}")
+
+
+def _n_cell(estimate: Estimate | None) -> Cell:
+    return Cell(value=None if estimate is None or estimate.value is None else estimate.n)
+
+
+def _first(rows: Rows, name: str) -> Estimate | None:
     """The estimate of the first run that has a value for it, else any."""
-    found = [run.metrics[name] for _, run in rows if name in run.metrics]
-    return next((estimate for estimate in found if estimate.value is not None), found[0] if found else None)
+    estimates = [run.metrics[name] for _, run in rows if name in run.metrics]
+    return next((each for each in estimates if each.value is not None), estimates[0] if estimates else None)
 
 
-def _absent_notes(rows: Sequence[tuple[str, StoredRun]], names: Sequence[str]) -> list[str]:
-    """One sentence per distinct reason why numbers are missing."""
-    reasons: dict[str, list[str]] = {}
-    for name in names:
-        for _, run in rows:
-            estimate = run.metrics.get(name)
-            if estimate is not None and estimate.value is None:
-                titles = reasons.setdefault(estimate.reason or "no reason was given", [])
-                if measure(name).title not in titles:
-                    titles.append(measure(name).title)
-    return [f"{ABSENT} {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
+def _absent(rows: Rows, infos: Sequence[MetricInfo]) -> list[str]:
+    def measured() -> Iterator[tuple[str, Estimate]]:
+        for info in infos:
+            for _, run in rows:
+                if info.name in run.metrics:
+                    yield info.title, run.metrics[info.name]
+
+    return absent_notes(measured())
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+if TYPE_CHECKING:
+    _: Report = write_tables  # held to the contract

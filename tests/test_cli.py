@@ -89,7 +89,7 @@ def test_every_command_has_help_and_examples(name: str) -> None:
 def test_run_prints_the_floor_beside_the_run(toy: Path, tmp_path: Path) -> None:
     done = call("run", *TOY, "--output", tmp_path)
     assert done.exit_code == 0, done.output
-    assert "attack accuracy @1" in done.stdout
+    assert "acc@1" in done.stdout
     assert "the prior alone (floor)" in done.stdout
     again = call("run", *TOY, "--output", tmp_path)
     assert "complete already" in again.stderr

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_scoring
 import torch
 import yaml
 from test_contract import usual_size
 
 import mibench
 from mibench import plugins, registry, settings
-from mibench.api import Access, Card, ClassifierOutput, Context, Queries, Victim
+from mibench.api import Access, Card, ClassifierOutput, Context, Estimate, Measured, Metric, Queries, Victim
 from mibench.metrics import DEFAULT_METRICS
+from mibench.metrics.inputs import ScoringInputs
 from mibench.results import open_run
 from mibench.rng import Streams
 from mibench.runs.budget import planned_total
@@ -181,3 +183,23 @@ def test_metrics_are_added_to_the_default_ones() -> None:
     lists = re.findall(r"protocol\.metrics=\[([^\]]*)\]", PAGE.read_text())
     assert lists
     assert all(names.startswith("default, ") for names in lists)
+
+
+HEADS = ("A metric", "The description of a metric")
+
+
+def test_the_metrics_of_the_page_measure() -> None:
+    page = PAGE.read_text()
+    section = "".join(page.partition(f"\n## {head}\n")[2].partition("\n## ")[0] for head in HEADS)
+    found: dict[str, Metric[ScoringInputs, list[Estimate] | Measured]] = {}
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        namespace: dict[str, Any] = {}
+        exec(block, namespace)
+        found |= {name: value for name, value in namespace.items() if isinstance(value, Metric)}
+    assert set(found) == {"measure", "feature_norm"}
+    scores = test_scoring.score(
+        test_scoring.reconstructions(), **test_scoring.arguments(metrics=tuple(found), registry=found)
+    )
+    assert all(estimate.value is not None for estimate in scores.metrics.values())
+    assert {info.column for info in scores.infos} == {"judge_confidence", "feature_norm"}
+    assert "feature_norm" in scores.samples

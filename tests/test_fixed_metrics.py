@@ -17,7 +17,8 @@ from mibench.metrics.accuracy import always_hit
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.identity import IdentityTruth
 from mibench.metrics.scoring import Reconstructions, Scores, estimate_as_json, score
-from mibench.reports.compare import TESTED, compare
+from mibench.reports.compare import compare
+from mibench.reports.table_model import csv_text, markdown_text
 from mibench.reports.tables import against_floor, identities
 from mibench.results import open_run
 from mibench.results.paired import difference, differences, per_identity
@@ -117,7 +118,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_a_comparison_spends_no_test_on_it(pair: tuple[Path, Path]) -> None:
     found = compare(pair)
-    assert found.family == len(TESTED) - 1
+    assert found.family == len(found.tested) - 1
     assert "acc5" not in found.metrics
     untested = [each for each in found.differences if each.p_value is None]
     assert [(each.metric, each.p_holm) for each in untested] == [("acc5", None)]
@@ -131,10 +132,11 @@ def test_nor_does_the_table_against_the_floor(pair: tuple[Path, Path]) -> None:
     assert with_it[0] == without[0]  # the same adjusted p value
     assert with_it[1].value is None
     assert "3 classes" in with_it[1].reason
-    rows, _ = against_floor([("strong", run)], floor)
-    assert [row[-1] != "" for row in rows[1:] if row[1] == "acc5"] == [True]
-    rows, _ = identities([("strong", run)])
-    assert {row[rows[0].index("acc5")] for row in rows[1:]} == {""}
+    rows = test_compare.read(csv_text(against_floor([("strong", run)], floor)))
+    assert ["3 classes" in row["reason"] for row in rows if row["metric"] == "acc5"] == [True]
+    table = identities([("strong", run)])
+    assert {row["acc5"] for row in test_compare.read(csv_text(table))} == {""}
+    assert "– %" not in markdown_text([table], [])
 
 
 def test_a_metric_may_be_named_where_its_column_may(pair: tuple[Path, Path]) -> None:

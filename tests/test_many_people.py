@@ -20,6 +20,7 @@ from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.groups import rows_by_label, rows_of
 from mibench.reports import tables
 from mibench.reports.figures.identities import MOST_MARKS, identity_plot
+from mibench.reports.table_model import csv_text, markdown_text
 from mibench.results import open_run
 from mibench.system.progress import Reporter
 from mibench.weights.minimum_accuracy import percent
@@ -145,7 +146,9 @@ def test_a_crowd_is_counted_in_figures_and_cut_in_tables_for_people(crowd: Any) 
     heights = [[bar.get_height() for bar in axes.patches] for axes in made.axes]
     assert [sum(found) for found in heights] == [2 * MANY, 2 * MANY]  # every identity once, here and in the floor
     assert all(len(axes.collections) == 0 for axes in made.axes)
-    table, text = tables.identities([("toyattack", stored)])
-    assert len(table) == MANY + 1
+    rows = [("toyattack", stored)]
+    assert len(csv_text(tables.identities(rows)).splitlines()) == MANY + 1
+    shown = tables.first_identities(rows)
+    text = markdown_text([shown], shown.notes)
     assert len([line for line in text.splitlines() if line.startswith("| toyattack")]) == tables.MOST_LISTED
     assert f"The first {tables.MOST_LISTED} of {MANY} identities; all of them are in identities.csv." in text

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from mibench.api import ClassifierOutput, Estimate, ImageSpec, MibenchError
+from mibench.api import ClassifierOutput, Estimate, ImageSpec, Measured, Metric, MetricInfo, MibenchError, metric
 from mibench.data.split import Images, to_uint8
 from mibench.metrics import METRICS
+from mibench.metrics.declared import built_in_infos
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.metrics.identity import IdentityTruth
-from mibench.metrics.names import ESTIMATES
+from mibench.metrics.inputs import ScoringInputs
 from mibench.metrics.scoring import COLUMNS, Reconstructions, Scores, score
 
 CLASSES, SIZE = 6, 8
@@ -91,7 +92,10 @@ def full() -> Scores:
 
 
 def test_every_group_yields_the_estimates_that_it_is_said_to_yield(full):
-    assert set(full.metrics) == {name for names in ESTIMATES.values() for name in names}
+    assert set(full.metrics) == set(built_in_infos()) == {info.name for info in full.infos}
+    for info in full.infos:
+        assert full.metrics[info.name].higher_is_better is info.higher_is_better, info.name
+        assert info.column is None or info.column in full.samples, info.name
 
 
 def test_the_table(full):
@@ -259,6 +263,43 @@ def test_a_metric_of_a_third_party():
 
     found = score(reconstructions(), **arguments(metrics=("brightness",), registry={"brightness": brightness}))
     assert set(found.metrics) == {"brightness"}
+    assert found.infos == ()
+
+
+def darkness(column: str = "darkness", values: object = None) -> Metric[ScoringInputs, Measured]:
+    @metric(MetricInfo("darkness", "darkness", higher_is_better=False, column=column))
+    def measure(inputs: ScoringInputs) -> Measured:
+        own = -inputs.features.mean(dim=1).double().numpy()
+        return Measured([inputs.mean_of("darkness", own)], {column: own if values is None else values})
+
+    return measure
+
+
+def test_a_metric_with_a_value_for_each_sample_adds_its_column():
+    options = arguments(metrics=("accuracy", "darkness"), registry={"darkness": darkness()})
+    full = score(reconstructions(), **options)
+    assert tuple(full.samples.columns) == (*COLUMNS, "darkness")
+    selected = full.samples[full.samples["selected"]]
+    estimate = full.metrics["darkness"]
+    assert estimate.value == pytest.approx(selected["darkness"].mean())
+    assert estimate.low < estimate.value < estimate.high
+    assert estimate.higher_is_better is False  # as the metric declares it
+    assert full.infos[-1].title == "darkness"
+    without = score(reconstructions(), **arguments(metrics=("accuracy",)))
+    assert without.samples.equals(full.samples[list(COLUMNS)])
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (darkness("hit1"), "has a column 'hit1' already"),
+        (darkness(values=[1.0, 2.0]), "should hold 18 numbers"),
+        (darkness(values=["dark"] * 18), "should hold 18 numbers"),
+    ],
+)
+def test_a_column_that_does_not_fit_is_refused(measure, message):
+    with pytest.raises(MibenchError, match=f"metric 'darkness': .*{message}"):
+        score(reconstructions(), **arguments(metrics=("darkness",), registry={"darkness": measure}))
 
 
 def test_another_extractor_measures_the_feature_distance():

@@ -23,7 +23,7 @@ from mibench.reports.figures.curves import curves_plot
 from mibench.reports.figures.spread import spread_plot
 from mibench.reports.formatting import curve_title
 from mibench.results import open_run
-from mibench.sweeps.tables import COLUMNS, brief
+from mibench.sweeps.tables import SweepTable, shown_infos
 
 SENTENCE = "the judge is weak (71.2% on held-out images, 80% is the least to rely on): it misses people, so " * 2
 
@@ -141,17 +141,19 @@ def test_the_bar_keeps_its_numbers_at_80_columns(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_sweep_of_six_cells_is_a_screen() -> None:
-    row = dict.fromkeys(COLUMNS) | {"attack": "dmmia", "label": "dmmia", "seed": 0, "status": "complete"}
+    columns = SweepTable(shown_infos(), ()).columns
+    row = dict.fromkeys(columns) | {"attack": "dmmia", "label": "dmmia", "seed": 0, "status": "complete"}
     row |= {"acc1": 0.123, "acc1_low": 0.1, "acc1_high": 0.2, "knn_distance": 123.4, "queries_forward": 1e5}
     failed = {**row, "status": "failed", "reason": "a long | reason that is printed below the table", "acc1": None}
     found = [{**(failed if n == 5 else row), "target": f"target{n}"} for n in range(6)]
-    lines = brief(found, 80)
+    table = SweepTable(shown_infos(), tuple(found))
+    lines = table.brief(80)
     assert len(lines) == 8
     assert all(len(line) <= 80 for line in lines)
     assert "acc@1" in lines[0]
     assert lines[0].split("|")[-2].strip() == "status"
     assert lines[-1].split("|")[-2].strip() == "failed"
-    assert "queries" in brief(found, 200)[0]
+    assert "queries" in table.brief(200)[0]
 
 
 def test_a_comparison_in_one_metric_prints_that_one(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ Conventions, stated once:
 
 from mibench.api.accuracy import Accuracy
 from mibench.api.attack import Attack, Context, MappingPrior, Prior, Reconstruction, State
+from mibench.api.metric import TOPICS, VIEWS, Estimate, Measured, Metric, MetricInfo, Topic, View, metric
 from mibench.api.network import Network, network_traits
 from mibench.api.state_dict import load_strictly, mismatch_of
 from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
@@ -24,11 +25,13 @@ from mibench.api.weights import (
     WeightsContents,
 )
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch, suggest
-from mibench.records import AccessName, Card, CardName, Estimate, ImageSpec, WeightsFile
+from mibench.records import AccessName, Card, CardName, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
 from mibench.system.source_code import modules_of, source_digest
 
 __all__ = [
+    "TOPICS",
+    "VIEWS",
     "Access",
     "AccessError",
     "AccessName",
@@ -44,6 +47,9 @@ __all__ = [
     "ImageSpec",
     "Importer",
     "MappingPrior",
+    "Measured",
+    "Metric",
+    "MetricInfo",
     "MibenchError",
     "MisfitError",
     "Network",
@@ -55,13 +61,16 @@ __all__ = [
     "Reconstruction",
     "State",
     "StateDictMismatch",
+    "Topic",
     "TrainedWeights",
     "TrainingContext",
     "Victim",
+    "View",
     "WeightsContents",
     "WeightsFile",
     "foreign",
     "load_strictly",
+    "metric",
     "mismatch_of",
     "modules_of",
     "network_traits",

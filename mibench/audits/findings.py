@@ -9,7 +9,7 @@ from typing import Any
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
-from mibench.results import StoredRun, difference
+from mibench.results import StoredRun, difference, interval_text
 from mibench.system.canonical import plain
 from mibench.version import __version__
 from mibench.weights.minimum_accuracy import percent
@@ -241,7 +241,4 @@ def _percent(value: float | None) -> str:
 def _interval(number: Mapping[str, Any]) -> str:
     if number["value"] is None:
         return f"none: {number['reason']}"
-    text = f"{number['value']:.1%}"
-    if number.get("low") is not None and number.get("high") is not None:
-        text += f" [{number['low']:.1%}, {number['high']:.1%}]"
-    return text
+    return interval_text(number["value"], number.get("low"), number.get("high"), percent=True)

@@ -60,13 +60,13 @@ def compare(
     """
     from mibench.commands import compare as compare_runs
 
-    found = compare_runs(runs, reference=reference, metrics=metrics, mix=mix)
-    files = found.write(output) if output is not None else []
+    comparison = compare_runs(runs, reference=reference, metrics=metrics, mix=mix)
+    files = comparison.write(output) if output is not None else []
     if as_json:
-        click.echo(json.dumps(found.as_plain() | {"files": [str(file) for file in files]}, indent=2))
+        click.echo(json.dumps(comparison.as_plain() | {"files": [str(file) for file in files]}, indent=2))
         return
     width = max(80, shutil.get_terminal_size((110, 24)).columns)
-    text = found.render(kind, width=width)
+    text = comparison.render(kind, width=width)
     if kind != "text":
         for line in text.rstrip("\n").split("\n"):
             tell(line)

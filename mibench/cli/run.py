@@ -13,20 +13,12 @@ from mibench.system.precision import PRECISIONS
 from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
+from .format import text_columns
 from .options import device_option, json_option, output_option, plugin_option, set_option
 from .prose import say
 
 if TYPE_CHECKING:
-    from mibench.api import Estimate
     from mibench.results import StoredRun
-
-SHOWN = (
-    ("acc1", "attack accuracy @1"),
-    ("acc5", "attack accuracy @5"),
-    ("knn_distance", "KNN distance"),
-    ("true_identity_error", "true identity error"),
-    ("true_identity_top1", "true identity found"),
-)
 
 
 @click.command(
@@ -94,7 +86,7 @@ def run(
 
     from .progress import reporter
 
-    found = spoken_aside()(run_attack)(
+    result = spoken_aside()(run_attack)(
         attack,
         target,
         dataset,
@@ -111,92 +103,75 @@ def run(
         allow_changed_code=allow_changed_code,
         reporter=reporter(),
     )
-    finish(ctx, found, as_json)
+    finish(ctx, result, as_json)
 
 
-def finish(ctx: click.Context, found: StoredRun, as_json: bool) -> None:
+def finish(ctx: click.Context, result: StoredRun, as_json: bool) -> None:
     """Print a run and exit with 1 if a required metric has no value."""
     if as_json:
-        click.echo(json.dumps(as_plain(found), indent=2))
+        click.echo(json.dumps(as_plain(result), indent=2))
     else:
-        for line in summary(found):
+        for line in summary(result):
             say(line)
-    for name, reason in found.missing.items():
+    for name, reason in result.missing.items():
         say(f"error: the protocol requires {name}, which has no value: {reason}", err=True)
-    if found.missing:
+    if result.missing:
         ctx.exit(1)
 
 
-def as_plain(found: StoredRun) -> dict[str, object]:
+def as_plain(result: StoredRun) -> dict[str, object]:
     """A run as JSON."""
     from mibench.results.run_record import read_estimates
 
     return {
-        "path": str(found.path),
-        "reused": found.reused,
-        "metrics": read_estimates(found.path / "metrics.json"),
-        "cost": found.cost(),
-        "missing": dict(found.missing),
-        "floor": None if found.floor is None else as_plain(found.floor),
+        "path": str(result.path),
+        "reused": result.reused,
+        "metrics": read_estimates(result.path / "metrics.json"),
+        "cost": result.cost(),
+        "missing": dict(result.missing),
+        "floor": None if result.floor is None else as_plain(result.floor),
     }
 
 
-def summary(found: StoredRun) -> list[str]:
+def summary(result: StoredRun) -> list[str]:
     """The run beside its floor, one metric a line, with 95 % intervals, and what the run cost."""
-    names = [(name, title) for name, title in SHOWN if name in found.metrics]
-    width = max((len(title) for _, title in names), default=0)
-    lines = [f"{'':{width}}  {'this run':24}" + ("  the prior alone (floor)" if found.floor else "")]
-    for name, title in names:
-        row = f"{title:{width}}  {cell(found.metrics[name]):24}"
-        if found.floor is not None and name in found.floor.metrics:
-            row += f"  {cell(found.floor.metrics[name])}"
-        lines.append(row.rstrip())
-    lines += [
-        f"no {title}: {found.metrics[name].reason}"
-        for name, title in names
-        if found.metrics[name].params.get("cannot_differ")
-    ]
-    lines += ["", cost_line(found)]
-    lines += ["", f"95 % intervals over identities; everything is in {found.path}"]
-    for folder, what in (("tables", "tables"), ("figures", "figures")):
-        if (found.path / folder).is_dir():
-            lines.append(f"  {what}: {found.path / folder}")
+    from mibench.results import absent_notes, arrow, estimate_text
+
+    floor = {} if result.floor is None else result.floor.metrics
+    infos = [info for info in result.infos.values() if "run" in info.views and info.name in result.metrics]
+    rows = [["", "this run", *(["the prior alone (floor)"] if floor else [])]]
+    for info in infos:
+        estimate = result.metrics[info.name]
+        row = [info.heading + arrow(estimate.higher_is_better), estimate_text(estimate, info)]
+        rows.append([*row, *([estimate_text(floor.get(info.name), info)] if floor else [])])
+    lines = text_columns(rows)
+    lines += absent_notes((info.title, result.metrics[info.name]) for info in infos)
+    lines += ["", cost_line(result)]
+    lines += ["", f"95 % intervals over identities; everything is in {result.path}"]
+    for folder in ("tables", "figures"):
+        if (result.path / folder).is_dir():
+            lines.append(f"  {folder}: {result.path / folder}")
     return lines
 
 
 def cost_line(run: StoredRun) -> str:
     """What the run cost: queries (part of the result), seconds and memory (of this machine)."""
+    from mibench.results import count_text
+
     cost = run.cost()
     prepare, attack, each = cost["prepare"], cost["attack"], cost["identity"]
 
     def both(stage: Mapping[str, float | None]) -> str:
-        return f"{number(stage['queries_forward'])}+{number(stage['queries_backward'])}"
+        return f"{count_text(stage['queries_forward'])}+{count_text(stage['queries_backward'])}"
 
     seconds = [s for s in (prepare["seconds"], attack["seconds"]) if s is not None]
     peaks = [p for p in (prepare["peak_memory_bytes"], attack["peak_memory_bytes"]) if p is not None]
     line = (
-        f"queries per identity: {number(each['queries_forward'])} forward, {number(each['queries_backward'])} backward "
-        f"(prepare {both(prepare)}, attack {both(attack)})"
+        f"queries per identity: {count_text(each['queries_forward'])} forward, "
+        f"{count_text(each['queries_backward'])} backward (prepare {both(prepare)}, attack {both(attack)})"
     )
     if seconds and peaks:
         line += f"; {sum(seconds):.1f} s, {max(peaks) / 1e9:.2f} GB"
     if spent := cost["prior"]["queries_forward"]:
-        line += f"; {number(spent)} for the training of the prior"
+        line += f"; {count_text(spent)} for the training of the prior"
     return line
-
-
-def number(value: float | None) -> str:
-    """``1,000``, ``1,700.1``, or ``?`` for what was not recorded."""
-    if value is None:
-        return "?"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def cell(estimate: Estimate) -> str:
-    """``0.78 [0.62, 0.90]``."""
-    if estimate.value is None:
-        return "none"
-    text = f"{estimate.value:.4g}"
-    if estimate.low is not None and estimate.high is not None:
-        text += f" [{estimate.low:.4g}, {estimate.high:.4g}]"
-    return text

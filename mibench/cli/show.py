@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import rich_click as click
 import yaml
@@ -43,9 +42,9 @@ from .prose import tell
 @json_option
 def show(*, kind: str, name: str, as_json: bool) -> None:
     """Show an attack, preset, protocol, card, dataset or run in full."""
-    shown: dict[str, Callable[[str], dict[str, Any]]] = {
-        "attack": lambda given: _settings("attack", given),
-        "dataset": lambda given: _settings("dataset", given),
+    shown: dict[str, Callable[[str], dict[str, object]]] = {
+        "attack": lambda name: _settings("attack", name),
+        "dataset": lambda name: _settings("dataset", name),
         "preset": _preset,
         "protocol": _protocol,
         "card": _card,
@@ -63,7 +62,7 @@ def show(*, kind: str, name: str, as_json: bool) -> None:
             tell(line)
 
 
-def plain_in_order(value: Any) -> Any:
+def plain_in_order(value: object) -> object:
     """JSON types only, mappings in the order they have."""
     if isinstance(value, Mapping):
         return {str(key): plain_in_order(item) for key, item in value.items()}
@@ -72,10 +71,10 @@ def plain_in_order(value: Any) -> Any:
     return plain(value)
 
 
-def _settings(kind: str, name: str) -> dict[str, Any]:
+def _settings(kind: str, name: str) -> dict[str, object]:
     found = registry.load(kind, name)
     document = (found.__doc__ or "").strip().splitlines()
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "name": name,
         "about": document[0] if document else "",
         "from": registry.entry(kind, name).distribution,
@@ -89,7 +88,7 @@ def _settings(kind: str, name: str) -> dict[str, Any]:
     return content
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[object]) -> object:
     if field.default is not dataclasses.MISSING:
         return plain(field.default)
     if field.default_factory is not dataclasses.MISSING:
@@ -97,7 +96,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return "(no default)"
 
 
-def _preset(name: str) -> dict[str, Any]:
+def _preset(name: str) -> dict[str, object]:
     attack, colon, preset = name.partition(":")
     presets = settings.attack_presets(attack).presets
     if not colon:
@@ -108,14 +107,14 @@ def _preset(name: str) -> dict[str, Any]:
     return {"preset": name, "settings": {key: {"value": s.value, "origin": s.origin} for key, s in origins.items()}}
 
 
-def _protocol(name: str) -> dict[str, Any]:
+def _protocol(name: str) -> dict[str, object]:
     from mibench.runs.protocol import load_protocol
 
     protocol, _ = load_protocol(name)
     return dataclasses.asdict(protocol)
 
 
-def _card(name: str) -> dict[str, Any]:
+def _card(name: str) -> dict[str, object]:
     known = cards.all_cards()
     if name not in known:
         raise MibenchError(registry.unknown("card", name, known))
@@ -124,7 +123,7 @@ def _card(name: str) -> dict[str, Any]:
     return {**content, "file": str(file.path), "from": file.origin}
 
 
-def _run(name: str) -> dict[str, Any]:
+def _run(name: str) -> dict[str, object]:
     from mibench.results import damaged, open_run
     from mibench.results.run_record import read_estimates
     from mibench.runs.store import RunDir

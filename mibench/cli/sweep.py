@@ -12,6 +12,7 @@ import rich_click as click
 from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
+from .format import text_columns
 from .options import device_option, json_option, output_option, plugin_option
 from .progress import duration
 from .prose import say
@@ -99,12 +100,12 @@ def sweep(
 
 def sweep_plain(done: Sweep) -> dict[str, object]:
     """A finished sweep as JSON."""
-    from mibench.sweeps.tables import rows
+    from mibench.sweeps.tables import sweep_table
 
     return {
         "suite": done.suite.name,
         "path": str(done.path),
-        "cells": rows(done.outcomes, done.path),
+        "cells": list(sweep_table(done.outcomes, done.path).rows),
         "failed": len(done.failed),
         "files": [str(path) for path in done.written.files],
         "notes": list(done.written.notes),
@@ -113,11 +114,11 @@ def sweep_plain(done: Sweep) -> dict[str, object]:
 
 def sweep_lines(done: Sweep) -> list[str]:
     """The table and where everything else lies: comparisons are long, and in files."""
-    from mibench.sweeps.tables import brief, rows
+    from mibench.sweeps.tables import sweep_table
 
     complete = len(done.outcomes) - len(done.failed)
     width = max(80, shutil.get_terminal_size((110, 24)).columns)
-    lines = [*brief(rows(done.outcomes, done.path), width), ""]
+    lines = [*sweep_table(done.outcomes, done.path).brief(width), ""]
     lines += [f"{complete} of {len(done.outcomes)} cells complete; everything is in {done.path}"]
     lines += [f"  {path}" for path in done.written.files if path.suffix == ".md"]
     return [*lines, *done.written.notes]
@@ -188,8 +189,7 @@ def forecast_lines(plan: DryRun) -> list[str]:
         idle = standing.state in ("complete", "cannot start")
         table.append((standing.cell.title, state, *(("", "") if idle else _cost(cost))))
     table += [(f"{name}, computed on the way", "to do", *_cost(cost)) for name, cost in outlook.floors.items()]
-    widths = [max(len(row[column]) for row in table) for column in range(4)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines = text_columns(table)
     lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))] if reasons else []
     count = {state: sum(s.state == state for s in plan.standings) for state in ("complete", "cannot start")}
     left = len(plan.standings) - sum(count.values())

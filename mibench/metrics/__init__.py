@@ -1,4 +1,5 @@
-"""Metrics: pure functions on tensors, and for each metric a function ``(Evidence) -> list[Estimate]``.
+"""Metrics: pure functions on tensors, and for each group of metrics a function of
+:class:`~mibench.metrics.inputs.ScoringInputs` that says about itself what it yields (:func:`mibench.api.metric`).
 
 Names with ``legacy`` are what the field's code computes where that differs from the published definition.
 """

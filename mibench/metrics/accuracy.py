@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mibench.api import Estimate
+from mibench.api import Estimate, MetricInfo, metric
 
 from . import estimates
 from .inputs import ScoringInputs
@@ -35,8 +36,8 @@ def always_hit(k: int, classes: int, network: str) -> str | None:
     if classes > k:
         return None
     counted = "one class" if classes == 1 else f"{classes} classes"
-    place = "the best" if k == 1 else f"among the {k} best"
-    return f"{network} knows {counted}, so that every image is {place}"
+    rank = "the best" if k == 1 else f"among the {k} best"
+    return f"{network} knows {counted}, so that every image is {rank}"
 
 
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
@@ -68,12 +69,12 @@ class Verdicts(NamedTuple):
         return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def draw_spread(hits: NDArray[Any]) -> float:
+def draw_spread(hits: NDArray[np.generic]) -> float:
     """Sample standard deviation, over draws, of the accuracy over identities; hits ``(I, m)`` of 0 and 1."""
     return float(hits.astype(np.float64).mean(axis=0).std(ddof=1))
 
 
-def legacy_spread(hits: NDArray[Any], batch: int = LEGACY_BATCH) -> float:
+def legacy_spread(hits: NDArray[np.generic], batch: int = LEGACY_BATCH) -> float:
     """The field's "± std": sample std over draws inside each batch of identities, averaged over batches; a fraction.
 
     It measures neither seeds nor identities and shrinks when identities are added; kept for comparison only
@@ -82,35 +83,60 @@ def legacy_spread(hits: NDArray[Any], batch: int = LEGACY_BATCH) -> float:
     return float(np.mean([draw_spread(hits[i : i + batch]) for i in range(0, len(hits), batch)]))
 
 
-def measure(evidence: ScoringInputs) -> list[Estimate]:
+@metric(
+    MetricInfo("acc1", "acc@1", percent=True, higher_is_better=True, column="hit1", topic="accuracy"),
+    MetricInfo("acc5", "acc@5", percent=True, higher_is_better=True, column="hit5", topic="accuracy"),
+    MetricInfo("acc1_all", "acc@1, before selection", percent=True, higher_is_better=True, topic="accuracy", views=()),
+    MetricInfo(
+        "target_acc1",
+        "attacked model agrees",
+        percent=True,
+        higher_is_better=True,
+        column="target_hit1",
+        topic="victim",
+        views=(),
+        tested=False,
+    ),
+    MetricInfo(
+        "target_confidence",
+        "attacked model's confidence",
+        higher_is_better=True,
+        column="target_confidence",
+        topic="victim",
+        views=(),
+        tested=False,
+    ),
+)
+def measure(inputs: ScoringInputs) -> list[Estimate]:
     """acc1 and acc5 over selected samples, acc1_all over every sample, and what the attacked model itself says."""
-    share: dict[str, Any] = {"proportion": True, "higher_is_better": True}
-    target: dict[str, Any] = {"extractor": "attacked model"}
     return [
-        evidence.mean("acc1", "hit1", **share),
-        evidence.mean("acc5", "hit5", **share),
-        evidence.mean("acc1_all", "hit1", every=True, **share),
-        evidence.mean("target_acc1", "target_hit1", **share, **target),
-        evidence.mean("target_confidence", "target_confidence", higher_is_better=True, **target),
+        inputs.mean("acc1", "hit1", proportion=True),
+        inputs.mean("acc5", "hit5", proportion=True),
+        inputs.mean("acc1_all", "hit1", every=True, proportion=True),
+        inputs.mean("target_acc1", "target_hit1", proportion=True, extractor="attacked model"),
+        inputs.mean("target_confidence", "target_confidence", extractor="attacked model"),
     ]
 
 
-def measure_legacy(evidence: ScoringInputs) -> list[Estimate]:
+@metric(
+    MetricInfo("acc1_std_draws", "acc@1, std over ranks", topic="draws", views=()),
+    MetricInfo("acc1_std_legacy", "acc@1, std over ranks (legacy)", topic="draws", views=()),
+)
+def measure_legacy(inputs: ScoringInputs) -> list[Estimate]:
     """acc1_std_legacy and acc1_std_draws: spreads over the rank of a sample, as published; no interval."""
-    chosen = evidence.samples[evidence.selected]
+    chosen = inputs.samples[inputs.selected]
     table = chosen.pivot_table(index="identity", columns="sample", values="hit1", aggfunc="mean", observed=True)
-    fields: dict[str, Any] = {"higher_is_better": None, "extractor": evidence.extractor, "unit": "draw"}
+    fields: estimates.EstimateFields = {"extractor": inputs.extractor, "unit": "draw"}
     names = ("acc1_std_legacy", "acc1_std_draws")
-    if reason := evidence.fixed.get("hit1"):
+    if reason := inputs.fixed.get("hit1"):
         return [estimates.cannot_differ(name, reason, **fields) for name in names]
     if table.shape[1] < 2 or bool(table.isna().to_numpy().any()):
         reason = "a spread over draws needs at least two selected samples and as many for every identity"
         return [estimates.null(name, reason, **fields) for name in names]
     hits = table.to_numpy(dtype=np.float64)
     draws = int(hits.shape[1])
+    legacy = Estimate(names[0], legacy_spread(hits), n=draws, **fields)
     return [
-        Estimate(
-            name=names[0], value=legacy_spread(hits), n=draws, params={"batch_identities": LEGACY_BATCH}, **fields
-        ),
-        Estimate(name=names[1], value=draw_spread(hits), n=draws, **fields),
+        replace(legacy, params={"batch_identities": LEGACY_BATCH}),
+        Estimate(names[1], draw_spread(hits), n=draws, **fields),
     ]

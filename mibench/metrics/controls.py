@@ -4,12 +4,12 @@ looks like."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mibench.api import Estimate
+from mibench.api import Estimate, MetricInfo, metric
 from mibench.data.split import Images
 
 from . import estimates
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+TableColumn = Tensor | list[str]  # values of a column, one for each row
+
+
 def judged_columns(
     features: Tensor, verdicts: Verdicts, labels: Tensor, references: Tensor, reference_labels: Tensor
 ) -> dict[str, Tensor]:
@@ -36,18 +39,18 @@ def judged_columns(
         references: judge features of private training images ``(P, D)``.
         reference_labels: their classes ``(P,)``.
     """
-    found = nearest_in_class(features, labels, references, reference_labels)
+    neighbours = nearest_in_class(features, labels, references, reference_labels)
     return {
         "predicted": verdicts.predicted,
         "hit1": verdicts.hit1,
         "hit5": verdicts.hit5,
         "judge_confidence": verdicts.confidence,
-        "knn_distance": found.distance,
-        "nearest_private": found.position,
+        "knn_distance": neighbours.distance,
+        "nearest_private": neighbours.position,
     }
 
 
-def frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+def frame(columns: Mapping[str, TableColumn]) -> pd.DataFrame:
     """A table from tensors and lists."""
     import pandas as pd
 
@@ -86,7 +89,7 @@ def control_tables(
     tables: dict[str, pd.DataFrame] = {}
 
     def add(name: str, images: Tensor, labels: Tensor, features: Tensor, verdicts: Verdicts) -> None:
-        columns: dict[str, Any] = {
+        columns: dict[str, TableColumn] = {
             "identity": labels,
             **judged_columns(features, verdicts, labels, reference, reference_labels),
         }
@@ -117,24 +120,42 @@ def control_tables(
     return tables
 
 
-def measure(evidence: ScoringInputs) -> list[Estimate]:
+CONTROLS = {"nearest_public": "nearest public images", "private_test": "private test images"}
+_INFOS = [
+    MetricInfo(
+        f"control_{control}_{name}",
+        f"{title}, {images}",
+        percent=name == "acc1",
+        higher_is_better=name == "acc1",
+        topic="control",
+        views=(),
+    )
+    for control, images in CONTROLS.items()
+    for name, title in (
+        ("acc1", "acc@1"),
+        ("knn_distance", "KNN distance"),
+        ("true_identity_error", "true identity error"),
+    )
+]
+
+
+@metric(*_INFOS)
+def measure(inputs: ScoringInputs) -> list[Estimate]:
     """For each control its accuracy, KNN distance and (where the truth is known) true identity error."""
-    found: list[Estimate] = []
-    for name, table in evidence.controls.items():
-        options: dict[str, Any] = {"extractor": evidence.extractor, **evidence.intervals}
-        label = f"control_{name}"
-        if reason := evidence.fixed.get("hit1"):
-            found.append(
-                estimates.cannot_differ(f"{label}_acc1", reason, higher_is_better=True, extractor=evidence.extractor)
+    columns = {"acc1": "hit1", "knn_distance": "knn_distance", "true_identity_error": "true_identity_error"}
+    measured: list[Estimate] = []
+    for control, table in inputs.controls.items():
+        for name, column in columns.items():
+            if column not in table:
+                continue
+            label = f"control_{control}_{name}"
+            by_regressor = name == "true_identity_error"
+            extractor = str(inputs.identity_params["regressor"]) if by_regressor else inputs.extractor
+            if reason := inputs.fixed.get(column):
+                measured.append(estimates.cannot_differ(label, reason, extractor=extractor))
+                continue
+            share = name == "acc1"
+            measured.append(
+                column_mean(label, table, column, proportion=share, extractor=extractor, **inputs.intervals)
             )
-        else:
-            found.append(column_mean(f"{label}_acc1", table, "hit1", proportion=True, higher_is_better=True, **options))
-        found.append(column_mean(f"{label}_knn_distance", table, "knn_distance", higher_is_better=False, **options))
-        if "true_identity_error" in table:
-            options["extractor"] = evidence.identity_params.get("regressor")
-            found.append(
-                column_mean(
-                    f"{label}_true_identity_error", table, "true_identity_error", higher_is_better=False, **options
-                )
-            )
-    return found
+    return measured

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mibench.api import Estimate, MibenchError
+from mibench.api import Estimate, MetricInfo, MibenchError, metric
 
 from .groups import rows_by_label, rows_of
 from .inputs import ScoringInputs
@@ -42,11 +42,11 @@ def nearest(queries: Tensor, references: Tensor, *, candidates: int = 8, block: 
     distances, indices = [], []
     for part in queries.double().split(block):
         rough = squares - 2 * (part - centre) @ moved.T
-        found = rough.topk(k, dim=1, largest=False).indices.sort(dim=1).values
-        exact = (part[:, None, :] - references[found]).square().sum(dim=2)
+        proposed = rough.topk(k, dim=1, largest=False).indices.sort(dim=1).values
+        exact = (part[:, None, :] - references[proposed]).square().sum(dim=2)
         best = exact.min(dim=1)
         distances.append(best.values)
-        indices.append(found.gather(1, best.indices[:, None]).squeeze(1))
+        indices.append(proposed.gather(1, best.indices[:, None]).squeeze(1))
     if not distances:
         return Nearest(torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64))
     return Nearest(torch.cat(distances), torch.cat(indices))
@@ -67,8 +67,8 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
                 f"class {label} has reconstructions but no private image; give the private images of every "
                 "attacked identity"
             )
-        found = nearest(queries[rows], own)
-        distance[rows], position[rows] = found.distance, found.position
+        neighbours = nearest(queries[rows], own)
+        distance[rows], position[rows] = neighbours.distance, neighbours.position
     return Nearest(distance, position)
 
 
@@ -87,13 +87,24 @@ def unit_features(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features.double(), dim=1, eps=1e-12)
 
 
-def measure_knn(evidence: ScoringInputs) -> list[Estimate]:
+@metric(MetricInfo("knn_distance", "KNN distance", higher_is_better=False, column="knn_distance", topic="distance"))
+def measure_knn(inputs: ScoringInputs) -> list[Estimate]:
     """knn_distance: mean squared L2 in judge features to the nearest private training image of the class."""
     params = {"reference": "private train", "squared": True, "normalised": False}
-    return [evidence.mean("knn_distance", "knn_distance", higher_is_better=False, params=params)]
+    return [inputs.mean("knn_distance", "knn_distance", params=params)]
 
 
-def measure_feature(evidence: ScoringInputs) -> list[Estimate]:
+@metric(
+    MetricInfo(
+        "feature_distance",
+        "feature distance",
+        higher_is_better=False,
+        column="feature_distance",
+        topic="distance",
+        views=("summary", "comparison"),
+    )
+)
+def measure_feature(inputs: ScoringInputs) -> list[Estimate]:
     """feature_distance, PPA's delta: the same formula in another extractor or, without one, on the unit sphere.
 
     Unit-length judge features stand in for the unit-length FaceNet features of PPA's delta_face; the squared distance
@@ -101,38 +112,32 @@ def measure_feature(evidence: ScoringInputs) -> list[Estimate]:
     """
     params = {"reference": "private train", "squared": True}
     return [
-        evidence.mean(
-            "feature_distance",
-            "feature_distance",
-            higher_is_better=False,
-            extractor=evidence.feature_extractor,
-            params=params,
-        )
+        inputs.mean("feature_distance", "feature_distance", extractor=inputs.feature_extractor, params=params),
     ]
 
 
-def measure_centre(evidence: ScoringInputs) -> list[Estimate]:
+@metric(MetricInfo("centre_distance", "distance to class centre", higher_is_better=False, topic="distance", views=()))
+def measure_centre(inputs: ScoringInputs) -> list[Estimate]:
     """centre_distance: mean squared L2 in judge features to the mean private training feature of the class."""
     import numpy as np
 
     from . import estimates
 
-    chosen = torch.from_numpy(evidence.selected.copy())
-    identities = evidence.samples["identity"].to_numpy(dtype=np.int64)
+    chosen = torch.from_numpy(inputs.selected.copy())
+    identities = inputs.samples["identity"].to_numpy(dtype=np.int64)
     distance = centre_distance(
-        evidence.features[chosen],
+        inputs.features[chosen],
         torch.from_numpy(identities.copy())[chosen],
-        evidence.private_features,
-        evidence.private_labels,
+        inputs.private_features,
+        inputs.private_labels,
     )
     return [
         estimates.mean(
             "centre_distance",
             distance.numpy(),
-            identities[evidence.selected],
-            higher_is_better=False,
-            extractor=evidence.extractor,
+            identities[inputs.selected],
+            extractor=inputs.extractor,
             params={"reference": "private train mean", "squared": True},
-            **evidence.intervals,
+            **inputs.intervals,
         )
     ]

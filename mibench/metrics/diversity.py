@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import Tensor
 
-from mibench.api import Estimate
+from mibench.api import Estimate, MetricInfo, metric
 
 from . import estimates
 from .inputs import ScoringInputs
@@ -22,7 +21,17 @@ def mean_pairwise_distance(features: Tensor) -> float:
     return float(pairwise(features, features).fill_diagonal_(0).sum()) / (n * (n - 1))
 
 
-def measure(evidence: ScoringInputs) -> list[Estimate]:
+@metric(
+    MetricInfo("div_feat", "diversity", higher_is_better=True, topic="diversity", views=()),
+    MetricInfo(
+        "div_feat_ratio",
+        "diversity ÷ private",
+        higher_is_better=True,
+        topic="diversity",
+        views=("summary", "comparison"),
+    ),
+)
+def measure(inputs: ScoringInputs) -> list[Estimate]:
     """div_feat (mean pairwise L2 of judge features per identity) and its ratio to that of the private images.
 
     A ratio of 1 means that reconstructions of one identity vary as much as its private images do; near 0, they
@@ -31,21 +40,20 @@ def measure(evidence: ScoringInputs) -> list[Estimate]:
     fakes: list[float] = []
     reals: list[float] = []
     skipped = 0
-    for fake, real in evidence.per_identity().values():
+    for fake, real in inputs.per_identity().values():
         if min(fake.shape[0], real.shape[0]) < 2:
             skipped += 1
             continue
         fakes.append(mean_pairwise_distance(fake))
         reals.append(mean_pairwise_distance(real))
-    fields: dict[str, Any] = {
-        "extractor": evidence.extractor,
-        "higher_is_better": True,
+    fields: estimates.EstimateFields = {
+        "extractor": inputs.extractor,
         "params": {"skipped_identities": skipped, "definition": "mibench"},
     }
     if not fakes:
         reason = f"all {skipped} identities have fewer than two selected reconstructions or private images"
         return [estimates.null(name, reason, **fields) for name in ("div_feat", "div_feat_ratio")]
     return [
-        estimates.ratio("div_feat", fakes, [1.0] * len(fakes), **evidence.intervals, **fields),
-        estimates.ratio("div_feat_ratio", fakes, reals, **evidence.intervals, **fields),
+        estimates.ratio("div_feat", fakes, [1.0] * len(fakes), **inputs.intervals, **fields),
+        estimates.ratio("div_feat_ratio", fakes, reals, **inputs.intervals, **fields),
     ]

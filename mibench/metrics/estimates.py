@@ -12,9 +12,10 @@ shares, where it is worse, :mod:`mibench.metrics.share_interval` has another int
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -28,21 +29,49 @@ from .differences import sign_flip_p_value as sign_flip_p_value  # part of what 
 from .share_interval import share_interval
 
 Array = NDArray[np.float64]
+Labels = Sequence[int] | NDArray[np.int64]
+
+
+class EstimateFields(TypedDict, total=False):
+    """Fields of an :class:`~mibench.api.Estimate` that a metric chooses."""
+
+    unit: str
+    higher_is_better: bool | None
+    version: str
+    extractor: str | None
+    params: Mapping[str, Any]
+
+
+class Resampling(TypedDict, total=False):
+    """How intervals are resampled, the same for every metric of a run."""
+
+    seed: int
+    resamples: int
+
+
+class MeanOptions(EstimateFields, Resampling, total=False):
+    """Options of :func:`mean`: those of :func:`ratio`."""
+
+    proportion: bool
+    trials: float | None
+
 
 RESAMPLES = 1000
 LEVEL = 0.95
+CLOPPER_PEARSON = "clopper-pearson"  # in params["interval"] of a share
 _NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
 _CHUNK = 8_000_000  # most weights held at once by the weighted median
 
 
-def null(name: str, reason: str, **fields: Any) -> Estimate:
-    """An estimate that could not be had, with the reason in one sentence."""
+def null(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
+    """An estimate that could not be computed, with the reason in one sentence."""
     return Estimate(name=name, value=None, reason=reason, **fields)
 
 
-def cannot_differ(name: str, reason: str, **fields: Any) -> Estimate:
+def cannot_differ(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
     """A null whose value would be the same whatever an attack did: no protocol demands it, no test is spent on it."""
-    return null(name, reason, **{**fields, "params": {**fields.get("params", {}), "cannot_differ": True}})
+    fields["params"] = {**fields.get("params", {}), "cannot_differ": True}
+    return null(name, reason, **fields)
 
 
 @lru_cache(maxsize=8)
@@ -77,7 +106,7 @@ def ratio(
     trials: float | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """``sum(numerators) / sum(denominators)`` with a percentile bootstrap over identities.
 
@@ -103,12 +132,12 @@ def ratio(
     if bottom.sum() <= 0:
         return null(name, "the denominator is zero", **fields)
     value = float(top.sum() / bottom.sum())
-    params = dict(fields.pop("params", {}))
+    params = dict(fields.get("params", {}))
     low: float | None
     high: float | None
     if proportion:
         low, high, worth = share_interval(top, bottom, trials)
-        params |= {"interval": "clopper-pearson", "effective_trials": round(worth, 2)}
+        params |= {"interval": CLOPPER_PEARSON, "effective_trials": round(worth, 2)}
     elif n == 1:
         low = high = None
         params["interval"] = "none: one identity"
@@ -118,29 +147,28 @@ def ratio(
         usable = totals > 0
         low, high = percentile_interval((counts @ top)[usable] / totals[usable])
         params["interval"] = "cluster bootstrap"
-    return Estimate(name=name, value=value, low=low, high=high, n=n, params=params, **fields)
+    fields["params"] = params
+    return Estimate(name=name, value=value, low=low, high=high, n=n, **fields)
 
 
-def mean(
-    name: str, values: Sequence[float] | Array, identities: Sequence[int] | NDArray[Any], **options: Any
-) -> Estimate:
+def mean(name: str, values: Sequence[float] | Array, identities: Labels, **options: Unpack[MeanOptions]) -> Estimate:
     """Mean of per-sample ``values`` ``(N,)`` with an interval that resamples their ``identities`` ``(N,)``.
 
     ``options`` are those of :func:`ratio`. ``n`` counts identities, ``params["samples"]`` the samples.
     """
     sums, sizes = _by_identity(values, identities)
-    params = {**options.pop("params", {}), "samples": int(sizes.sum())}
-    return ratio(name, sums, sizes, params=params, **options)
+    options["params"] = {**options.get("params", {}), "samples": int(sizes.sum())}
+    return ratio(name, sums, sizes, **options)
 
 
 def median(
     name: str,
     values: Sequence[float] | Array,
-    identities: Sequence[int] | NDArray[Any],
+    identities: Labels,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """Median of per-sample ``values`` ``(N,)`` with a percentile bootstrap over their ``identities`` ``(N,)``."""
     numbers = np.asarray(values, dtype=np.float64)
@@ -152,7 +180,7 @@ def median(
     n = int(codes.max()) + 1
     order = np.argsort(numbers, kind="stable")
     ordered, codes = numbers[order], codes[order]
-    params = {**fields.pop("params", {}), "samples": len(numbers)}
+    params = {**fields.get("params", {}), "samples": len(numbers)}
     low: float | None = None
     high: float | None = None
     if n > 1:
@@ -163,7 +191,8 @@ def median(
         params["interval"] = "cluster bootstrap"
     else:
         params["interval"] = "none: one identity"
-    return Estimate(name=name, value=float(np.median(numbers)), low=low, high=high, n=n, params=params, **fields)
+    fields["params"] = params
+    return Estimate(name=name, value=float(np.median(numbers)), low=low, high=high, n=n, **fields)
 
 
 def jackknife(
@@ -173,7 +202,7 @@ def jackknife(
     *,
     floor: float | None = None,
     groups: int = 20,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """A statistic that is costly or biased under resampling, with a normal interval from a grouped jackknife.
 
@@ -190,11 +219,12 @@ def jackknife(
     """
     known = sorted(set(identities))
     value = statistic(set())
-    params = dict(fields.pop("params", {}))
+    params = dict(fields.get("params", {}))
+    fields["params"] = params
     n = len(known)
     if n < 3:
         params["interval"] = f"none: {n} identities"
-        return Estimate(name=name, value=value, n=n, params=params, **fields)
+        return Estimate(name=name, value=value, n=n, **fields)
     parts = [set(part.tolist()) for part in np.array_split(np.asarray(known), min(groups, n))]
     left_out = np.array([statistic(part) for part in parts])
     count = len(parts)
@@ -203,7 +233,7 @@ def jackknife(
     if floor is not None:
         low = max(low, floor)
     params["interval"] = f"jackknife of {count} groups"
-    return Estimate(name=name, value=value, low=low, high=high, n=n, params=params, **fields)
+    return Estimate(name=name, value=value, low=low, high=high, n=n, **fields)
 
 
 def paired_difference(
@@ -214,7 +244,7 @@ def paired_difference(
     trials: tuple[float, float] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    **fields: Any,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """Mean of ``first - second`` over the same identities, each ``(I,)``, with the interval of paired differences.
 
@@ -231,7 +261,7 @@ def paired_difference(
     extreme = int((np.abs(resampled - estimate.value) >= abs(estimate.value) - 1e-12).sum())
     kind = "paired t" if trials is None else "paired shares"
     params = {**estimate.params, "interval": kind, "p_value": (extreme + 1) / (resamples + 1)}
-    return Estimate(**{**_fields(estimate), "low": low, "high": high, "params": params})
+    return replace(estimate, low=low, high=high, params=params)
 
 
 def detectable_difference(
@@ -261,23 +291,29 @@ def detectable_difference(
 
 
 def compared(
-    name: str, first: Sequence[float] | Array, second: Sequence[float] | Array, *, seed: int = 0, **fields: Any
+    name: str,
+    first: Sequence[float] | Array,
+    second: Sequence[float] | Array,
+    *,
+    trials: tuple[float, float] | None = None,
+    seed: int = 0,
+    **fields: Unpack[EstimateFields],
 ) -> Estimate:
     """:func:`paired_difference` with what a comparison of attacks shows beside it.
 
     ``params``: ``p_value`` of :func:`sign_flip_p_value`, which is at most 0.05 just where 0 lies outside the interval,
     ``p_bootstrap``, and :func:`detectable_difference` (or None) as ``detectable``.
     """
-    found = paired_difference(name, first, second, seed=seed, **fields)
-    if found.value is None or found.n < 2:
-        return found
+    estimate = paired_difference(name, first, second, trials=trials, seed=seed, **fields)
+    if estimate.value is None or estimate.n < 2:
+        return estimate
     each = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     shown = {
         "p_value": sign_flip_p_value(each, seed=seed),
-        "p_bootstrap": found.params["p_value"],
+        "p_bootstrap": estimate.params["p_value"],
         "detectable": detectable_difference(each),
     }
-    return Estimate(**{**_fields(found), "params": {**found.params, **shown}})
+    return replace(estimate, params={**estimate.params, **shown})
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -291,7 +327,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _by_identity(values: Sequence[float] | Array, identities: Sequence[int] | NDArray[Any]) -> tuple[Array, Array]:
+def _by_identity(values: Sequence[float] | Array, identities: Labels) -> tuple[Array, Array]:
     """Sum and count per identity, identities ascending. Values are sorted first: the sum is then free of order."""
     numbers = np.asarray(values, dtype=np.float64)
     _, codes = np.unique(np.asarray(identities), return_inverse=True)
@@ -309,7 +345,3 @@ def _weighted_median(ordered: Array, weights: Array) -> Array:
     upper = (cumulated <= half).sum(axis=1)
     result: Array = (ordered[lower] + ordered[np.minimum(upper, len(ordered) - 1)]) / 2
     return result
-
-
-def _fields(estimate: Estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in estimate.__dataclass_fields__}

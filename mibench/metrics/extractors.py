@@ -200,8 +200,8 @@ class JudgeExtractor(_NetworkExtractor):
         """The same, kept in the cache folder under a hash of images, weights and preprocessing."""
         if self._cache is None:
             return self(images)
-        found = cached_tensors(self._cache, self._key(images), lambda: self(images)._asdict())
-        return ClassifierOutput(found["features"], found["logits"])
+        outputs = cached_tensors(self._cache, self._key(images), lambda: self(images)._asdict())
+        return ClassifierOutput(outputs["features"], outputs["logits"])
 
 
 class RegressorExtractor(_NetworkExtractor):
@@ -250,20 +250,20 @@ class InceptionExtractor:
         sha256 = sha256 or asset.sha256
         file = Path(named).expanduser() if named else asset.place()
         # what is said here becomes the reason of a metric without value: it names no folder of this machine
-        place = f".../{file.name}" if named else f"$MIBENCH_HOME/assets/{asset.path}"
+        where = f".../{file.name}" if named else f"$MIBENCH_HOME/assets/{asset.path}"
         if not file.is_file():
             raise MibenchError(
-                f"FID needs pytorch-fid's Inception weights, and there are none at {place}: `mibench fetch inception` "
+                f"FID needs pytorch-fid's Inception weights, and there are none at {where}: `mibench fetch inception` "
                 f"brings them (or set {INCEPTION_VARIABLE} to the path of {asset.file})"
             )
-        found = file_sha256(file)
-        if found != sha256:
+        digest = file_sha256(file)
+        if digest != sha256:
             raise MibenchError(
-                f"the file at {place} is not {asset.file}: its sha256 begins with {found[:12]}, expected "
+                f"the file at {where} is not {asset.file}: its sha256 begins with {digest[:12]}, expected "
                 f"{sha256[:12]}; move it away and run `mibench fetch inception`"
             )
         self.name = f"{asset.file.removesuffix('.pth')} pool3"
-        self._sha256 = found
+        self._sha256 = digest
         self._batch = batch
         self._device = torch.device(device)
         self._cache = cache

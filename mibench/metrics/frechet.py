@@ -6,13 +6,11 @@ matrix square root, which fails for singular covariances and, in version 0.3.0, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from mibench.api import Estimate, MibenchError
+from mibench.api import Estimate, MetricInfo, MibenchError, View, metric
 
 from . import estimates
 from .inputs import ScoringInputs
@@ -53,56 +51,63 @@ def _root_trace(x: Tensor, y: Tensor) -> Tensor:
     return roots.sum()
 
 
-def measure_judge(evidence: ScoringInputs) -> list[Estimate]:
+def _info(name: str, title: str, *views: View) -> MetricInfo:
+    return MetricInfo(name, title, higher_is_better=False, topic="distribution", views=views)
+
+
+@metric(_info("frechet_judge", "Fréchet distance (judge)", "summary", "comparison"))
+def measure_judge(inputs: ScoringInputs) -> list[Estimate]:
     """frechet_judge: selected reconstructions against private training images, in judge features."""
-    chosen = torch.from_numpy(evidence.selected.copy())
-    labels = _labels(evidence)[chosen]
+    chosen = torch.from_numpy(inputs.selected.copy())
+    labels = _labels(inputs)[chosen]
     return [
         _estimate(
             "frechet_judge",
-            (evidence.features[chosen], evidence.private_features, evidence.private_labels),
+            (inputs.features[chosen], inputs.private_features, inputs.private_labels),
             labels,
-            evidence.extractor,
+            inputs.extractor,
         )
     ]
 
 
-def measure_fid(evidence: ScoringInputs) -> list[Estimate]:
+@metric(_info("fid", "FID", "summary"))
+def measure_fid(inputs: ScoringInputs) -> list[Estimate]:
     """fid: Inception pool3 features of 8-bit images in [0, 1]; real = private training images at native size."""
-    return [_fid("fid", evidence, "unit")]
+    return [_fid("fid", inputs, "unit")]
 
 
-def measure_fid_ppa_legacy(evidence: ScoringInputs) -> list[Estimate]:
+@metric(_info("fid_ppa_legacy", "FID (PPA legacy)"))
+def measure_fid_ppa_legacy(inputs: ScoringInputs) -> list[Estimate]:
     """fid_ppa_legacy: images in [-1, 1] fed where [0, 1] is expected, as Plug & Play Attacks does."""
-    return [_fid("fid_ppa_legacy", evidence, "ppa-legacy")]
+    return [_fid("fid_ppa_legacy", inputs, "ppa-legacy")]
 
 
-def measure_fid_success_only(evidence: ScoringInputs) -> list[Estimate]:
+@metric(_info("fid_success_only", "FID (recognised reconstructions only)"))
+def measure_fid_success_only(inputs: ScoringInputs) -> list[Estimate]:
     """fid_success_only: only reconstructions that the judge accepts, as LOMMA and PLG-MI report."""
-    return [_fid("fid_success_only", evidence, "unit", success_only=True)]
+    return [_fid("fid_success_only", inputs, "unit", success_only=True)]
 
 
-def _fid(name: str, evidence: ScoringInputs, scaling: str, *, success_only: bool = False) -> Estimate:
-    fields: dict[str, Any] = {"higher_is_better": False, "extractor": evidence.inception_name}
-    if evidence.inception is None:
-        return estimates.null(name, evidence.reasons.get("fid", "no Inception weights were given"), **fields)
-    fake, real, real_labels = evidence.inception(scaling)
-    labels = _labels(evidence)[torch.from_numpy(evidence.selected.copy())]
+def _fid(name: str, inputs: ScoringInputs, scaling: str, *, success_only: bool = False) -> Estimate:
+    if inputs.inception is None:
+        reason = inputs.reasons.get("fid", "no Inception weights were given")
+        return estimates.null(name, reason, extractor=inputs.inception_name)
+    fake, real, real_labels = inputs.inception(scaling)
+    labels = _labels(inputs)[torch.from_numpy(inputs.selected.copy())]
     if success_only:
-        hits = torch.from_numpy(evidence.samples["hit1"].to_numpy(dtype=bool)[evidence.selected].copy())
+        hits = torch.from_numpy(inputs.samples["hit1"].to_numpy(dtype=bool)[inputs.selected].copy())
         fake, labels = fake[hits], labels[hits]
-    return _estimate(name, (fake, real, real_labels), labels, evidence.inception_name, scaling=scaling)
+    return _estimate(name, (fake, real, real_labels), labels, inputs.inception_name, scaling=scaling)
 
 
 def _estimate(
-    name: str, features: tuple[Tensor, Tensor, Tensor], labels: Tensor, extractor: str, **params: Any
+    name: str, features: tuple[Tensor, Tensor, Tensor], labels: Tensor, extractor: str, **params: str
 ) -> Estimate:
     fake, real, real_labels = features
-    record: dict[str, Any] = {"n_real": int(real.shape[0]), "n_fake": int(fake.shape[0]), **params}
-    fields: dict[str, Any] = {"higher_is_better": False, "extractor": extractor}
+    record: dict[str, int | str] = {"n_real": int(real.shape[0]), "n_fake": int(fake.shape[0]), **params}
     if min(real.shape[0], fake.shape[0]) < 2:
         reason = f"a covariance needs at least two images on each side, got {real.shape[0]} real, {fake.shape[0]} fake"
-        return estimates.null(name, reason, params=record, **fields)
+        return estimates.null(name, reason, params=record, extractor=extractor)
     if min(real.shape[0], fake.shape[0]) <= real.shape[1]:
         record["warning"] = (
             f"no more images than the {real.shape[1]} feature dimensions: singular covariance, biased upwards; "
@@ -118,15 +123,15 @@ def _estimate(
 
     try:
         result = estimates.jackknife(
-            name, without, [int(label) for label in labels.unique()], floor=0.0, params=record, **fields
+            name, without, [int(label) for label in labels.unique()], floor=0.0, params=record, extractor=extractor
         )
     except MibenchError as error:
-        return estimates.null(name, str(error), params=record, **fields)
+        return estimates.null(name, str(error), params=record, extractor=extractor)
     if result.low is not None and not np.isfinite(result.low):
         record["interval"] = "none: too few images per identity"
-        return Estimate(name=name, value=result.value, n=result.n, params=record, **fields)
+        return Estimate(name=name, value=result.value, n=result.n, params=record, extractor=extractor)
     return result
 
 
-def _labels(evidence: ScoringInputs) -> Tensor:
-    return torch.from_numpy(evidence.samples["identity"].to_numpy(dtype=np.int64).copy())
+def _labels(inputs: ScoringInputs) -> Tensor:
+    return torch.from_numpy(inputs.samples["identity"].to_numpy(dtype=np.int64).copy())

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mibench.api import Estimate, MibenchError
+from mibench.api import Estimate, MetricInfo, MibenchError, metric
 from mibench.data.split import GroundTruth
 
 from . import estimates
@@ -119,30 +119,46 @@ def true_identity(images: Tensor, labels: Tensor, truth: IdentityTruth) -> TrueI
     )
 
 
-def measure(evidence: ScoringInputs) -> list[Estimate]:
+@metric(
+    MetricInfo(
+        "true_identity_error",
+        "true identity error",
+        higher_is_better=False,
+        column="true_identity_error",
+        topic="identity",
+    ),
+    MetricInfo("true_identity_rank", "true identity rank (median)", higher_is_better=False, topic="identity", views=()),
+    MetricInfo(
+        "true_identity_top1",
+        "true identity ranked first",
+        percent=True,
+        higher_is_better=True,
+        column="true_identity_rank",
+        equals=1,
+        topic="identity",
+        views=("run", "comparison"),
+        tested=False,  # what the error tests, again: a second test would only enlarge the family
+    ),
+)
+def measure(inputs: ScoringInputs) -> list[Estimate]:
     """true_identity_error, the median of true_identity_rank and the share of samples with rank 1."""
-    fields: dict[str, Any] = {
-        "extractor": evidence.identity_params.get("regressor"),
-        "params": dict(evidence.identity_params),
+    regressor = inputs.identity_params.get("regressor")
+    fields: estimates.EstimateFields = {
+        "extractor": regressor if isinstance(regressor, str) else None,
+        "params": dict(inputs.identity_params),
     }
     names = ("true_identity_error", "true_identity_rank", "true_identity_top1")
-    better = (False, False, True)
-    if reason := evidence.reasons.get("true_identity_error"):
-        return [
-            estimates.null(name, reason, higher_is_better=flag, **fields)
-            for name, flag in zip(names, better, strict=True)
-        ]
-    error = evidence.mean(names[0], "true_identity_error", higher_is_better=False, **fields)
-    if reason := evidence.fixed.get("true_identity_rank"):
-        ranked = zip(names[1:], better[1:], strict=True)
-        return [error, *(estimates.cannot_differ(n, reason, higher_is_better=flag, **fields) for n, flag in ranked)]
-    chosen = evidence.samples[evidence.selected]
+    if reason := inputs.reasons.get("true_identity_error"):
+        return [estimates.null(name, reason, **fields) for name in names]
+    error = inputs.mean(names[0], "true_identity_error", **fields)
+    if reason := inputs.fixed.get("true_identity_rank"):
+        return [error, *(estimates.cannot_differ(name, reason, **fields) for name in names[1:])]
+    chosen = inputs.samples[inputs.selected]
     identities = chosen["identity"].to_numpy(dtype=np.int64)
     ranks = chosen["true_identity_rank"].to_numpy(dtype=np.float64)
     top1 = (ranks == 1).astype(np.float64)
-    shared = {**evidence.intervals, **fields}
     return [
         error,
-        estimates.median(names[1], ranks, identities, higher_is_better=False, **shared),
-        estimates.mean(names[2], top1, identities, higher_is_better=True, proportion=True, **shared),
+        estimates.median(names[1], ranks, identities, **inputs.intervals, **fields),
+        estimates.mean(names[2], top1, identities, proportion=True, **inputs.intervals, **fields),
     ]

@@ -1,22 +1,25 @@
 """What a metric may look at, and the shape every metric has.
 
-A metric is a function ``(Evidence) -> list[Estimate]``. It reads the per-sample table first; only metrics of *sets*
-(diversity, Fréchet distance, precision and recall) need the features besides.
+A metric is a function from :class:`ScoringInputs` to estimates, described by :func:`mibench.api.metric`. It reads the
+per-sample table first; only metrics of *sets* (diversity, Fréchet distance, precision and recall) need the features
+besides. One that has a value of its own for each sample returns :class:`mibench.api.Measured`: its values become a
+column of ``samples.csv``, and its mean is tested like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mibench.api import Estimate
+from mibench.api import Estimate, Measured
 
 from . import estimates
+from .estimates import EstimateFields, MeanOptions, Resampling
 from .groups import rows_by_label, rows_of
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ class ScoringInputs:
     inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    identity_params: Mapping[str, Any] = field(default_factory=dict)
+    identity_params: Mapping[str, str | int | float] = field(default_factory=dict)
     seed: int = 0
     resamples: int = estimates.RESAMPLES
 
@@ -68,8 +71,8 @@ class ScoringInputs:
         return self.samples["selected"].to_numpy(dtype=bool)
 
     @property
-    def intervals(self) -> dict[str, Any]:
-        """Options that every estimate of this evidence shares."""
+    def intervals(self) -> Resampling:
+        """Options of :mod:`mibench.metrics.estimates` that every estimate of a run shares."""
         return {"seed": self.seed, "resamples": self.resamples}
 
     def per_identity(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -84,24 +87,41 @@ class ScoringInputs:
             for label, rows in rows_by_label(labels[chosen]).items()
         }
 
-    def mean(self, name: str, column: str, *, every: bool = False, **options: Any) -> Estimate:
+    def mean(
+        self,
+        name: str,
+        column: str,
+        *,
+        every: bool = False,
+        proportion: bool = False,
+        **fields: Unpack[EstimateFields],
+    ) -> Estimate:
         """Mean of a column over the selected rows (over every row with ``every``), null with the reason if missing."""
-        options.setdefault("extractor", self.extractor)
+        fields.setdefault("extractor", self.extractor)
         if reason := self.fixed.get(column):
-            kept = {key: value for key, value in options.items() if key != "proportion"}
-            return estimates.cannot_differ(name, reason, **kept)
+            return estimates.cannot_differ(name, reason, **fields)
         if reason := self.reasons.get(column):
-            kept = {key: value for key, value in options.items() if key != "proportion"}
-            return estimates.null(name, reason, **kept)
+            return estimates.null(name, reason, **fields)
         table = self.samples if every else self.samples[self.selected]
-        return column_mean(name, table, column, **self.intervals, **options)
+        return column_mean(name, table, column, proportion=proportion, **self.intervals, **fields)
+
+    def mean_of(self, name: str, values: Sequence[float] | estimates.Array, **options: Unpack[MeanOptions]) -> Estimate:
+        """Mean of ``values`` ``(N,)`` (rows as in :attr:`samples`) over the selected rows; null unless they are finite.
+
+        ``options`` are those of :func:`mibench.metrics.estimates.mean`.
+        """
+        identities = self.samples["identity"].to_numpy(dtype=np.int64)
+        chosen = np.asarray(values, dtype=np.float64)[self.selected]
+        options.setdefault("seed", self.seed)
+        options.setdefault("resamples", self.resamples)
+        return estimates.mean(name, chosen, identities[self.selected], **options)
 
 
-def column_mean(name: str, table: pd.DataFrame, column: str, **options: Any) -> Estimate:
+def column_mean(name: str, table: pd.DataFrame, column: str, **options: Unpack[MeanOptions]) -> Estimate:
     """Mean of a numeric column of a table that has an ``identity`` column."""
     return estimates.mean(
         name, table[column].to_numpy(dtype=np.float64), table["identity"].to_numpy(dtype=np.int64), **options
     )
 
 
-MetricFunction = Callable[[ScoringInputs], list[Estimate]]
+MetricFunction = Callable[[ScoringInputs], list[Estimate] | Measured]

@@ -6,13 +6,13 @@ in the tests. ``ppa-legacy`` is the form that Plug & Play Attacks and its descen
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mibench.api import Estimate
+from mibench.api import Estimate, MetricInfo, metric
 
 from . import estimates
 from .inputs import ScoringInputs
@@ -71,49 +71,65 @@ def prdc(real: Tensor, fake: Tensor, k: int = NEIGHBOURS, variant: Variant = "pu
     )
 
 
-def measure(evidence: ScoringInputs) -> list[Estimate]:
+def _infos(suffix: str = "", remark: str = "", shown: tuple[str, ...] = ()) -> list[MetricInfo]:
+    """Descriptions of the four numbers; those in ``shown`` stand in summaries and comparisons."""
+    return [
+        MetricInfo(
+            name + suffix,
+            name + remark,
+            higher_is_better=True,
+            topic="fidelity",
+            views=("summary", "comparison") if name in shown else (),
+        )
+        for name in Prdc._fields
+    ]
+
+
+@metric(*_infos(shown=("coverage",)))
+def measure(inputs: ScoringInputs) -> list[Estimate]:
     """precision, recall, density, coverage: published definitions, k = 3, unweighted mean over identities."""
-    return _measure(evidence, "published", "")
+    return _measure(inputs, "published", "")
 
 
-def measure_ppa_legacy(evidence: ScoringInputs) -> list[Estimate]:
+@metric(*_infos("_ppa_legacy", " (PPA legacy)"))
+def measure_ppa_legacy(inputs: ScoringInputs) -> list[Estimate]:
     """The same four as Plug & Play Attacks computes them, under names that say so."""
-    return _measure(evidence, "ppa-legacy", "_ppa_legacy")
+    return _measure(inputs, "ppa-legacy", "_ppa_legacy")
 
 
-def _measure(evidence: ScoringInputs, variant: Variant, suffix: str) -> list[Estimate]:
+def _measure(inputs: ScoringInputs, variant: Variant, suffix: str) -> list[Estimate]:
     rows: list[Prdc] = []
     fakes = reals = skipped = 0
-    for fake, real in evidence.per_identity().values():
+    for fake, real in inputs.per_identity().values():
         if min(real.shape[0], fake.shape[0]) <= NEIGHBOURS + 1:
             skipped += 1
         else:
             rows.append(prdc(real, fake, NEIGHBOURS, variant))
             fakes, reals = fakes + fake.shape[0], reals + real.shape[0]
     params = {"k": NEIGHBOURS, "definition": variant, "skipped_identities": skipped}
-    found = []
+    measured = []
     for field in Prdc._fields:
-        fields: dict[str, Any] = {"extractor": evidence.extractor, "higher_is_better": True, "params": params}
+        fields: estimates.EstimateFields = {"extractor": inputs.extractor, "params": params}
         if not rows:
             reason = (
                 f"all {skipped} identities have at most {NEIGHBOURS + 1} selected reconstructions or private images; "
                 f"k={NEIGHBOURS} needs more"
             )
-            found.append(estimates.null(field + suffix, reason, **fields))
+            measured.append(estimates.null(field + suffix, reason, **fields))
             continue
         values = np.array([getattr(row, field) for row in rows])
-        found.append(
+        measured.append(
             estimates.ratio(
                 field + suffix,
                 values,
                 np.ones_like(values),
                 proportion=field != "density",
                 trials=fakes if field == "precision" else reals,
-                **evidence.intervals,
+                **inputs.intervals,
                 **fields,
             )
         )
-    return found
+    return measured
 
 
 def _share(flags: Tensor) -> float:

@@ -6,20 +6,22 @@ Nothing here needs a run directory, so stored reconstructions can be scored agai
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mibench.api import Estimate, MibenchError
+from mibench.api import Estimate, Measured, MetricInfo, MibenchError
 from mibench.data.split import Images
 from mibench.metrics.accuracy import always_hit
-from mibench.metrics.controls import control_tables, frame, judged_columns
+from mibench.metrics.controls import TableColumn, control_tables, frame, judged_columns
+from mibench.metrics.declared import built_in, infos_of
 from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimates import RESAMPLES
 from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
@@ -86,36 +88,44 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class Scores:
-    """What scoring found: the table (columns ``COLUMNS``), estimates by name, sentences worth telling the user."""
+    """What scoring measured.
+
+    Attributes:
+        samples: columns ``COLUMNS``, and those that metrics of third parties add.
+        metrics: estimates by name.
+        infos: what the metrics say about them.
+        notes: sentences worth telling the user.
+    """
 
     samples: pd.DataFrame
     metrics: dict[str, Estimate]
+    infos: tuple[MetricInfo, ...] = ()
     notes: tuple[str, ...] = ()
 
     def missing(self, names: Iterable[str]) -> dict[str, str]:
         """Name -> reason of those estimates (or metrics never computed) that have no value and could have one."""
-        found = {}
+        reasons = {}
         for name in names:
             estimate = self.metrics.get(name)
             if estimate is None:
-                found[name] = "it was not computed"
+                reasons[name] = "it was not computed"
             elif estimate.value is None and not estimate.params.get("cannot_differ"):
-                found[name] = estimate.reason or "no reason was given"
-        return found
+                reasons[name] = estimate.reason or "no reason was given"
+        return reasons
 
-    def as_json(self) -> dict[str, dict[str, Any]]:
+    def as_json(self) -> dict[str, dict[str, object]]:
         """The content of ``metrics.json``: strict JSON, no NaN."""
         return {name: estimate_as_json(estimate) for name, estimate in self.metrics.items()}
 
 
-def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
+def estimate_as_json(estimate: Estimate) -> dict[str, object]:
     """An estimate without its name; numbers that are not finite become None."""
-    record = asdict(estimate)
+    record: dict[str, object] = asdict(estimate)
     record.pop("name")
-    record["params"] = dict(record["params"])
-    for key in ("value", "low", "high"):
-        if record[key] is not None and not math.isfinite(record[key]):
-            record[key] = None
+    record["params"] = dict(estimate.params)
+    for name, value in (("value", estimate.value), ("low", estimate.low), ("high", estimate.high)):
+        if value is not None and not math.isfinite(value):
+            record[name] = None
     return record
 
 
@@ -178,7 +188,7 @@ def score(
     notes = _count_notes(kept.labels, per_identity)
     reasons: dict[str, str] = {}
     fixed = {f"hit{k}": always_hit(k, seen.classes, f"judge {judge.name!r}") for k in (1, 5)}
-    columns: dict[str, Any] = {
+    columns: dict[str, TableColumn] = {
         "identity": kept.labels,
         "sample": ranks,
         "selected": ranks < per_identity,
@@ -204,7 +214,7 @@ def score(
         fixed["target_hit1"] = fixed["target_confidence"] = always_hit(1, asked.classes, "the attacked model")
         columns["target_hit1"] = asked.verdicts.hit1
         columns["target_confidence"] = asked.verdicts.confidence
-    identity_params: dict[str, Any] = {}
+    identity_params: dict[str, str | int | float] = {}
     if truth is None:
         reasons["true_identity_error"] = "this data set has no ground-truth identities, or no regressor was given"
     else:
@@ -239,7 +249,7 @@ def score(
             if inception is not None
             else inception_reason or "no Inception weights were given"
         )
-    evidence = ScoringInputs(
+    inputs = ScoringInputs(
         samples=table,
         features=seen.features,
         private_features=reference,
@@ -255,31 +265,59 @@ def score(
         seed=seed,
         resamples=resamples,
     )
-    found: dict[str, Estimate] = {}
+    measured: dict[str, Estimate] = {}
+    infos: dict[str, MetricInfo] = {}
+    own_columns: dict[str, NDArray[np.generic]] = {}
     for done, (name, function) in enumerate(zip(metrics, functions, strict=True), start=4):
         progress(done, steps, f"measuring {name}")
-        for estimate in function(evidence):
-            found[estimate.name] = estimate
+        result = function(inputs)
+        declared = {info.name: info for info in infos_of(function)}
+        if isinstance(result, Measured):
+            own_columns |= _own_columns(name, result, {*table, *own_columns}, len(table))
+        for estimate in result.estimates if isinstance(result, Measured) else result:
+            if estimate.higher_is_better is None and estimate.name in declared:
+                estimate = replace(estimate, higher_is_better=declared[estimate.name].higher_is_better)
+            measured[estimate.name] = estimate
+            if estimate.name in declared:
+                infos[estimate.name] = declared[estimate.name]
     progress(steps, steps, "scored")
-    return Scores(samples=table, metrics=found, notes=notes)
+    return Scores(table.assign(**own_columns), measured, tuple(infos.values()), notes)
 
 
-def _ordered(given: Reconstructions) -> tuple[Reconstructions, list[str]]:
+def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> dict[str, NDArray[np.generic]]:
+    """The columns that a metric of a third party adds to the per-sample table.
+
+    Raises:
+        MibenchError: a name that is taken, another number of rows, or values that are no numbers.
+    """
+    columns = {name: np.asarray(values) for name, values in result.columns.items()}
+    for name, values in columns.items():
+        if name in taken:
+            raise MibenchError(f"metric {metric!r}: samples.csv has a column {name!r} already; give it another name")
+        if values.shape != (rows,) or values.dtype.kind not in "biuf":
+            raise MibenchError(
+                f"metric {metric!r}: its column {name!r} should hold {rows} numbers, one for each sample, got "
+                f"{values.dtype} {values.shape}"
+            )
+    return columns
+
+
+def _ordered(unordered: Reconstructions) -> tuple[Reconstructions, list[str]]:
     """Rows by identity, then falling confidence (NaN last), then image hash, and the hashes in that order.
 
     Sorting before anything is computed makes the result independent of the order of units and of rows.
     """
-    hashes = [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in given.images.cpu()]
-    confidence = given.confidence.double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).tolist()
-    labels, units, index = given.labels.tolist(), given.units.tolist(), given.index.tolist()
+    hashes = [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in unordered.images.cpu()]
+    confidence = unordered.confidence.double().nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).tolist()
+    labels, units, index = unordered.labels.tolist(), unordered.units.tolist(), unordered.index.tolist()
     order = sorted(range(len(hashes)), key=lambda i: (labels[i], -confidence[i], hashes[i], units[i], index[i]))
     rows = torch.tensor(order)
     ordered = Reconstructions(
-        images=given.images.cpu()[rows],
-        labels=given.labels.cpu()[rows],
-        confidence=given.confidence.cpu()[rows],
-        units=given.units.cpu()[rows],
-        index=given.index.cpu()[rows],
+        images=unordered.images.cpu()[rows],
+        labels=unordered.labels.cpu()[rows],
+        confidence=unordered.confidence.cpu()[rows],
+        units=unordered.units.cpu()[rows],
+        index=unordered.index.cpu()[rows],
     )
     return ordered, [hashes[i] for i in order]
 
@@ -318,7 +356,7 @@ def _inception_features(
     return features
 
 
-def _table(columns: Mapping[str, Any]) -> pd.DataFrame:
+def _table(columns: Mapping[str, TableColumn]) -> pd.DataFrame:
     import pandas as pd
 
     table = frame(columns)
@@ -334,6 +372,4 @@ def _metric(name: str, registry: Mapping[str, MetricFunction]) -> MetricFunction
     if name not in METRICS:
         known = ", ".join(sorted({*METRICS, *registry}))
         raise MibenchError(f"unknown metric {name!r}; choose from {known}")
-    module, attribute = METRICS[name].split(":")
-    function: MetricFunction = getattr(importlib.import_module(module), attribute)
-    return function
+    return built_in(name)

@@ -1,12 +1,26 @@
 """The read side of a run directory: what reports, and anybody's notebook, may import."""
 
 from mibench.errors import printable
+from mibench.results.contract import ComparisonFunction, PrintableComparison, Report
+from mibench.results.formatting import (
+    ABSENT,
+    absent_notes,
+    arrow,
+    bounds_text,
+    count_text,
+    estimate_text,
+    interval_text,
+    markdown_lines,
+    number_text,
+)
+from mibench.results.metric_infos import built_in_infos, merged_infos
 from mibench.results.paired import (
     IN_UNIT_RANGE,
     adjusted,
     compared,
     difference,
     differences,
+    metric_of_column,
     per_identity,
     pooled,
     without_value,
@@ -15,17 +29,32 @@ from mibench.results.stored_run import LabelledImages, StoredRun, Unit, as_runs,
 from mibench.system.files import atomic_write  # how reports write: a crash leaves no half a figure
 
 __all__ = [
+    "ABSENT",
     "IN_UNIT_RANGE",
+    "ComparisonFunction",
     "LabelledImages",
+    "PrintableComparison",
+    "Report",
     "StoredRun",
     "Unit",
+    "absent_notes",
     "adjusted",
+    "arrow",
     "as_runs",
     "atomic_write",
+    "bounds_text",
+    "built_in_infos",
     "compared",
+    "count_text",
     "damaged",
     "difference",
     "differences",
+    "estimate_text",
+    "interval_text",
+    "markdown_lines",
+    "merged_infos",
+    "metric_of_column",
+    "number_text",
     "open_run",
     "per_identity",
     "pooled",

@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mibench.errors import MibenchError
-from mibench.records import Estimate
+from mibench.api import Estimate, MetricInfo, MibenchError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .stored_run import StoredRun
 
-COLUMN_OF = {"acc1": "hit1", "acc5": "hit5", "target_acc1": "target_hit1"}  # metrics called otherwise in samples.csv
-RANKED_FIRST = "true_identity_top1"
-IN_UNIT_RANGE = frozenset({RANKED_FIRST, *COLUMN_OF, *COLUMN_OF.values(), "judge_confidence", "target_confidence"})
+IN_UNIT_RANGE = frozenset(
+    (
+        *("acc1", "acc5", "target_acc1", "hit1", "hit5", "target_hit1"),
+        *("true_identity_top1", "judge_confidence", "target_confidence"),
+    )
+)  # means of values in [0, 1]
 
 
 def per_identity(run: StoredRun, name: str) -> pd.Series[float]:
@@ -30,15 +32,16 @@ def per_identity(run: StoredRun, name: str) -> pd.Series[float]:
     Raises:
         MibenchError: there is no such column.
     """
-    chosen = run.samples[run.samples["selected"]]
-    column = "true_identity_rank" if name == RANKED_FIRST else COLUMN_OF.get(name, name)
-    if column not in chosen or not _is_numeric(chosen[column]):
+    selected = run.samples[run.samples["selected"]]
+    info = run.infos.get(name)
+    column, equals = (name, None) if info is None or info.column is None else (info.column, info.equals)
+    if column not in selected or not _is_numeric(selected[column]):
         raise MibenchError(_no_such_column(run, name))
-    values = chosen[column]
-    if name == RANKED_FIRST:
-        values = (values == 1).where(values.notna()).astype("Float64")
-    found: pd.Series[float] = values.groupby(chosen["identity"]).mean().astype(float).sort_index()
-    return found
+    values = selected[column]
+    if equals is not None:
+        values = (values == equals).where(values.notna()).astype("Float64")
+    means: pd.Series[float] = values.groupby(selected["identity"]).mean().astype(float).sort_index()
+    return means
 
 
 def difference(run: StoredRun, other: StoredRun, column: str = "hit1", *, name: str | None = None) -> Estimate:
@@ -69,26 +72,52 @@ def difference(run: StoredRun, other: StoredRun, column: str = "hit1", *, name: 
 
 def without_value(run: StoredRun, name: str) -> str | None:
     """Why a run has no value in a metric, or in the metric that a column belongs to; None where it has one."""
-    metric = next((metric for metric, column in COLUMN_OF.items() if column == name), name)
-    found = run.metrics.get(metric) if (run.path / "metrics.json").is_file() else None
-    return (found.reason or "no reason was given") if found is not None and found.value is None else None
+    if not (run.path / "metrics.json").is_file():
+        return None
+    info = metric_of_column(run, name)
+    estimate = run.metrics.get(name if info is None else info.name)
+    return (estimate.reason or "no reason was given") if estimate is not None and estimate.value is None else None
+
+
+def metric_of_column(run: StoredRun, column: str) -> MetricInfo | None:
+    """The metric that is the mean of a column of ``samples.csv``; None where there is none."""
+    return next((info for info in run.infos.values() if info.column == column and info.equals is None), None)
 
 
 def differences(run: StoredRun, other: StoredRun, columns: Sequence[str]) -> list[Estimate]:
     """:func:`difference` for several columns; ``params["p_holm"]`` holds for all of them together."""
-    found = [difference(run, other, column) for column in columns]
-    tested = [index for index, estimates in enumerate(found) if "p_value" in estimates.params]
-    corrected = adjusted([float(found[index].params["p_value"]) for index in tested])
+    estimates = [difference(run, other, column) for column in columns]
+    tested = [index for index, estimate in enumerate(estimates) if "p_value" in estimate.params]
+    corrected = adjusted([float(estimates[index].params["p_value"]) for index in tested])
     for index, p_value in zip(tested, corrected, strict=True):
-        found[index] = replace(found[index], params={**found[index].params, "p_holm": p_value})
-    return found
+        estimates[index] = replace(estimates[index], params={**estimates[index].params, "p_holm": p_value})
+    return estimates
 
 
-def pooled(name: str, values: pd.Series[float], **fields: Any) -> Estimate:
-    """Mean over identities of ``values`` (indexed by identity) with its interval; ``fields`` as ``estimate.ratio``."""
-    from mibench.metrics.estimates import ratio
+def pooled(like: Estimate, values: pd.Series[float], *, seeds: int, samples: int) -> Estimate:
+    """Mean over identities of ``values`` (indexed by identity), each already the mean over several seeds.
 
-    return ratio(name, values.tolist(), [1.0] * len(values), **fields)
+    Args:
+        like: the estimate of one of the runs: name, direction, version, extractor and kind of interval are taken from
+            it.
+        values: one for each identity.
+        seeds: how many runs were averaged.
+        samples: how many samples of all runs together, for the interval of a share.
+    """
+    from mibench.metrics.estimates import CLOPPER_PEARSON, ratio
+
+    share = like.params.get("interval") == CLOPPER_PEARSON
+    return ratio(
+        like.name,
+        values.tolist(),
+        [1.0] * len(values),
+        proportion=share,
+        trials=samples if share else None,
+        params={"seeds": seeds},
+        higher_is_better=like.higher_is_better,
+        version=like.version,
+        extractor=like.extractor,
+    )
 
 
 def compared(
@@ -114,7 +143,7 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     return holm(p_values)
 
 
-def _is_numeric(values: pd.Series[Any]) -> bool:
+def _is_numeric(values: pd.Series[float]) -> bool:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     return bool(is_numeric_dtype(values) or is_bool_dtype(values))
@@ -123,8 +152,7 @@ def _is_numeric(values: pd.Series[Any]) -> bool:
 def _no_such_column(run: StoredRun, name: str) -> str:
     table = run.samples
     known = [str(column) for column in table if column != "identity" and _is_numeric(table[column])]
-    known += [metric for metric, column in COLUMN_OF.items() if column in known]
-    known += [RANKED_FIRST] if "true_identity_rank" in known else []
+    known += [info.name for info in run.infos.values() if info.column in known and info.name not in known]
     if name in run.metrics:
         why = f"{name!r} has no value for each identity"
     else:

@@ -13,31 +13,36 @@ from typing import Any
 from mibench.errors import MibenchError
 from mibench.system.text_files import read_object, shown, typed
 
-Check = Callable[[Any], bool]
+Check = Callable[[object], bool]
+JsonObject = dict[str, Any]  # what is read back: a JSON object, its fields checked one by one
 CURE = "delete it and run the same command again: finished units are kept"
 
 
-def _text(value: Any) -> bool:
+def _text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _whole(value: Any) -> bool:
+def _flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _real(value: Any) -> bool:
+def _real(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _number(value: Any) -> bool:
-    return _real(value) and value >= 0
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
-def _object(value: Any) -> bool:
+def _object(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: object) -> bool:
     return isinstance(value, dict) and all(map(_text, value.values()))
 
 
@@ -49,14 +54,35 @@ def _or_null(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-def _bare_name(value: Any) -> bool:
+def _bare_name(value: object) -> bool:
     return isinstance(value, str) and value not in ("", ".", "..") and Path(value).name == value
 
 
-def _inside(value: Any) -> bool:
+def _inside(value: object) -> bool:
     """File -> hash, each a path below the run."""
-    return _texts(value) and all(
-        name and not Path(name).is_absolute() and ".." not in Path(name).parts for name in value
+    return (
+        isinstance(value, dict)
+        and _texts(value)
+        and all(name and not Path(name).is_absolute() and ".." not in Path(name).parts for name in value)
+    )
+
+
+METRIC_INFO: dict[str, Check] = {
+    **dict.fromkeys(("name", "title", "unit", "topic"), _text),
+    **dict.fromkeys(("percent", "tested"), _flag),
+    "higher_is_better": _or_null(_flag),
+    "column": _or_null(_text),
+    "equals": _or_null(_real),
+    "views": _list_of(_text),
+}
+
+
+def _metric_info(value: object) -> bool:
+    """What a metric says about itself: a name and a title at least; fields of a later version may stand beside them."""
+    return (
+        isinstance(value, dict)
+        and {"name", "title"} <= set(value)
+        and all(check(value[name]) for name, check in METRIC_INFO.items() if name in value)
     )
 
 
@@ -80,12 +106,13 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "floor": (_or_null(_bare_name), "the name of a folder or null"),
     "missing": (_texts, "an object of metrics and reasons"),
     "reading": (_texts, "an object of hashes"),
+    "metrics": (_list_of(_metric_info), "a list of objects with a name and a title"),
     "outputs": (_inside, "an object of files and their hashes"),
     "error": (_or_null(_text), "text or null"),
 }
 
 
-def check_record(record: dict[str, Any], path: Path) -> dict[str, Any]:
+def check_record(record: JsonObject, path: Path) -> JsonObject:
     """The record itself, when each field that it has is of its kind.
 
     Raises:
@@ -102,19 +129,19 @@ ESTIMATE: dict[str, Check] = {
     **dict.fromkeys(("unit", "version"), _text),
     **dict.fromkeys(("extractor", "reason"), _or_null(_text)),
     "n": _whole,
-    "higher_is_better": _or_null(lambda value: isinstance(value, bool)),
+    "higher_is_better": _or_null(_flag),
     "params": _object,
 }
 
 
-def read_estimates(file: Path) -> dict[str, dict[str, Any]]:
-    """``metrics.json``: name -> the fields of an :class:`~mibench.records.Estimate` but its name.
+def read_estimates(file: Path) -> dict[str, JsonObject]:
+    """``metrics.json``: name -> the fields of an :class:`~mibench.api.Estimate` but its name.
 
     Raises:
         MibenchError: it is missing, or not what a scoring writes.
     """
-    found = read_object(file, cure="score the run again")
-    for name, content in found.items():
+    estimates = read_object(file, cure="score the run again")
+    for name, content in estimates.items():
         wrong = "an object with a value" if not isinstance(content, dict) or "value" not in content else None
         for key, value in content.items() if isinstance(content, dict) else ():
             if key not in ESTIMATE or not ESTIMATE[key](value):
@@ -124,4 +151,4 @@ def read_estimates(file: Path) -> dict[str, dict[str, Any]]:
                 f"{file} was spoilt, or written by another version: {typed(name)} should have {wrong}; score the run "
                 f"again: mibench score {file.parent}"
             )
-    return found
+    return estimates

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mibench.api import Estimate, MibenchError
-from mibench.results.run_record import check_record, read_estimates
+from mibench.api import Estimate, MetricInfo, MibenchError
+from mibench.results.metric_infos import built_in_infos, merged_infos, read_infos
+from mibench.results.run_record import JsonObject, check_record, read_estimates
 from mibench.system.strict_yaml import read_yaml
 from mibench.system.text_files import parse_json, read_object, read_text
 
@@ -57,7 +58,7 @@ class Unit:
     confidence: Tensor
     latents: Tensor
     curves: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class StoredRun:
     reused: bool = field(default=False, compare=False)
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """``run.json``: status, resolved specification, environment, hashes, times."""
         return check_record(_read_object(self.path / "run.json"), self.path / "run.json")
 
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         """``config.yaml`` as a mapping; empty when there is none."""
         file = self.path / "config.yaml"
         return read_yaml(file) if file.exists() else {}
@@ -89,10 +90,10 @@ class StoredRun:
         return str(self.record.get("status", "unknown"))
 
     @property
-    def specification(self) -> dict[str, Any]:
+    def specification(self) -> JsonObject:
         """The resolved specification of the run."""
-        found = self.record.get("spec", {})
-        return dict(found) if isinstance(found, dict) else {}
+        spec = self.record.get("spec", {})
+        return dict(spec) if isinstance(spec, dict) else {}
 
     @property
     def attack(self) -> str:
@@ -112,16 +113,16 @@ class StoredRun:
     @property
     def protocol(self) -> str:
         """Name and version of the protocol: numbers compare inside one protocol only."""
-        found = self.specification.get("protocol")
-        if isinstance(found, dict) and "version" in found:
-            return f"{_name(found)} v{found['version']}"
-        return _name(found)
+        protocol = self.specification.get("protocol")
+        if isinstance(protocol, dict) and "version" in protocol:
+            return f"{_name(protocol)} v{protocol['version']}"
+        return _name(protocol)
 
     @property
     def seed(self) -> int | None:
         """Seed of the run."""
-        found = self.specification.get("seed")
-        return found if isinstance(found, int) else None
+        seed = self.specification.get("seed")
+        return seed if isinstance(seed, int) else None
 
     @property
     def missing(self) -> dict[str, str]:
@@ -165,8 +166,24 @@ class StoredRun:
     def metrics(self) -> dict[str, Estimate]:
         """``metrics.json``: estimates by name, in their order of measurement or by name."""
         _require(self.path / "metrics.json")
-        found = read_estimates(self.path / "metrics.json")
-        return {name: Estimate(name=name, **content) for name, content in found.items()}
+        stored = read_estimates(self.path / "metrics.json")
+        return {name: Estimate(name=name, **content) for name, content in stored.items()}
+
+    @cached_property
+    def infos(self) -> dict[str, MetricInfo]:
+        """What the metrics say about themselves, by name and in the order of tables: title, unit, direction, column.
+
+        As the run stored it, so that a metric need not be installed where a run is read. Built-in metrics that the run
+        did not measure are among them; a metric that nobody described has its name as title.
+        """
+        known = {**built_in_infos(), **read_infos(self.record.get("metrics", []))}
+        measured = self.metrics if (self.path / "metrics.json").is_file() else {}
+        unknown = {
+            name: MetricInfo(name, name, higher_is_better=estimate.higher_is_better, views=())
+            for name, estimate in sorted(measured.items())
+            if name not in known
+        }
+        return merged_infos([known, unknown])
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -191,7 +208,7 @@ class StoredRun:
         return stacked
 
     @property
-    def log(self) -> Iterator[dict[str, Any]]:
+    def log(self) -> Iterator[JsonObject]:
         """Records of ``log.jsonl``; a last line cut off by a crash is left out."""
         file = self.path / "log.jsonl"
         if not file.is_file():
@@ -212,7 +229,7 @@ class StoredRun:
         return float(sum(value for value in values if value is not None))
 
     @cached_property
-    def preparation(self) -> dict[str, Any]:
+    def preparation(self) -> JsonObject:
         """Facts of ``state.safetensors``, as :attr:`Unit.facts` are of a unit; empty when it is not there."""
         file = self.path / "state.safetensors"
         return _read_facts(file) if file.is_file() else {}
@@ -294,10 +311,10 @@ def damaged(run: StoredRun) -> str | None:
 
 def as_runs(runs: StoredRun | Sequence[StoredRun]) -> tuple[StoredRun, ...]:
     """One run or several as a tuple of at least one."""
-    found = (runs,) if isinstance(runs, StoredRun) else tuple(runs)
-    if not found:
+    several = (runs,) if isinstance(runs, StoredRun) else tuple(runs)
+    if not several:
         raise MibenchError("there is no run to report; give at least one run directory")
-    return found
+    return several
 
 
 def _read_unit(file: Path) -> Unit:
@@ -329,9 +346,9 @@ def _opened(file: Path) -> Iterator[Any]:
         raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
+def _read_facts(file: Path) -> JsonObject:
     """What stands beside stored tensors: their metadata (part of the result) and the sidecar (what they cost)."""
-    facts: dict[str, Any] = {}
+    facts: JsonObject = {}
     with _opened(file) as stored:
         for text in (stored.metadata() or {}).values():
             try:
@@ -345,14 +362,14 @@ def _read_facts(file: Path) -> dict[str, Any]:
     return facts | (_read_object(sidecar) if sidecar.is_file() else {})
 
 
-def _cost(parts: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
     """Sums of what is counted and the highest peak of memory; None where a part lacks the number."""
-    found: dict[str, float | None] = {}
+    totals: dict[str, float | None] = {}
     for fact in (*_COUNTED, "peak_memory_bytes"):
         values = [part[fact] for part in parts if isinstance(part.get(fact), int | float)]
         whole = bool(parts) and len(values) == len(parts)
-        found[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
-    return found
+        totals[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
+    return totals
 
 
 def _require(file: Path) -> None:
@@ -365,12 +382,12 @@ def _read_text(file: Path) -> str:
     return read_text(file)
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> JsonObject:
     _require(file)
     return read_object(file, cure="restore it or make it again")
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """A name that is stored as text or inside a mapping."""
     if isinstance(value, dict):
         for key in ("card", "name", "architecture"):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from mibench import registry, settings
 from mibench.errors import MibenchError
 from mibench.metrics import DEFAULT_METRICS, METRICS
-from mibench.metrics.names import ESTIMATES
 from mibench.runs.spec import EvalProtocol
 from mibench.settings import Layer, PresetFile, Setting
 from mibench.system.strict_yaml import as_mapping
@@ -65,15 +64,18 @@ def check_metrics(protocol: EvalProtocol) -> None:
         MibenchError: an unknown group; an estimate in ``required`` that no chosen group yields, with the group to add.
             One that no group of ours yields is left to groups of others, where there are any: it may be theirs.
     """
+    from mibench.metrics.declared import declared_estimates  # loads torch, which showing a protocol need not
+
     groups = protocol.metrics or DEFAULT_METRICS
     known = {*METRICS, *registry.names("metric")}
     for name in groups:
         if name not in known:
             raise MibenchError(f"protocol.metrics: {registry.unknown('metric', name, known)}")
-    foreign = [name for name in groups if name not in ESTIMATES]  # what they yield is not known before they have run
-    made = {estimate for name in groups for estimate in ESTIMATES.get(name, ())}
-    makers = {estimate: name for name, estimates in ESTIMATES.items() for estimate in estimates}
-    lacking = [name for name in protocol.required if name not in made and not (foreign and name not in makers)]
+    declared = declared_estimates(dict.fromkeys((*groups, *METRICS)))
+    unknown = [name for name in groups if not declared[name]]  # without a description: not known before they have run
+    made = {estimate for name in groups for estimate in declared[name]}
+    makers = {estimate: name for name, estimates in declared.items() for estimate in estimates}
+    lacking = [name for name in protocol.required if name not in made and not (unknown and name not in makers)]
     if not lacking:
         return
     for name in lacking:

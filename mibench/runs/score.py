@@ -5,6 +5,7 @@ It reads the run directory and nothing of the attack, so ``mibench score`` can d
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
             note_varying(folder, varying)
     atomic_write(folder.path / "samples.csv", scores.samples.to_csv(index=False, lineterminator="\n").encode())
     write_json(folder.path / "metrics.json", scores.as_json())
+    folder.update_record(metrics=[dataclasses.asdict(info) for info in scores.infos])
     if isinstance(dataset, GroundTruth):  # a made-up world: its faces are nobody's
         write_images(folder, reconstructions, scores)
     for note in scores.notes:

@@ -136,7 +136,7 @@ def sweep(
             out=out, devices=devices, threads=threads_each(len(devices)), allow_changed_code=allow_changed_code
         )
         _conduct(suite, crew, outcomes, reporter)
-        written = tables.write(suite, out, tables.rows(outcomes, out))
+        written = tables.write(suite, out, tables.sweep_table(outcomes, out))
         return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
 
 
@@ -324,10 +324,8 @@ class _Bar:
         return sum(outcome.status in ("complete", *FAILED) for outcome in self._outcomes)
 
     def line(self, outcome: Outcome) -> str:
-        """One finished cell: ``[3/45] dmmia against ir152, seed 1: acc1 0.78 [0.62, 0.90], 1:23``."""
+        """One finished cell: ``[3/45] dmmia against ir152, seed 1: acc@1 78.0 % [62.0, 90.0], 83 s``."""
         head = f"[{self._ended()}/{len(self._outcomes)}] {outcome.standing.cell.title}"
         if outcome.run is None or outcome.status in FAILED:
             return f"{head}: failed: {outcome.reason}"
-        accuracy = outcome.run.metrics.get("acc1")
-        shown = f"acc1 {tables.interval(vars(accuracy))}, " if accuracy else ""
-        return f"{head}: {shown}{outcome.seconds or 0.0:.0f} s"
+        return f"{head}: {tables.headline(outcome.run)}{outcome.seconds or 0.0:.0f} s"

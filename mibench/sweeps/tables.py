@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mibench import registry
-from mibench.errors import MibenchError, printable
+from mibench.api import MetricInfo, MibenchError
+from mibench.errors import printable
+from mibench.results import (
+    ComparisonFunction,
+    StoredRun,
+    built_in_infos,
+    count_text,
+    estimate_text,
+    interval_text,
+    markdown_lines,
+    merged_infos,
+)
 from mibench.system.files import atomic_write, write_error
 
 from .suite import Suite
@@ -18,105 +29,126 @@ from .suite import Suite
 if TYPE_CHECKING:
     from mibench.sweeps.status import Outcome
 
-COLUMNS = (
-    "attack", "label", "target", "seed", "prior", "preset", "status", "reason",
-    "acc1", "acc1_low", "acc1_high", "acc5", "acc5_low", "acc5_high",
-    "knn_distance", "knn_distance_low", "knn_distance_high",
-    "true_identity_error", "true_identity_error_low", "true_identity_error_high",
-    "queries_forward", "queries_backward", "seconds", "folder",
-)  # fmt: skip
-METRICS = ("acc1", "acc5", "knn_distance", "true_identity_error")
-SHOWN = ("acc@1", "acc@5", "KNN distance", "true identity error")
 COMPARISON = "comparison"
 WIDTH = 110
+COUNTED = ("queries_forward", "queries_backward", "seconds")
+Row = dict[str, str | int | float | None]
 
 
-def rows(outcomes: Sequence[Outcome], out: Path) -> list[dict[str, Any]]:
-    """A mapping of :data:`COLUMNS` for each cell; None where there is no value.
+@dataclass(frozen=True)
+class SweepTable:
+    """A row for each cell of a sweep.
 
-    ``queries_*`` and ``seconds`` are those of preparation and units together, without judging and drawing.
+    Attributes:
+        infos: the metrics that have columns.
+        rows: a mapping of :attr:`columns` for each cell; None where there is no value. ``queries_*`` and ``seconds``
+            are those of preparation and units together, without judging and drawing.
     """
-    return [_row(outcome, out) for outcome in outcomes]
+
+    infos: tuple[MetricInfo, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of ``sweep.csv``."""
+        metrics = (name for info in self.infos for name in (info.name, f"{info.name}_low", f"{info.name}_high"))
+        return (
+            *("attack", "label", "target", "seed", "prior", "preset", "status", "reason"),
+            *metrics,
+            *COUNTED,
+            "folder",
+        )
+
+    def csv(self) -> str:
+        """Every column in full precision."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """The table for people."""
+        return "\n".join(markdown_lines(self._readable(), ragged=True))  # reasons are long
+
+    def brief(self, width: int) -> list[str]:
+        """The table in ``width`` letters for a terminal: what does not fit is left out from the right, the state last.
+
+        ``sweep.md`` has every column.
+        """
+        rows = [[*row[:-1], row[-1].partition(":")[0]] for row in self._readable()]  # reasons are printed below
+        lines = markdown_lines(rows)
+        while len(rows[0]) > 4 and len(lines[0]) > width:
+            rows = [[*row[:-2], row[-1]] for row in rows]
+            lines = markdown_lines(rows)
+        return lines
+
+    def _readable(self) -> list[list[str]]:
+        titles = [info.heading for info in self.infos]
+        head = ["attack", "target", "seed", *titles, "queries", "seconds", "status"]
+        return [head, *([printable(text) for text in self._texts(row)] for row in self.rows)]
+
+    def _texts(self, row: Row) -> list[str]:
+        metrics = ["" if row[info.name] is None else _interval(row, info) for info in self.infos]
+        forward, backward, seconds = (_number(row[name]) for name in COUNTED)
+        queries = "" if forward is None or backward is None else f"{count_text(forward)} + {count_text(backward)}"
+        status = f"{row['status']}: {row['reason']}" if row["reason"] else str(row["status"])
+        duration = "" if seconds is None else f"{seconds:.0f}"
+        return [str(row["label"]), str(row["target"]), str(row["seed"]), *metrics, queries, duration, status]
 
 
-def _row(outcome: Outcome, out: Path) -> dict[str, Any]:
+def sweep_table(outcomes: Sequence[Outcome], out: Path) -> SweepTable:
+    """The table of the outcomes of a sweep into the folder ``out``."""
+    runs = [outcome.run for outcome in outcomes]
+    infos = shown_infos(run.infos for run in runs if run is not None)
+    rows = (_row(outcome, run, infos, out) for outcome, run in zip(outcomes, runs, strict=True))
+    return SweepTable(infos, tuple(rows))
+
+
+def shown_infos(of_runs: Iterable[Mapping[str, MetricInfo]] = ()) -> tuple[MetricInfo, ...]:
+    """The metrics that say that they belong in the table of a sweep: the built-in ones, and what the runs add."""
+    infos = merged_infos([built_in_infos(), *of_runs])
+    return tuple(info for info in infos.values() if "sweep" in info.views)
+
+
+def headline(run: StoredRun) -> str:
+    """``acc@1 78.0 % [62.0, 90.0], `` of a run, or nothing where it was not measured."""
+    if "acc1" not in run.metrics:
+        return ""
+    info = run.infos["acc1"]
+    return f"{info.title} {estimate_text(run.metrics['acc1'], info)}, "
+
+
+def _row(outcome: Outcome, run: StoredRun | None, infos: Iterable[MetricInfo], out: Path) -> Row:
     standing, request = outcome.standing, outcome.standing.cell.request
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row: Row = dict.fromkeys(SweepTable(tuple(infos), ()).columns)
     row |= {"attack": request.attack, "label": standing.cell.label, "target": request.target, "seed": request.seed}
     row |= {"prior": request.prior, "preset": request.preset, "status": outcome.status, "reason": outcome.reason}
     if standing.plan is not None:
         spec = standing.plan.spec
         row |= {"prior": spec.prior.card if spec.prior is not None else None, "preset": spec.preset}
         row["folder"] = standing.folder if (out / spec.run_name).is_dir() else None
-    if outcome.run is None:
+    if run is None:
         return row
-    for name in METRICS:
-        if (metric := outcome.run.metrics.get(name)) is not None:
-            row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
-    cost = outcome.run.cost()
-    for name in ("queries_forward", "queries_backward", "seconds"):
-        parts = [cost[stage][name] for stage in ("prepare", "attack")]
-        known = [part for part in parts if part is not None]
-        row[name] = sum(known) if len(known) == len(parts) else None
-    row["seconds"] = None if row["seconds"] is None else round(row["seconds"], 1)
+    for info in infos:
+        if (estimate := run.metrics.get(info.name)) is not None:
+            row |= {info.name: estimate.value, f"{info.name}_low": estimate.low, f"{info.name}_high": estimate.high}
+    cost = run.cost()
+    for name in COUNTED:
+        prepare, attack = cost["prepare"][name], cost["attack"][name]
+        row[name] = None if prepare is None or attack is None else prepare + attack
+    seconds = _number(row["seconds"])
+    row["seconds"] = None if seconds is None else round(seconds, 1)
     return row
 
 
-def interval(metric: Mapping[str, Any] | None) -> str:
-    """``0.78 [0.62, 0.90]``."""
-    if metric is None or metric.get("value") is None:
-        return "none"
-    text = f"{metric['value']:.4g}"
-    if metric.get("low") is not None and metric.get("high") is not None:
-        text += f" [{metric['low']:.4g}, {metric['high']:.4g}]"
-    return text
+def _interval(row: Row, info: MetricInfo) -> str:
+    value, low, high = (_number(row[info.name + ending]) for ending in ("", "_low", "_high"))
+    return interval_text(value, low, high, percent=info.percent)
 
 
-def markdown(found: Sequence[Mapping[str, Any]]) -> str:
-    """The table for people, aligned so that it reads as plain text too."""
-    head = ["attack", "target", "seed", *SHOWN, "queries", "seconds", "status"]
-    lines = [head, *([_escaped(text) for text in _shown(row)] for row in found)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    widths[-1] = len(head[-1])  # reasons are long
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
-
-
-def brief(found: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """The table in ``width`` letters for a terminal: what does not fit is left out from the right, the state last.
-
-    ``sweep.md`` has every column.
-    """
-    head = ["attack", "target", "seed", *SHOWN, "queries", "seconds", "status"]
-    lines = [head, *([_escaped(text) for text in _shown(row)] for row in found)]
-    kept = list(range(len(head)))
-    lines = [[*line[:-1], line[-1].partition(":")[0]] for line in lines]  # reasons are printed below
-    while len(kept) > 4 and sum(max(len(line[c]) for line in lines) + 3 for c in kept) + 1 > width:
-        del kept[-2]
-    widths = [max(len(line[column]) for line in lines) for column in kept]
-    table = [[line[column] for column in kept] for line in lines]
-    table.insert(1, ["-" * size for size in widths])
-    return ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in table]
-
-
-def _shown(row: Mapping[str, Any]) -> list[str]:
-    metrics = [
-        interval({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
-        if row[name] is not None
-        else ""
-        for name in METRICS
-    ]
-    forward, backward = row["queries_forward"], row["queries_backward"]
-    queries = "" if forward is None or backward is None else f"{forward:,.0f} + {backward:,.0f}"
-    seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
-    status = f"{row['status']}: {row['reason']}" if row["reason"] else str(row["status"])
-    return [str(row["label"]), str(row["target"]), str(row["seed"]), *metrics, queries, seconds, status]
-
-
-def _escaped(text: str) -> str:
-    return printable(text).replace("|", "\\|")
+def _number(value: str | float | None) -> float | None:
+    return None if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -133,21 +165,17 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-def write(suite: Suite, out: Path, found: Sequence[Mapping[str, Any]]) -> Written:
+def write(suite: Suite, out: Path, table: SweepTable) -> Written:
     """Write ``sweep.csv`` and ``sweep.md``, and every registered comparison of the complete cells."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    atomic_write(out / "sweep.csv", text.getvalue().encode())
+    atomic_write(out / "sweep.csv", table.csv().encode())
     about = f"{suite.description}\n\n" if suite.description else ""
     note = "95 % intervals over identities. Queries: images shown to the victim, forwards + backwards."
-    atomic_write(out / "sweep.md", f"# {suite.name}\n\n{about}{markdown(found)}\n\n{note}\n".encode())
-    complete = [out / row["folder"] for row in found if row["status"] == "complete"]
+    atomic_write(out / "sweep.md", f"# {suite.name}\n\n{about}{table.markdown()}\n\n{note}\n".encode())
+    complete = [out / str(row["folder"]) for row in table.rows if row["status"] == "complete"]
     files, compared, notes = [out / "sweep.csv", out / "sweep.md"], [], []
     for name in registry.names("comparison") if len(complete) > 1 else ():
         try:
-            compare = registry.load("comparison", name)
+            compare: ComparisonFunction = registry.load("comparison", name)
             comparison = compare(complete, reference=suite.reference, metrics=suite.metrics)
             files += comparison.write(out / COMPARISON)
             compared.append(comparison.render("text", width=WIDTH).rstrip())

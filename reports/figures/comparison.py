@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mibench.reports.comparison import Comparison, Row
-from mibench.reports.formatting import measure
 
 from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy
 
@@ -23,23 +22,23 @@ def comparison_plot(comparison: Comparison) -> Figure:
     """Rows below each other by target, a panel per headline metric; colour and marker by attack, floors in grey."""
     names = [name for name in PANELS if name in comparison.metrics] or list(comparison.metrics[:1])
     styles = _styles(comparison)
-    places, heads = _places(comparison)
-    height = 1.25 + 0.27 * (len(places) + 1.4 * len(heads)) + 0.55
+    heights, heads = _heights(comparison)
+    height = 1.25 + 0.27 * (len(heights) + 1.4 * len(heads)) + 0.55
     longest = max(len(line) for row in comparison.rows for line in _broken(row.label).split("\n"))
     made = figure(min(14.0, 1.0 + 0.075 * longest + 3.1 * max(1, len(names))), height)
     panels = made.subplots(1, max(1, len(names)), sharey=True, squeeze=False)[0]
-    lowest = max(places) + 0.7
+    lowest = max(heights) + 0.7
     for name, axes in zip(names, panels, strict=False):
-        _panel(axes, comparison, name, places, styles)
+        _panel(axes, comparison, name, heights, styles)
         for line in heads.values():
             if line > 0:
                 axes.axhline(line - 0.75, color=GREY, linewidth=0.8)
     first = panels[0]
     first.set_ylim(lowest, -0.8)
-    ticks = [*places, *heads.values()]
+    ticks = [*heights, *heads.values()]
     labels = [*(_broken(row.label) for row in comparison.rows), *heads]
     first.set_yticks(ticks, labels)
-    for label in first.get_yticklabels()[len(places) :]:
+    for label in first.get_yticklabels()[len(heights) :]:
         label.set_fontweight("bold")
         label.set_fontsize(SMALL + 0.5)
     for axes in panels:
@@ -55,9 +54,9 @@ def comparison_plot(comparison: Comparison) -> Figure:
     return made
 
 
-def _places(comparison: Comparison) -> tuple[list[float], dict[str, float]]:
+def _heights(comparison: Comparison) -> tuple[list[float], dict[str, float]]:
     """Height of every row, and of the name above each target; downwards."""
-    places: list[float] = []
+    heights: list[float] = []
     heads: dict[str, float] = {}
     height = 0.0
     for row in comparison.rows:
@@ -65,9 +64,9 @@ def _places(comparison: Comparison) -> tuple[list[float], dict[str, float]]:
             height += 0.6 if heads else 0.0
             heads[row.target] = height
             height += 1.0
-        places.append(height)
+        heights.append(height)
         height += 1.0
-    return places, heads
+    return heights, heads
 
 
 def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
@@ -78,24 +77,24 @@ def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
 
 
 def _panel(
-    axes: Axes, comparison: Comparison, name: str, places: Sequence[float], styles: dict[str, tuple[str, str]]
+    axes: Axes, comparison: Comparison, name: str, heights: Sequence[float], styles: dict[str, tuple[str, str]]
 ) -> None:
     tidy(axes)
-    how = measure(name)
+    info = comparison.infos[name]
     better = None
-    for row, place in zip(comparison.rows, places, strict=True):
+    for row, height in zip(comparison.rows, heights, strict=True):
         estimate = row.estimates.get(name)
         if estimate is None or estimate.value is None:
             across = axes.get_yaxis_transform()
-            axes.text(0.02, place, "no value", transform=across, fontsize=SMALL, color=GREY, va="center")
+            axes.text(0.02, height, "no value", transform=across, fontsize=SMALL, color=GREY, va="center")
             continue
         better = estimate.higher_is_better
         colour, marker = styles[row.label]
         if estimate.low is not None and estimate.high is not None:
-            axes.hlines(place, estimate.low, estimate.high, color=colour, linewidth=2.2, alpha=0.55)
+            axes.hlines(height, estimate.low, estimate.high, color=colour, linewidth=2.2, alpha=0.55)
         axes.scatter(
             [estimate.value],
-            [place],
+            [height],
             s=46,
             marker=marker,
             zorder=3,
@@ -103,20 +102,20 @@ def _panel(
             facecolors="white" if row.floor else colour,
             linewidths=1.4,
         )
-        _seeds(axes, row, name, place, colour)
-    if how.percent:
+        _seeds(axes, row, name, height, colour)
+    if info.percent:
         axes.set_xlim(-0.03, 1.03)
-        axes.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     else:
         axes.margins(x=0.08)
     stronger = "" if better is None else " (stronger →)" if better else " (← stronger)"
-    axes.set_xlabel(how.title + stronger, fontsize=NORMAL, color=INK)
+    axes.set_xlabel(info.heading + stronger, fontsize=NORMAL, color=INK)
 
 
-def _seeds(axes: Axes, row: Row, name: str, place: float, colour: str) -> None:
+def _seeds(axes: Axes, row: Row, name: str, height: float, colour: str) -> None:
     values = [value for value in row.by_seed.get(name, ()) if value is not None]
     if len(values) > 1:
-        axes.vlines(values, place - 0.28, place + 0.28, color=colour, linewidth=1.1)
+        axes.vlines(values, height - 0.28, height + 0.28, color=colour, linewidth=1.1)
 
 
 def _broken(label: str) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mibench.reports.formatting import context, number
-from mibench.results import LabelledImages, StoredRun
+from mibench.reports.formatting import context
+from mibench.results import LabelledImages, StoredRun, number_text
 
 from .style import BLUE, GREY, INK, LARGE, NORMAL, SMALL, VERMILION, figure, heading
 
@@ -111,7 +111,7 @@ def _group_titles(axes: Axes, groups: dict[str, float], examples: int, across: i
 
 def _row_tiles(
     run: StoredRun,
-    best: Any,
+    best: Any,  # a pandas.DataFrame, whose stubs type no row
     identity: int,
     private: LabelledImages | None,
     groups: dict[str, float],
@@ -122,14 +122,14 @@ def _row_tiles(
     tiles = []
     own = None if private is None else private.pixels[private.labels == identity]
     if own is not None:
-        for place, image in enumerate(own[:examples]):
-            tiles.append(_Tile(_pixels(image, hide_faces), place * step))
-    for place, row in enumerate(best.itertuples()):
+        for index, image in enumerate(own[:examples]):
+            tiles.append(_Tile(_pixels(image, hide_faces), index * step))
+    for index, row in enumerate(best.itertuples()):
         hit = bool(row.hit1)
         tiles.append(
             _Tile(
                 _pixels(run.image(int(row.unit), int(row.index)), hide_faces),
-                groups["reconstructions"] + place * step,
+                groups["reconstructions"] + index * step,
                 f"{'✓' if hit else '✗'} {row.judge_confidence:.2f}",
                 BLUE if hit else VERMILION,
                 dashed=not hit,
@@ -139,8 +139,8 @@ def _row_tiles(
             tiles.append(
                 _Tile(
                     _pixels(own[int(row.nearest_private)], hide_faces),
-                    groups["neighbours"] + place * step,
-                    f"d² {number(float(row.knn_distance))}",
+                    groups["neighbours"] + index * step,
+                    f"d² {number_text(float(row.knn_distance))}",
                 )
             )
     return tiles

@@ -27,7 +27,7 @@ def curves_plot(runs: Sequence[StoredRun], labels: Sequence[str]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     curves = [run.curves for run in runs]
-    names = sorted({name for found in curves for name in found}, key=lambda name: (not name.startswith("L_"), name))
+    names = sorted({name for logged in curves for name in logged}, key=lambda name: (not name.startswith("L_"), name))
     columns = 2 if len(names) in (2, 4) else min(3, max(1, len(names)))
     lines = max(1, math.ceil(len(names) / columns))
     made = figure(max(7.0, 3.6 * columns), 0.9 + 2.5 * lines)
@@ -36,10 +36,10 @@ def curves_plot(runs: Sequence[StoredRun], labels: Sequence[str]) -> Figure:
         tidy(panel)
         least, most = math.inf, -math.inf
         counts: set[int] = set()
-        for place, (found, label, (colour, _)) in enumerate(zip(curves, labels, colours(len(runs)), strict=True)):
-            if name not in found:
+        for index, (logged, label, (colour, _)) in enumerate(zip(curves, labels, colours(len(runs)), strict=True)):
+            if name not in logged:
                 continue
-            table = found[name].double().numpy()
+            table = logged[name].double().numpy()
             table = table[:, ~np.isnan(table).all(axis=0)]
             steps = np.arange(1, table.shape[1] + 1)
             middle = np.nanmean(table, axis=0)
@@ -52,7 +52,7 @@ def curves_plot(runs: Sequence[StoredRun], labels: Sequence[str]) -> Figure:
                 middle,
                 color=colour,
                 linewidth=1.8,
-                linestyle=LINES[place % len(LINES)],
+                linestyle=LINES[index % len(LINES)],
                 label=label,
                 marker="o" if len(steps) == 1 else "",
             )

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from mibench.reports.figures.identity_histogram import identity_histogram
-from mibench.reports.formatting import context, interval
-from mibench.results import StoredRun, per_identity
+from mibench.reports.formatting import context
+from mibench.results import StoredRun, estimate_text, per_identity
 
 from .style import BLUE, GREY, INK, NORMAL, SMALL, figure, heading, tidy
 
@@ -33,11 +33,11 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
     width = min(14.0, max(7.0, 2.2 + 0.17 * len(order)))
     made = figure(width, 6.6)
     upper, lower = made.subplots(2, 1, sharex=True)
-    chosen = run.samples[run.samples["selected"]]
+    selected = run.samples[run.samples["selected"]]
     positions = range(len(order))
     size = 36 if len(order) <= MOST_NAMES else 14
 
-    counts = chosen.groupby("identity").size()
+    counts = selected.groupby("identity").size()
     ranges = [_wilson(float(accuracy[i]), int(counts[i])) for i in order]
     _panel(
         upper,
@@ -49,9 +49,9 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
     )
     upper.set_ylim(-0.04, 1.04)
     upper.set_ylabel("acc@1", fontsize=NORMAL, color=INK)
-    upper.yaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+    upper.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
-    lowest, highest = (chosen.groupby("identity")["knn_distance"].quantile(q).to_dict() for q in (0.25, 0.75))
+    lowest, highest = (selected.groupby("identity")["knn_distance"].quantile(q).to_dict() for q in (0.25, 0.75))
     spans = [(float(lowest[i]), float(highest[i])) for i in order]
     _panel(
         lower,
@@ -77,9 +77,9 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
         lower.set_xlabel("identity, most often recognised first", fontsize=NORMAL, color=INK)
     else:
         lower.set_xlabel(f"rank of the identity among {len(order)}, most often recognised first", fontsize=NORMAL)
-    summary = f"acc@1 {interval(run.metrics.get('acc1'), percent=True)}"
+    summary = f"acc@1 {estimate_text(run.metrics.get('acc1'), run.infos['acc1'])}"
     if floor is not None:
-        summary += f", floor {interval(floor.metrics.get('acc1'), percent=True)}"
+        summary += f", floor {estimate_text(floor.metrics.get('acc1'), floor.infos['acc1'])}"
     heading(made, f"{label}: who leaks", f"{context(run)}\n{summary}")
     return made
 
@@ -95,12 +95,12 @@ def _panel(
 
 
 def _floor(axes: Axes, values: pd.Series[float], order: list[int], size: float) -> None:
-    known = [(place, float(values[identity])) for place, identity in enumerate(order) if identity in values.index]
+    known = [(index, float(values[identity])) for index, identity in enumerate(order) if identity in values.index]
     if not known:
         return
-    places, heights = zip(*known, strict=True)
+    indices, heights = zip(*known, strict=True)
     axes.scatter(
-        places, heights, s=1.5 * size, facecolors="white", edgecolors=GREY, marker="D", zorder=2, label="floor"
+        indices, heights, s=1.5 * size, facecolors="white", edgecolors=GREY, marker="D", zorder=2, label="floor"
     )
     axes.axhline(float(values.mean()), color=GREY, linestyle="--", linewidth=1.3, zorder=1, label="floor, mean")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mibench.reports.formatting import context, interval
-from mibench.results import StoredRun, per_identity
+from mibench.reports.formatting import context
+from mibench.results import StoredRun, estimate_text, per_identity
 
 from .style import BLUE, GREY, INK, NORMAL, SMALL, figure, heading, tidy
 
@@ -38,9 +38,9 @@ def identity_histogram(run: StoredRun, label: str, floor: StoredRun | None) -> F
     highest = max((float(values.max()) for values in distances if len(values)), default=1.0)
     _panel(lower, distances, np.linspace(0, highest or 1.0, BARS + 1), label)
     lower.set_xlabel("KNN distance (squared) of an identity, mean of its samples", fontsize=NORMAL, color=INK)
-    summary = f"acc@1 {interval(run.metrics.get('acc1'), percent=True)}"
+    summary = f"acc@1 {estimate_text(run.metrics.get('acc1'), run.infos['acc1'])}"
     if floor is not None:
-        summary += f", floor {interval(floor.metrics.get('acc1'), percent=True)}"
+        summary += f", floor {estimate_text(floor.metrics.get('acc1'), floor.infos['acc1'])}"
     there = f"{len(accuracies[0]):,} identities, too many for a mark each: tables/identities.csv has every one"
     heading(made, f"{label}: who leaks", f"{context(run)}\n{summary}\n{there}")
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from mibench.api import Estimate
 from mibench.reports.formatting import context
@@ -91,7 +91,12 @@ def _panel(axes: Axes, points: Sequence[Point], across: str, up: str) -> bool:
     return drawn > 0
 
 
-def _face(colour: str) -> dict[str, Any]:
+class _Face(TypedDict, total=False):
+    markerfacecolor: str
+    markeredgewidth: float
+
+
+def _face(colour: str) -> _Face:
     """The floor is hollow, so that a run on top of it stays visible."""
     return {"markerfacecolor": "white", "markeredgewidth": 1.6} if colour == GREY else {}
 

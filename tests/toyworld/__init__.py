@@ -1,4 +1,4 @@
-"""A whole toy world for tests: data, networks, a prior, attacks, a recipe and a report; seconds on a CPU, no download.
+"""A whole toy world for tests: data, networks, a prior, attacks, a recipe, a metric and a report; seconds on a CPU.
 
 It plugs in through the same door as any other distribution. Names only here, as in every catalogue.
 """
@@ -21,6 +21,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "prior:toygan": "toyworld.training:TrainToyPrior",
         "prior:toyaimed": "toyworld.training:TrainToyAimed",
     },
+    "metric": {"brightness": "toyworld.metrics:brightness"},
     "report": {"toyreport": "toyworld.reports:write_report"},
     "protocol": {"toy": "toyworld.protocols"},
     "role": {"baseline": "floor", "default_attack": "toyattack", "default_target": "toynet"},

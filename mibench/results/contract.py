@@ -1,0 +1,73 @@
+"""What the referee asks of the reader's objects: reports, comparisons, and what comparisons return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from .stored_run import LabelledImages, StoredRun
+
+
+class Report(Protocol):
+    """Draws finished runs: registered under the kind ``report``, called at the end of every run.
+
+    The same run gives the same bytes: no times, no machine names.
+
+    Args:
+        run: one run or several; the first one is the subject.
+        folder: where to write; by default ``tables`` or ``figures`` inside the first run's directory.
+        floor: the same protocol without an attack; a row of every table, a reference line in figures.
+        private: private training images of the attacked identities, ordered by class as the scoring saw them, handed
+            over by the referee; without them they are left out.
+        hide_faces: show faces as mosaics; None hides them unless the data set is synthetic.
+
+    Returns:
+        The files it wrote.
+    """
+
+    def __call__(
+        self,
+        run: StoredRun | Sequence[StoredRun],
+        folder: Path | None = None,
+        *,
+        floor: StoredRun | None = None,
+        private: LabelledImages | None = None,
+        hide_faces: bool | None = None,
+    ) -> list[Path]: ...
+
+
+class PrintableComparison(Protocol):
+    """What a comparison returns: it prints and writes itself."""
+
+    def render(self, kind: str = "text", *, width: int = 110) -> str:
+        """``text`` (tables cut at ``width`` letters), ``csv``, ``markdown`` or ``latex``."""
+
+    def as_plain(self) -> dict[str, object]:
+        """Everything as JSON types."""
+
+    def write(self, folder: Path | str) -> list[Path]:
+        """Write every format and return the files."""
+
+
+class ComparisonFunction(Protocol):
+    """Puts runs side by side: registered under the kind ``comparison``; ``mibench compare`` and sweeps call it.
+
+    Args:
+        runs: runs, their folders, or folders of runs.
+        reference: what every row is tested against; None for the comparison's own choice.
+        metrics: which to show and to test; none for the comparison's own choice.
+        mix: show runs that must not be compared beside each other, without tests between them, instead of refusing.
+
+    Raises:
+        MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
+    """
+
+    def __call__(
+        self,
+        runs: StoredRun | Path | str | Sequence[StoredRun | Path | str],
+        *,
+        reference: str | None = None,
+        metrics: Sequence[str] = (),
+        mix: bool = False,
+    ) -> PrintableComparison: ...

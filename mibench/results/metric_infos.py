@@ -1,0 +1,39 @@
+"""What metrics say about themselves, as a run stored it: titles, units, directions, columns of ``samples.csv``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from mibench.api import TOPICS, VIEWS, MetricInfo
+
+from .run_record import JsonObject
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(MetricInfo))
+
+
+def read_infos(stored: Iterable[JsonObject]) -> dict[str, MetricInfo]:
+    """``metrics`` of ``run.json``, checked already; fields, topics and views of a later version are left out."""
+    infos: dict[str, MetricInfo] = {}
+    for each in stored:
+        fields = {name: value for name, value in each.items() if name in _FIELDS}
+        fields["topic"] = topic if (topic := each.get("topic")) in TOPICS else "other"
+        fields["views"] = tuple(view for view in VIEWS if view in each.get("views", VIEWS))
+        infos.setdefault(each["name"], MetricInfo(**fields))
+    return infos
+
+
+def built_in_infos() -> Mapping[str, MetricInfo]:
+    """Every metric of mibench itself: for runs that stored no descriptions, and for tables without a run."""
+    from mibench.metrics import declared
+
+    return declared.built_in_infos()
+
+
+def merged_infos(of_runs: Iterable[Mapping[str, MetricInfo]]) -> dict[str, MetricInfo]:
+    """The metrics of several runs in the order of tables: by topic, then as they were met; the first run's words."""
+    infos: dict[str, MetricInfo] = {}
+    for each in of_runs:
+        for name, info in each.items():
+            infos.setdefault(name, info)
+    return dict(sorted(infos.items(), key=lambda item: TOPICS.index(item[1].topic)))
