@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # not there by itself where PYTHONSAFEPATH is set, as in tox
+
 HERE = Path(__file__).parent
 PATIENCE = 300.0  # seconds after which a child is killed, so that a test fails rather than hangs
 LOADED = (

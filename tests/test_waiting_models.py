@@ -147,7 +147,8 @@ def test_the_first_ctrl_c_is_patient_and_the_second_is_not(monkeypatch: pytest.M
 
 
 HANGS = """
-import sys, threading
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
 from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
 how = sys.argv.pop(1)
