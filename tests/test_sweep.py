@@ -212,7 +212,7 @@ def test_a_sweep_runs_resumes_and_knows_what_is_complete(workers: Path, tmp_path
     assert all(cell["seconds"] > 0 for cell in state["cells"])
     events = [json.loads(line)["event"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert events.count("started") == events.count("complete") == 4
-    assert done.stderr.count("acc1") == 4, "a line per finished cell"
+    assert done.stderr.count("acc@1") == 4, "a line per finished cell"
 
     stamped, text = stamps(out), (out / "sweep.csv").read_bytes()
     again = call(*arguments)
