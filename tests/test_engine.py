@@ -145,6 +145,26 @@ def test_a_complete_run_is_not_believed_unseen(toy: Path, tmp_path: Path, file: 
     assert toy_run(tmp_path).reused
 
 
+def test_a_metric_whose_code_changed_is_computed_again(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mibench.runs import run
+
+    metric = {"settings": {"protocol": {"metrics": ["default", "brightness"]}}}
+    first = toy_run(tmp_path, **metric)
+    assert toy_run(tmp_path, **metric).reused
+    hash_of = run.code_hash
+    for module in ("mibench.metrics.prdc", "toyworld.metrics"):
+        with monkeypatch.context() as changed:
+            changed.setattr(
+                run, "code_hash", lambda name, *root, m=module: "other" if name == m else hash_of(name, *root)
+            )
+            again = toy_run(tmp_path, **metric)
+            assert again.path == first.path
+            assert not again.reused, module
+            assert toy_run(tmp_path, **metric).reused
+
+
 def test_units_in_each_others_place_are_not_scored(toy: Path, tmp_path: Path) -> None:
     found = toy_run(tmp_path)
     for suffix in (".safetensors", ".json"):

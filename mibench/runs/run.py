@@ -15,6 +15,7 @@ from mibench.data.files import FileSplit
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
+from mibench.metrics import DEFAULT_METRICS
 from mibench.results import StoredRun, open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Execution, attack_units, stored_units
@@ -69,7 +70,7 @@ def _run_plan(
         if (found := completed(plan, folder, floor)) is not None:
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
             return found
-        record, reading = folder.record(), _reading_code(floor)
+        record, reading = folder.record(), _reading_code(plan, floor)
         _begin(plan, folder, machine, code)
         started = time.time()
         try:
@@ -99,7 +100,7 @@ def completed(plan: Plan, folder: RunDir, floor: StoredRun | None) -> StoredRun 
     What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
     """
     record = folder.record()
-    if record.get("status") != "complete" or record.get("reading") != _reading_code(floor):
+    if record.get("status") != "complete" or record.get("reading") != _reading_code(plan, floor):
         return None
     stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units)
     return StoredRun(folder.path, reused=True) if stored and _outputs_intact(folder, record) else None
@@ -204,9 +205,11 @@ def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter:
         reporter.stop()
 
 
-def _reading_code(floor: StoredRun | None) -> dict[str, str]:
-    """What decides the files that are made from the units: scoring, reports, and the floor they are compared with."""
+def _reading_code(plan: Plan, floor: StoredRun | None) -> dict[str, str]:
+    """What determines the files made from units: scoring, metrics, reports, and the floor they are compared with."""
     hashes = {"scoring": code_hash("mibench.metrics.scoring", "mibench")}
+    for name in plan.spec.protocol.metrics or DEFAULT_METRICS:
+        hashes[f"metric {name}"] = code_hash(registry.entry("metric", name).module)
     for name in registry.names("report"):
         hashes[f"report {name}"] = code_hash(registry.entry("report", name).module)
     if floor is not None:
@@ -291,7 +294,7 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
         write_reports(plan, folder, floor, machine.reporter)
         folder.update_record(
             status="complete",
-            reading=_reading_code(floor),
+            reading=_reading_code(plan, floor),
             outputs=_outputs(folder),
             missing=_missing(plan, folder),
             scored=_now(),
