@@ -17,6 +17,7 @@ from mibench.metrics.declared import built_in_infos
 from mibench.reports.compare import compare
 from mibench.reports.tables import write_tables
 from mibench.results import difference, merged_infos, open_run, per_identity
+from mibench.results.formatting import number_text
 from mibench.sweeps.status import Outcome, standings
 from mibench.sweeps.suite import load_suite
 from mibench.sweeps.tables import headline, sweep_table
@@ -134,3 +135,11 @@ def test_built_in_metrics_describe_themselves_whole() -> None:
         assert set(info.views) <= set(VIEWS)
         assert info.higher_is_better is not None or info.topic == "draws", name
         assert info.column is not None or info.equals is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(4.5e-39, "0.000"), (0.0, "0.000"), (2e-6, "2.0e-06"), (0.0042, "0.004"), (123.4, "123")],
+)
+def test_numbers_are_written_as_people_read_them(value: float, text: str) -> None:
+    assert number_text(value) == text

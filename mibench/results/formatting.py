@@ -10,6 +10,9 @@ from mibench.api import Estimate, MetricInfo
 ABSENT = "–"
 
 
+NOTHING = 1e-12  # below, a number is 0 to a reader: the lower end of an interval of a share may be 1e-39
+
+
 def number_text(value: float | None, *, percent: bool = False) -> str:
     """A number with about three significant digits, or a dash; in percent with one decimal and without the sign."""
     if value is None or not math.isfinite(value):
@@ -23,7 +26,7 @@ def number_text(value: float | None, *, percent: bool = False) -> str:
         return f"{value:.1f}"
     if size >= 1:
         return f"{value:.2f}"
-    if size >= 0.001 or size == 0:
+    if size >= 0.001 or size < NOTHING:
         return f"{value:.3f}"
     return f"{value:.1e}"
 
