@@ -118,7 +118,7 @@ def test_measuring_counts_images() -> None:
 def attending(monkeypatch: pytest.MonkeyPatch) -> tuple[int, Callable[[], list[Any]]]:
     """Where numbers of signals go in, and what came of them once that end is closed."""
     monkeypatch.setattr(interrupts, "PATIENCE", 0)
-    monkeypatch.setattr(interrupts, "_ending", threading.Lock())
+    monkeypatch.setattr(interrupts, "_said", threading.Event())
     done: list[Any] = []
     monkeypatch.setattr(interrupts, "_write", done.append)
     heard, rung = os.pipe()
@@ -144,6 +144,28 @@ def test_the_first_ctrl_c_is_patient_and_the_second_is_not(monkeypatch: pytest.M
     rung, ended = attending(monkeypatch)
     os.write(rung, bytes([signal.SIGTERM, signal.SIGINT, signal.SIGINT]))
     assert [each for each in ended() if each != interrupts.STOPPING] == [interrupts.WORDS, 130]
+
+
+def test_nobody_leaves_before_the_words_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread and the one that reads both end the program: the second to come waits for the first."""
+    events: list[Any] = []
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slowly(text: str) -> None:
+        writing.set()
+        go_on.wait()
+        events.append(text)
+
+    monkeypatch.setattr(interrupts, "_said", threading.Event())
+    monkeypatch.setattr(interrupts, "_write", slowly)
+    threads = [threading.Thread(target=interrupts._end, args=(events.append,)) for _ in range(2)]
+    threads[0].start()
+    writing.wait()
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert events == [interrupts.WORDS, 130, 130]
 
 
 HANGS = """

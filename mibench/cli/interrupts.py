@@ -38,7 +38,8 @@ class _CtrlC:
 
 
 _ctrl_c = _CtrlC()
-_ending = threading.Lock()
+_ending = threading.RLock()  # one more Ctrl-C may come while the main thread holds it
+_said = threading.Event()
 
 
 def listen() -> None:
@@ -79,8 +80,10 @@ def _say_later(told: threading.Event) -> None:
 
 
 def _end(leave: Callable[[int], object]) -> None:
-    if _ending.acquire(blocking=False):  # the main thread and the one that reads may both get here
-        _write(WORDS)
+    with _ending:  # the main thread and the one that reads may both get here: who comes second waits for the words
+        if not _said.is_set():
+            _said.set()
+            _write(WORDS)
     leave(INTERRUPTED)
 
 
