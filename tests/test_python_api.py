@@ -45,7 +45,6 @@ def there(workplace: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, and an empty ``$MIBENCH_HOME``."""
     monkeypatch.chdir(workplace)
     monkeypatch.syspath_prepend(workplace)
-    monkeypatch.delitem(sys.modules, "mynet", raising=False)  # other tests have a module of this name
     return workplace
 
 
