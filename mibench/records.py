@@ -91,6 +91,25 @@ class WeightsFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CardDefence:
+    """What a target is defended by.
+
+    Attributes:
+        name: of the defence; names joined by ``+`` where several were combined.
+        settings: defence -> every setting and its value.
+        twin: the card of the undefended twin: the same recipe without the defence.
+        twin_sha256: of the twin's weights.
+        control: expected to leak more, shown beside the defences.
+    """
+
+    name: str
+    settings: Mapping[str, Mapping[str, Any]]
+    twin: str | None = None
+    twin_sha256: str | None = None
+    control: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One set of trained weights. ``name`` reads ``architecture@dataset`` or ``architecture@dataset+tag``.
 
@@ -111,4 +130,5 @@ class Card:
     reported: Mapping[str, Any] | None = None
     measured: Mapping[str, Any] | None = None
     access: AccessName = "gradients"  # the most that this network can give
+    defence: CardDefence | None = None
     notes: str | None = None

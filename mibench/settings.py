@@ -275,14 +275,19 @@ class PresetFile:
 
 def attack_presets(attack: str) -> PresetFile:
     """Read the presets of a registered attack; an attack without a file has none."""
-    package = f"{registry.entry('attack', attack).package}.presets"
+    return presets_of("attack", attack)
+
+
+def presets_of(kind: str, name: str) -> PresetFile:
+    """Read the presets of a registered attack or defence; one without a file has none."""
+    package = f"{registry.entry(kind, name).package}.presets"
     try:
-        file = resources.files(package) / f"{attack}.yaml"
+        file = resources.files(package) / f"{name}.yaml"
     except ModuleNotFoundError:
         return PresetFile({})
     if not file.is_file():
         return PresetFile({})
-    source = f"presets/{attack}.yaml"
+    source = f"presets/{name}.yaml"
     content = as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
     known = ("presets", "default", "dataset")
     for key in content:

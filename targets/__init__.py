@@ -63,7 +63,12 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "target:onnx": "mibench.targets.custom.importing:import_onnx",
         "target:torchscript": "mibench.targets.custom.importing:import_torchscript",
     },
-    "defence": {},
+    "defence": {
+        "none": "mibench.targets.defences.none:NoDefence",
+        "ls": "mibench.targets.defences.label_smoothing:LabelSmoothing",
+        "negls": "mibench.targets.defences.label_smoothing:NegativeLabelSmoothing",
+        "midre": "mibench.targets.defences.random_erasing:RandomErasing",
+    },
     "cards": {"targets": "mibench.targets.cards"},
     "role": {"default_target": "vgg16", "default_judge": "facenet112"},
 }

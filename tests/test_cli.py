@@ -35,8 +35,8 @@ FLAGS = {
     "show": {"KIND", "NAME", "--json", "--plugin"},
     "score": {"PATH", "--device", "--json", "--plugin"},
     "train": {
-        "KIND", "ARCHITECTURE", "--dataset", "--target", "--tag", "--seed", "--set", "--output", "--device",
-        "--precision", "--json", "--plugin",
+        "KIND", "ARCHITECTURE", "--dataset", "--target", "--defence", "--twin", "--tag", "--seed", "--set",
+        "--output", "--device", "--precision", "--json", "--plugin",
     },
     "import": {
         "FILES", "--as", "--set", "--source", "--licence", "--reported", "--sha256", "--replace", "--output",

@@ -26,7 +26,7 @@ CLASSIFIERS = [
 ARGUMENTS = {"timm": {"width": 1.0, "model": "test_resnet"}}  # of classifiers that a width does not make small
 EVERYTHING = [
     (kind, name)
-    for kind in ("attack", "prior", "target", "judge", "regressor", "recipe", "dataset", "metric", "report")
+    for kind in ("attack", "prior", "target", "judge", "regressor", "recipe", "dataset", "metric", "report", "defence")
     for name in registry.names(kind)
 ]
 

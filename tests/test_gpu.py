@@ -317,7 +317,7 @@ def loads(name: str, trained: TrainedWeights) -> None:
         priors[name].build(dict(trained.arguments), trained.weights, trained.image, name=name)
         return
     outputs = {"identity_dim": 6} if name == "regressor" else {"num_classes": CLASSES}
-    network, _ = build({"judge": JUDGE, "regressor": READER, **TARGETS}[name], Streams(0), **outputs)
+    network, _, _ = build({"judge": JUDGE, "regressor": READER, **TARGETS}[name], Streams(0), **outputs)
     network.load_state_dict(trained.weights)
 
 

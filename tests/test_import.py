@@ -359,7 +359,7 @@ def test_trainings_from_different_backbones_do_not_share_a_checkpoint(home: Path
 
     def digest(sha256: str, **settings: Any) -> str:
         training = Training(kind="target", architecture="facenet64", settings={"train": settings})
-        recipe, _ = resolve_training(training)
+        recipe = resolve_training(training).recipe
         return _digest(training, recipe, {"recipe": dataclasses.asdict(recipe), "init_sha256": sha256})
 
     assert len({digest("a"), digest("b"), digest("a", init="ir50@ms1m"), digest("a", init="ir50@x")}) == 4

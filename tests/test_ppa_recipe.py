@@ -121,7 +121,7 @@ def test_a_jitter_of_nothing_changes_nothing():
 
 def test_the_defaults_are_the_published_recipe():
     for architecture in ("resnet18", "resnet152", "densenet169", "vit_b_16"):
-        recipe, _ = resolve_training(Training(kind="target", architecture=architecture))
+        recipe = resolve_training(Training(kind="target", architecture=architecture)).recipe
         assert recipe == TrainLargeTarget(architecture=architecture)
     assert (recipe.size, recipe.optimiser, recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (
         224, "adam", 1e-3, 0.9, 0.0,
@@ -129,7 +129,7 @@ def test_the_defaults_are_the_published_recipe():
     assert (recipe.batch_size, recipe.epochs, recipe.milestones, recipe.decay) == (128, 100, (75, 90), 0.1)
     assert recipe.jitter == PUBLISHED
     assert recipe.image.mean == recipe.image.std == (0.5, 0.5, 0.5)
-    judge, _ = resolve_training(Training(kind="judge", architecture="inception_v3"))
+    judge = resolve_training(Training(kind="judge", architecture="inception_v3")).recipe
     assert judge == TrainLargeJudge()
     assert (judge.size, judge.milestones) == (299, (80,))
     assert find_recipe("target", "timm") is TrainTimmTarget
@@ -173,7 +173,7 @@ def test_negative_smoothing_sets_in_at_half_time():
 def test_the_auxiliary_loss_of_inception_has_weight_one():
     """torchvision's own recipe takes 0.4."""
     recipe = TrainLargeJudge(width=1 / 16)
-    network, arguments = build(recipe, Streams(0), num_classes=CLASSES)
+    network, _, arguments = build(recipe, Streams(0), num_classes=CLASSES)
     assert arguments == {"num_classes": CLASSES, "width": 1 / 16, "size": 299}
     labels = torch.tensor([1, 3])
     output = network.train()(torch.rand(2, 3, 299, 299, generator=generator()))
@@ -193,7 +193,7 @@ def test_a_trained_target_is_attacked_behind_the_normalisation_it_was_trained_be
     assert trained.measured["test_accuracy"] > 0.9
     assert trained.image.mean == trained.image.std == (0.5, 0.5, 0.5)
     test = ColourSplit().private("test", 32)
-    network, _ = build(recipe, Streams(0), num_classes=CLASSES)
+    network, _, _ = build(recipe, Streams(0), num_classes=CLASSES)
     network.load_state_dict(trained.weights)
     victim = Victim(network, image=trained.image, num_classes=CLASSES, access=Access.SCORES)
     judge = JudgeExtractor(network, trained.image, name="judge", resize="antialias")
@@ -207,7 +207,7 @@ def test_a_trained_target_is_attacked_behind_the_normalisation_it_was_trained_be
 
 def test_the_normalisation_of_a_training_is_that_of_the_wrappers():
     recipe = tiny()
-    network, _ = build(recipe, Streams(0), num_classes=CLASSES)
+    network, _, _ = build(recipe, Streams(0), num_classes=CLASSES)
     keys, images = list(network.state_dict()), pictures(6, 32)
     expected = network.eval()(2 * images - 1).logits
     normalise_inside(network, recipe.image)

@@ -64,7 +64,8 @@ def test_other_settings_do_not_continue_from_a_foreign_checkpoint(toy: Path) -> 
 def test_a_prior_sees_public_pixels_only(toy: Path) -> None:
     _, card = training.train(toy_training("prior", "toygan"), device="cpu")
     assert card.kind == "prior"
-    recipe, dataset = training.resolve_training(toy_training("prior", "toygan"))
+    resolved = training.resolve_training(toy_training("prior", "toygan"))
+    recipe, dataset = resolved.recipe, resolved.dataset
     handed = training._data_for(recipe, dataset, None, torch.device("cpu"))
     assert handed(8).shape == (24, 3, 8, 8)
     assert not hasattr(handed, "private")
@@ -79,7 +80,8 @@ def test_a_prior_made_against_a_target_is_named_after_it_and_may_only_query_it(t
     assert card.recipe["target_sha256"] == target.card().weights.sha256
     assert "--target toynet" in card.recipe["command"]
     assert card.measured == {"queries_forward": 24}
-    recipe, dataset = training.resolve_training(toy_training("prior", "toyaimed", target="toynet"))
+    resolved = training.resolve_training(toy_training("prior", "toyaimed", target="toynet"))
+    recipe, dataset = resolved.recipe, resolved.dataset
     handed = training._data_for(recipe, dataset, target, torch.device("cpu"))
     assert not hasattr(handed, "private")
     with pytest.raises(MibenchError, match="grants SCORES"):

@@ -163,7 +163,7 @@ def test_stored_weights_are_rounded_and_measured_after_rounding():
     floating = {key: value for key, value in trained.weights.items() if value.is_floating_point()}
     assert {value.dtype for value in floating.values()} == {torch.float16}
     assert len(floating) < len(trained.weights)  # the counters of the norms stay integers
-    network, _ = build(recipe, Streams(0), num_classes=CLASSES)
+    network, _, _ = build(recipe, Streams(0), num_classes=CLASSES)
     network.load_state_dict(trained.weights)
     test = TinySplit().private("test", 16)
     measured = accuracy(network, channels_last_store(test.pixels, CPU), test.labels)
@@ -174,7 +174,7 @@ def test_arguments_build_the_network_that_the_weights_fit():
     recipe = TrainJudge(width=0.125, size=16, epochs=1, batch_size=40)
     trained = recipe.run(TinySplit(), workshop())
     assert trained.arguments == {"num_classes": CLASSES, "width": 0.125, "size": 16}
-    network, _ = build(recipe, Streams(5), num_classes=CLASSES)
+    network, _, _ = build(recipe, Streams(5), num_classes=CLASSES)
     network.load_state_dict(trained.weights)  # strict
 
 
@@ -444,5 +444,5 @@ def test_cosine_warms_up_and_ends_at_zero():
     ],
 )
 def test_layouts_follow_what_was_measured(architecture, precision, expected):
-    network, _ = build(tiny_target(architecture=architecture, size=32), Streams(0), num_classes=2)
+    network, _, _ = build(tiny_target(architecture=architecture, size=32), Streams(0), num_classes=2)
     assert preferred_layout(network, workshop(precision=precision)) == expected

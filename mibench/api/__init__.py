@@ -10,6 +10,7 @@ Conventions, stated once:
 
 from mibench.api.accuracy import Accuracy
 from mibench.api.attack import Attack, Context, MappingPrior, Prior, Reconstruction, State
+from mibench.api.defence import Batch, Defence, TrainingHooks, TrainingTask
 from mibench.api.metric import TOPICS, VIEWS, Estimate, Measured, Metric, MetricInfo, Topic, View, metric
 from mibench.api.network import Network, network_traits
 from mibench.api.state_dict import load_strictly, mismatch_of
@@ -25,7 +26,7 @@ from mibench.api.weights import (
     WeightsContents,
 )
 from mibench.errors import MibenchError, MisfitError, StateDictMismatch, suggest
-from mibench.records import AccessName, Card, CardName, ImageSpec, WeightsFile
+from mibench.records import AccessName, Card, CardDefence, CardName, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
 from mibench.system.source_code import modules_of, source_digest
 
@@ -37,11 +38,14 @@ __all__ = [
     "AccessName",
     "Accuracy",
     "Attack",
+    "Batch",
     "Card",
+    "CardDefence",
     "CardName",
     "Checkpoint",
     "ClassifierOutput",
     "Context",
+    "Defence",
     "Estimate",
     "ExplainingImporter",
     "ImageSpec",
@@ -64,6 +68,8 @@ __all__ = [
     "Topic",
     "TrainedWeights",
     "TrainingContext",
+    "TrainingHooks",
+    "TrainingTask",
     "Victim",
     "View",
     "WeightsContents",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mibench.records import ImageSpec
 
+from .defence import Defence
 from .victim import Victim
 
 
@@ -30,6 +31,8 @@ class TrainingContext:
     """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress.
 
     ``initial`` holds the tensors of the backbone card that :attr:`Recipe.backbone` names; None: fresh weights.
+    ``defences`` act on the training in this order, and ``public`` holds the tensors of the card that each one's
+    :attr:`~mibench.api.Defence.backbone` names.
     """
 
     device: torch.device
@@ -39,6 +42,8 @@ class TrainingContext:
     log: Callable[..., None] = lambda **record: None
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     initial: Mapping[str, Tensor] | None = None
+    defences: tuple[Defence, ...] = ()
+    public: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # name of the defence -> tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,7 @@ class Recipe(ABC):
 
     kind: ClassVar[str]  # target | judge | regressor | prior | backbone
     needs: ClassVar[str] = "split"
+    defends: ClassVar[bool] = False  # whether it lets :attr:`TrainingContext.defences` act
     cost_only: ClassVar[frozenset[str]] = frozenset()  # settings that change no result: how often to save and to log
 
     @property

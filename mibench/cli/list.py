@@ -87,8 +87,8 @@ def rows(kind: str) -> list[dict[str, Any]]:
     found = []
     for entry in registry.catalogue()[kind].values():
         row: dict[str, Any] = {"name": entry.name, "from": entry.distribution}
-        if kind == "attack":
-            row["presets"] = sorted(settings.attack_presets(entry.name).presets)
+        if kind in ("attack", "defence"):
+            row["presets"] = sorted(settings.presets_of(kind, entry.name).presets)
             row["detail"] = "presets: " + (", ".join(row["presets"]) or "none")
         elif entry.distribution != "mibench":
             row["detail"] = f"from {entry.distribution}"

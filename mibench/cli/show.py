@@ -30,6 +30,7 @@ from .prose import tell
 \b
   mibench show attack dmmia              settings and their defaults
   mibench show preset dmmia:paper        values and their sources
+  mibench show defence midre
   mibench show protocol standard
   mibench show card vgg16@synthfaces
   mibench show dataset synthfaces
@@ -41,9 +42,10 @@ from .prose import tell
 @plugin_option
 @json_option
 def show(*, kind: str, name: str, as_json: bool) -> None:
-    """Show an attack, preset, protocol, card, dataset or run in full."""
+    """Show an attack, defence, preset, protocol, card, dataset or run in full."""
     shown: dict[str, Callable[[str], dict[str, object]]] = {
         "attack": lambda name: _settings("attack", name),
+        "defence": lambda name: _settings("defence", name),
         "dataset": lambda name: _settings("dataset", name),
         "preset": _preset,
         "protocol": _protocol,
@@ -81,7 +83,11 @@ def _settings(kind: str, name: str) -> dict[str, object]:
     }
     if kind == "attack":
         content["access"] = found.access.name.lower()
-        content["presets"] = sorted(settings.attack_presets(name).presets)
+    if kind == "defence":
+        content["control"] = found.control
+        content["applies_to"] = list(found.compatible) if found.compatible is not None else "every target"
+    if kind in ("attack", "defence"):
+        content["presets"] = sorted(settings.presets_of(kind, name).presets)
     content["settings"] = {
         field.name: _default(field) for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())
     }
@@ -97,13 +103,14 @@ def _default(field: dataclasses.Field[object]) -> object:
 
 
 def _preset(name: str) -> dict[str, object]:
-    attack, colon, preset = name.partition(":")
-    presets = settings.attack_presets(attack).presets
+    party, colon, preset = name.partition(":")
+    kind = "defence" if party in registry.names("defence") and party not in registry.names("attack") else "attack"
+    presets = settings.presets_of(kind, party).presets
     if not colon:
-        raise MibenchError(f"name a preset as ATTACK:PRESET, such as {attack}:{next(iter(presets), 'NAME')}")
+        raise MibenchError(f"name a preset as {kind.upper()}:PRESET, such as {party}:{next(iter(presets), 'NAME')}")
     if preset not in presets:
-        raise MibenchError(registry.unknown(f"preset of attack {attack!r}", preset, presets))
-    _, origins = settings.resolve(registry.load("attack", attack), [presets[preset]], scope="attack")
+        raise MibenchError(registry.unknown(f"preset of {kind} {party!r}", preset, presets))
+    _, origins = settings.resolve(registry.load(kind, party), [presets[preset]], scope=kind)
     return {"preset": name, "settings": {key: {"value": s.value, "origin": s.origin} for key, s in origins.items()}}
 
 

@@ -29,23 +29,32 @@ from .prose import tell
   mibench train prior stylegan2 --tag short --set train.images=200000
   mibench train prior kedmi --target vgg16+mine
   mibench train target vgg16 --tag smoothed --set train.label_smoothing=0.1
+  mibench train target vgg16 --defence midre --set defence.largest=0.6
 """,
 )
 @click.argument("kind", metavar="KIND")
 @click.argument("architecture", metavar="ARCHITECTURE")
 @click.option("--dataset", default="synthfaces", show_default=True, metavar="NAME", help="Data set to train on.")
 @click.option("--target", metavar="NAME", help="The classifier against which a prior is trained (KEDMI).")
+@click.option(
+    "--defence",
+    "defences",
+    multiple=True,
+    metavar="NAME[:PRESET]",
+    help="Train the target with a defence (repeat to combine several) by the recipe of its undefended twin.",
+)
+@click.option(
+    "--twin", metavar="NAME", help="The undefended twin, or none.  [default: ARCHITECTURE@DATASET, where there is one]"
+)
 @click.option("--tag", metavar="NAME", help="Name the weights ARCHITECTURE@DATASET+NAME.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
-@set_option("train, dataset")
+@click.option("--seed", type=click.IntRange(min=0), help="Random seed.  [default: 0, or the twin's]")
+@set_option("train, dataset, defence")
 @output_option(None, "Folder that gets cards/ and weights/.  [default: $MIBENCH_HOME]")
 @device_option
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    default="float32",
-    show_default=True,
-    help="Number format to train in.",
+    help="Number format to train in.  [default: float32, or the twin's]",
 )
 @plugin_option
 @json_option
@@ -55,18 +64,21 @@ def train(
     architecture: str,
     dataset: str,
     target: str | None,
+    defences: tuple[str, ...],
+    twin: str | None,
     tag: str | None,
-    seed: int,
+    seed: int | None,
     assignments: tuple[str, ...],
     output: Path | None,
     device: str,
-    precision: str,
+    precision: str | None,
     as_json: bool,
 ) -> None:
     """Train a target, judge, regressor or prior; write its weights and a card with what was measured.
 
     KIND is target, judge, regressor or prior. Repeat the command to continue an interrupted training from its last
-    checkpoint. Names of shipped weights are reserved: give yours a --tag.
+    checkpoint. Names of shipped weights are reserved: give yours a --tag. Weights trained with a defence are called
+    ARCHITECTURE@DATASET+DEFENCE; their card names the defence with every setting, and the undefended twin.
     """
     from mibench.commands import train as train_network
     from mibench.settings import parse_assignments
@@ -81,6 +93,8 @@ def train(
         architecture,
         dataset=dataset,
         target=target,
+        defences=defences,
+        twin=twin,
         tag=tag,
         seed=seed,
         precision=precision,

@@ -116,9 +116,11 @@ def train(
     *,
     dataset: str = "synthfaces",
     target: str | None = None,
+    defences: str | Sequence[str] = (),
+    twin: str | None = None,
     tag: str | None = None,
-    seed: int = 0,
-    precision: str = "float32",
+    seed: int | None = None,
+    precision: str | None = None,
     settings: Settings | None = None,
     out: Path | str | None = None,
     device: str = "auto",
@@ -136,8 +138,12 @@ def train(
         kind: target, judge, regressor or prior.
         architecture: a registered one of that kind.
         target: the classifier that a prior is made against.
+        defences: of a target, ``NAME`` or ``NAME:PRESET``; the name of the weights ends with them.
+        twin: the undefended twin of a defended target, whose recipe is followed; None: ``architecture@dataset`` where
+            there is one; ``none``: there is none.
+        seed, precision: None: the twin's, else 0 and ``float32``.
         tag: makes ``architecture@dataset+tag``, a second set of weights.
-        settings: ``{"train.epochs": 3}`` or by scope (train, dataset).
+        settings: ``{"train.epochs": 3}`` or by scope (train, dataset, defence).
         out: folder that gets ``cards/`` and ``weights/``; None: ``$MIBENCH_HOME``.
         device, reporter: as in :func:`run`.
 
@@ -153,6 +159,8 @@ def train(
         dataset=dataset,
         tag=tag,
         target=target,
+        defences=(defences,) if isinstance(defences, str) else tuple(defences),
+        twin=twin,
         seed=seed,
         precision=precision,
         settings=scoped(settings or {}),

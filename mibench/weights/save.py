@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 from safetensors.torch import save
 from torch import Tensor
 
-from mibench.api import Card, CardName, TrainedWeights, WeightsFile
+from mibench.api import Card, CardDefence, CardName, TrainedWeights, WeightsFile
 from mibench.errors import MibenchError
 from mibench.records import AccessName
 from mibench.system.file_lock import held
@@ -31,6 +31,7 @@ class CardFacts(TypedDict, total=False):
     reported: Mapping[str, Any] | None
     measured: Mapping[str, Any] | None
     access: AccessName
+    defence: CardDefence | None
     notes: str | None
 
 

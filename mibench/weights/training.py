@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, CardName, PriorTrainingData, Recipe, TrainingContext, network_traits
+from mibench.api import Access, Card, CardName, Defence, PriorTrainingData, Recipe, TrainingContext, network_traits
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -33,11 +33,12 @@ from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
 from mibench.weights.cards import find as find_card
+from mibench.weights.defences import Twin, check_compatible, describe_defences, find_twin, resolve_defences, tag_of
 from mibench.weights.load import build_victim, load_weights
 from mibench.weights.same_data import check_same_data
 from mibench.weights.save import store_weights
 
-TRAIN_SCOPES = ("train", "dataset")
+TRAIN_SCOPES = ("train", "dataset", "defence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,10 @@ class Training:
         architecture: a registered one of that kind.
         tag: the part of the card's name after ``+``, for a second set of weights of one architecture.
         target: the classifier that a prior is made against, where a recipe wants one; it also gives the tag.
-        settings: scope (train, dataset) -> values.
+        defences: ``NAME`` or ``NAME:PRESET``; they also give the tag.
+        twin: the undefended twin of a defended target; None: the card without a tag; ``none``: there is none.
+        seed, precision: None means the undefended twin's, else 0 and float32.
+        settings: scope (train, dataset, defence) -> values.
         output: folder that gets ``cards/`` and ``weights/``; None means ``$MIBENCH_HOME``.
     """
 
@@ -58,8 +62,10 @@ class Training:
     dataset: str = "synthfaces"
     tag: str | None = None
     target: str | None = None
-    seed: int = 0
-    precision: str = "float32"
+    defences: tuple[str, ...] = ()
+    twin: str | None = None
+    seed: int | None = None
+    precision: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     output: Path | None = None
 
@@ -69,17 +75,21 @@ class Training:
         words = ["mibench", "train", self.kind, self.architecture]
         words += ["--dataset", self.dataset] if self.dataset != "synthfaces" else []
         words += ["--target", self.target] if self.target else []
+        words += [word for defence in self.defences for word in ("--defence", defence)]
+        words += ["--twin", self.twin] if self.twin else []
         words += ["--tag", self.tag] if self.tag else []
         words += ["--seed", str(self.seed)] if self.seed else []
-        words += ["--precision", self.precision] if self.precision != "float32" else []
+        words += ["--precision", str(self.precision)] if self.precision not in (None, "float32") else []
         for scope, values in self.settings.items():
             words += [word for name, value in values.items() for word in ("--set", f"{scope}.{name}={plain(value)}")]
         return shlex.join(words)
 
     @property
     def card_name(self) -> CardName:
-        """The card's name; a prior made against one target is called after it."""
-        tag = self.tag or (CardName.complete(self.target, self.dataset).as_tag if self.target else None)
+        """The card's name; a prior made against one target is called after it, a defended target after its defences."""
+        tag = self.tag or tag_of(self.defences)
+        if tag is None and self.target:
+            tag = CardName.complete(self.target, self.dataset).as_tag
         return CardName(self.architecture, self.dataset, tag)
 
     @property
@@ -89,10 +99,16 @@ class Training:
 
 
 class FileCheckpoint:
-    """A training's state in one file: written atomically, read without running any code from it."""
+    """A training's state in one file: written atomically, read without running any code from it.
+
+    Attributes:
+        seconds_before: that earlier sessions of the training took, up to the state that was loaded.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.seconds_before = 0.0
+        self._began = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """The last saved state, or None."""
@@ -104,12 +120,14 @@ class FileCheckpoint:
             raise MibenchError(
                 f"cannot read the checkpoint {self.path}; delete it to start the training again"
             ) from error
+        self.seconds_before = float(state.pop("seconds", 0.0))
+        self._began = time.monotonic()
         return dict(state)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({**state, "seconds": self.seconds_before + time.monotonic() - self._began}, buffer)
         atomic_write(self.path, buffer.getvalue())
 
     def discard(self) -> None:
@@ -132,27 +150,60 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
     raise MibenchError(f"there is no recipe to train the {kind} {architecture!r} (known: {', '.join(known)})")
 
 
-def resolve_training(training: Training) -> tuple[Recipe, IdentitySplit]:
-    """The recipe and the data of a training, settings checked."""
+@dataclass(frozen=True)
+class ResolvedTraining:
+    """A training whose settings are checked.
+
+    Attributes:
+        training: as asked for, with its seed and precision.
+        recipe, dataset: built.
+        defences: built, in their order.
+        twin: the undefended twin, whose recipe this is.
+    """
+
+    training: Training
+    recipe: Recipe
+    dataset: IdentitySplit
+    defences: tuple[Defence, ...] = ()
+    twin: Twin | None = None
+
+
+def resolve_training(training: Training, reporter: Reporter | None = None) -> ResolvedTraining:
+    """The recipe, the data and the defences of a training, settings checked."""
     kind = find_recipe(training.kind, training.architecture)
     for scope in training.settings:
         if scope not in TRAIN_SCOPES:
             raise MibenchError(registry.unknown("scope of settings", scope, TRAIN_SCOPES))
-    if training.precision not in PRECISIONS:
+    if training.precision is not None and training.precision not in PRECISIONS:
         raise MibenchError(registry.unknown("precision", training.precision, PRECISIONS))
-    said = Layer("--set", training.settings.get("train", {}))
-    fixed = []
-    if "architecture" in config.setting_names(kind):
-        if "architecture" in said.values:
-            raise MibenchError("the architecture is the second argument of `mibench train`, not a --set")
-        fixed = [Layer("command line", {"architecture": training.architecture})]
-    recipe, _ = config.resolve(kind, [*fixed, said], scope="train")
+    defences = resolve_defences(training.defences, training.settings.get("defence", {}))
+    if defences and not kind.defends:
+        raise MibenchError(f"no defence applies to the training of a {training.kind}; leave --defence out")
+    if training.twin is not None and not defences:
+        raise MibenchError("--twin belongs to a defended target; add --defence NAME or leave it out")
+    check_compatible(defences, training.architecture)
     dataset, _ = config.resolve(
         registry.load("dataset", training.dataset),
-        [Layer("--set", training.settings.get("dataset", {}))],
+        [Layer("--set", training.settings.get("dataset", {}), by_user=True)],
         scope="dataset",
     )
-    return recipe, dataset
+    twin = None
+    if defences:
+        twin = find_twin(training.twin, training.architecture, kind, dataset, reporter or Reporter())
+    layers = [] if twin is None else [twin.layer]
+    by_user = Layer("--set", training.settings.get("train", {}), by_user=True)
+    if "architecture" in config.setting_names(kind):
+        if "architecture" in by_user.values:
+            raise MibenchError("the architecture is the second argument of `mibench train`, not a --set")
+        layers.append(Layer("command line", {"architecture": training.architecture}))
+    recipe, _ = config.resolve(kind, [*layers, by_user], scope="train")
+    seed, precision = (0, "float32") if twin is None else (twin.seed, twin.precision)
+    training = dataclasses.replace(
+        training,
+        seed=seed if training.seed is None else training.seed,
+        precision=precision if training.precision is None else training.precision,
+    )
+    return ResolvedTraining(training, recipe, dataset, defences, twin)
 
 
 def train(
@@ -179,7 +230,8 @@ def train(
 
 def _trained(training: Training, device: str, reporter: Reporter, unused: bool) -> tuple[Path, Card]:
     refuse_shipped_name(training)
-    recipe, dataset = resolve_training(training)
+    resolved = resolve_training(training, reporter)
+    training, recipe, dataset = resolved.training, resolved.recipe, resolved.dataset
     if unused and isinstance(dataset, FileSplit):
         for line in dataset.unused():
             reporter.say(line)
@@ -199,6 +251,12 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         settings["target_sha256"] = target.card().weights.sha256
     if backbone is not None:
         settings["init_sha256"] = backbone.card().weights.sha256
+    defended = describe_defences(resolved.defences, resolved.twin)
+    public = {one.name: find_card("backbone", one.backbone, dataset.name) for one in resolved.defences if one.backbone}
+    if defended is not None:
+        settings["defence"] = plain(defended.settings)
+    if public:
+        settings["public_sha256"] = {name: file.card().weights.sha256 for name, file in public.items()}
     workplace = WorkDirectory(home() / "training" / f"{training.card_name.stem}-{_digest(training, recipe, settings)}")
     with workplace.writing():
         checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
@@ -207,11 +265,13 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         context = TrainingContext(
             device=chosen,
             checkpoint=checkpoint,
-            seed=training.seed,
-            precision=training.precision,
+            seed=settings["seed"],
+            precision=settings["precision"],
             log=workplace.log,
             progress=reporter.update,
             initial=None if backbone is None else load_weights(backbone),
+            defences=resolved.defences,
+            public={name: load_weights(file) for name, file in public.items()},
         )
         started = time.time()
         reporter.start(f"training {training.name}")
@@ -219,8 +279,10 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
         finally:
             reporter.stop()
-        seconds = time.time() - started
-        workplace.log(event="trained", seconds=round(seconds, 1), device=str(chosen))
+        seconds = round(checkpoint.seconds_before + time.time() - started, 1)
+        workplace.log(event="trained", seconds=seconds, device=str(chosen))
+        if defended is not None:
+            trained = dataclasses.replace(trained, measured={**trained.measured, "seconds": seconds})
         path, card = store_weights(
             training.card_name,
             training.kind,
@@ -228,6 +290,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             training.output or home(),
             dataset_digest=dataset.digest,
             recipe=_recipe_of(training, settings),
+            defence=defended,
         )
         checkpoint.discard()
     return path, card
@@ -299,7 +362,9 @@ def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, obj
     return {
         "command": training.command,
         **plain(settings["recipe"]),
-        **{key: settings[key] for key in ("target", "target_sha256", "init_sha256") if key in settings},
+        **{
+            key: settings[key] for key in ("target", "target_sha256", "init_sha256", "public_sha256") if key in settings
+        },
         "seed": training.seed,
         "precision": training.precision,
         **({"dataset": plain(training.settings["dataset"])} if training.settings.get("dataset") else {}),

@@ -70,7 +70,7 @@ class TrainRegressor(SupervisedRecipe):
         train_store, test_store = (channels_last_store(public.pixels[part], device) for part in (~held, held))
         train_vectors, test_vectors = vectors[~held].to(device), vectors[held].to(device)
         streams = Streams(context.seed, ("train", self.kind, self.architecture))
-        network, arguments = build(self, streams, identity_dim=data.identity_dim)
+        network, _, arguments = build(self, streams, identity_dim=data.identity_dim)
         weight = coordinate_weights(train_vectors)
 
         def loss(output: Tensor, goals: Tensor, epoch: int) -> Mapping[str, Tensor]:

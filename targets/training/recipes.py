@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
+from mibench.api import Defence, ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
 from mibench.api.training import initial_weights, stored_weights
 from mibench.data.split import IdentitySplit, Images
 from mibench.rng import Streams
@@ -47,7 +47,7 @@ class TrainClassifier(SupervisedRecipe):
         train_store, test_store = (channels_last_store(images.pixels, device) for images in (train, test))
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
         streams = Streams(context.seed, ("train", self.kind, self.architecture))
-        network, arguments = build(self, streams, num_classes=data.num_classes)
+        network, architecture, arguments = build(self, streams, context.defences, num_classes=data.num_classes)
         if self.init is not None:
             self.start(network, context.initial)
         normalise_inside(network, self.image)
@@ -60,11 +60,12 @@ class TrainClassifier(SupervisedRecipe):
             streams=streams,
             loss=self.loss,
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
+            num_classes=data.num_classes,
         )
         weights = stored_weights(network, self.storage)
         network.load_state_dict(weights)  # what is measured below is what is stored
         return TrainedWeights(
-            architecture=self.architecture,
+            architecture=architecture,
             arguments=arguments,
             image=self.image,
             weights=weights,
@@ -77,6 +78,7 @@ class TrainClassifier(SupervisedRecipe):
                 "epoch": fitted.epoch,
                 "selection": fitted.selection,
                 "storage": self.storage,
+                **fitted.measured,
             },
         )
 
@@ -106,6 +108,7 @@ class TrainTarget(TrainClassifier):
     """A classifier to attack: ``vgg16``, ``ir152`` or ``facenet64``, at 64 pixels."""
 
     kind: ClassVar[str] = "target"
+    defends: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,21 +122,32 @@ class TrainJudge(TrainClassifier):
     epochs: int = 30
 
 
-def build(recipe: SupervisedRecipe, streams: Streams, **arguments: object) -> tuple[nn.Module, dict[str, object]]:
-    """The recipe's network with its initial weights, and the keyword arguments that build it again.
+def build(
+    recipe: SupervisedRecipe, streams: Streams, defences: Sequence[Defence] = (), **arguments: object
+) -> tuple[nn.Module, str, dict[str, object]]:
+    """The recipe's network with its initial weights, its architecture, and the keyword arguments that build it again.
+
+    Args:
+        recipe: names the architecture.
+        streams: whence the initial weights.
+        defences: may train another architecture in its place.
+        arguments: keyword arguments besides the recipe's own.
 
     Raises:
-        MibenchError: the architecture is unknown, or has no dropout although the recipe sets one.
+        MibenchError: the architecture is unknown, is of no use to a defence, or has no dropout although the recipe sets
+            one.
     """
     known = CATALOGUE[recipe.kind]
     if recipe.architecture not in known:
         hint = suggest(recipe.architecture, known) or f"; choose one of {', '.join(known)}"
         raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}{hint}")
-    module, _, attribute = known[recipe.architecture].partition(":")
+    name, arguments = recipe.architecture, {**arguments, **recipe.arguments()}
+    for defence in defences:
+        name, arguments = defence.architecture(name, arguments)
+    module, _, attribute = known[name].partition(":")
     architecture = getattr(importlib.import_module(module), attribute)
-    if (reason := network_traits(architecture).only_imported) is not None:
+    if name == recipe.architecture and (reason := network_traits(architecture).only_imported) is not None:
         raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
-    arguments = {**arguments, **recipe.arguments()}
     network: nn.Module = initial_weights(streams, "initial weights", build=lambda: architecture(**arguments))
     if recipe.dropout is not None:
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
@@ -143,7 +157,7 @@ def build(recipe: SupervisedRecipe, streams: Streams, **arguments: object) -> tu
             raise MibenchError(f"dropout must be in [0, 1), got {recipe.dropout}")
         for layer in layers:
             layer.p = recipe.dropout
-    return network, arguments
+    return network, name, arguments
 
 
 def normalise_inside(network: nn.Module, image: ImageSpec) -> None:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mibench.api import ImageSpec, MibenchError, Recipe, TrainedWeights, TrainingContext
+from mibench.api import Batch, ImageSpec, MibenchError, Recipe, TrainedWeights, TrainingContext
 from mibench.api.training import TrainingState, autocast, check_storage, copied_weights, run_steps
 from mibench.rng import Streams, derive
 from mibench.targets.networks.ir import Backbone
 
 from .augment import AUGMENTATIONS, check_augmentation, training_batch
+from .defended import DefendedTraining
 from .optimisation import build_optimiser, learning_rate_at
 
 REPORT_SECONDS = 2.0  # between two updates of the progress bar; each one waits for the device once
@@ -111,10 +112,17 @@ class SupervisedRecipe(Recipe):
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What :func:`fit` reports; the chosen weights are in the network. ``epoch`` counts from 1."""
+    """What :func:`fit` reports; the chosen weights are in the network.
+
+    Attributes:
+        epoch: from 1.
+        selection: in words.
+        measured: facts that the defences of the training want on the card.
+    """
 
     epoch: int
     selection: str
+    measured: Mapping[str, float | int | str]
 
 
 def fit(
@@ -127,6 +135,7 @@ def fit(
     streams: Streams,
     loss: Loss,
     evaluate: Evaluate,
+    num_classes: int = 0,
 ) -> TrainingSummary:
     """Train ``network`` in place.
 
@@ -138,8 +147,9 @@ def fit(
         loss: network output, goals of a batch and the epoch (from 0) to named scalars, ``loss`` (to minimise, a mean)
             among them.
         evaluate: the network to named numbers; the first one decides ``select="best_on_test"`` (higher is better).
+        num_classes: of a classifier, for its defences.
     """
-    return _Training(network, store, goals, recipe, context, streams, loss, evaluate).to_the_end()
+    return _Training(network, store, goals, recipe, context, streams, loss, evaluate, num_classes).to_the_end()
 
 
 class _Training:
@@ -155,6 +165,7 @@ class _Training:
         streams: Streams,
         loss: Loss,
         evaluate: Evaluate,
+        num_classes: int,
     ) -> None:
         if len(store) < 2:
             raise MibenchError(f"training needs 2 images or more, got {len(store)}")
@@ -166,17 +177,32 @@ class _Training:
         self.batch_size = min(recipe.batch_size, len(store))
         self.steps_per_epoch = len(store) // self.batch_size  # the rest of an epoch is dropped, as in the papers
         self.total = self.steps_per_epoch * recipe.epochs
-        self.optimiser = build_optimiser(
+        self.defended = DefendedTraining(  # before the optimiser, since a defence may freeze weights
+            network,
+            context,
+            streams,
+            goals,
+            epochs=recipe.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.batch_size,
+            num_classes=num_classes,
+            size=recipe.size,
+        )
+        optimiser = build_optimiser(
             network,
             recipe.optimiser,
             learning_rate=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
+        self.module, self.optimiser = self.defended.prepare(network, optimiser)
         # values: "totals", sums over the steps of the running epoch; "best", of select="best_on_test"
-        self.state = TrainingState({"network": network}, {"optimiser": self.optimiser})
+        self.state = TrainingState(
+            {"network": network, **self.defended.networks()},
+            {"optimiser": self.optimiser, **self.defended.optimisers()},
+        )
         self.names: tuple[str, ...] = ()  # of the sums
-        self.order: tuple[int, Tensor] | None = None  # epoch, permutation
+        self.order: tuple[int, Sequence[Tensor]] | None = None  # epoch, indices of each step
 
     def to_the_end(self) -> TrainingSummary:
         devices = [self.context.device] if self.context.device.type == "cuda" else []
@@ -190,19 +216,24 @@ class _Training:
                 checkpoint_seconds=self.recipe.checkpoint_seconds,
                 report_seconds=REPORT_SECONDS,
             )
+        epoch, selection = self.recipe.epochs, "last epoch"
         if self.recipe.select == "best_on_test":
             best = self.state.values["best"]
             self.network.load_state_dict(best["weights"])
-            return TrainingSummary(int(best["epoch"]), f"test-set selection: best of {self.recipe.epochs} epochs")
-        return TrainingSummary(self.recipe.epochs, "last epoch")
+            epoch, selection = int(best["epoch"]), f"test-set selection: best of {self.recipe.epochs} epochs"
+        return TrainingSummary(epoch, selection, self.defended.measured(self.network))
 
     def _indices(self, step: int) -> Tensor:
         """Which images a step takes, in an order shuffled anew in each epoch."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
+        epoch, number = divmod(step, self.steps_per_epoch)
         if self.order is None or self.order[0] != epoch:
-            self.network.train()  # an evaluation came before
-            self.order = epoch, torch.randperm(len(self.store), generator=self.streams.generator("order", epoch))
-        return self.order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
+            self.defended.train_mode(self.network)  # an evaluation came before
+            self.order = epoch, self.defended.batches(epoch) or self._shuffled(epoch)
+        return self.order[1][number]
+
+    def _shuffled(self, epoch: int) -> Sequence[Tensor]:
+        permutation: Tensor = torch.randperm(len(self.store), generator=self.streams.generator("order", epoch))
+        return [*permutation.split(self.batch_size)]
 
     def _advance(self, step: int) -> Mapping[str, Tensor]:
         for group in self.optimiser.param_groups:
@@ -211,12 +242,20 @@ class _Training:
         generator = self.streams.generator("augment", step)
         images = self.recipe.batch(self.store, indices, generator, self.context.device)
         images = images.contiguous(memory_format=self.layout)
+        goals = self.goals[indices.to(self.goals.device, non_blocking=True)]
+        batch = self.defended.batch(
+            Batch(images=images, labels=goals, step=step, epoch=step // self.steps_per_epoch, plain=len(indices))
+        )
         torch.manual_seed(derive(self.streams.seed, *self.streams.names, "dropout", step))
         with autocast(self.context):
-            output = self.network(images)
-        goals = self.goals[indices.to(self.goals.device, non_blocking=True)]
-        terms = self.loss(output, goals, step // self.steps_per_epoch)
+            output = self.defended.forward(self.module, batch.images)
+        terms = dict(self.loss(output, batch.labels, batch.epoch))
+        if (changed := self.defended.classification_loss(output, batch)) is not None:
+            terms["loss"] = changed
+        for name, penalty in self.defended.penalties(output, batch).items():
+            terms |= {"loss": terms["loss"] + penalty, name: penalty}
         terms["loss"].backward()
+        self.defended.before_update(self.network, batch)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return {name: term.detach().float() for name, term in terms.items()}

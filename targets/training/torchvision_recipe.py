@@ -119,6 +119,7 @@ class TrainLargeTarget(TrainLargeClassifier):
     """A classifier of torchvision to attack, at 224 pixels."""
 
     kind: ClassVar[str] = "target"
+    defends: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,7 @@ class TrainTimmTarget(TrainLargeClassifier):
     """A classifier of timm to attack; ``model`` is timm's name for it."""
 
     kind: ClassVar[str] = "target"
+    defends: ClassVar[bool] = True
 
     architecture: str = "timm"
     model: str = ""

@@ -1,0 +1,159 @@
+"""The defences of a training: their settings, and the undefended twin whose recipe they share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mibench import registry
+from mibench import settings as config
+from mibench.api import CardDefence, CardName, Defence
+from mibench.data.split import IdentitySplit
+from mibench.errors import MibenchError
+from mibench.settings import Layer
+from mibench.system.canonical import plain
+from mibench.system.progress import Reporter
+from mibench.weights.cards import CardFile, all_cards
+from mibench.weights.cards import find as find_card
+from mibench.weights.same_data import check_same_data
+
+NO_TWIN = "none"
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The undefended twin of a defended training.
+
+    Attributes:
+        file: its card.
+        layer: its recipe, the settings that the defended training takes over.
+        seed, precision: those it was trained with.
+    """
+
+    file: CardFile
+    layer: Layer
+    seed: int
+    precision: str
+
+
+def tag_of(defences: Sequence[str]) -> str | None:
+    """``bido`` or ``negls+bido``: the tag of weights that are defended so; None without defences."""
+    return "+".join(name.partition(":")[0] for name in defences) or None
+
+
+def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tuple[Defence, ...]:
+    """Build defences from their defaults, presets and settings.
+
+    Args:
+        wanted: ``NAME`` or ``NAME:PRESET``.
+        settings: of the one defence, ``{"alpha": 0.1}``; of several by their names, ``{"negls.alpha": -0.05}``.
+
+    Raises:
+        MibenchError: unknown names, presets or settings; values that make no sense.
+    """
+    names = [text.partition(":")[0] for text in wanted]
+    for name in names:
+        if names.count(name) > 1:
+            raise MibenchError(f"the defence {name!r} is named twice; name it once")
+    if not names and settings:
+        first = next(iter(settings))
+        raise MibenchError(f"defence.{first} is set, but no defence is named; add --defence NAME")
+    by_name: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in settings.items():
+        if len(names) == 1:
+            by_name[names[0]][key] = value
+            continue
+        name, dot, setting = key.partition(".")
+        if name not in by_name or not dot:
+            raise MibenchError(
+                f"defence.{key}: with several defences a setting names its own; "
+                f"write defence.NAME.SETTING with NAME one of {', '.join(names)}"
+            )
+        by_name[name][setting] = value
+    return tuple(_resolved(text, by_name[name]) for text, name in zip(wanted, names, strict=True))
+
+
+def _resolved(text: str, given: Mapping[str, Any]) -> Defence:
+    name, colon, preset = text.partition(":")
+    kind: type[Defence] = registry.load("defence", name)
+    file = config.presets_of("defence", name)
+    chosen = preset if colon else file.default
+    if chosen is not None and chosen not in file.presets:
+        raise MibenchError(registry.unknown(f"preset of defence {name!r}", chosen, file.presets))
+    layers = [file.presets[chosen]] if chosen is not None else []
+    defence, _ = config.resolve(kind, [*layers, Layer("--set", given, by_user=True)], scope="defence")
+    defence.check()
+    return defence
+
+
+def check_compatible(defences: Sequence[Defence], architecture: str) -> None:
+    """Refuse a defence that does not apply to an architecture.
+
+    Raises:
+        MibenchError: names those it applies to.
+    """
+    for defence in defences:
+        if defence.compatible is not None and architecture not in defence.compatible:
+            raise MibenchError(
+                f"the defence {defence.name!r} does not apply to {architecture}; "
+                f"choose one of {', '.join(defence.compatible)}"
+            )
+
+
+def find_twin(
+    wanted: str | None, architecture: str, recipe: type, dataset: IdentitySplit, reporter: Reporter
+) -> Twin | None:
+    """The undefended twin: the card that ``wanted`` names, or by default the one without a tag.
+
+    Args:
+        wanted: a card's name, ``none``, or None for the default.
+        architecture, recipe: of the training.
+        dataset: that it trains on.
+        reporter: hears why there is no default twin.
+
+    Raises:
+        MibenchError: the named card is none, is defended itself, or belongs to other data.
+    """
+    if wanted == NO_TWIN:
+        return None
+    if wanted is not None:
+        file = find_card("target", wanted, dataset.name)
+        check_same_data("target", file.card(), dataset)
+        return _twin(file, recipe)
+    name = str(CardName(architecture, dataset.name))
+    file_or_none = all_cards().get(name)
+    reason = f"there are no weights {name!r}"
+    if file_or_none is not None:
+        if file_or_none.card().dataset_digest != dataset.digest:
+            reason = f"{name!r} was trained on other data"
+        elif not file_or_none.card().recipe:
+            reason = f"{name!r} was imported, its recipe is not known"
+        else:
+            return _twin(file_or_none, recipe)
+    reporter.say(f"no undefended twin: {reason}; train one by the same settings to compare with (--twin names it)")
+    return None
+
+
+def _twin(file: CardFile, recipe: type) -> Twin:
+    card = file.card()
+    if card.defence is not None:
+        raise MibenchError(f"{file.name!r} is defended itself; name its undefended twin, such as {card.defence.twin}")
+    known = set(config.setting_names(recipe)) - {"architecture"}
+    values = {name: value for name, value in config.flatten(card.recipe, recipe).items() if name in known}
+    layer = Layer(f"the twin {file.name}", values)
+    return Twin(file, layer, int(card.recipe.get("seed", 0)), str(card.recipe.get("precision", "float32")))
+
+
+def describe_defences(defences: Sequence[Defence], twin: Twin | None) -> CardDefence | None:
+    """What the card says of the defences; None without any."""
+    if not defences:
+        return None
+    return CardDefence(
+        name="+".join(defence.name for defence in defences),
+        settings={defence.name: plain(dataclasses.asdict(defence)) for defence in defences},
+        twin=None if twin is None else twin.file.name,
+        twin_sha256=None if twin is None else twin.file.card().weights.sha256,
+        control=any(defence.control for defence in defences),
+    )

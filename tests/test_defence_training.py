@@ -1,0 +1,198 @@
+"""What all defences share: hooks that do nothing change nothing, checkpoints, the twin, the card, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from defended import CLASSES, Memory, same_weights, train_tiny
+from torch import Tensor, nn
+
+import mibench
+from mibench import registry
+from mibench.api import Batch, ClassifierOutput, Defence, MibenchError, TrainingHooks
+from mibench.cli import cli
+from mibench.targets.defences.label_smoothing import LabelSmoothing, NegativeLabelSmoothing
+from mibench.targets.defences.none import NoDefence
+from mibench.targets.defences.random_erasing import RandomErasing
+from mibench.weights.cards import find
+from mibench.weights.load import build_network
+
+OFF = [
+    NoDefence(),
+    LabelSmoothing(alpha=0.0),
+    NegativeLabelSmoothing(alpha=0.0),
+    RandomErasing(probability=0.0),
+]
+SMALL = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 10, "dataset.train_images": 8}
+
+
+@pytest.mark.parametrize("defence", OFF, ids=lambda defence: defence.name)
+def test_a_defence_that_is_off_leaves_the_training_as_it_is_to_the_bit(defence: Defence) -> None:
+    assert same_weights(train_tiny(), train_tiny(defence))
+
+
+@pytest.mark.parametrize("name", registry.names("defence"))
+def test_a_defence_is_a_frozen_configuration_with_working_presets(name: str) -> None:
+    kind = registry.load("defence", name)
+    assert issubclass(kind, Defence)
+    assert kind.name == name
+    kind().check()
+    for preset in mibench.settings.presets_of("defence", name).presets.values():
+        defence, _ = mibench.settings.resolve(kind, [preset], scope="defence")
+        defence.check()
+        assert preset.sources, f"{name}: {preset.origin} names no source"
+
+
+class Counting(TrainingHooks):
+    """Owns a network that every batch changes, records a hidden layer, and clips."""
+
+    hidden_layers = ("feature.43", "bn")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks = {"counter": nn.BatchNorm1d(3)}
+        self.optimisers = {"counter": torch.optim.SGD(self.networks["counter"].parameters(), lr=0.1, momentum=0.9)}
+        self.seen: list[tuple[int, ...]] = []
+        self.norms: list[float] = []
+
+    def batch(self, batch: Batch) -> Batch:
+        self.networks["counter"](batch.images.mean(dim=(2, 3))).square().sum().backward()
+        self.optimisers["counter"].step()
+        self.optimisers["counter"].zero_grad()
+        return batch
+
+    def penalties(self, output: ClassifierOutput, hidden: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
+        self.seen.append(tuple(hidden["feature.43"].shape))
+        assert torch.equal(hidden["bn"], output.features)
+        return {"penalty": 0.01 * output.features.square().mean() * self.networks["counter"].weight.detach().sum()}
+
+    def before_update(self, network: nn.Module, batch: Batch) -> None:
+        nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+
+    def measured(self, network: nn.Module) -> Mapping[str, float]:
+        return {"counted": float(self.networks["counter"].num_batches_tracked)}
+
+
+class WithCounter(Defence):
+    """Its hooks are kept, to look at them."""
+
+    name = "counter"
+    made: list[Counting] = []  # noqa: RUF012 - one list for all
+
+    def hooks(self, network: nn.Module, task: object) -> TrainingHooks:
+        self.made.append(Counting())
+        return self.made[-1]
+
+
+def test_hooks_see_hidden_layers_clip_after_the_backward_pass_and_report() -> None:
+    trained = train_tiny(WithCounter())
+    hooks = WithCounter.made[-1]
+    assert set(hooks.seen) == {(12, 32, 1, 1)}
+    assert len(hooks.seen) == 12  # two epochs of 72 images in batches of 12
+    assert max(hooks.norms) <= 0.0100001
+    assert trained.measured["counted"] == 12
+
+
+def test_a_resumed_training_restores_the_networks_of_its_defences() -> None:
+    whole = train_tiny(WithCounter(), RandomErasing())
+    stopped = Memory(stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(WithCounter(), RandomErasing(), checkpoint=stopped)
+    assert same_weights(whole, train_tiny(WithCounter(), RandomErasing(), checkpoint=stopped))
+
+
+class Doubling(TrainingHooks):
+    """Shows every image twice, the second time under the next label and with three times the weight."""
+
+    def batch(self, batch: Batch) -> Batch:
+        weights = torch.cat([torch.full((batch.plain,), w) for w in (0.5, 1.5)])
+        labels = torch.cat([batch.labels, (batch.labels + 1) % CLASSES])
+        return Batch(
+            images=torch.cat([batch.images] * 2),
+            labels=labels,
+            step=batch.step,
+            epoch=batch.epoch,
+            weights=weights,
+            plain=batch.plain,
+        )
+
+
+class Double(Defence):
+    """Of :class:`Doubling`."""
+
+    name = "double"
+
+    def hooks(self, network: nn.Module, task: object) -> TrainingHooks:
+        return Doubling()
+
+
+def test_added_samples_count_with_their_weights_under_every_loss() -> None:
+    plain = train_tiny(Double())
+    assert not same_weights(plain, train_tiny())
+    composed = train_tiny(Double(), NegativeLabelSmoothing(alpha=-0.1, schedule="constant"))
+    assert not same_weights(plain, composed)
+
+
+def test_a_hidden_layer_that_the_network_lacks_is_named() -> None:
+    class Lost(Counting):
+        hidden_layers = ("feature.99",)
+
+    class WithLost(WithCounter):
+        name = "lost"
+
+        def hooks(self, network: nn.Module, task: object) -> TrainingHooks:
+            return Lost()
+
+    with pytest.raises(MibenchError, match=r"no layer 'feature.99'"):
+        train_tiny(WithLost())
+
+
+def test_a_defended_target_follows_its_twin_and_its_card_says_so(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
+    twin = mibench.train("target", "vgg16", tag="small", settings=SMALL, seed=3, device="cpu").card
+    data = {key: value for key, value in SMALL.items() if key.startswith("dataset")}
+    settings = {**data, "defence.largest": 0.3}
+    card = mibench.train("target", "vgg16", defences="midre", twin="vgg16+small", settings=settings, device="cpu").card
+    assert card.name == "vgg16@synthfaces+midre"
+    assert card.defence is not None
+    assert card.defence.settings["midre"] == {"probability": 1.0, "smallest": 0.1, "largest": 0.3, "fill": "mean"}
+    assert (card.defence.twin, card.defence.twin_sha256) == (twin.name, twin.weights.sha256)
+    differing = {key for key, value in card.recipe.items() if twin.recipe.get(key) != value}
+    assert differing == {"command"}
+    assert card.measured is not None
+    assert card.measured["seconds"] > 0
+    network, _ = build_network(find("target", "vgg16+midre", "synthfaces"))
+    assert not network.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["target", "vgg16", "--defence", "negsl"], "unknown defence 'negsl'; did you mean 'negls'?"),
+        (["target", "vgg16", "--defence", "negls:fast"], "unknown preset of defence 'negls' 'fast'"),
+        (["target", "vgg16", "--defence", "negls", "--defence", "negls"], "'negls' is named twice"),
+        (["target", "vgg16", "--defence", "negls", "--set", "defence.alfa=1"], "did you mean 'alpha'"),
+        (["target", "vgg16", "--defence", "negls", "--set", "defence.alpha=0.1"], "it is the control ls"),
+        (["target", "vgg16", "--defence", "ls", "--set", "defence.alpha=-0.1"], "it is the defence negls"),
+        (["target", "vgg16", "--defence", "midre", "--set", "defence.largest=2"], "must be shares of the area"),
+        (["target", "vgg16", "--tag", "x", "--set", "defence.alpha=0.1"], "add --defence NAME"),
+        (["target", "vgg16", "--tag", "x", "--twin", "vgg16"], "--twin belongs to a defended target"),
+        (["judge", "facenet112", "--defence", "midre"], "no defence applies to the training of a judge"),
+        (
+            ["target", "vgg16", "--defence", "midre", "--defence", "negls", "--set", "defence.alpha=-1"],
+            "write defence.NAME.SETTING",
+        ),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_trained(arguments: list[str], line: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
+    done = CliRunner().invoke(cli, ["train", *arguments, "--device", "cpu"])
+    assert done.exit_code == 2, done.output
+    assert line in " ".join(done.output.split())
+    assert not (tmp_path / "weights").exists()
