@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,31 +144,33 @@ def test_the_data_set_keeps_its_promises() -> None:
     assert data.digest != Squares(identities=4, images=4).digest
 
 
-def test_target_judge_and_defence_are_trained_by_their_recipes(
-    home: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_target_and_judge_are_trained_by_their_recipes_and_a_defence_acts_on_one(home: Path, examples: Path) -> None:
     registry.add_plugin(str(examples / "squares"))
 
-    def trained(kind: str, architecture: str, tag: str | None = None, **settings: Any) -> Card:
+    def trained(kind: str, architecture: str, *defences: str, **settings: Mapping[str, Any]) -> Card:
         training = Training(
-            kind=kind, architecture=architecture, dataset="squares", tag=tag, settings={"train": settings}
+            kind=kind, architecture=architecture, dataset="squares", defences=defences, settings=settings
         )
         return train(training, device="cpu")[1]
 
-    target, judge = trained("target", "tinynet", epochs=1), trained("judge", "tinyjudge", epochs=1)
+    target, judge = (trained(kind, name, train={"epochs": 1}) for kind, name in NETWORKS)
     assert (target.kind, target.image.size) == ("target", 16)
     assert (judge.kind, judge.architecture, judge.image.size) == ("judge", "tinyjudge", 32)
     assert (judge.measured or {})["test_images"] == 160
-    offered = registry.catalogue()["recipe"]
-    entry = dataclasses.replace(offered["target:tinynet"], address="squares.defence:TrainDefended")
-    monkeypatch.setitem(offered, "target:tinynet", entry)
-    card = trained("target", "tinynet", tag="defended", epochs=1)
-    assert (card.recipe or {})["smoothing"] == -0.05
-    assert card.weights.sha256 != target.weights.sha256
-    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
-    defended = importlib.import_module("squares.defence").TrainDefended
-    smoothed = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert torch.allclose(defended(smoothing=0.1).loss(logits, labels), smoothed)
+    small = {"epochs": 1, "width": 1 / 16, "size": 32}
+    twin = trained("target", "vgg16", train=small)
+    off, on = (trained("target", "vgg16", "confidence-penalty", defence={"weight": weight}) for weight in (0, 0.3))
+    assert off.arguments == twin.arguments  # it follows the twin's recipe
+    assert off.measured is not None
+    assert twin.measured is not None
+    assert off.measured["train_accuracy"] == twin.measured["train_accuracy"]
+    assert on.weights.sha256 != off.weights.sha256
+    assert on.defence is not None
+    assert on.defence.settings == {"confidence-penalty": {"weight": 0.3}}
+    assert on.defence.twin_sha256 == twin.weights.sha256
+
+
+NETWORKS = (("target", "tinynet"), ("judge", "tinyjudge"))
 
 
 def test_metrics_are_added_to_the_default_ones() -> None:
