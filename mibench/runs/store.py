@@ -1,6 +1,6 @@
 """The run directory: atomic writes, units, status, one writer at a time.
 
-Layout (``results.py`` is the read side)::
+Layout (:mod:`mibench.results` reads it)::
 
     run.json            status, resolved specification, origin of each value, environment, hashes, times
     config.yaml         what ``mibench run --config`` accepts
