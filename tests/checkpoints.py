@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mibench.api import WeightsContents
 from mibench.attacks.priors.dcgan.networks import Critic, Generator, MinibatchDiscriminator
 from mibench.targets.judges.facenet112 import FaceNet112
 from mibench.targets.networks.facenet64 import FaceNet64
@@ -18,6 +19,10 @@ from mibench.targets.networks.ir152 import IR152
 from mibench.targets.networks.vgg16 import VGG16
 from mibench.targets.networks.vgg16_mid import VGG16MID
 from mibench.targets.training.backbones import VGG16BN, IR50Backbone, IR152Backbone
+from mibench.weights import cards
+from mibench.weights.importing.checkpoint_card import Import
+from mibench.weights.importing.importer import Imported, import_weights
+from mibench.weights.load import load_weights
 
 WIDTH = 0.0625
 CLASSES = 5
@@ -95,3 +100,19 @@ def published(name: str) -> dict[str, Tensor]:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, with its contents."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+SMALL_WORLD = {"dataset": {"identities": CLASSES, "train_images": 1, "test_images": 14, "public_identities": 1}}
+
+
+def contents(tensors: Any, file: str = "a.tar") -> WeightsContents:
+    return WeightsContents(file=file, sha256="0" * 64, container="state_dict", tensors=tensors)
+
+
+def bring(wanted: str, *paths: Path, **fields: Any) -> Imported:
+    return import_weights(Import(files=paths, wanted=wanted, **fields), device="cpu")
+
+
+def stored(done: Imported) -> dict[str, Tensor]:
+    name = done.card.name
+    return load_weights(cards.all_cards()[name])

@@ -26,8 +26,16 @@ from mibench import registry
 # tiny tensors: threads only cost; other counts are for trying whether a test hangs on how sums are split
 torch.set_num_threads(int(os.environ.get("MIBENCH_TEST_THREADS", "1")))
 
+# modules beside the tests that have fixtures of several of them
+pytest_plugins = ["audited", "comparable_runs", "downloads", "own_models", "reported_runs"]
+
 # tests of models in ONNX, an extra that a bare machine may lack
-ONNX = ["test_own_model.py", "test_pretend_device.py", "test_mutated_weights.py"]
+ONNX = [
+    "test_own_model_files.py",
+    "test_own_model_access.py",
+    "test_pretend_device_attacks.py",
+    "test_mutated_weights.py",
+]
 collect_ignore = [] if importlib.util.find_spec("onnx") else ONNX
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+from click.testing import CliRunner, Result
+
+from mibench.cli import cli
+from mibench.downloads import catalogue as known
+from mibench.downloads import http as transport
 from mibench.system import file_type
 
 CONTENT = file_type.TORCH_LEGACY + bytes(range(256)) * 4000  # about a megabyte, several chunks
@@ -93,3 +101,66 @@ def status(code: int, body: bytes = b"", **headers: object) -> Answer:
 
 def page(text: str, code: int = 200) -> Answer:
     return status(code, text.encode(), Content_Type="text/html; charset=utf-8")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "*")  # whoever runs the tests may go through one
+    found = Server()
+    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield found
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were waited between attempts, without waiting."""
+    found: list[float] = []
+    monkeypatch.setattr(transport, "pause", found.append)
+    return found
+
+
+@pytest.fixture
+def catalogue(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., known.Asset]:
+    """Puts one asset into the catalogue: at the local server, with the published beginning of its hash."""
+
+    def put(**changed: Any) -> known.Asset:
+        fields: dict[str, Any] = {
+            "name": "net@toy", "what": "a toy", "urls": (server.url,), "path": f"toys/net-{SHA256[:8]}.pth",
+            "kind": "torch", "licence": "MIT", "sha256": SHA256[:8],
+            "use": "mibench import {path} --as backbone:net@toy",
+        }  # fmt: skip
+        asset = known.Asset(**(fields | changed))
+        monkeypatch.setattr(known, "catalogue", lambda: {asset.name: asset})
+        return asset
+
+    return put
+
+
+def fetch(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["fetch", *map(str, arguments or ["net@toy"])])
+
+
+def files(home: Path) -> dict[str, bytes]:
+    """What lies below a folder. Locks stay on purpose: deleting one that somebody waits for would be a race."""
+    found = {p.relative_to(home).as_posix(): p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    return {name: content for name, content in found.items() if not name.endswith(".lock")}
+
+
+def refused(done: Result, *fragments: str) -> str:
+    """One ``error:`` line (after progress), exit code 2, nothing on stdout."""
+    assert done.exit_code == 2, done.output
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+    for fragment in fragments:
+        assert fragment in errors[0], errors[0]
+    return errors[0]
+
+
+DOWNLOADED = f"assets/toys/net-{SHA256[:8]}.pth"
+QUOTA = "<html><head><title>Google Drive - Quota exceeded</title></head><body>Too many users</body></html>"

@@ -282,7 +282,7 @@ RUN = [
 ]
 
 
-# mibench fetch: what lies there already, without a server; tests/test_fetch.py has the servers
+# mibench fetch: what lies there already, without a server; tests/test_fetch_refusals.py has the servers
 
 
 def asset(world: World, content: bytes) -> list[Any]:

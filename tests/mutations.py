@@ -85,7 +85,7 @@ def originals(container: str) -> list[bytes]:
         small = Generator(z_dim=4, w_dim=4, mapping_layers=1, resolution=8, channel_base=16, channel_max=4)
         return [dumped(snapshot(small, marker=MARKER), protocol) for protocol in (2, 4)]
     if container == "onnx":
-        from test_own_model import onnx_file
+        from own_files import onnx_file
 
         return [onnx_file()]
     whole = io.BytesIO()

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 DEVICE = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[1]
 INSIDE = torch.device("meta", 1)  # what C++ takes it for

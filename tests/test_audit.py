@@ -3,120 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from PIL import Image
+from audited import COLOURS, FLOOR, GMI, SIZE, TINY, Colours, Listener, call, model, script
 from safetensors.torch import save_file
-from torch import nn
-from workplace import enter
 
-from mibench.api import Access, Estimate, ImageSpec
+from mibench.api import Access, Estimate
 from mibench.audits.audit import audit
 from mibench.audits.data import read_material
 from mibench.audits.findings import _leak
 from mibench.audits.judge_and_prior import AuxiliaryModel, judge_for
-from mibench.audits.preprocessing import advice, least_accuracy, logits_of, measure
 from mibench.audits.request import AuditRequest, numbers
-from mibench.cli import cli
-from mibench.data.datasets.folder import Folder
 from mibench.errors import MibenchError
-from mibench.system.progress import Reporter
 from mibench.weights.cards import all_cards
-
-SIZE = 16
-# Dark, so that a wrong normalisation confuses them; with channels turned ann is taken for cy, and both others for ann,
-# which no order of classes explains.
-COLOURS = {"ann": (30, 60, 75), "bob": (70, 40, 30), "cy": (75, 60, 35)}
-TINY = [
-    "--set", "judge_training.width=0.0625", "--set", "judge_training.size=32", "--set", "judge_training.epochs=2",
-    "--set", "prior_training.width=0.0625", "--set", "prior_training.steps=2", "--set", "prior_training.batch_size=8",
-    "--set", "protocol.samples=2", "--set", "protocol.metrics=[accuracy, knn-distance, feature-distance, controls]",
-    "--device", "cpu",
-]  # fmt: skip
-GMI = ["--attack", "gmi", "--set", "attack.iterations=2", "--set", "attack.restarts=2"]
-FLOOR = ["--set", "attack.pool_size=16", "--set", "attack.candidates=2", "--set", "attack.selection_transforms=1"]
-
-
-class Colours(nn.Module):
-    """The nearest mean colour of images in [0, 255]."""
-
-    def __init__(self, people: int = 3) -> None:
-        super().__init__()
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(3, people)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.pool(images))
-
-    def know(self, colours: list[tuple[int, ...]]) -> Colours:
-        means = torch.tensor(colours, dtype=torch.float32)
-        self.head.weight.data, self.head.bias.data = 0.02 * means, -0.01 * means.square().sum(dim=1)
-        return self
-
-
-def paint(folder: Path, colours: Mapping[str, tuple[int, ...]], images: int) -> None:
-    for number, (name, colour) in enumerate(colours.items()):
-        generator = np.random.default_rng(number)
-        (folder / name).mkdir(parents=True)
-        for take in range(images):
-            noise = generator.normal(0, 12, size=(SIZE, SIZE, 3))
-            pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{take:02d}.png")
-
-
-@pytest.fixture
-def place(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """``people``, ``strangers``, ``own_colours.py`` and its weights, as working directory."""
-    folder = tmp_path / "work"
-    paint(folder / "people", COLOURS, 8)
-    paint(folder / "strangers", {f"s{n}": (60 * n, 120, 250 - 60 * n) for n in range(4)}, 5)
-    (folder / "own_colours.py").write_text(
-        "from torch import nn\n"
-        "def build(people=3):\n"
-        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, people))\n"
-    )
-    head = Colours().know(list(COLOURS.values())).head
-    save_file({"2.weight": head.weight.data, "2.bias": head.bias.data}, folder / "w.safetensors")
-    enter(folder, monkeypatch)
-    path = list(sys.path)
-    yield folder
-    sys.path[:] = path
-    sys.modules.pop("own_colours", None)
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["audit", *map(str, arguments)])
-
-
-def model(*more: str) -> list[str]:
-    return [
-        "--model", "own_colours:build", "--weights", "w.safetensors", "--data", "people", "--public", "strangers",
-        "--size", str(SIZE), "--range", "0,255", *more,
-    ]  # fmt: skip
-
-
-def script(network: nn.Module, path: str) -> None:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.trace(network.eval(), torch.rand(2, 3, SIZE, SIZE)).save(path)
-
-
-class Listener(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(place: Path, home: Path) -> None:
@@ -247,96 +150,6 @@ def test_a_mistake_is_one_line_and_leaves_nothing(place: Path, home: Path, argum
     assert not Path("runs").exists()
     kept = [file for file in home.rglob("*.safetensors") if "cache" not in file.parts]
     assert all("module" in file.name for file in kept), "at most the model, which was sound"
-
-
-def test_a_model_that_works_as_fed_is_not_second_guessed(place: Path) -> None:
-    dataset = Folder(root=str(place / "people"), public_root=str(place / "strangers"))
-    image = ImageSpec(size=SIZE, std=(1 / 255,))
-    logits = logits_of(Pixels(list(COLOURS.values()), [0.0] * 3, [1 / 255] * 3), torch.device("cpu"))
-    assert measure(logits, image, dataset).test == 1.0
-    assert advice(logits, image, dataset, channel_order="rgb", names=list(COLOURS)) is None
-
-
-class Pixels(nn.Module):
-    """A model of images that were normalised by mean and std, and turned to BGR; it undoes that itself."""
-
-    def __init__(
-        self, colours: list[tuple[int, ...]], mean: list[float], std: list[float], *, bgr: bool = False
-    ) -> None:
-        super().__init__()
-        self.inner = Colours(len(colours)).know(colours)
-        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-        self.bgr = bgr
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        images = images.flip(1) if self.bgr else images
-        logits = self.inner((images * self.std + self.mean) * 255)
-        return logits, logits
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "bgr", "order", "flags"),
-    [
-        ([0.0] * 3, [1 / 255] * 3, False, None, "--range 0,255"),
-        ([0.0] * 3, [1 / 255] * 3, True, None, "--range 0,255 --channel-order bgr"),
-        (
-            [0.485, 0.456, 0.406],
-            [0.229, 0.224, 0.225],
-            False,
-            None,
-            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
-        ),
-        ([0.0] * 3, [1.0] * 3, False, [2, 0, 1], "--classes FILE"),
-        ([0.0] * 3, [1 / 255] * 3, False, [1, 2, 0], "--range 0,255 --classes FILE"),
-    ],
-)
-def test_the_preprocessing_that_would_have_worked_is_named(
-    place: Path, mean: list[float], std: list[float], bgr: bool, order: list[int] | None, flags: str
-) -> None:
-    colours = list(COLOURS.values())
-    if order is not None:
-        colours = [colours[index] for index in order]
-    dataset = Folder(root=str(place / "people"), public_root=str(place / "strangers"))
-    network = Pixels(colours, mean, std, bgr=bgr)
-    image = ImageSpec(size=SIZE)
-    found = advice(logits_of(network, torch.device("cpu")), image, dataset, channel_order="rgb", names=list(COLOURS))
-    assert found == (flags, 1.0)
-
-
-def test_the_order_of_imagefolder_is_recognised(tmp_path: Path, home: Path) -> None:
-    """Trap: torchvision sorts "10" before "2"; a model trained so looks half broken."""
-    colours = {str(n): (20 * n, 255 - 20 * n, (67 * n) % 255) for n in range(11)}
-    paint(tmp_path / "people", colours, 6)
-    paint(tmp_path / "strangers", {"a": (1, 2, 3)}, 2)
-    dataset = Folder(root=str(tmp_path / "people"), public_root=str(tmp_path / "strangers"))
-    network = Pixels([colours[name] for name in sorted(colours)], [0.0] * 3, [1.0] * 3)
-    logits = logits_of(network, torch.device("cpu"))
-    names = list(dataset.class_names)
-    assert advice(logits, ImageSpec(size=SIZE), dataset, channel_order="rgb", names=names) == (
-        "--classes imagefolder",
-        1.0,
-    )
-    ordered = read_material(
-        AuditRequest(model="x:y", data=tmp_path / "people", public=tmp_path / "strangers", classes="imagefolder")
-    )
-    assert measure(logits, ImageSpec(size=SIZE), ordered.dataset).test == 1.0
-
-
-def test_an_order_of_classes_that_chance_suggests_is_not_believed(place: Path) -> None:
-    """A permutation is fitted on train images and measured on test images: noise gains nothing."""
-    dataset = Folder(root=str(place / "people"), public_root=str(place / "strangers"))
-
-    def noise(pixels: torch.Tensor, image: ImageSpec) -> Iterator[torch.Tensor]:
-        generator = torch.Generator().manual_seed(int(pixels.sum()) % 1000)
-        yield torch.rand(len(pixels), 3, generator=generator)
-
-    found = advice(noise, ImageSpec(size=SIZE), dataset, channel_order="rgb", names=list(COLOURS))
-    assert found is None or found[1] < 0.9
-
-
-@pytest.mark.parametrize(("classes", "least"), [(2, 0.75), (3, 2 / 3), (4, 0.5), (1000, 0.002)])
-def test_the_least_accuracy_is_twice_chance_and_can_be_reached(classes: int, least: float) -> None:
-    assert least_accuracy(classes) == pytest.approx(least)
 
 
 def test_classes_in_a_file_decide(place: Path, home: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import comparable_runs
 import pytest
-import test_compare
 import torch
 from torch import nn
 
@@ -108,7 +108,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder, three = tmp_path_factory.mktemp("three"), scored(3, people=2).metrics["acc5"]
     made = []
     for name, level in (("strong", 0.9), ("weak", 0.2)):
-        path = test_compare.make(folder / name, name, level)
+        path = comparable_runs.make(folder / name, name, level)
         metrics = json.loads((path / "metrics.json").read_text())
         metrics["acc5"] = estimate_as_json(three)
         (path / "metrics.json").write_text(json.dumps(metrics))
@@ -132,10 +132,10 @@ def test_nor_does_the_table_against_the_floor(pair: tuple[Path, Path]) -> None:
     assert with_it[0] == without[0]  # the same adjusted p value
     assert with_it[1].value is None
     assert "3 classes" in with_it[1].reason
-    rows = test_compare.read(csv_text(against_floor([("strong", run)], floor)))
+    rows = comparable_runs.read(csv_text(against_floor([("strong", run)], floor)))
     assert ["3 classes" in row["reason"] for row in rows if row["metric"] == "acc5"] == [True]
     table = identities([("strong", run)])
-    assert {row["acc5"] for row in test_compare.read(csv_text(table))} == {""}
+    assert {row["acc5"] for row in comparable_runs.read(csv_text(table))} == {""}
     assert "– %" not in markdown_text([table], [])
 
 

@@ -21,7 +21,7 @@ import torch
 from accelerator import CASES, TOLERANCE, an_accelerator, attacked, moved, relative, same_bits, shares  # noqa: F401
 from click.testing import CliRunner
 from powercut import Stopped
-from test_training_targets import CLASSES, TinySplit, TruthfulSplit, tiny_target
+from tiny_splits import CLASSES, TinySplit, TruthfulSplit, tiny_target
 from torch import Tensor
 
 import mibench

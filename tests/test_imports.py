@@ -152,6 +152,15 @@ def test_no_file_is_two_ideas() -> None:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, f"{path} is past 400 lines: two ideas?"
 
 
+def test_no_file_of_tests_is_two_subjects() -> None:
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    assert Path(__file__) in files
+    for path in files:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, (
+            f"{path} is past 400 lines: split it by subject"
+        )
+
+
 def test_no_modules_import_each_other() -> None:
     graph = import_graph()
     assert len(graph) > 200

@@ -6,8 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import comparable_runs
 import pytest
-import test_compare
 from click.testing import CliRunner
 
 from mibench import registry
@@ -99,7 +99,7 @@ def test_a_protocol_may_demand_it_and_scoring_again_changes_no_byte(runs: tuple[
 
 
 def test_a_run_without_descriptions_is_read_by_those_of_mibench(tmp_path: Path) -> None:
-    run = open_run(test_compare.make(tmp_path / "run", "dmmia", 0.5))
+    run = open_run(comparable_runs.make(tmp_path / "run", "dmmia", 0.5))
     assert run.infos == merged_infos([built_in_infos()])
     metrics = json.loads((run.path / "metrics.json").read_text())
     metrics["odd"] = metrics["acc1"]
@@ -111,7 +111,7 @@ def test_a_run_without_descriptions_is_read_by_those_of_mibench(tmp_path: Path) 
 
 
 def test_descriptions_of_another_version_are_read(tmp_path: Path) -> None:
-    folder = test_compare.make(tmp_path / "run", "dmmia", 0.5)
+    folder = comparable_runs.make(tmp_path / "run", "dmmia", 0.5)
     record = json.loads((folder / "run.json").read_text())
     stored = {"name": "acc1", "title": "hits", "topic": "unheard of", "views": ["run", "cinema"], "colour": "red"}
     (folder / "run.json").write_text(json.dumps(record | {"metrics": [stored]}))
@@ -120,7 +120,7 @@ def test_descriptions_of_another_version_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stored", [[{"name": "acc1"}], [{"name": "acc1", "title": 1}], {"acc1": "acc@1"}, [None]])
 def test_spoilt_descriptions_are_refused_in_one_line(tmp_path: Path, stored: object) -> None:
-    folder = test_compare.make(tmp_path / "run", "dmmia", 0.5)
+    folder = comparable_runs.make(tmp_path / "run", "dmmia", 0.5)
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"metrics": stored}))
     with pytest.raises(MibenchError, match="metrics should be a list of objects with a name and a title"):

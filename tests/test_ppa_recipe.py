@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training_targets import CLASSES, CPU, ColourSplit, Memory, TinySplit, assert_same_bytes, workshop
+from tiny_splits import CLASSES, CPU, ColourSplit, Memory, TinySplit, assert_same_bytes, workshop
 from torchvision.transforms import functional as reference
 
 from mibench.api import Access, MibenchError, MisfitError, Victim

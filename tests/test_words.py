@@ -7,11 +7,11 @@ import json
 import re
 from pathlib import Path
 
+import comparable_runs
 import numpy as np
 import pytest
+import reported_runs
 import rich_click as click
-import test_compare
-import test_reports
 import torch
 from click.testing import CliRunner
 
@@ -157,7 +157,7 @@ def test_a_sweep_of_six_cells_is_a_screen() -> None:
 
 
 def test_a_comparison_in_one_metric_prints_that_one(tmp_path: Path) -> None:
-    runs = [test_compare.make(tmp_path / name, name, level) for name, level in (("a", 0.9), ("b", 0.1))]
+    runs = [comparable_runs.make(tmp_path / name, name, level) for name, level in (("a", 0.9), ("b", 0.1))]
     text = compare(runs, metrics=["acc1"]).render("text")
     assert "acc@1" in text
     for other in ("acc@5", "KNN", "feature distance", "coverage", "Fréchet", "Cost", "images shown"):
@@ -169,7 +169,7 @@ def test_a_comparison_in_one_metric_prints_that_one(tmp_path: Path) -> None:
 
 
 def test_a_spread_without_data_has_no_axes(tmp_path: Path) -> None:
-    run = test_reports.make_run(tmp_path / "run", "dmmia", 0.2)
+    run = reported_runs.make_run(tmp_path / "run", "dmmia", 0.2)
     metrics = json.loads((run.path / "metrics.json").read_text())
     for name in ("precision", "recall", "density", "coverage"):
         metrics[name] |= {"value": None, "low": None, "high": None, "reason": "k=3 needs more"}
@@ -182,7 +182,7 @@ def test_a_spread_without_data_has_no_axes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 40])
 def test_steps_of_a_curve_are_whole(tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = test_reports.make_run(tmp_path / "run", "dmmia", 0.2)
+    run = reported_runs.make_run(tmp_path / "run", "dmmia", 0.2)
     curves = {"L_idr": torch.rand(3, steps), "my_own_curve": torch.rand(3, steps)}
     monkeypatch.setattr(type(run), "curves", property(lambda self: curves))
     made = curves_plot([run], ["dmmia"])
