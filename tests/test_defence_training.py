@@ -196,3 +196,10 @@ def test_nonsense_is_refused_before_anything_is_trained(arguments: list[str], li
     assert done.exit_code == 2, done.output
     assert line in " ".join(done.output.split())
     assert not (tmp_path / "weights").exists()
+
+
+def test_a_run_records_what_defends_its_target_and_at_what_utility(toy: Path, tmp_path: Path) -> None:
+    del toy
+    run = mibench.run("toyattack", "toynet", "toyfaces", "toy", out=tmp_path, device="cpu")
+    assert run.attacked["defence"] is None
+    assert set(run.attacked) == {"test_accuracy", "test_images", "seconds", "defence"}

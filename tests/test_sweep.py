@@ -99,6 +99,14 @@ def test_what_an_attack_says_wins_over_what_the_suite_says() -> None:
     assert first.request.protocol == second.request.protocol == "toy"
 
 
+def test_targets_are_attacked_under_each_defence() -> None:
+    suite = suite_of(attacks=["a"], seeds=[0], defences=["none", "negls", "negls+bido"])
+    assert [cell.request.target for cell in suite.cells] == [
+        *("x", "x+negls", "x+negls+bido"),
+        *("y", "y+negls", "y+negls+bido"),
+    ]
+
+
 def test_excludes_are_partial_and_know_names_labels_and_lists() -> None:
     def left(*exclude: dict[str, Any]) -> list[tuple[Any, ...]]:
         cells = suite_of(attacks=["a", {"attack": "a", "label": "second"}], exclude=list(exclude)).cells
@@ -125,6 +133,9 @@ def test_excludes_are_partial_and_know_names_labels_and_lists() -> None:
         ({"seeds": [-1]}, "seeds[0]: a seed is a whole number from 0, got -1"),
         ({"settings": {"atack": {}}}, "settings: unknown key 'atack'; did you mean 'attack'?"),
         ({"settings": {"attack": 3}}, "settings.attack: expected a mapping"),
+        ({"defences": []}, "defences: expected a list of at least one defence"),
+        ({"defences": ["none", "none"]}, "defences: 'none' stands twice"),
+        ({"targets": ["x+tag"], "defences": ["none"]}, "targets: 'x+tag' has a tag already"),
         ({"exclude": [{"atack": "a"}]}, "exclude[0]: unknown key 'atack'; did you mean 'attack'?"),
         ({"exclude": [{"attack": "aa"}]}, "exclude[0]: unknown attack 'aa'"),
         ({"exclude": [{"attack": ["a", {}]}]}, "exclude[0]: attack: expected a name or a list of names"),

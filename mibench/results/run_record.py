@@ -86,6 +86,18 @@ def _metric_info(value: object) -> bool:
     )
 
 
+def _classifier(value: object) -> bool:
+    """Utility, cost and defence of the attacked classifier."""
+    if not isinstance(value, dict):
+        return False
+    if not all(_or_null(_number)(value.get(name)) for name in ("test_accuracy", "test_images", "seconds")):
+        return False
+    defence = value.get("defence")
+    if defence is None:
+        return True
+    return isinstance(defence, dict) and _text(defence.get("name")) and _object(defence.get("settings"))
+
+
 FIELDS: dict[str, tuple[Check, str]] = {
     "schema": (_whole, "a whole number"),
     "status": (_text, "text"),
@@ -103,6 +115,7 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "seconds": (_number, "a number"),
     "units": (_whole, "a whole number"),
     "prior_queries_forward": (_or_null(_whole), "a whole number or null"),
+    "attacked": (_classifier, "an object with test_accuracy, test_images, seconds and defence"),
     "floor": (_or_null(_bare_name), "the name of a folder or null"),
     "missing": (_texts, "an object of metrics and reasons"),
     "reading": (_texts, "an object of hashes"),

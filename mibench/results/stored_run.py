@@ -234,6 +234,14 @@ class StoredRun:
         file = self.path / "state.safetensors"
         return _read_facts(file) if file.is_file() else {}
 
+    @property
+    def attacked(self) -> JsonObject:
+        """The attacked classifier: ``test_accuracy``, ``test_images``, ``seconds`` of its training, ``defence``.
+
+        A fact that is not known is None or absent; see :class:`~mibench.records.CardDefence` for the defence.
+        """
+        return dict(self.record.get("attacked") or {})
+
     def cost(self) -> dict[str, dict[str, float | None]]:
         """What the run cost, in the same units for every attack.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench import registry
+from mibench.api import Card
 from mibench.data.files import FileSplit
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
@@ -134,6 +135,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
         started=record.get("started", _now()),
         units=len(plan.units),
         prior_queries_forward=plan.prior_queries,
+        attacked=_attacked_classifier(plan.cards["target"]),
     )
     atomic_write(folder.path / "config.yaml", plan.config_yaml.encode())
 
@@ -142,6 +144,15 @@ def _attacked(plan: Plan) -> str:
     """``50 of 5,000``."""
     attacked, there = plan.spec.protocol.num_identities, plan.dataset.num_classes
     return f"{attacked:,}" + (f" of {there:,}" if attacked < there else "")
+
+
+def _attacked_classifier(card: Card) -> dict[str, object]:
+    """What tables of defences need of the target's card: its utility, what it cost to train, and what defends it."""
+    measured = card.measured or {}
+    return {
+        **{name: measured.get(name) for name in ("test_accuracy", "test_images", "seconds")},
+        "defence": None if card.defence is None else plain(dataclasses.asdict(card.defence)),
+    }
 
 
 def _doubts(plan: Plan) -> Iterator[str]:

@@ -8,6 +8,7 @@ A file names lists along :data:`AXES` and values that hold everywhere::
       - floor
       - {attack: dmmia, label: no memory, settings: {attack: {lambda_imr: 0, lambda_idr: 0}}}
     targets: [vgg16, ir152]
+    defences: [none, negls]                # optional: vgg16, vgg16+negls, ir152 ...; tags of the targets' cards
     seeds: [0, 1, 2]
     settings: {protocol: {identities: 20}} # of every cell; those of an attack win
     exclude: [{attack: no memory, target: ir152}]
@@ -56,7 +57,12 @@ AXES = (
     Axis("targets", "target"),
     Axis("seeds", "seed", kind=int, default=(0,)),
 )
-KEYS = ("name", "description", *COMMON, "min_accuracy", *(axis.key for axis in AXES), "settings", "exclude", "compare")
+KEYS = (
+    *("name", "description", *COMMON, "min_accuracy"),
+    *(axis.key for axis in AXES),
+    *("defences", "settings", "exclude", "compare"),
+)
+UNDEFENDED = "none"  # in the list of defences
 MATCHED = (*(axis.field for axis in AXES), "label", "preset", "prior")
 
 
@@ -137,6 +143,8 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
             raise MibenchError(f"{source}: min_accuracy: expected a share in [0, 1], got {shown(least)}")
         common["min_accuracy"] = least
     settings = _settings(found.get("settings"), f"{source}: settings")
+    if found.get("defences") is not None:
+        found = {**found, "targets": _defended(found, source)}
     entries = [_entries(found, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
     title = _text(found.get("name", name), f"{source}: name")
@@ -184,6 +192,20 @@ def _entries(found: Mapping[str, object], axis: Axis, source: str) -> list[dict[
         cure = "; give each a label of its own" if "label" in axis.details else ""
         raise MibenchError(f"{place}: {twice!r} stands twice{cure}")
     return entries
+
+
+def _defended(found: Mapping[str, object], source: str) -> list[str]:
+    """The names of all targets under all defences: each target as it is for ``none``, else with the defence's tag."""
+    axis = Axis("defences", "defence")
+    tags = [str(entry["defence"]) for entry in _entries(found, axis, source)]
+    targets = next(axis for axis in AXES if axis.field == "target")
+    names = [str(entry["target"]) for entry in _entries(found, targets, source)]
+    for name in names:
+        if "+" in name:
+            raise MibenchError(
+                f"{source}: targets: {shown(name)} has a tag already; leave it out of a suite of defences"
+            )
+    return [name if tag == UNDEFENDED else f"{name}+{tag}" for name in names for tag in tags]
 
 
 def _entry(item: object, axis: Axis, place: str) -> dict[str, object]:
