@@ -59,6 +59,7 @@ class VGG16(nn.Module):
         self.bn = nn.BatchNorm1d(features)
         self.bn.bias.requires_grad_(False)  # part of the published architecture, not of its training
         self.fc_layer = nn.Linear(features, num_classes)
+        initialise(self.feature)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, num_classes)``."""
