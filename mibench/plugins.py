@@ -114,7 +114,10 @@ def catalogue_of(place: str) -> Mapping[str, Mapping[str, str]]:
         module = importlib.import_module(name)
     where = Path(getattr(module, "__file__", None) or "/").resolve()
     if where not in (path.resolve(), (path / "__init__.py").resolve()):
-        raise MibenchError(f"{said}: another module is called {name!r}; give the plugin another name")
+        raise MibenchError(
+            f"{said}: another module is called {name!r}",
+            cure="give the plugin another name",
+        )
     offered = getattr(module, CATALOGUE, None)
     if not isinstance(offered, Mapping) or not all(isinstance(names, Mapping) for names in offered.values()):
         raise MibenchError(f'{said}: it has no {CATALOGUE}, such as {{"attack": {{"mine": "{name}.attack:Mine"}}}}')

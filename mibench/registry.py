@@ -116,8 +116,8 @@ def catalogue() -> dict[str, dict[str, Entry]]:
                 offered = point.load()
         except (ImportError, AttributeError) as error:
             raise MibenchError(
-                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error}); "
-                f"repair or uninstall {owner}"
+                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error})",
+                cure=f"repair or uninstall {owner}",
             ) from error
         _offer(found, owner, offered)
     for place in plugins.added():
@@ -137,7 +137,8 @@ def _offer(
             if other is not None and other.address != address:
                 raise MibenchError(
                     f"two distributions register the {kind} {name!r}: {other.distribution} ({other.address}) and "
-                    f"{owner} ({address}); uninstall one of them"
+                    f"{owner} ({address})",
+                    cure="uninstall one of them",
                 )
             found[kind].setdefault(name, Entry(kind, name, address, owner, installed))
 
@@ -176,8 +177,8 @@ def _from_file(address: str) -> Entry:
     taken = catalogue()["attack"].get(found.name)
     if taken is not None:
         raise MibenchError(
-            f"attack {address}: it calls itself {found.name!r}, which is an attack of {taken.distribution}; give the "
-            "class another name, so that tables tell them apart"
+            f"attack {address}: it calls itself {found.name!r}, which is an attack of {taken.distribution}",
+            cure="give the class another name, so that tables tell them apart",
         )
     return Entry("attack", found.name, f"{found.__module__}:{found.__qualname__}", "a file", installed=False)
 

@@ -203,8 +203,10 @@ def refuse_mixture(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]
     sides = "; ".join(f"{value}: {listed(paths)}" for value, paths in paths_by_value.items())
     also = f" (also: {', '.join(names[1:4])}{', ...' if len(names) > 4 else ''})" if len(names) > 1 else ""
     raise MibenchError(
-        f"the runs differ in {names[0]}: {sides}{also}; compare runs made under the same protocol, or show them side "
-        "by side without tests between them with --mix"
+        f"the runs differ in {names[0]}: {sides}{also}",
+        cure=(
+            "compare runs made under the same protocol, or show them side by side without tests between them with --mix"
+        ),
     )
 
 
@@ -253,7 +255,10 @@ def _one_seed_each(group: Sequence[int], runs: Sequence[StoredRun]) -> list[list
     for indices in indices_by_folder.values():
         if same := repeated(indices):
             first, second = (runs[index].path for index in same[:2])
-            raise MibenchError(f"{first} and {second} are the same attack with the same seed; leave one of them out")
+            raise MibenchError(
+                f"{first} and {second} are the same attack with the same seed",
+                cure="leave one of them out",
+            )
     return list(indices_by_folder.values())
 
 

@@ -64,8 +64,8 @@ class TrainingState:
             self.step = int(content["step"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise MibenchError(
-                "the checkpoint belongs to a training with other settings, or of another version of mibench; "
-                "delete it to start over"
+                "the checkpoint belongs to a training with other settings, or of another version of mibench",
+                cure="delete it to start over",
             ) from error
 
 
@@ -184,7 +184,10 @@ def precision_dtype(context: TrainingContext) -> torch.dtype:
         MibenchError: an unknown precision.
     """
     if context.precision not in PRECISION_DTYPES:
-        raise MibenchError(f"unknown precision {context.precision!r}; choose one of {', '.join(PRECISION_DTYPES)}")
+        raise MibenchError(
+            f"unknown precision {context.precision!r}",
+            cure=f"choose one of {', '.join(PRECISION_DTYPES)}",
+        )
     return PRECISION_DTYPES[context.precision]
 
 
@@ -204,7 +207,10 @@ def copied_weights(network: nn.Module) -> dict[str, Tensor]:
 def check_storage(storage: str) -> None:
     """Refuse an unknown type of stored weights, before the training rather than after it."""
     if storage not in STORAGE_DTYPES:
-        raise MibenchError(f"unknown storage {storage!r}; choose one of {', '.join(STORAGE_DTYPES)}")
+        raise MibenchError(
+            f"unknown storage {storage!r}",
+            cure=f"choose one of {', '.join(STORAGE_DTYPES)}",
+        )
 
 
 def stored_weights(network: nn.Module, storage: str, prefix: str = "") -> dict[str, Tensor]:

@@ -54,7 +54,10 @@ def read_material(request: AuditRequest) -> AuditData:
         raise MibenchError(f"{_name(request)} has {counts['people']} private people; a classifier has two at least")
     for part in ("train", "test"):
         if not counts[part]:
-            raise MibenchError(f"{_name(request)} leaves no {part} images; give each person some more")
+            raise MibenchError(
+                f"{_name(request)} leaves no {part} images",
+                cure="give each person some more",
+            )
     if not counts["public"]:
         raise MibenchError(
             "there are no public images, which an adversary learns faces from: name some of other people with --public"

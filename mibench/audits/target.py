@@ -215,7 +215,10 @@ def _whole(path: Path, container: str) -> WeightsContents:
     except OSError as error:
         raise MibenchError(f"cannot read {path}: {error.strerror}") from error
     if not content:
-        raise MibenchError(f"{path} is empty; export the model again")
+        raise MibenchError(
+            f"{path} is empty",
+            cure="export the model again",
+        )
     tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     return WeightsContents(
         file=path.name,

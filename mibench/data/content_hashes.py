@@ -110,7 +110,10 @@ def _stamp(key: bytes) -> Stamp:
 
 
 def _unreadable(key: bytes, reason: str) -> MibenchError:
-    return MibenchError(f"{os.fsdecode(key)} cannot be read: {reason}; restore it")
+    return MibenchError(
+        f"{os.fsdecode(key)} cannot be read: {reason}",
+        cure="restore it",
+    )
 
 
 def _remembered(ledger: sqlite3.Connection | None, stamps: dict[bytes, Stamp]) -> dict[bytes, bytes]:

@@ -158,7 +158,10 @@ def folder_of(name: str, root: str) -> Path:
     try:
         return Path(root).expanduser() if root else data_root(name)
     except RuntimeError as error:
-        raise MibenchError(f"{root}: {error}; name the folder in full") from error
+        raise MibenchError(
+            f"{root}: {error}",
+            cure="name the folder in full",
+        ) from error
 
 
 def held_out(name: str, share: float, salt: str) -> bool:
@@ -197,7 +200,10 @@ def check_listed_once(listed: Mapping[Role, Sequence[Row]], where: str) -> None:
             if row.name in seen:
                 both = f"in the {seen[row.name]} and the {role} list"
                 twice = f"twice in the {role} list" if seen[row.name] == role else both
-                raise MibenchError(f"{where}: {row.name} stands {twice}; correct the lists")
+                raise MibenchError(
+                    f"{where}: {row.name} stands {twice}",
+                    cure="correct the lists",
+                )
             seen[row.name] = role
 
 
@@ -211,7 +217,10 @@ def without_missing(rows: Sequence[Row], exists: Iterable[bool], missing: Missin
     absent = [row for row, found in zip(rows, there, strict=True) if not found]
     if absent and missing == "refuse":
         raise MibenchError(
-            f"{where} lacks {len(absent)} of the {len(rows)} listed images (first: {absent[0].name}); unpack the whole "
-            "archive, or --set dataset.missing=skip to go without them (recorded, and the others keep their place)"
+            f"{where} lacks {len(absent)} of the {len(rows)} listed images (first: {absent[0].name})",
+            cure=(
+                "unpack the whole archive, or --set dataset.missing=skip to go without them (recorded, and the "
+                "others keep their place)"
+            ),
         )
     return [row for row, found in zip(rows, there, strict=True) if found]

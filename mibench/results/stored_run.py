@@ -147,18 +147,23 @@ class StoredRun:
             table = pd.read_csv(file)
         except (ValueError, OSError) as error:
             raise MibenchError(
-                f"{file} cannot be read as a table; score the run again: mibench score {self.path}"
+                f"{file} cannot be read as a table",
+                cure=f"score the run again: mibench score {self.path}",
             ) from error
         for column in (*_TRUTHS, "identity", "sample"):
             if column not in table:
-                raise MibenchError(f"{file} has no column {column!r}; score the run again: mibench score {self.path}")
+                raise MibenchError(
+                    f"{file} has no column {column!r}",
+                    cure=f"score the run again: mibench score {self.path}",
+                )
         for column, fits, kind in (
             *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _TRUTHS),
             *((count, pd.api.types.is_integer_dtype, "whole numbers") for count in ("identity", "sample")),
         ):
             if not fits(table[column]):
                 raise MibenchError(
-                    f"{file}: the column {column!r} should hold {kind}; score the run again: mibench score {self.path}"
+                    f"{file}: the column {column!r} should hold {kind}",
+                    cure=f"score the run again: mibench score {self.path}",
                 )
         return table
 
@@ -264,7 +269,10 @@ class StoredRun:
         for stored in self.units:
             if stored.number == unit:
                 return stored.images[index]
-        raise MibenchError(f"{self.path} has no unit {unit}; continue the run with the same command")
+        raise MibenchError(
+            f"{self.path} has no unit {unit}",
+            cure="continue the run with the same command",
+        )
 
 
 def open_run(path: Path | str) -> StoredRun:
@@ -275,7 +283,10 @@ def open_run(path: Path | str) -> StoredRun:
     """
     folder = Path(path)
     if not (folder / "run.json").exists():
-        raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
+        raise MibenchError(
+            f"{folder} is not a run directory: it has no run.json",
+            cure="start one with mibench run",
+        )
     return StoredRun(folder)
 
 
@@ -313,7 +324,10 @@ def as_runs(runs: StoredRun | Sequence[StoredRun]) -> tuple[StoredRun, ...]:
     """One run or several as a tuple of at least one."""
     several = (runs,) if isinstance(runs, StoredRun) else tuple(runs)
     if not several:
-        raise MibenchError("there is no run to report; give at least one run directory")
+        raise MibenchError(
+            "there is no run to report",
+            cure="give at least one run directory",
+        )
     return several
 
 
@@ -332,7 +346,10 @@ def _read_unit(file: Path) -> Unit:
             facts=facts,
         )
     except (KeyError, ValueError) as error:
-        raise MibenchError(f"{file} is no unit of a run ({error}); delete it and run the same command again") from error
+        raise MibenchError(
+            f"{file} is no unit of a run ({error})",
+            cure="delete it and run the same command again",
+        ) from error
 
 
 @contextmanager
@@ -343,7 +360,10 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as stored:
             yield stored
     except (SafetensorError, OSError) as error:
-        raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
+        raise MibenchError(
+            f"{file} cannot be read ({error})",
+            cure="delete it and run the same command again",
+        ) from error
 
 
 def _read_facts(file: Path) -> JsonObject:
@@ -355,7 +375,8 @@ def _read_facts(file: Path) -> JsonObject:
                 content = parse_json(text)
             except ValueError as error:
                 raise MibenchError(
-                    f"{file} has metadata that is not JSON ({error}); delete it and run the same command again"
+                    f"{file} has metadata that is not JSON ({error})",
+                    cure="delete it and run the same command again",
                 ) from error
             facts.update(content if isinstance(content, dict) else {})
     sidecar = file.with_suffix(".json")
@@ -374,7 +395,10 @@ def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
 
 def _require(file: Path) -> None:
     if not file.is_file():
-        raise MibenchError(f"{file} is missing: the run is not finished; continue it with the same command")
+        raise MibenchError(
+            f"{file} is missing: the run is not finished",
+            cure="continue it with the same command",
+        )
 
 
 def _read_text(file: Path) -> str:

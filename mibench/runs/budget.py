@@ -65,8 +65,9 @@ def _images(attack: Attack, protocol: EvalProtocol) -> int:
     planned = planned_total(attack, protocol)
     if planned is None:
         raise MibenchError(
-            f"protocol {protocol.title!r} has a query budget, and attack {attack.name!r} with these settings cannot "
-            "say beforehand what it asks; choose another attack, or --set protocol.query_budget=null"
+            f"protocol {protocol.title!r} has a query budget, and attack {attack.name!r} with these settings "
+            "cannot say beforehand what it asks",
+            cure="choose another attack, or --set protocol.query_budget=null",
         )
     return planned.forward + planned.backward
 

@@ -63,7 +63,10 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
             if line.read:
                 raise MibenchError(_reads(whose, when)) from error
             if isinstance(error, SystemExit):
-                raise MibenchError(f"{whose} ends the program {when} ({_exit(error)}); {SCRIPT}") from error
+                raise MibenchError(
+                    f"{whose} ends the program {when} ({_exit(error)})",
+                    cure=f"{SCRIPT}",
+                ) from error
             if not isinstance(error, Exception):
                 raise MibenchError(f"{whose} raises {worded(error)} {when}") from error
             if failing is None or out_of_memory(error):
@@ -72,7 +75,10 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
         if line.read:
             raise MibenchError(_reads(whose, when))
     if stuck:
-        raise MibenchError(f"{whose} changes {', '.join(stuck)} {when}, and that cannot be put back; take it out")
+        raise MibenchError(
+            f"{whose} changes {', '.join(stuck)} {when}, and that cannot be put back",
+            cure="take it out",
+        )
 
 
 def text_of(error: BaseException) -> str:

@@ -102,7 +102,10 @@ def read_json(path: Path, *, cure: str = CURE) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise MibenchError(f"cannot read {path}: not valid JSON ({error}); {cure}") from error
+        raise MibenchError(
+            f"cannot read {path}: not valid JSON ({error})",
+            cure=f"{cure}",
+        ) from error
 
 
 def read_object(path: Path, *, cure: str = CURE) -> dict[str, Any]:
@@ -113,5 +116,8 @@ def read_object(path: Path, *, cure: str = CURE) -> dict[str, Any]:
     """
     found = read_json(path, cure=cure)
     if not isinstance(found, dict):
-        raise MibenchError(f"cannot read {path}: expected a JSON object, got {shown(found)}; {cure}")
+        raise MibenchError(
+            f"cannot read {path}: expected a JSON object, got {shown(found)}",
+            cure=f"{cure}",
+        )
     return found

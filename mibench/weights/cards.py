@@ -118,13 +118,17 @@ def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
         content = read_yaml(path)
         for field in ("name", "kind"):
             if not isinstance(content.get(field), str):
-                raise MibenchError(f"{path}: a card needs the field {field!r}; repair or delete the file")
+                raise MibenchError(
+                    f"{path}: a card needs the field {field!r}",
+                    cure="repair or delete the file",
+                )
         try:
             CardName.parse(content["name"])
         except MibenchError as error:
             raise MibenchError(
                 f"{path}: name should read architecture@dataset or architecture@dataset+tag, got "
-                f"{shown(content['name'])}; repair or delete the file"
+                f"{shown(content['name'])}",
+                cure="repair or delete the file",
             ) from error
         found.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
     return found

@@ -35,7 +35,10 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise MibenchError(f"weights of {file.name!r} cannot be read: {path}: {error.strerror}; {cure}") from error
+        raise MibenchError(
+            f"weights of {file.name!r} cannot be read: {path}: {error.strerror}",
+            cure=f"{cure}",
+        ) from error
     got = hashlib.sha256(content).hexdigest()
     if got != expected.sha256 or len(content) != expected.bytes:
         raise MibenchError(
@@ -45,13 +48,17 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
     try:
         tensors = load(content)
     except SafetensorError as error:
-        raise MibenchError(f"{path} is not a safetensors file ({error}); {cure}") from error
+        raise MibenchError(
+            f"{path} is not a safetensors file ({error})",
+            cure=f"{cure}",
+        ) from error
     # in the type they are used in: a number of float64 may be infinite there
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise MibenchError(
-                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity; {cure}"
+                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity",
+                cure=f"{cure}",
             )
     return tensors
 
@@ -110,7 +117,8 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
     victim = Victim(network, image=card.image, num_classes=card.classes, access=access, name=card.name)
     if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
         raise AccessError(
-            f"target {card.name!r} gives no usable gradient: {fault}; choose an attack that makes do with scores"
+            f"target {card.name!r} gives no usable gradient: {fault}",
+            cure="choose an attack that makes do with scores",
         )
     victim.queries = Queries()  # a run counts from here
     return victim

@@ -102,7 +102,8 @@ class FileCheckpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
             raise MibenchError(
-                f"cannot read the checkpoint {self.path}; delete it to start the training again"
+                f"cannot read the checkpoint {self.path}",
+                cure="delete it to start the training again",
             ) from error
         return dict(state)
 

@@ -132,7 +132,10 @@ def _trained(
 
 def _size(declared: ImageConvention, fixed: int | None) -> int:
     if fixed is not None and declared.size not in (None, fixed):
-        raise MibenchError(f"--size {declared.size}: the model's file says {fixed}; leave --size out")
+        raise MibenchError(
+            f"--size {declared.size}: the model's file says {fixed}",
+            cure="leave --size out",
+        )
     size = fixed or declared.size
     if size is None:
         raise MibenchError("the model does not say which images it takes: add --size with their side in pixels")

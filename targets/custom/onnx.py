@@ -96,7 +96,10 @@ def session(content: bytes) -> Any:
         # without a second try, of which it would print
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except failures() as error:
-        raise MibenchError(f"no ONNX model that onnxruntime can open ({worded(error)}); export it again") from error
+        raise MibenchError(
+            f"no ONNX model that onnxruntime can open ({worded(error)})",
+            cure="export it again",
+        ) from error
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -52,7 +52,10 @@ def check_program(path: Path) -> None:
                     follow(io.BytesIO(archive.read(name)), findings, _Reader)
                     _check(path, findings, total)
     except BROKEN_ZIP as error:
-        raise MibenchError(f"{path} is a damaged TorchScript file ({shown(error)}); save it again") from error
+        raise MibenchError(
+            f"{path} is a damaged TorchScript file ({shown(error)})",
+            cure="save it again",
+        ) from error
 
 
 def _check(path: Path, findings: Findings, total: int) -> None:
@@ -63,4 +66,7 @@ def _check(path: Path, findings: Findings, total: int) -> None:
     if claimed > total:
         raise MibenchError(f"{path} is damaged: it claims tensors of {size(claimed)} and has {size(total)}")
     if problems:
-        raise MibenchError(f"{path} is damaged: a tensor {problems[0]}; save it again")
+        raise MibenchError(
+            f"{path} is damaged: a tensor {problems[0]}",
+            cure="save it again",
+        )
