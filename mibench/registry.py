@@ -85,14 +85,17 @@ class Entry:
                 found: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise MibenchError(
-                f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed"
+                f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed",
+                cure="install it",
             ) from error
         for part in filter(None, attribute.split(".")):
             try:
                 found = getattr(found, part)
             except AttributeError as error:
                 raise MibenchError(
-                    f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which does not exist"
+                    f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which "
+                    "does not exist",
+                    cure=f"repair or uninstall {self.distribution}",
                 ) from error
         return found
 
@@ -212,7 +215,8 @@ def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
                 continue
             if name in found:
                 raise MibenchError(
-                    f"the {kind} {name!r} is offered twice, by {found[name][0]} and {package.distribution}"
+                    f"the {kind} {name!r} is offered twice, by {found[name][0]} and {package.distribution}",
+                    cure="uninstall one of them",
                 )
             found[name] = (f"{package.distribution}: {kind} {file.name}", file.read_text(encoding="utf-8"))
     return dict(sorted(found.items()))

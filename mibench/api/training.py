@@ -185,8 +185,7 @@ def precision_dtype(context: TrainingContext) -> torch.dtype:
     """
     if context.precision not in PRECISION_DTYPES:
         raise MibenchError(
-            f"unknown precision {context.precision!r}",
-            cure=f"choose one of {', '.join(PRECISION_DTYPES)}",
+            f"unknown precision {context.precision!r}", cure=f"choose one of {', '.join(PRECISION_DTYPES)}"
         )
     return PRECISION_DTYPES[context.precision]
 
@@ -207,10 +206,7 @@ def copied_weights(network: nn.Module) -> dict[str, Tensor]:
 def check_storage(storage: str) -> None:
     """Refuse an unknown type of stored weights, before the training rather than after it."""
     if storage not in STORAGE_DTYPES:
-        raise MibenchError(
-            f"unknown storage {storage!r}",
-            cure=f"choose one of {', '.join(STORAGE_DTYPES)}",
-        )
+        raise MibenchError(f"unknown storage {storage!r}", cure=f"choose one of {', '.join(STORAGE_DTYPES)}")
 
 
 def stored_weights(network: nn.Module, storage: str, prefix: str = "") -> dict[str, Tensor]:
@@ -226,7 +222,9 @@ def stored_weights(network: nn.Module, storage: str, prefix: str = "") -> dict[s
     }
     for key, value in weights.items():
         if not value.isfinite().all():
-            raise MibenchError(f"{key} is not finite in {storage}; store float32, or train again at a lower rate")
+            raise MibenchError(
+                f"{key} is not finite in {storage}", cure="store float32, or train again at a lower rate"
+            )
     return weights
 
 

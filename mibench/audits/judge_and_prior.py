@@ -84,10 +84,7 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
     settings = {**JUDGE_SETTINGS, "epochs": epochs, "batch_size": min(JUDGE_BATCH, max(count // 2, 2))}
     settings |= request.said("judge_training")
     if (architecture := registry.role("default_judge")) is None:
-        raise MibenchError(
-            "no installed package declares a judge to train",
-            cure="name one with --judge",
-        )
+        raise MibenchError("no installed package declares a judge to train", cure="name one with --judge")
     announcement = (
         f"judge: none named, so {architecture} is trained on the {count:,} private images, {settings['epochs']} epochs"
     )
@@ -99,8 +96,7 @@ def _named_judge(file: CardFile, material: AuditData, device: str, reporter: Rep
     card, people = file.card(), material.counts["people"]
     if card.classes != people:
         raise MibenchError(
-            f"--judge {file.name} knows {card.classes} people, the data has {people}",
-            cure="leave it out",
+            f"--judge {file.name} knows {card.classes} people, the data has {people}", cure="leave it out"
         )
     test = material.dataset.private("test", card.image.size)
     chosen = choose_device(device)
@@ -121,10 +117,7 @@ def prior_name(request: AuditRequest, attack: type[Attack]) -> str:
         return request.prior
     name = attack.prior or registry.role("default_mapping_prior" if attack.needs_mapping else "default_prior")
     if name is None:
-        raise MibenchError(
-            "no installed package declares a prior to train",
-            cure="name one with --prior",
-        )
+        raise MibenchError("no installed package declares a prior to train", cure="name one with --prior")
     return name
 
 

@@ -163,15 +163,9 @@ def read_rgb(path: Path, expected: tuple[int, int] | None = None) -> Any:
                 cure="restore it",
             )
         if width * height > MAX_PIXELS:
-            raise MibenchError(
-                f"{path} claims {width}x{height} pixels, a bomb rather than a picture",
-                cure="remove it",
-            )
+            raise MibenchError(f"{path} claims {width}x{height} pixels, a bomb rather than a picture", cure="remove it")
         if opened.mode not in MODES:
-            raise MibenchError(
-                f"{path} has pixels of mode {opened.mode!r}",
-                cure="convert it to 8 bits a channel",
-            )
+            raise MibenchError(f"{path} has pixels of mode {opened.mode!r}", cure="convert it to 8 bits a channel")
         return opened.convert("RGB")
 
 
@@ -185,23 +179,14 @@ def _opened(path: Path) -> Iterator[Any]:
         with Image.open(path, formats=FORMATS) as opened:
             yield opened
     except FileNotFoundError as error:
-        raise MibenchError(
-            f"{path} does not exist",
-            cure="restore it",
-        ) from error
+        raise MibenchError(f"{path} does not exist", cure="restore it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MibenchError(
-            f"{path} claims too many pixels, a bomb rather than a picture",
-            cure="remove it",
-        ) from error
+        raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture", cure="remove it") from error
     except UnidentifiedImageError as error:
         raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {looks_like(path)}") from error
     except _DAMAGE as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise MibenchError(
-            f"{path} cannot be decoded ({reason})",
-            cure="unpack or download it again",
-        ) from error
+        raise MibenchError(f"{path} cannot be decoded ({reason})", cure="unpack or download it again") from error
 
 
 @functools.cache

@@ -33,10 +33,7 @@ def nearest(queries: Tensor, references: Tensor, *, candidates: int = 8, block: 
         block: queries per matrix product.
     """
     if references.shape[0] == 0:
-        raise MibenchError(
-            "no reference image to measure a distance to",
-            cure="check the labels of the private images",
-        )
+        raise MibenchError("no reference image to measure a distance to", cure="check the labels of the private images")
     references = references.double()
     centre = references.mean(dim=0)  # centring keeps the product accurate when features share a large offset
     moved = references - centre

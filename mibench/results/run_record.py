@@ -120,10 +120,7 @@ def check_record(record: JsonObject, path: Path) -> JsonObject:
     """
     for name, (check, kind) in FIELDS.items():
         if name in record and not check(record[name]):
-            raise MibenchError(
-                f"cannot read {path}: {name} should be {kind}, got {shown(record[name])}",
-                cure=f"{CURE}",
-            )
+            raise MibenchError(f"cannot read {path}: {name} should be {kind}, got {shown(record[name])}", cure=CURE)
     return record
 
 

@@ -70,7 +70,8 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
     """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
     if attack.needs_mapping and not issubclass(prior_class(prior.architecture), MappingPrior):
         raise MibenchError(
-            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: {mapping_priors()}"
+            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none",
+            cure=mapping_priors(),
         )
     made_against = (prior.recipe or {}).get("target_sha256")
     if made_against not in (None, target.weights.sha256):
@@ -84,4 +85,4 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
 def mapping_priors() -> str:
     """``run with --prior stylegan2``: the installed priors that have a mapping network."""
     names = [name for name in registry.names("prior") if issubclass(prior_class(name), MappingPrior)]
-    return f"run with --prior {' or '.join(names)}" if names else "and none is installed"
+    return f"run with --prior {' or '.join(names)}" if names else "none of the installed ones has it: install another"

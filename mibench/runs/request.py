@@ -94,8 +94,7 @@ def read_request(request: RunRequest) -> tuple[RunNames, dict[str, tuple[Layer, 
         if party not in named:
             if (default := registry.role(f"default_{party}")) is None:
                 raise MibenchError(
-                    f"no {party} is named, and no installed package declares a default",
-                    cure=f"add --{party}",
+                    f"no {party} is named, and no installed package declares a default", cure=f"add --{party}"
                 )
             named[party] = default
     names = config.adapter(RunNames).validate_python(named)

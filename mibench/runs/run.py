@@ -265,7 +265,7 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     """
     folder = RunDir(path)
     if not folder.exists():
-        raise MibenchError(f"{path} is not a run directory: it has no run.json")
+        raise MibenchError(f"{path} is not a run directory: it has no run.json", cure="start one with mibench run")
     machine = Execution(choose_device(device), reporter=reporter or Reporter())
     with computing(machine.reporter):
         return _rescored(folder, device, machine)
@@ -291,7 +291,8 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
     floor_name = folder.record().get("floor")
     if floor_name and not RunDir(path.parent / floor_name).exists():
         raise MibenchError(
-            f"the floor that {path} is compared with is not beside it: bring {floor_name} to {path.parent} as well"
+            f"the floor that {path} is compared with is not beside it",
+            cure=f"bring {floor_name} to {path.parent} as well",
         )
     floor = rescore(path.parent / floor_name, device, machine.reporter) if floor_name else None
     with folder.writing():

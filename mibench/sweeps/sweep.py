@@ -175,8 +175,7 @@ def _alone(out: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise MibenchError(
-            f"another sweep is at work in {out}",
-            cure="wait for it, or choose another --output",
+            f"another sweep is at work in {out}", cure="wait for it, or choose another --output"
         ) from error
     except OSError as error:
         raise write_error(out, error) from error
@@ -205,10 +204,7 @@ def _remembered(suite: Suite, out: Path) -> dict[str, Mapping[str, Any]]:
     cells = content.get("cells", [])
     good = isinstance(cells, list) and all(isinstance(c, dict) and isinstance(c.get("key"), dict) for c in cells)
     if not good or any(not isinstance(cell.get("seconds", 0.0), int | float | None) for cell in cells):
-        raise MibenchError(
-            f"cannot read {file}: it is not what a sweep writes",
-            cure=f"{cure}",
-        )
+        raise MibenchError(f"cannot read {file}: it is not what a sweep writes", cure=cure)
     return {str(sorted(cell["key"].items())): cell for cell in cells}
 
 

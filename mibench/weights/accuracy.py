@@ -37,8 +37,7 @@ def measure_accuracy(
 
     if not len(images):
         raise MibenchError(
-            f"there are no images to measure {classifier.name} on",
-            cure="check the settings of the data set",
+            f"there are no images to measure {classifier.name} on", cure="check the settings of the data set"
         )
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

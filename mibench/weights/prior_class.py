@@ -16,7 +16,6 @@ def prior_class(architecture: str) -> type[Prior]:
     if not (isinstance(kind, type) and issubclass(kind, Prior)):
         address = registry.entry("prior", architecture).address
         raise MibenchError(
-            f"prior {architecture!r} ({address}) does not extend mibench.api.Prior",
-            cure="let its class do so",
+            f"prior {architecture!r} ({address}) does not extend mibench.api.Prior", cure="let its class do so"
         )
     return kind

@@ -120,8 +120,7 @@ def refuse_state(network: nn.Module, called: str) -> None:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(tensor):
             raise MibenchError(
-                f"{called}: {name} has no shape yet (a lazy layer)",
-                cure="show it an image in the factory",
+                f"{called}: {name} has no shape yet (a lazy layer)", cure="show it an image in the factory"
             )
     for name, value in network.state_dict().items():
         if not isinstance(value, Tensor) or value.is_quantized:
@@ -132,8 +131,7 @@ def refuse_state(network: nn.Module, called: str) -> None:
             )
         if value.is_meta:
             raise MibenchError(
-                f"{called}: {name} is on the device 'meta' and holds no numbers",
-                cure="build it on the CPU",
+                f"{called}: {name} is on the device 'meta' and holds no numbers", cure="build it on the CPU"
             )
         if value.layout != strided or value.is_nested:
             raise MibenchError(f"{called}: {name} is sparse or nested, and only plain tensors can be stored")

@@ -36,10 +36,7 @@ def dense(tensor: Tensor) -> Tensor:
         else None
     )  # fmt: skip
     if kind is not None:
-        raise MibenchError(
-            f"the model returns a {kind} tensor",
-            cure="let it return a dense one, of plain numbers",
-        )
+        raise MibenchError(f"the model returns a {kind} tensor", cure="let it return a dense one, of plain numbers")
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 

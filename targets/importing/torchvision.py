@@ -161,7 +161,7 @@ def _classifier(
         image=settings.image(size),
         weights=tensors,
         classes=classes,
-        notes="; ".join(notes) or None,
+        notes=tuple(notes),
     )
 
 

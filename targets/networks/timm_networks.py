@@ -38,10 +38,7 @@ class Timm:
         """
         timm = _timm()
         if width != 1.0:
-            raise MibenchError(
-                f"timm's networks have no width, got {width}",
-                cure="choose a smaller one by its name",
-            )
+            raise MibenchError(f"timm's networks have no width, got {width}", cure="choose a smaller one by its name")
         architecture = model.partition(".")[0]
         if not timm.is_model(architecture):
             hint = suggest(architecture, timm.list_models())
@@ -58,8 +55,7 @@ class Timm:
             raise MibenchError(f"timm's {model!r} cannot take images of {size} pixels: {reason}") from error
         if not isinstance(output, ClassifierOutput):
             raise MibenchError(
-                f"timm's {model!r} does more to its images after its final layer",
-                cure="choose another model",
+                f"timm's {model!r} does more to its images after its final layer", cure="choose another model"
             )
         return _headed(timm.create_model(architecture, **arguments))
 
@@ -78,7 +74,7 @@ def _timm() -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise MibenchError('the target timm needs timm: pip install "mibench[timm]"') from error
+        raise MibenchError("the target timm needs timm", cure='pip install "mibench[timm]"') from error
     return timm
 
 

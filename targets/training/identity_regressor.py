@@ -65,10 +65,7 @@ class TrainRegressor(SupervisedRecipe):
         vectors = data.public_identity_vectors(len(public)).float()
         held = held_out_images(public.identities, self.held_out, context.seed)
         if bool(held.all()) or not bool(held.any()):
-            raise MibenchError(
-                "too few public identities to hold any out",
-                cure="use more images or another held_out",
-            )
+            raise MibenchError("too few public identities to hold any out", cure="use more images or another held_out")
         device = context.device
         train_store, test_store = (channels_last_store(public.pixels[part], device) for part in (~held, held))
         train_vectors, test_vectors = vectors[~held].to(device), vectors[held].to(device)

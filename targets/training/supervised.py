@@ -67,10 +67,7 @@ class SupervisedRecipe(Recipe):
         self.rate(0, 1)
         check_storage(self.storage)
         if self.select not in SELECTIONS:
-            raise MibenchError(
-                f"unknown select {self.select!r}",
-                cure=f"choose one of {', '.join(SELECTIONS)}",
-            )
+            raise MibenchError(f"unknown select {self.select!r}", cure=f"choose one of {', '.join(SELECTIONS)}")
         for name, least in (("epochs", 1), ("batch_size", 2), ("evaluate_every", 1)):
             if getattr(self, name) < least:
                 raise MibenchError(f"{name} must be {least} or more, got {getattr(self, name)}")

@@ -151,8 +151,7 @@ class StyleGAN2Prior(MappingPrior):
         stray = sorted(key for key in weights if not key.startswith(("G.", "D.")))
         if stray:
             raise MibenchError(
-                f"prior {name!r}: weight {stray[0]!r} is neither of G. nor of D.",
-                cure="use a file of this kind",
+                f"prior {name!r}: weight {stray[0]!r} is neither of G. nor of D.", cure="use a file of this kind"
             )
         generator = settings.generator()
         discriminator = settings.discriminator() if any(key.startswith("D.") for key in weights) else None

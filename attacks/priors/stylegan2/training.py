@@ -89,8 +89,7 @@ class TrainStyleGAN2(Recipe):
             )
         if len(pictures) < self.batch_size:
             raise MibenchError(
-                f"{len(pictures)} public images are fewer than batch_size={self.batch_size}",
-                cure="lower it",
+                f"{len(pictures)} public images are fewer than batch_size={self.batch_size}", cure="lower it"
             )
         training = _Training(self, pictures, context)
         training.finish()

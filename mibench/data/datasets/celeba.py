@@ -133,7 +133,8 @@ class CelebA(CelebAFiles):
             return None
         from mibench.data.datasets.facescrub import FaceScrub
         from mibench.data.datasets.ffhq import FFHQ
-        from mibench.data.public_data import AllPublic, public_settings
+        from mibench.data.public_data import AllPublic
+        from mibench.data.root_setting import public_settings
 
         cropped = self.public_crop == "usual"
         with public_settings():
@@ -174,10 +175,7 @@ class CelebA(CelebAFiles):
         try:
             return hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise MibenchError(
-                f"cannot read {path}: {error.strerror}",
-                cure="restore it",
-            ) from error
+            raise MibenchError(f"cannot read {path}: {error.strerror}", cure="restore it") from error
 
     def _released(self, role: Role) -> str | None:
         """How a list is the released one: ``""`` byte for byte, or the difference in form; None: it is another."""
@@ -194,22 +192,15 @@ class CelebA(CelebAFiles):
         """Lists that contradict themselves or the identity file, however they came."""
         listed, where = self.listed, f"{self.name} at {self.folder}"
         if not listed["train"]:
-            raise MibenchError(
-                f"{self._list('train')} lists no image",
-                cure="restore it",
-            )
+            raise MibenchError(f"{self._list('train')} lists no image", cure="restore it")
         check_listed_once(listed, where)
         check_contiguous(listed["train"], where)
         if strange := {row.label for row in listed["test"]} - {row.label for row in listed["train"]}:
             raise MibenchError(
-                f"{where}: class {min(strange)} of the test list has no train image",
-                cure="correct the lists",
+                f"{where}: class {min(strange)} of the test list has no train image", cure="correct the lists"
             )
         if self.lists == "given" and (doubt := _one_person_a_class(listed)):
-            raise MibenchError(
-                f"{where}: {doubt}, by the identity file",
-                cure="correct the labels of the list",
-            )
+            raise MibenchError(f"{where}: {doubt}, by the identity file", cure="correct the labels of the list")
 
     @cached_property
     def listed(self) -> Listed:

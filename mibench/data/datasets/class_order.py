@@ -27,8 +27,7 @@ def class_order(folders: Sequence[str], order: Order, listed: Sequence[str] | No
     """
     if not folders:
         raise MibenchError(
-            "there is no folder of a person",
-            cure="put the images of each person into a folder of their own",
+            "there is no folder of a person", cure="put the images of each person into a folder of their own"
         )
     if listed is not None:
         return _as_listed(folders, listed)
@@ -38,8 +37,7 @@ def class_order(folders: Sequence[str], order: Order, listed: Sequence[str] | No
     numbers = [int(name) for name in by_number]
     if twice := [name for name, other in zip(by_number[1:], numbers, strict=False) if int(name) == other]:
         raise MibenchError(
-            f"two folders are the class {int(twice[0])} (one is {twice[0]!r})",
-            cure="rename or join them",
+            f"two folders are the class {int(twice[0])} (one is {twice[0]!r})", cure="rename or join them"
         )
     if order == "names" and numbers != list(range(len(numbers))):
         wanted = next(place for place, number in enumerate(numbers) if place != number)

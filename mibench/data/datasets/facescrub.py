@@ -64,8 +64,7 @@ class FaceScrub(FileSplit):
             )
         if len({row.label for row in self.rows("train")}) != len(self.class_names):
             raise MibenchError(
-                f"{self.folder} has too few images: some people have none to train on",
-                cure="restore them",
+                f"{self.folder} has too few images: some people have none to train on", cure="restore them"
             )
         if self.public_from != "none":
             _ = self.public_source
@@ -134,11 +133,12 @@ class FaceScrub(FileSplit):
         names = [name for _, name in found]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise MibenchError(
-                f"{name_some(twice)} stand among actors and actresses",
-                cure="remove one of the two folders",
+                f"{name_some(twice)} stand among actors and actresses", cure="remove one of the two folders"
             )
         if twins := [*alike(names), *alike_but_for_case(names)]:
-            raise MibenchError(f"{self.folder} has two folders {spelt(*twins[0])}; join them: a person is one class")
+            raise MibenchError(
+                f"{self.folder} has two folders {spelt(*twins[0])}", cure="join them: a person is one class"
+            )
         return found
 
     @cached_property

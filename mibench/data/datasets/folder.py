@@ -76,13 +76,10 @@ class Folder(FileSplit):
         people = [name for name in found if places[name] not in others]
         seen = Counter(places.values())
         if twice := [name for name in people if seen[places[name]] > 1]:
-            raise MibenchError(
-                f"{name_some(twice)} are links to one folder",
-                cure="remove one: a person is one class",
-            )
+            raise MibenchError(f"{name_some(twice)} are links to one folder", cure="remove one: a person is one class")
         if twins := alike(people):
             raise MibenchError(
-                f"{self.layout.train} has two folders {spelt(*twins[0])}; join them: a person is one class"
+                f"{self.layout.train} has two folders {spelt(*twins[0])}", cure="join them: a person is one class"
             )
         return class_order(people, self.labels, self._listed)
 
@@ -255,8 +252,7 @@ class Folder(FileSplit):
             place = folder_of(self.name, self.public_root)
             if not is_folder(place):
                 raise MibenchError(
-                    f"dataset.public_root={place} is no folder",
-                    cure="name the one with the public images",
+                    f"dataset.public_root={place} is no folder", cure="name the one with the public images"
                 )
             if real(place) == real(self.folder):
                 raise MibenchError("dataset.public_root is dataset.root: private images cannot be the public ones")

@@ -6,7 +6,7 @@ from mibench.data.datasets.afhq import AFHQ
 from mibench.data.datasets.ffhq import FFHQ
 from mibench.data.datasets.metfaces import MetFaces
 from mibench.data.datasets.public_only import PublicOnly
-from mibench.data.public_data import public_settings
+from mibench.data.root_setting import public_settings
 from mibench.errors import MibenchError
 
 

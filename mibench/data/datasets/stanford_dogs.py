@@ -60,14 +60,10 @@ class StanfordDogs(FileSplit):
         require(self.name, self.folder, self.inspect(self.folder, {"cropped": self.cropped}))
         if not self.rows("train"):
             raise MibenchError(
-                f"{self.folder / PICTURES} has none of the listed pictures",
-                cure="unpack images.tar there",
+                f"{self.folder / PICTURES} has none of the listed pictures", cure="unpack images.tar there"
             )
         if len({row.label for row in self.rows("train")}) != self.classes:
-            raise MibenchError(
-                f"{self.folder / PICTURES} has no train pictures of some breeds",
-                cure="restore them",
-            )
+            raise MibenchError(f"{self.folder / PICTURES} has no train pictures of some breeds", cure="restore them")
         if self.public_from != "none":
             _ = self.public_source
 
@@ -186,8 +182,7 @@ class StanfordDogs(FileSplit):
                 parts = PurePosixPath(name).parts
                 if len(parts) != 2 or ".." in parts or parts[0] == "/" or "\\" in name or "\0" in name:
                     raise MibenchError(
-                        f"{path}: expected 'breed/file.jpg', got {name[:80]!r}",
-                        cure="restore the released file",
+                        f"{path}: expected 'breed/file.jpg', got {name[:80]!r}", cure="restore the released file"
                     )
                 if not 1 <= label <= self.classes:
                     raise MibenchError(

@@ -65,10 +65,7 @@ def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[Dec
     """
     if not isinstance(content, dict):
         what = "Tensor" if isinstance(content, DeclaredTensor) else type(content).__name__
-        raise MibenchError(
-            f"{source} holds a {what}, not named weights",
-            cure="save the network's state_dict()",
-        )
+        raise MibenchError(f"{source} holds a {what}, not named weights", cure="save the network's state_dict()")
     sets = dict(_sets(content, ()))
     place = _chosen(content, sets, source, choice)
     held = (sets.get(place) or content[place]) if place else content
@@ -153,19 +150,14 @@ def check_names(tensors: Mapping[Any, Any], source: str) -> None:
     """Refuse names that are no text, or would write on a terminal from within a message."""
     for key in tensors:
         if not isinstance(key, str):
-            raise MibenchError(
-                f"{source} names a tensor {shown(key)}, which is no text",
-                cure="save a state_dict()",
-            )
+            raise MibenchError(f"{source} names a tensor {shown(key)}, which is no text", cure="save a state_dict()")
         if not key.isprintable():
             raise MibenchError(
-                f"{source} names a tensor {shown(key)}, which cannot be printed",
-                cure="save a state_dict()",
+                f"{source} names a tensor {shown(key)}, which cannot be printed", cure="save a state_dict()"
             )
         if len(key) > 10 * LONGEST:
             raise MibenchError(
-                f"{source} names a tensor {shown(key)}, {len(key):,} characters",
-                cure="save a state_dict()",
+                f"{source} names a tensor {shown(key)}, {len(key):,} characters", cure="save a state_dict()"
             )
 
 

@@ -24,10 +24,7 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
     """Refuse weights that no training ends with: not finite in float32, complex, negative variances."""
     for key, tensor in weights.items():
         if tensor.is_complex():
-            raise MibenchError(
-                f"{source}: {shown(key)} holds complex numbers",
-                cure="save real ones",
-            )
+            raise MibenchError(f"{source}: {shown(key)} holds complex numbers", cure="save real ones")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise MibenchError(
                 f"{source}: {shown(key)} is not finite: a training that diverged, or a damaged file",
@@ -42,8 +39,7 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
             )
         if key.endswith("running_var") and bool((tensor < 0).any()):
             raise MibenchError(
-                f"{source}: {shown(key)} has negative variances: a damaged file",
-                cure="download it again",
+                f"{source}: {shown(key)} has negative variances: a damaged file", cure="download it again"
             )
 
 
@@ -65,8 +61,7 @@ def fitted(
                 if value.ndim and not value.is_floating_point():  # counters have no axes
                     kind = str(value.dtype).removeprefix("torch.")
                     raise MibenchError(
-                        f"{source}: {shown(key)} holds {kind}: quantised weights",
-                        cure="save them as float32",
+                        f"{source}: {shown(key)} holds {kind}: quantised weights", cure="save them as float32"
                     )
             built: Prior = prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
             return built
@@ -101,8 +96,7 @@ def check_kinds(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], sou
             )
         if not own.is_floating_point() and given.is_floating_point() and bool((given != given.round()).any()):
             raise MibenchError(
-                f"{source}: {shown(key)} is a count and holds fractions: a damaged file",
-                cure="take another",
+                f"{source}: {shown(key)} is a count and holds fractions: a damaged file", cure="take another"
             )
 
 

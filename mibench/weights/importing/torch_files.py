@@ -58,10 +58,7 @@ def open_torch(path: Path, kind: Format) -> Iterator[Saved]:
         try:
             yield _open_zip(path, file) if kind is Format.TORCH_ZIP else _open_legacy(path, file)
         except BROKEN_ZIP as error:
-            raise MibenchError(
-                f"{path} is damaged: {_first_line(error)}",
-                cure=f"{AGAIN}",
-            ) from error
+            raise MibenchError(f"{path} is damaged: {_first_line(error)}", cure=AGAIN) from error
 
 
 def refuse(path: Path, findings: Findings) -> None:
@@ -72,7 +69,7 @@ def refuse(path: Path, findings: Findings) -> None:
         raise MibenchError(
             f"{path} holds a whole network as an object, which needs the code of its author ({listed(own)}), not "
             "its weights",
-            cure=f"{SAVE_AGAIN}",
+            cure=SAVE_AGAIN,
         )
     kinds = [name for name in names if name.startswith("torch._utils._rebuild")]
     if kinds and all(name.startswith("torch.") for name in names):
@@ -84,17 +81,17 @@ def refuse(path: Path, findings: Findings) -> None:
         acts = names[0].partition(".")[0] in SYSTEM
         cure = "load it nowhere, and get the weights from their authors" if acts else SAVE_AGAIN
         raise MibenchError(
-            f"{path} asks for {listed(names)}, which weights have no use for, so nothing of it was run",
-            cure=f"{cure}",
+            f"{path} asks for {listed(names)}, which weights have no use for, so nothing of it was run", cure=cure
         )
 
 
-def broken(path: Path, findings: Findings) -> str:
-    """The line for a pickle that could not be followed to its end."""
+def broken(path: Path, findings: Findings) -> MibenchError:
+    """The error for a pickle that could not be followed to its end."""
     why = shown(findings.failure)
     if findings.stopped:
-        return f"{path} is damaged, or made to exhaust time and memory: {why}; get the weights from their authors"
-    return f"{path} is a cut off or damaged pickle ({why}); {AGAIN}"
+        cause = f"{path} is damaged, or made to exhaust time and memory: {why}"
+        return MibenchError(cause, cure="get the weights from their authors")
+    return MibenchError(f"{path} is a cut off or damaged pickle ({why})", cure=AGAIN)
 
 
 class _Maker:
@@ -121,7 +118,7 @@ class _Maker:
         if self._left < 0:
             raise MibenchError(
                 f"{self._path} claims more than {MOST_COPIES} times what it holds, by tensors that share their numbers",
-                cure=f"{AGAIN}",
+                cure=AGAIN,
             )
         storage = declared.storage
         if storage.key not in self._read:
@@ -149,15 +146,9 @@ def records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     entries = archive.infolist()
     held = {entry.filename: entry for entry in entries}
     if len({name.lower() for name in held}) < len(entries):  # torch does not tell capitals apart
-        raise MibenchError(
-            f"{path} holds two records of one name, which torch never writes",
-            cure=f"{AGAIN}",
-        )
+        raise MibenchError(f"{path} holds two records of one name, which torch never writes", cure=AGAIN)
     if min(entry.header_offset for entry in entries) != 0:
-        raise MibenchError(
-            f"{path} holds two archives, or does not begin with its first record",
-            cure=f"{AGAIN}",
-        )
+        raise MibenchError(f"{path} holds two archives, or does not begin with its first record", cure=AGAIN)
     return held
 
 
@@ -182,10 +173,7 @@ def _open_zip(path: Path, file: BinaryIO) -> Saved:
         )
     pickles = [name for name in held if name.partition("/")[2] == "data.pkl"]
     if len(pickles) > 1:
-        raise MibenchError(
-            f"{path} holds two pickles ({listed(pickles)}), and torch writes one",
-            cure=f"{AGAIN}",
-        )
+        raise MibenchError(f"{path} holds two pickles ({listed(pickles)}), and torch writes one", cure=AGAIN)
     (pickled,) = pickles
     folder = pickled.partition("/")[0]
     findings = Findings()
@@ -197,7 +185,7 @@ def _open_zip(path: Path, file: BinaryIO) -> Saved:
             raise MibenchError(
                 f"{path} is damaged: storage {shown(key)} is declared with {storage.bytes:,} bytes and holds "
                 f"{('none' if there is None else f'{there.file_size:,}')}",
-                cure=f"{AGAIN}",
+                cure=AGAIN,
             )
 
     def fill(storage: Storage, room: memoryview) -> None:
@@ -224,22 +212,15 @@ def _open_legacy(path: Path, file: BinaryIO) -> Saved:
     for key in keys if isinstance(keys, list) else [None]:
         storage = findings.storages.get(key) if type(key) is str else None
         if storage is None or storage.key in places:
-            raise MibenchError(
-                f"{path} is damaged: its list of storages does not fit its tensors",
-                cure=f"{AGAIN}",
-            )
+            raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors", cure=AGAIN)
         places[storage.key] = place + 8
         place += 8 + storage.bytes
     if len(places) < len(findings.storages):
-        raise MibenchError(
-            f"{path} is damaged: its list of storages does not fit its tensors",
-            cure=f"{AGAIN}",
-        )
+        raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors", cure=AGAIN)
     if place > total:
         needed = sum(8 + findings.storages[key].bytes for key in places)
         raise MibenchError(
-            f"{path} is cut off: its tensors take {size(needed)}, {size(total - place + needed)} are left",
-            cure=f"{AGAIN}",
+            f"{path} is cut off: its tensors take {size(needed)}, {size(total - place + needed)} are left", cure=AGAIN
         )
 
     def fill(storage: Storage, room: memoryview) -> None:
@@ -270,16 +251,13 @@ def _refuse_claims(path: Path, findings: Findings, total: int) -> None:
     if claimed > total:
         raise MibenchError(
             f"{path} claims tensors of {size(claimed)} and has {size(total)}: cut off, or made to exhaust memory",
-            cure=f"{AGAIN}",
+            cure=AGAIN,
         )
     if findings.failure is not None:
-        raise MibenchError(broken(path, findings))
+        raise broken(path, findings)
     for tensor in findings.tensors:
         if problem := tensor.problem(total):
-            raise MibenchError(
-                f"{path} is damaged: a tensor {problem}",
-                cure=f"{AGAIN}",
-            )
+            raise MibenchError(f"{path} is damaged: a tensor {problem}", cure=AGAIN)
 
 
 def _first_line(error: Exception) -> str:
