@@ -112,8 +112,9 @@ class GMI(Attack):
             require_discriminator(prior, self.name, "realism_weight")
             if compares_its_batch(prior, context.device):
                 raise MibenchError(
-                    f"gmi: prior {prior.name!r} scores an image by its batch, so that a result would depend on the "
-                    "micro-batch; run with --prior gmi, or --set attack.realism_weight=0"
+                    f"gmi: prior {prior.name!r} scores an image by its batch, so that a result would depend on "
+                    "the micro-batch",
+                    cure="run with --prior gmi, or --set attack.realism_weight=0",
                 )
         targets = labels.to(context.device).repeat_interleave(self.restarts)
         starts = [

@@ -48,7 +48,7 @@ def check_settings(attack: LatentSettings, *, at_least_one: tuple[str, ...]) -> 
     """
     if attack.loss not in IDENTITY_LOSSES:
         raise MibenchError(
-            f"{attack.name}: unknown identity loss {attack.loss!r}; choose one of {', '.join(IDENTITY_LOSSES)}"
+            f"{attack.name}: unknown identity loss {attack.loss!r}", cure=f"choose one of {', '.join(IDENTITY_LOSSES)}"
         )
     check_ranges(
         attack,

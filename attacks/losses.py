@@ -61,5 +61,5 @@ IDENTITY_LOSSES: dict[str, IdentityLoss] = {
 def identity_loss(name: str) -> IdentityLoss:
     """The loss of that name."""
     if name not in IDENTITY_LOSSES:
-        raise MibenchError(f"unknown identity loss {name!r}; choose one of {', '.join(IDENTITY_LOSSES)}")
+        raise MibenchError(f"unknown identity loss {name!r}", cure=f"choose one of {', '.join(IDENTITY_LOSSES)}")
     return IDENTITY_LOSSES[name]

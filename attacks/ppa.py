@@ -65,7 +65,8 @@ class PPA(Attack):
         )
         if self.candidates > self.pool_size:
             raise MibenchError(
-                f"ppa: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"
+                f"ppa: candidates ({self.candidates}) are chosen from the pool",
+                cure=f"raise pool_size ({self.pool_size})",
             )
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise MibenchError(f"ppa: crop_scale must be two areas in (0, 1], the smaller first, got {self.crop_scale}")

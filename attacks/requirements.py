@@ -52,7 +52,7 @@ def require_prior(prior: Prior | None) -> Prior:
         MibenchError: the run has none.
     """
     if prior is None:
-        raise MibenchError("this attack needs a prior and the run has none; name one with --prior")
+        raise MibenchError("this attack needs a prior and the run has none", cure="name one with --prior")
     return prior
 
 
@@ -65,7 +65,8 @@ def require_mapping(prior: Prior | None) -> MappingPrior:
     prior = require_prior(prior)
     if not isinstance(prior, MappingPrior):
         raise MibenchError(
-            f"this attack needs a prior with a mapping network, {prior.name!r} has none: run with --prior stylegan2"
+            f"this attack needs a prior with a mapping network, {prior.name!r} has none",
+            cure="run with --prior stylegan2",
         )
     return prior
 
@@ -78,6 +79,6 @@ def require_discriminator(prior: Prior, attack: str, setting: str) -> None:
     """
     if not prior.has_discriminator:
         raise MibenchError(
-            f"{attack}: prior {prior.name!r} comes without a discriminator; name another one with --prior, "
-            f"or leave realism out with --set attack.{setting}=0"
+            f"{attack}: prior {prior.name!r} comes without a discriminator",
+            cure=f"name another one with --prior, or leave realism out with --set attack.{setting}=0",
         )

@@ -26,18 +26,70 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-class MibenchError(Exception):
-    """A mistake in the input. One line: the cause and the cure. The command line prints it and exits with 2.
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, and what to do about it. What cannot be printed is escaped.
 
-    Args:
-        lines: the message; where there are several causes, a line for each. What cannot be printed is escaped.
+    Attributes:
+        cause: what is wrong, without the final stop.
+        cure: the next step; None where the cause says all there is to say.
     """
 
-    def __init__(self, *lines: object) -> None:
-        super().__init__(*(printable(str(line)) for line in lines))
+    cause: str
+    cure: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cause", printable(str(self.cause)))
+        object.__setattr__(self, "cure", printable(str(self.cure)) if self.cure else None)
 
     def __str__(self) -> str:
-        return "\n".join(self.args)
+        return self.cause if self.cure is None else f"{self.cause}; {self.cure}"
+
+    def of(self, subject: object) -> Problem:
+        """The problem with the name of what has it in front."""
+        return Problem(f"{subject}{self.cause}", self.cure)
+
+
+class MibenchError(Exception):
+    """A mistake in the input. The command line prints a line per problem, ``cause; cure``, and exits with 2.
+
+    Args:
+        cause: what is wrong.
+        cure: the next step; None where there is none to name.
+
+    Attributes:
+        problems: what is wrong; several where all of it can be told at once (:meth:`several`).
+    """
+
+    def __init__(self, cause: object, *, cure: object | None = None) -> None:
+        self.problems: tuple[Problem, ...] = (Problem(str(cause), None if cure is None else str(cure)),)
+        super().__init__(str(self))
+
+    @classmethod
+    def several(cls, problems: Iterable[Problem]) -> MibenchError:
+        """One error for several problems, of which there is at least one; each is told once."""
+        first, *others = dict.fromkeys(problems)
+        error = MibenchError(first.cause, cure=first.cure)
+        error.problems = (first, *others)
+        error.args = (str(error),)
+        return error
+
+    def of(self, subject: object) -> MibenchError:
+        """The same problems, each with the name of what has it in front."""
+        return MibenchError.several(problem.of(subject) for problem in self.problems)
+
+    @property
+    def cause(self) -> str:
+        """What is wrong; of several problems, a line for each."""
+        return "\n".join(problem.cause for problem in self.problems)
+
+    @property
+    def cure(self) -> str | None:
+        """What to do about it; of several problems, a line for each cure that differs."""
+        return "\n".join(dict.fromkeys(problem.cure for problem in self.problems if problem.cure)) or None
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +138,7 @@ class StateDictMismatch:
 class MisfitError(MibenchError):
     """Weights that do not fit their network. ``misfit`` has every key, the message the first few."""
 
-    def __init__(self, message: str, misfit: StateDictMismatch) -> None:
-        super().__init__(message)
+    def __init__(self, cause: object, misfit: StateDictMismatch, *, cure: object | None = None) -> None:
+        super().__init__(cause, cure=cure)
         self.misfit = misfit
+        self.args = (str(self), misfit)  # as pickle calls it

@@ -61,7 +61,9 @@ def attack_class(address: str) -> type:
         lacking = ", ".join(sorted(found.__abstractmethods__))
         raise MibenchError(f"attack {address}: the class lacks {lacking}")
     if not dataclasses.is_dataclass(found) or "__dataclass_fields__" not in vars(found):
-        raise MibenchError(f"attack {address}: an attack is a dataclass: write @dataclass(frozen=True, kw_only=True)")
+        raise MibenchError(
+            f"attack {address}: an attack is a dataclass", cure="write @dataclass(frozen=True, kw_only=True)"
+        )
     for attribute_name, kind in (("name", str), ("access", int)):
         if not isinstance(getattr(found, attribute_name, None), kind):
             raise MibenchError(f"attack {address}: it needs the class variable {attribute_name!r}")
@@ -114,7 +116,7 @@ def catalogue_of(place: str) -> Mapping[str, Mapping[str, str]]:
         module = importlib.import_module(name)
     where = Path(getattr(module, "__file__", None) or "/").resolve()
     if where not in (path.resolve(), (path / "__init__.py").resolve()):
-        raise MibenchError(f"{said}: another module is called {name!r}; give the plugin another name")
+        raise MibenchError(f"{said}: another module is called {name!r}", cure="give the plugin another name")
     offered = getattr(module, CATALOGUE, None)
     if not isinstance(offered, Mapping) or not all(isinstance(names, Mapping) for names in offered.values()):
         raise MibenchError(f'{said}: it has no {CATALOGUE}, such as {{"attack": {{"mine": "{name}.attack:Mine"}}}}')
@@ -210,7 +212,9 @@ def _foreign(said: str) -> Iterator[None]:
     except MibenchError:
         raise
     except ModuleNotFoundError as error:
-        raise MibenchError(f"{said}: it needs module {error.name!r}, which is not installed") from error
+        raise MibenchError(
+            f"{said}: it needs module {error.name!r}, which is not installed", cure="install it"
+        ) from error
     except Exception as error:  # it may raise anything; the line says what it was
         raise MibenchError(f"{said}: it fails on import: {_worded(error)}") from error
 

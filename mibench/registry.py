@@ -85,14 +85,17 @@ class Entry:
                 found: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise MibenchError(
-                f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed"
+                f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed",
+                cure="install it",
             ) from error
         for part in filter(None, attribute.split(".")):
             try:
                 found = getattr(found, part)
             except AttributeError as error:
                 raise MibenchError(
-                    f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which does not exist"
+                    f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which "
+                    "does not exist",
+                    cure=f"repair or uninstall {self.distribution}",
                 ) from error
         return found
 
@@ -116,8 +119,8 @@ def catalogue() -> dict[str, dict[str, Entry]]:
                 offered = point.load()
         except (ImportError, AttributeError) as error:
             raise MibenchError(
-                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error}); "
-                f"repair or uninstall {owner}"
+                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error})",
+                cure=f"repair or uninstall {owner}",
             ) from error
         _offer(found, owner, offered)
     for place in plugins.added():
@@ -137,7 +140,8 @@ def _offer(
             if other is not None and other.address != address:
                 raise MibenchError(
                     f"two distributions register the {kind} {name!r}: {other.distribution} ({other.address}) and "
-                    f"{owner} ({address}); uninstall one of them"
+                    f"{owner} ({address})",
+                    cure="uninstall one of them",
                 )
             found[kind].setdefault(name, Entry(kind, name, address, owner, installed))
 
@@ -176,8 +180,8 @@ def _from_file(address: str) -> Entry:
     taken = catalogue()["attack"].get(found.name)
     if taken is not None:
         raise MibenchError(
-            f"attack {address}: it calls itself {found.name!r}, which is an attack of {taken.distribution}; give the "
-            "class another name, so that tables tell them apart"
+            f"attack {address}: it calls itself {found.name!r}, which is an attack of {taken.distribution}",
+            cure="give the class another name, so that tables tell them apart",
         )
     return Entry("attack", found.name, f"{found.__module__}:{found.__qualname__}", "a file", installed=False)
 
@@ -211,7 +215,8 @@ def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
                 continue
             if name in found:
                 raise MibenchError(
-                    f"the {kind} {name!r} is offered twice, by {found[name][0]} and {package.distribution}"
+                    f"the {kind} {name!r} is offered twice, by {found[name][0]} and {package.distribution}",
+                    cure="uninstall one of them",
                 )
             found[name] = (f"{package.distribution}: {kind} {file.name}", file.read_text(encoding="utf-8"))
     return dict(sorted(found.items()))

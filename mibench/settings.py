@@ -156,7 +156,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in chosen
     ]
     if missing:
-        raise MibenchError(f"{scope}.{missing[0]} has no default: add --set {scope}.{missing[0]}=VALUE")
+        raise MibenchError(f"{scope}.{missing[0]} has no default", cure=f"add --set {scope}.{missing[0]}=VALUE")
     instance = _build(kind, chosen, origins, scope)
     for name, given in chosen.items():
         found = _value(instance, name)
@@ -182,9 +182,9 @@ def check_value(value: Any, place: str, origin: str) -> None:
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         problem = "is too large a number"
     elif isinstance(value, str) and "\0" in value:
-        problem, cure = "holds a null character", "; take it out"
+        problem, cure = "holds a null character", "take it out"
     if problem is not None:
-        raise MibenchError(f"{place}: {problem}, got {shown(value)} (from {origin}){cure}")
+        raise MibenchError(f"{place}: {problem}, got {shown(value)} (from {origin})", cure=cure)
     if isinstance(value, Mapping):
         for item in (*value.keys(), *value.values()):
             check_value(item, place, origin)
@@ -219,7 +219,7 @@ def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str],
         origin = next((origins[n] for n in origins if place == n or place.startswith(f"{n}.")), "")
         where = f"{scope}.{place}" if place else scope
         given = "" if isinstance(first["input"], dict) and not place else f", got {shown(first['input'])}"
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
         raise MibenchError(
             f"{where}: {reason[:1].lower()}{reason[1:]}{given}{f' (from {origin})' if origin else ''}"
         ) from error
@@ -253,7 +253,7 @@ def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict
                 f"(known: {', '.join(allowed)})"
             )
         if setting in found[scope]:
-            raise MibenchError(f"--set {typed(f'{scope}.{setting}')} is given twice")
+            raise MibenchError(f"--set {typed(f'{scope}.{setting}')} is given twice", cure="keep one of them")
         found[scope][setting] = parse_yaml(value, f"--set {beginning}")
     return found
 

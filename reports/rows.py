@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mibench.api import MibenchError
+from mibench.api import MibenchError, Problem
 from mibench.results import StoredRun, damaged, open_run, per_identity, without_value
 
 from .formatting import FLOOR
@@ -87,28 +87,32 @@ def open_runs(sources: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRu
     """
     runs: dict[Path, StoredRun] = {}
     notes: list[str] = []
-    problems: list[str] = []
+    skipped: list[Problem] = []
+    problems: list[Problem] = []
     for source in sources:
         path = source.path if isinstance(source, StoredRun) else Path(source)
         if isinstance(source, StoredRun) or (path / "run.json").is_file():
             run = source if isinstance(source, StoredRun) else open_run(path)
             if reason := unfinished(run):
-                problems.append(f"{path} {reason}")
+                problems.append(reason.of(f"{path} "))
             runs.setdefault(path.resolve(), run)
             continue
         folders = sorted(file.parent for file in path.rglob("run.json"))
         if not folders:
-            problems.append(f"{path} is neither a run directory nor a folder of them; start a run with mibench run")
+            problems.append(
+                Problem(f"{path} is neither a run directory nor a folder of them", "start a run with mibench run")
+            )
         for folder in folders:
             run = open_run(folder)
             if reason := unfinished(run):
-                notes.append(f"{folder} {reason}")
+                skipped.append(reason.of(f"{folder} "))
             else:
                 runs.setdefault(folder.resolve(), run)
     if problems:
-        raise MibenchError(*problems)
+        raise MibenchError.several(problems)
     if not runs:
-        raise MibenchError("there is no finished run to compare; give at least one run directory", *notes)
+        none = Problem("there is no finished run to compare", "give at least one run directory")
+        raise MibenchError.several([none, *skipped])
     for run in list(runs.values()):
         name = run.record.get("floor")
         if not isinstance(name, str):
@@ -122,26 +126,29 @@ def open_runs(sources: Sequence[StoredRun | Path | str]) -> tuple[tuple[StoredRu
             notes.append(f"{floor.path}, the floor of {run.path}, {reason}")
         else:
             runs[beside] = floor
-    broken = [f"{run.path} {reason}" for run in runs.values() if (reason := damaged(run))]
+    broken = [reason.of(f"{run.path} ") for run in runs.values() if (reason := damaged(run))]
     if broken:
-        raise MibenchError(*broken)
-    return tuple(runs.values()), tuple(dict.fromkeys(notes))
+        raise MibenchError.several(broken)
+    return tuple(runs.values()), tuple(dict.fromkeys([*map(str, skipped), *notes]))
 
 
-def unfinished(run: StoredRun) -> str | None:
-    """Why a run has no numbers to compare yet, and what to do; None when it has."""
+def unfinished(run: StoredRun) -> Problem | None:
+    """Why a run has no numbers to compare yet, and what to do; None when it has.
+
+    The cause is a predicate: :meth:`~mibench.errors.Problem.of` puts the run in front.
+    """
     try:
         status, error = run.status, run.record.get("error")
     except MibenchError as broken:
-        return f"cannot be read: {broken}"
+        return Problem(f"cannot be read: {broken.cause}", broken.cure)
     if status == "failed":
         cause = f" ({str(error).splitlines()[0]})" if error else ""
-        return f"failed{cause}; remove the cause and give the same command again"
+        return Problem(f"failed{cause}", "remove the cause and give the same command again")
     if status != "complete":
-        return f"is not finished (status {status}); continue it with the same command"
+        return Problem(f"is not finished (status {status})", "continue it with the same command")
     for name in ("samples.csv", "metrics.json"):
         if not (run.path / name).is_file():
-            return f"is not scored: it has no {name}; score it with mibench score {run.path}"
+            return Problem(f"is not scored: it has no {name}", f"score it with mibench score {run.path}")
     return None
 
 
@@ -203,8 +210,10 @@ def refuse_mixture(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]
     sides = "; ".join(f"{value}: {listed(paths)}" for value, paths in paths_by_value.items())
     also = f" (also: {', '.join(names[1:4])}{', ...' if len(names) > 4 else ''})" if len(names) > 1 else ""
     raise MibenchError(
-        f"the runs differ in {names[0]}: {sides}{also}; compare runs made under the same protocol, or show them side "
-        "by side without tests between them with --mix"
+        f"the runs differ in {names[0]}: {sides}{also}",
+        cure=(
+            "compare runs made under the same protocol, or show them side by side without tests between them with --mix"
+        ),
     )
 
 
@@ -253,7 +262,9 @@ def _one_seed_each(group: Sequence[int], runs: Sequence[StoredRun]) -> list[list
     for indices in indices_by_folder.values():
         if same := repeated(indices):
             first, second = (runs[index].path for index in same[:2])
-            raise MibenchError(f"{first} and {second} are the same attack with the same seed; leave one of them out")
+            raise MibenchError(
+                f"{first} and {second} are the same attack with the same seed", cure="leave one of them out"
+            )
     return list(indices_by_folder.values())
 
 

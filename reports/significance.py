@@ -54,7 +54,8 @@ def pairs(block: Sequence[Pool], reference: str | None) -> list[tuple[Pool, Pool
     chosen = exact or (unchanged if len(unchanged) == 1 else matching)
     if len(chosen) > 1:
         raise MibenchError(
-            f"the reference {reference!r} means several rows: {', '.join(pool.label for pool in matching)}; name one"
+            f"the reference {reference!r} means several rows: {', '.join(pool.label for pool in matching)}",
+            cure="name one",
         )
     return [(pool, other) for other in chosen for pool in block if pool is not other]
 

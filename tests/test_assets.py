@@ -135,7 +135,7 @@ def test_names_of_cards(toy: Path) -> None:
         cards.find("target", "toyjudge", "toyfaces")
     with pytest.raises(MibenchError, match=r"unknown target 'toynett'; did you mean 'toynet'"):
         cards.find("target", "toynett", "toyfaces")
-    with pytest.raises(MibenchError, match=r"no trained weights for the target 'toynet@celeba': train them"):
+    with pytest.raises(MibenchError, match=r"no trained weights for the target 'toynet@celeba'; train them"):
         cards.find("target", "toynet", "celeba")
     with pytest.raises(MibenchError, match=r"toynet@toyfaces\+bido"):
         cards.find("target", "toynet+bido", "toyfaces")

@@ -64,11 +64,11 @@ def wrong(root: Path, **settings: object) -> str:
         ),
         (
             lambda root: [people(root / part) for part in ("Train", "Test")],
-            r"has Test/, which would be a person -> .*lower case: rename it to test/",
+            r"has Test/, which would be a person; .*lower case -> rename it to test/",
         ),
         (
             lambda root: [people(root / part) for part in ("training", "testing")],
-            r"has testing/, .*called test/: rename it to test/",
+            r"has testing/, .*called test/ -> rename it to test/",
         ),
         (lambda root: [people(root / part) for part in ("train", "validation")], r"validation/.*rename it to val/"),
         (lambda root: people(root, "ash", "birch", "Public"), r"has Public/, .* rename it to public/"),

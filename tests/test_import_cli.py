@@ -223,7 +223,7 @@ def test_every_key_of_a_misfit_is_in_the_json(home: Path, tmp_path: Path) -> Non
     found = json.loads(done.stdout)
     assert found["unexpected"] == sorted(f"odd.{number}" for number in range(20))
     assert found["missing"] == sorted(k for k in state("vgg16") if k.startswith("feature.4"))
-    assert found["error"] in done.stderr
+    assert found["error"]["cause"] in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not home.exists()
 

@@ -48,7 +48,7 @@ def test_a_gan_made_against_a_target_is_found_by_a_run_against_it(home: Path, tm
         ("prior:gmi@celeba", ["G", "kedmi"], "the critic of GMI is missing, given: generator, critic of KEDMI"),
         ("prior:gmi@celeba", ["G", "gmi", "kedmi"], "3 files for gmi"),
         ("prior:kedmi@celeba+vgg16", ["G", "vgg16"], "is neither a generator nor a critic"),
-        ("prior:kedmi@celeba", ["G", "kedmi"], "is made against one target: say which, such as --as prior:kedmi"),
+        ("prior:kedmi@celeba", ["G", "kedmi"], "is made against one target; say which, such as --as prior:kedmi"),
         ("prior:kedmi@celeba+vgg61", ["G", "kedmi"], "unknown target 'vgg61'; did you mean 'vgg16'"),
     ],
 )

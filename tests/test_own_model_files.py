@@ -137,4 +137,4 @@ def test_a_script_in_training_mode_is_noticed() -> None:
     settings = {"classes": CLASSES, "size": SIZE}
     trained = import_torchscript("torchscript", [as_file(buffer.getvalue())], settings)
     assert "training mode" in str(trained.notes)
-    assert import_torchscript("torchscript", [as_file(script_file(network))], settings).notes is None
+    assert import_torchscript("torchscript", [as_file(script_file(network))], settings).notes == ()

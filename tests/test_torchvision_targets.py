@@ -223,7 +223,7 @@ def test_keys_in_the_spelling_of_older_torchvision_are_understood():
     assert not set(old) <= set(dense)
     trained = import_target("densenet121", [weights_file(old)], {})
     assert set(trained.weights) == set(dense)
-    assert "did not count batches" in trained.notes
+    assert "did not count batches" in str(trained.notes)
     built_from("target", trained)
     vit = VIT_B_16(7, TINY).state_dict()
     old = {key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): v for key, v in vit.items()}
@@ -237,7 +237,7 @@ def test_an_evaluator_of_ppa_whose_auxiliary_classifier_kept_1000_classes_is_tak
     tensors["AuxLogits.fc.bias"] = torch.zeros(1000)
     trained = import_inception("inception_v3", [weights_file(tensors)], {})
     assert trained.classes == 13
-    assert trained.notes == "without AuxLogits, which serves training only"
+    assert trained.notes == ("without AuxLogits, which serves training only",)
     assert not any(key.startswith("AuxLogits") for key in trained.weights)
     assert built_from("judge", trained)(torch.rand(1, 3, 299, 299)).logits.shape == (1, 13)
 

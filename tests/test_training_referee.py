@@ -141,8 +141,8 @@ def test_an_attack_on_styles_is_refused_a_prior_without_them_before_anything_is_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architecture": "toyaimed"}, "is made against one target: name it, such as --target"),
-        ({"architecture": "toygan", "target": "toynet"}, "is made against no target: drop --target"),
+        ({"architecture": "toyaimed"}, "is made against one target; name it, such as --target"),
+        ({"architecture": "toygan", "target": "toynet"}, "is made against no target; drop --target"),
         ({"architecture": "toyaimed", "target": "toynot"}, "toynet"),
     ],
 )

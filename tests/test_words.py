@@ -97,9 +97,27 @@ def test_a_mistake_is_json_where_json_is_asked_for(words: list[str]) -> None:
     assert done.exit_code == 2
     found = json.loads(done.stdout)
     assert found["exit_code"] == 2
-    assert "unknown" in found["error"]
+    assert "unknown" in found["error"]["cause"]
     assert done.stderr.startswith("error: ")
     assert CliRunner().invoke(cli, words).stdout == ""
+
+
+def test_the_json_of_a_mistake_has_cause_and_cure_apart(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["compare", str(tmp_path), str(tmp_path), "--json"], env={"COLUMNS": "1000"})
+    found = json.loads(done.stdout)["error"]
+    assert found["cause"].startswith(str(tmp_path))
+    assert found["cure"] == "start a run with mibench run"
+    assert done.stderr == f"error: {found['cause']}; {found['cure']}\n"
+
+
+def test_the_json_of_several_mistakes_has_each_alone(tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    done = CliRunner().invoke(cli, ["compare", *folders, "--json"], env={"COLUMNS": "1000"})
+    found = json.loads(done.stdout)
+    lines = [f"error: {problem['cause']}; {problem['cure']}" for problem in found["problems"]]
+    assert done.stderr.splitlines() == lines
+    assert len(lines) == 2
+    assert found["error"]["cause"].splitlines() == [problem["cause"] for problem in found["problems"]]
 
 
 @pytest.mark.parametrize("words", [["run", "--nonsense"], ["nonsense"], ["run", "--seed", "-1"]])

@@ -95,12 +95,14 @@ class DMMIASettings(Attack):
             raise MibenchError("dmmia: optimise=w steps truncated styles; truncation must be above 0, got 0")
         if self.candidates > self.pool_size:
             raise MibenchError(
-                f"dmmia: candidates ({self.candidates}) are chosen from the pool; raise pool_size ({self.pool_size})"
+                f"dmmia: candidates ({self.candidates}) are chosen from the pool",
+                cure=f"raise pool_size ({self.pool_size})",
             )
         if reason := self._no_rival_possible():
             raise MibenchError(
-                f"dmmia: with {reason} no other class can enter the memory of an identity, so that L_idr is 0 in every "
-                "step; set lambda_idr=0 to attack without IDR, or memory_start=warm"
+                f"dmmia: with {reason} no other class can enter the memory of an identity, so that L_idr is 0 in "
+                "every step",
+                cure="set lambda_idr=0 to attack without IDR, or memory_start=warm",
             )
         if not 0 <= self.momentum <= 1:
             raise MibenchError(f"dmmia: momentum must lie in [0, 1], got {self.momentum}")

@@ -25,7 +25,7 @@ from mibench.api.weights import (
     TrainingContext,
     WeightsContents,
 )
-from mibench.errors import MibenchError, MisfitError, StateDictMismatch, suggest
+from mibench.errors import MibenchError, MisfitError, Problem, StateDictMismatch, suggest
 from mibench.records import AccessName, Card, CardDefence, CardName, ImageSpec, WeightsFile
 from mibench.system.foreign_code import foreign, text_of, worded
 from mibench.system.source_code import modules_of, source_digest
@@ -59,6 +59,7 @@ __all__ = [
     "Network",
     "Prior",
     "PriorTrainingData",
+    "Problem",
     "Queries",
     "QueryLimit",
     "Recipe",

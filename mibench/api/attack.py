@@ -92,7 +92,7 @@ class Prior(ABC):
             MibenchError: the prior has no discriminator (see :attr:`has_discriminator`).
         """
         raise MibenchError(
-            f"prior {self.name!r} comes without a discriminator; choose an attack or settings without realism"
+            f"prior {self.name!r} comes without a discriminator", cure="choose an attack or settings without realism"
         )
 
 

@@ -64,8 +64,8 @@ class TrainingState:
             self.step = int(content["step"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise MibenchError(
-                "the checkpoint belongs to a training with other settings, or of another version of mibench; "
-                "delete it to start over"
+                "the checkpoint belongs to a training with other settings, or of another version of mibench",
+                cure="delete it to start over",
             ) from error
 
 
@@ -184,7 +184,9 @@ def precision_dtype(context: TrainingContext) -> torch.dtype:
         MibenchError: an unknown precision.
     """
     if context.precision not in PRECISION_DTYPES:
-        raise MibenchError(f"unknown precision {context.precision!r}; choose one of {', '.join(PRECISION_DTYPES)}")
+        raise MibenchError(
+            f"unknown precision {context.precision!r}", cure=f"choose one of {', '.join(PRECISION_DTYPES)}"
+        )
     return PRECISION_DTYPES[context.precision]
 
 
@@ -204,7 +206,7 @@ def copied_weights(network: nn.Module) -> dict[str, Tensor]:
 def check_storage(storage: str) -> None:
     """Refuse an unknown type of stored weights, before the training rather than after it."""
     if storage not in STORAGE_DTYPES:
-        raise MibenchError(f"unknown storage {storage!r}; choose one of {', '.join(STORAGE_DTYPES)}")
+        raise MibenchError(f"unknown storage {storage!r}", cure=f"choose one of {', '.join(STORAGE_DTYPES)}")
 
 
 def stored_weights(network: nn.Module, storage: str, prefix: str = "") -> dict[str, Tensor]:
@@ -220,7 +222,9 @@ def stored_weights(network: nn.Module, storage: str, prefix: str = "") -> dict[s
     }
     for key, value in weights.items():
         if not value.isfinite().all():
-            raise MibenchError(f"{key} is not finite in {storage}; store float32, or train again at a lower rate")
+            raise MibenchError(
+                f"{key} is not finite in {storage}", cure="store float32, or train again at a lower rate"
+            )
     return weights
 
 

@@ -57,8 +57,9 @@ class QueryLimit:
         ):
             if wanted > planned:
                 raise MibenchError(
-                    f"attack {self.attack!r} planned to show the victim {planned} images {way} in {self.stage} and "
-                    f"asked for {wanted}; correct its plan, or run it without: --set protocol.query_budget=null"
+                    f"attack {self.attack!r} planned to show the victim {planned} images {way} in {self.stage} "
+                    f"and asked for {wanted}",
+                    cure="correct its plan, or run it without: --set protocol.query_budget=null",
                 )
 
 
@@ -109,8 +110,8 @@ class Victim:
     def _forward(self, images: Tensor, needed: Access) -> ClassifierOutput:
         if needed > self.access:
             raise AccessError(
-                f"victim {self.name!r} grants {self.access.name}, the attack asked for {needed.name}; "
-                f"choose an attack that needs no more than {self.access.name}"
+                f"victim {self.name!r} grants {self.access.name}, the attack asked for {needed.name}",
+                cure=f"choose an attack that needs no more than {self.access.name}",
             )
         expected = (self.image.channels, self.image.size, self.image.size)
         if tuple(images.shape[1:]) != expected:

@@ -48,7 +48,10 @@ class TrainingContext:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedWeights:
-    """What a recipe hands back; the referee hashes and stores it and writes the card."""
+    """What a recipe or an importer hands back; the referee hashes and stores it and writes the card.
+
+    ``notes`` are for the card: each a sentence.
+    """
 
     architecture: str
     arguments: Mapping[str, Any]
@@ -56,7 +59,7 @@ class TrainedWeights:
     weights: Mapping[str, Tensor]
     classes: int | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
-    notes: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

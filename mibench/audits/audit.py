@@ -111,7 +111,7 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
     kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
     possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}
     if not possible:
-        raise MibenchError(f"no installed attack makes do with {granted.name.lower()}")
+        raise MibenchError(f"no installed attack makes do with {granted.name.lower()}", cure="install one that does")
     preferred = (registry.role("strongest"), registry.role("baseline"), *possible)
     name = next(name for name in preferred if name is not None and name in possible)
     others = ", ".join(other for other in possible if other != name)

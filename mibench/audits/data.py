@@ -54,10 +54,11 @@ def read_material(request: AuditRequest) -> AuditData:
         raise MibenchError(f"{_name(request)} has {counts['people']} private people; a classifier has two at least")
     for part in ("train", "test"):
         if not counts[part]:
-            raise MibenchError(f"{_name(request)} leaves no {part} images; give each person some more")
+            raise MibenchError(f"{_name(request)} leaves no {part} images", cure="give each person some more")
     if not counts["public"]:
         raise MibenchError(
-            "there are no public images, which an adversary learns faces from: name some of other people with --public"
+            "there are no public images, which an adversary learns faces from",
+            cure="name some of other people with --public",
         )
     layout = getattr(dataset, "layout", None)
     unused = tuple(dataset.unused()) if isinstance(dataset, FileSplit) else ()

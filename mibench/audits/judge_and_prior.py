@@ -84,7 +84,7 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
     settings = {**JUDGE_SETTINGS, "epochs": epochs, "batch_size": min(JUDGE_BATCH, max(count // 2, 2))}
     settings |= request.said("judge_training")
     if (architecture := registry.role("default_judge")) is None:
-        raise MibenchError("no installed package declares a judge to train; name one with --judge")
+        raise MibenchError("no installed package declares a judge to train", cure="name one with --judge")
     announcement = (
         f"judge: none named, so {architecture} is trained on the {count:,} private images, {settings['epochs']} epochs"
     )
@@ -95,7 +95,9 @@ def _named_judge(file: CardFile, material: AuditData, device: str, reporter: Rep
     """A judge from elsewhere, measured on the images of this audit: it may know other people, or in another order."""
     card, people = file.card(), material.counts["people"]
     if card.classes != people:
-        raise MibenchError(f"--judge {file.name} knows {card.classes} people, the data has {people}; leave it out")
+        raise MibenchError(
+            f"--judge {file.name} knows {card.classes} people, the data has {people}", cure="leave it out"
+        )
     test = material.dataset.private("test", card.image.size)
     chosen = choose_device(device)
     classifier = build_judge(file, chosen, None)
@@ -103,7 +105,8 @@ def _named_judge(file: CardFile, material: AuditData, device: str, reporter: Rep
     if share < least_accuracy(people):
         raise MibenchError(
             f"--judge {file.name} gets {percent(share)} of the {len(test):,} held-out images right (chance "
-            f"{percent(1 / people)}): it knows other people, or these in another order; leave it out and one is trained"
+            f"{percent(1 / people)}): it knows other people, or these in another order",
+            cure="leave it out and one is trained",
         )
     return AuxiliaryModel(file, False, share, len(test))
 
@@ -114,7 +117,7 @@ def prior_name(request: AuditRequest, attack: type[Attack]) -> str:
         return request.prior
     name = attack.prior or registry.role("default_mapping_prior" if attack.needs_mapping else "default_prior")
     if name is None:
-        raise MibenchError("no installed package declares a prior to train; name one with --prior")
+        raise MibenchError("no installed package declares a prior to train", cure="name one with --prior")
     return name
 
 

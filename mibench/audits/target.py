@@ -81,8 +81,8 @@ def architecture_of(model: str) -> str:
     if kind is Format.PICKLE:
         read_weights(path)  # refuses what is no file of weights either
     raise MibenchError(
-        f"--model {model} is a file of weights ({kind.value}), not a model: name the code that builds it, "
-        f"--model package.module:build --weights {model}"
+        f"--model {model} is a file of weights ({kind.value}), not a model",
+        cure=f"name the code that builds it, --model package.module:build --weights {model}",
     )
 
 
@@ -102,7 +102,7 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
     """
     with stretch(reporter, "building the model and showing it its first images"):
         taken = _taken(request, material)
-    for note in filter(None, (taken.trained.notes or "").split("; ")):
+    for note in taken.trained.notes:
         reporter.say(f"model: {note}")
     known = all_cards().get(str(taken.card_name))
     names = class_names(material.dataset)
@@ -128,9 +128,9 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
         with stretch(reporter, "trying other ways to feed the model"):
             better = advice(logits, image, material.dataset, channel_order=request.channel_order, names=names)
         if accuracy.test < least:
-            raise MibenchError(_refusal(reached, f"{percent(least)} is the least to go on with: ", better))
+            raise _refusal(reached, f"{percent(least)} is the least to go on with: ", better)
         if better is not None and better[1] >= accuracy.test + MUCH_BETTER and request.min_accuracy is None:
-            raise MibenchError(_refusal(reached, "", better))
+            raise _refusal(reached, "", better)
         if better is not None:
             notes.append(f"with {better[0]} it would reach {better[1]:.1%} of a sample: is its preprocessing right?")
     reporter.say(f"model: {reached}")
@@ -142,7 +142,7 @@ def take_in(request: AuditRequest, material: AuditData, device: torch.device, re
         reporter.say(f"model: {note}")
     file = known or _store(request, material, taken, accuracy, access)
     access = min(access, load.max_access(file.card()))
-    return AuditTarget(file, accuracy, access, (*filter(None, (taken.trained.notes,)), *notes), fault)
+    return AuditTarget(file, accuracy, access, (*taken.trained.notes, *notes), fault)
 
 
 def _access(taken: _Taken, device: torch.device) -> tuple[Access, str | None]:
@@ -157,7 +157,7 @@ def _access(taken: _Taken, device: torch.device) -> tuple[Access, str | None]:
     return (most, None) if fault is None else (Access.SCORES, fault)
 
 
-def _refusal(reached: str, least: str, better: tuple[str, float] | None) -> str:
+def _refusal(reached: str, least: str, better: tuple[str, float] | None) -> MibenchError:
     if better is None:
         causes = (
             "no usual mean, std, range, order of channels or of classes does much better on a sample; likely causes: "
@@ -168,7 +168,7 @@ def _refusal(reached: str, least: str, better: tuple[str, float] | None) -> str:
         causes = f"with {flags} it reaches {share:.1%} of a sample: is that how it was trained?"
         if "--classes FILE" in flags:
             causes += " (FILE: the names of the directories in the model's order of classes, one a line)"
-    return f"the model gets {reached}; {least}{causes} (--min-accuracy 0 goes on anyway)"
+    return MibenchError(f"the model gets {reached}", cure=f"{least}{causes} (--min-accuracy 0 goes on anyway)")
 
 
 def _taken(request: AuditRequest, material: AuditData) -> _Taken:
@@ -186,7 +186,7 @@ def _taken(request: AuditRequest, material: AuditData) -> _Taken:
         files = [read_weights(request.weights)] if request.weights is not None else []
     else:
         if request.weights is not None:
-            raise MibenchError(f"--model {request.model} holds its weights: drop --weights")
+            raise MibenchError(f"--model {request.model} holds its weights", cure="drop --weights")
         if request.features or request.said("model"):
             raise MibenchError("--features and --set model.* belong to a model in code; a file has its layers sealed")
         files = [_whole(Path(request.model), architecture)]
@@ -195,7 +195,7 @@ def _taken(request: AuditRequest, material: AuditData) -> _Taken:
     except MibenchError as error:
         if architecture == "module":  # these lines name the factory or the weights already
             raise
-        raise MibenchError(f"--model {request.model}: {error}") from error
+        raise error.of(f"--model {request.model}: ") from error
     network: nn.Module = registry.load("target", architecture)(num_classes=trained.classes, **trained.arguments)
     load_strictly(
         network,
@@ -215,7 +215,7 @@ def _whole(path: Path, container: str) -> WeightsContents:
     except OSError as error:
         raise MibenchError(f"cannot read {path}: {error.strerror}") from error
     if not content:
-        raise MibenchError(f"{path} is empty; export the model again")
+        raise MibenchError(f"{path} is empty", cure="export the model again")
     tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     return WeightsContents(
         file=path.name,

@@ -52,7 +52,10 @@ class _Commands(click.RichGroup):
             return super().invoke(ctx)
         except MibenchError as error:
             misfit = dataclasses.asdict(error.misfit) if isinstance(error, MisfitError) else {}
-            json_error(ctx, str(error), BAD_INPUT, **plain(misfit))
+            several = (
+                {"problems": [dataclasses.asdict(one) for one in error.problems]} if len(error.problems) > 1 else {}
+            )
+            json_error(ctx, error.cause, BAD_INPUT, cure=error.cure, **several, **plain(misfit))
             for line in str(error).splitlines():
                 say(f"error: {line}", err=True)
             ctx.exit(BAD_INPUT)
@@ -79,10 +82,11 @@ class _Commands(click.RichGroup):
             ctx.exit(INTERRUPTED)
 
 
-def json_error(ctx: click.Context, text: str, exit_code: int, **details: Any) -> None:
-    """``{"error": ..., "exit_code": ...}`` and ``details`` on stdout, where the command was to print JSON."""
+def json_error(ctx: click.Context, cause: str, exit_code: int, *, cure: str | None = None, **details: Any) -> None:
+    """``{"error": {"cause": ..., "cure": ...}, "exit_code": ...}`` and ``details`` on stdout, where the command was to
+    print JSON."""
     if ctx.meta.get(JSON):
-        click.echo(json.dumps({"error": text, "exit_code": exit_code, **details}, indent=2))
+        click.echo(json.dumps({"error": {"cause": cause, "cure": cure}, "exit_code": exit_code, **details}, indent=2))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

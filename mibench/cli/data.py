@@ -106,7 +106,7 @@ def verify(
 
     settings = config.parse_assignments(assignments, ("dataset",))["dataset"]
     if root is not None and "root" in settings:
-        raise MibenchError("--root and --set dataset.root set the same thing; keep one of them")
+        raise MibenchError("--root and --set dataset.root set the same thing", cure="keep one of them")
     settings |= {} if root is None else {"root": root}
     findings = look(registry.load("dataset", dataset), settings, full=full, reporter=reporter())
     wrong = sum(finding.level == "wrong" for finding in findings)

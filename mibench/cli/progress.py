@@ -66,7 +66,7 @@ class PlainReporter(Reporter):
         """Print the sentence."""
         click.echo(printable(text), err=True)
 
-    def start(self, text: str) -> None:
+    def start(self, text: str, *, attack: str | None = None) -> None:
         """Begin a stretch; the first line comes only when it takes longer than a few seconds."""
         self.stop()
         self._title = text
@@ -172,7 +172,7 @@ class TerminalReporter(Reporter):
         """Print above the bar."""
         self._console.print(printable(text), markup=False, highlight=False)
 
-    def start(self, text: str) -> None:
+    def start(self, text: str, *, attack: str | None = None) -> None:
         """Show a bar without a length."""
         self.stop()
         self._title = text

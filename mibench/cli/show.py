@@ -137,10 +137,10 @@ def _run(name: str) -> dict[str, object]:
 
     folder = RunDir(Path(name))
     if not folder.exists():
-        raise MibenchError(f"{name} is not a run directory: it has no run.json")
+        raise MibenchError(f"{name} is not a run directory: it has no run.json", cure="start one with mibench run")
     content = folder.record()
     if reason := damaged(open_run(folder.path)):
-        raise MibenchError(f"{folder.path} {reason}")
+        raise MibenchError.several([reason.of(f"{folder.path} ")])
     metrics = folder.path / "metrics.json"
     content["cost"] = open_run(folder.path).cost()
     content["metrics"] = read_estimates(metrics) if metrics.exists() else None

@@ -254,7 +254,7 @@ def fetch(
     entries = list({(entry := catalogue.entry(name)).name: entry for name in names}.values())
     if sha256 is not None:
         if len(entries) != 1 or not isinstance(entries[0], catalogue.Asset):
-            raise MibenchError("--sha256 belongs to one downloadable file: name just that one")
+            raise MibenchError("--sha256 belongs to one downloadable file", cure="name just that one")
         sha256 = catalogue.checked_sha256(sha256)
     work = download.Fetcher(
         folder=_path(out),

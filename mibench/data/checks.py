@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from mibench.data.directory_listing import entries, is_file, is_folder, kind_of
+from mibench.data.root_setting import root_setting
 from mibench.downloads.catalogue import catalogue
 from mibench.errors import MibenchError
 
 Level = Literal["fine", "note", "wrong"]
 ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".gz", ".rar", ".7z.001")
-MISSING = " is missing ("
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Finding:
         level: ``fine``; ``note``: usable, but worth knowing; ``wrong``: the command exits with 2.
         what: what was found.
         cure: what to do about it; empty when there is nothing to do.
+        missing: the part of the layout that is not where it should be; empty when that is not what is wrong.
     """
 
     level: Level
     what: str
     cure: str = ""
+    missing: str = ""
 
 
 def expect_folder(root: Path, name: str, holds: str) -> Iterator[Finding]:
@@ -75,24 +77,24 @@ def expect_file(root: Path, names: str | Sequence[str], holds: str) -> Iterator[
 
 def _absent(root: Path, name: str, holds: str, is_one: Callable[[Path], bool]) -> Finding:
     """A part that is not where it should be: perhaps packed, perhaps elsewhere near."""
-    what = f"{name}{MISSING}{holds})"
+    what = f"{name} is missing ({holds})"
     last = Path(name).name
     if not is_folder(root):
-        return Finding("wrong", what, f"make {root} and put everything there, or name another folder with --root")
+        return Finding("wrong", what, f"make {root} and put everything there, or name another folder with --root", name)
     stem = Path(last).stem if is_one is is_file else last
     near = sorted(path for path in {root, (root / name).parent} if is_folder(path))
     for folder in near:
         for packed in entries(folder):
             if packed.name.lower().startswith(stem.lower()) and packed.name.lower().endswith(ARCHIVES):
-                return Finding("wrong", f"{what}; {packed.name} is not unpacked", f"unpack it in {root}")
+                return Finding("wrong", f"{what}; {packed.name} is not unpacked", f"unpack it in {root}", name)
     for pattern in (last, f"*/{last}", f"*/*/{last}"):
         for elsewhere in _matching(root, pattern):
             if is_one(elsewhere) and elsewhere != root / name:
-                return Finding("wrong", f"{what}; it lies at {elsewhere}", f"move it to {root / name}")
+                return Finding("wrong", f"{what}; it lies at {elsewhere}", f"move it to {root / name}", name)
     for entry in entries(root):
         if entry.name.lower() == last.lower() and is_one(Path(entry.path)):
-            return Finding("wrong", f"{what}; {entry.name} differs in case", f"rename it to {last}")
-    return Finding("wrong", what, f"put it at {root / name}")
+            return Finding("wrong", f"{what}; {entry.name} differs in case", f"rename it to {last}", name)
+    return Finding("wrong", what, f"put it at {root / name}", name)
 
 
 def _matching(root: Path, pattern: str) -> list[Path]:
@@ -109,11 +111,13 @@ def require(name: str, folder: Path, findings: Iterable[Finding]) -> None:
         what = "; ".join(finding.what for finding in wrong)
         cure = "; ".join(dict.fromkeys(finding.cure for finding in wrong if finding.cure))
         if not is_folder(folder):  # the names of the parts, without what each holds: one line that can be read
-            what = f"no such folder; missing: {', '.join(finding.what.partition(MISSING)[0] for finding in wrong)}"
+            what = f"no such folder; missing: {', '.join(finding.missing or finding.what for finding in wrong)}"
             cure = "make it and put them there"
         raise MibenchError(
-            f"{name} is not complete at {folder}: {what}. Cure: "
-            f"{cure}; or name another folder with --set dataset.root=FOLDER or MIBENCH_DATA "
-            f"({'`mibench fetch ' + name + '` says where it is, ' if name in catalogue() else ''}"
-            f"`mibench data verify {name}` says more)"
+            f"{name} is not complete at {folder}: {what}",
+            cure=(
+                f"{cure}; or name another folder with --set {root_setting()}=FOLDER or MIBENCH_DATA "
+                f"({'`mibench fetch ' + name + '` says where it is, ' if name in catalogue() else ''}"
+                f"`mibench data verify {name}` says more)"
+            ),
         )

@@ -33,6 +33,7 @@ BUSY = 30.0  # seconds to wait for another process that writes
 LARGEST = 2**63  # of what SQLite stores
 LAYOUT = """CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER,
 inode INTEGER, sha256 BLOB) WITHOUT ROWID"""
+COLUMNS = ["path", "size", "modified", "changed", "inode", "sha256"]
 
 Stamp = tuple[int, int, int, int]  # size, modification time, change time, inode
 _log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def _stamp(key: bytes) -> Stamp:
 
 
 def _unreadable(key: bytes, reason: str) -> MibenchError:
-    return MibenchError(f"{os.fsdecode(key)} cannot be read: {reason}; restore it")
+    return MibenchError(f"{os.fsdecode(key)} cannot be read: {reason}", cure="restore it")
 
 
 def _remembered(ledger: sqlite3.Connection | None, stamps: dict[bytes, Stamp]) -> dict[bytes, bytes]:
@@ -183,12 +184,14 @@ def _opened(path: Path) -> sqlite3.Connection | None:
         try:
             with connection:
                 connection.execute(LAYOUT)
-                connection.execute("SELECT path, size, modified, changed, inode, sha256 FROM files LIMIT 1").fetchall()
+                columns = [str(column[1]) for column in connection.execute("PRAGMA table_info(files)")]
+                if columns != COLUMNS:
+                    raise sqlite3.DatabaseError(f"its columns are {', '.join(columns)}")
+                connection.execute("SELECT * FROM files LIMIT 1").fetchall()
             return connection
         except sqlite3.DatabaseError as error:
             connection.close()
-            broken = not isinstance(error, sqlite3.OperationalError) or "no such column" in str(error)
-            if not broken or attempt == "anew":
+            if isinstance(error, sqlite3.OperationalError) or attempt == "anew":
                 _log.warning("the ledger of file contents %s cannot be used (%s); files are read again", path, error)
                 return None
     return None

@@ -25,7 +25,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise MibenchError(
-            f"cannot read the folder {folder}: {error.strerror}; restore it or its permissions"
+            f"cannot read the folder {folder}: {error.strerror}", cure="restore it or its permissions"
         ) from error
 
 
@@ -43,9 +43,9 @@ def kind_of(path: Path | os.DirEntry[str]) -> Kind:
         return "nothing"
     except OSError as error:
         place = os.fspath(path)
-        raise MibenchError(f"{place} cannot be read: {error.strerror}; restore it, or remove it") from error
+        raise MibenchError(f"{place} cannot be read: {error.strerror}", cure="restore it, or remove it") from error
     except ValueError as error:  # a NUL, which no name has
-        raise MibenchError(f"{os.fspath(path)} is no name of a file: {error}; name another") from error
+        raise MibenchError(f"{os.fspath(path)} is no name of a file: {error}", cure="name another") from error
     if stat.S_ISDIR(mode):
         return "folder"
     return "file" if stat.S_ISREG(mode) else "other"
@@ -71,4 +71,4 @@ def real(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # the second: a loop, before Python 3.13
         reason = getattr(error, "strerror", None) or "a link leads to itself"
-        raise MibenchError(f"{path} cannot be read: {reason}; restore it, or remove it") from error
+        raise MibenchError(f"{path} cannot be read: {reason}", cure="restore it, or remove it") from error

@@ -19,7 +19,7 @@ def copies(some: Sequence[Path], others: Sequence[Path]) -> list[tuple[str, str]
     try:
         sizes, other_sizes = _by_size(some), _by_size(others)
     except OSError as error:
-        raise MibenchError(f"cannot read {error.filename}: {error.strerror}; restore it") from error
+        raise MibenchError(f"cannot read {error.filename}: {error.strerror}", cure="restore it") from error
     shared = sizes.keys() & other_sizes.keys()
     ours = [path for size in shared for path in sizes[size]]
     theirs = [path for size in shared for path in reversed(other_sizes[size])]

@@ -127,8 +127,8 @@ def framed(image: Any, picture: Picture, framing: Framing) -> Any:
         box = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
         if box[0] >= box[2] or box[1] >= box[3]:
             raise MibenchError(
-                f"{picture.path} is {image.width}x{image.height}, which its box {picture.box} misses; "
-                "restore picture and annotation"
+                f"{picture.path} is {image.width}x{image.height}, which its box {picture.box} misses",
+                cure="restore picture and annotation",
             )
         image = image.crop(box)
     if framing.crop is not None:
@@ -158,13 +158,14 @@ def read_rgb(path: Path, expected: tuple[int, int] | None = None) -> Any:
         width, height = opened.size
         if expected is not None and opened.size != expected:
             raise MibenchError(
-                f"{path} is {width}x{height}, expected {expected[0]}x{expected[1]}: another release of the images, or "
-                "a file that was changed; restore it"
+                f"{path} is {width}x{height}, expected {expected[0]}x{expected[1]}: another release of the "
+                "images, or a file that was changed",
+                cure="restore it",
             )
         if width * height > MAX_PIXELS:
-            raise MibenchError(f"{path} claims {width}x{height} pixels, a bomb rather than a picture; remove it")
+            raise MibenchError(f"{path} claims {width}x{height} pixels, a bomb rather than a picture", cure="remove it")
         if opened.mode not in MODES:
-            raise MibenchError(f"{path} has pixels of mode {opened.mode!r}; convert it to 8 bits a channel")
+            raise MibenchError(f"{path} has pixels of mode {opened.mode!r}", cure="convert it to 8 bits a channel")
         return opened.convert("RGB")
 
 
@@ -178,14 +179,14 @@ def _opened(path: Path) -> Iterator[Any]:
         with Image.open(path, formats=FORMATS) as opened:
             yield opened
     except FileNotFoundError as error:
-        raise MibenchError(f"{path} does not exist; restore it") from error
+        raise MibenchError(f"{path} does not exist", cure="restore it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture; remove it") from error
+        raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture", cure="remove it") from error
     except UnidentifiedImageError as error:
         raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {looks_like(path)}") from error
     except _DAMAGE as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise MibenchError(f"{path} cannot be decoded ({reason}); unpack or download it again") from error
+        raise MibenchError(f"{path} cannot be decoded ({reason})", cure="unpack or download it again") from error
 
 
 @functools.cache

@@ -110,7 +110,7 @@ class PixelCache:
     def _mapped(self, mode: str) -> np.memmap[Any, np.dtype[np.uint8]]:
         found: np.memmap[Any, np.dtype[np.uint8]] | None = self._open("pixels.npy", self.shape, np.uint8, mode)
         if found is None:
-            raise MibenchError(f"{self.folder} was deleted or cannot be mapped while in use; {WITHOUT}")
+            raise MibenchError(f"{self.folder} was deleted or cannot be mapped while in use", cure=WITHOUT)
         return found
 
     @contextmanager
@@ -169,7 +169,7 @@ class PixelCache:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> MibenchError:
-        return MibenchError(f"cannot write the cache {self.folder}: {error.strerror or error}; {WITHOUT}")
+        return MibenchError(f"cannot write the cache {self.folder}: {error.strerror or error}", cure=WITHOUT)
 
 
 class _RowFile:

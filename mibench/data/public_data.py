@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from mibench.data.files import FileSplit
 from mibench.data.images import Framing, Picture
 from mibench.data.rows import ROLES, Role, Row
-from mibench.errors import MibenchError
-
-
-@contextmanager
-def public_settings() -> Iterator[None]:
-    """Mistakes of a data set that is made for its public images: its root has another name on the one that uses it."""
-    try:
-        yield
-    except MibenchError as error:
-        raise MibenchError(*str(error).replace("dataset.root=", "dataset.public_root=").splitlines()) from error
 
 
 class AllPublic(FileSplit):

@@ -84,8 +84,8 @@ class IdentitySplit(ABC):
         """Raise when an identity is on both sides: results mean nothing with shared identities."""
         if shared := shared_people(self):
             raise MibenchError(
-                f"{len(shared)} identities of {self.name!r} are both private and public (first: {shared[0]}); "
-                "fix the split before training or attacking anything"
+                f"{len(shared)} identities of {self.name!r} are both private and public (first: {shared[0]})",
+                cure="fix the split before training or attacking anything",
             )
 
 

@@ -15,7 +15,7 @@ from mibench.data.files import FileSplit, folder_of
 from mibench.data.images import CHUNK, Picture, framed, in_parallel, read_rgb
 from mibench.data.rows import ROLES
 from mibench.data.split import IdentitySplit, shared_people
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, Problem
 from mibench.settings import Layer, resolve
 from mibench.system.progress import Reporter
 
@@ -50,13 +50,12 @@ def verify(
         if all(finding.level != "wrong" for finding in findings):
             findings.append(Finding("fine", f"digest of the contents: {split.digest}"))
     except MibenchError as error:
-        findings.append(_as_finding(error))
+        findings += map(_as_finding, error.problems)
     return findings
 
 
-def _as_finding(error: MibenchError) -> Finding:
-    what, _, cure = str(error).rpartition("; ")
-    return Finding("wrong", what or cure, cure if what else "")
+def _as_finding(problem: Problem) -> Finding:
+    return Finding("wrong", problem.cause, problem.cure or "")
 
 
 def _sides(split: IdentitySplit) -> Iterator[Finding]:
@@ -92,22 +91,21 @@ def _pictures(split: FileSplit, full: bool, reporter: Reporter) -> Iterator[Find
         yield Finding("note", "images were counted, not opened", "--full decodes every one")
         return
 
-    def task(chunk: Sequence[tuple[FileSplit, Picture]]) -> list[str]:
-        bad = []
+    def task(chunk: Sequence[tuple[FileSplit, Picture]]) -> list[Problem]:
+        bad: list[Problem] = []
         for part, picture in chunk:
             try:
                 framed(read_rgb(picture.path, part.framing.expected), picture, part.framing)
             except MibenchError as error:
-                bad.append(str(error))
+                bad += error.problems
         return bad
 
-    bad: list[str] = []
+    bad: list[Problem] = []
     with reporter.aside(f"decoding {len(pictures):,} images") as progress:
         for number, found in enumerate(in_parallel(task, pictures, ahead=4096), start=1):
             bad += found
             progress.update(min(number * CHUNK, len(pictures)), len(pictures))
-    for line in bad[:NAMED]:
-        yield _as_finding(MibenchError(line))
+    yield from map(_as_finding, bad[:NAMED])
     if len(bad) > NAMED:
         yield Finding("wrong", f"{len(bad) - NAMED:,} more images cannot be used", "replace them, or leave them out")
     if not bad:

@@ -167,5 +167,7 @@ def checked_sha256(text: str) -> str:
     """
     digits = text.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", digits):
-        raise MibenchError(f"{text!r} is not a sha256: give its 64 hexadecimal digits (or the first, at least eight)")
+        raise MibenchError(
+            f"{text!r} is not a sha256", cure="give its 64 hexadecimal digits (or the first, at least eight)"
+        )
     return digits

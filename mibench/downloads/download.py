@@ -16,7 +16,7 @@ import filelock
 from mibench.downloads.catalogue import Asset, ByHand, Known
 from mibench.downloads.http import NotServed, Transfer, host_of
 from mibench.downloads.partial_file import PartialFile, cannot_write
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, Problem
 from mibench.system import file_type
 from mibench.system.files import atomic_write, file_sha256
 from mibench.system.progress import Reporter
@@ -68,16 +68,16 @@ class Fetcher:
             MibenchError: one line for each file that is missing, damaged or cannot be fetched.
         """
         outcomes: list[Outcome] = []
-        problems: list[str] = []
+        problems: list[Problem] = []
         for entry in entries:
             try:
                 outcomes.append(self._asset(entry) if isinstance(entry, Asset) else self._by_hand(entry))
             except MibenchError as error:
                 if not self.offline:
                     raise
-                problems.append(str(error))
+                problems += error.problems
         if problems:
-            raise MibenchError(*problems)
+            raise MibenchError.several(problems)
         return outcomes
 
     def _by_hand(self, entry: ByHand) -> Outcome:
@@ -87,7 +87,7 @@ class Fetcher:
         if self.offline:
             wanted = f"{', '.join(entry.files)} in {place}" if entry.files and place else f"files from {entry.where}"
             raise MibenchError(
-                f"offline: {entry.name} is not here: it wants {wanted}; `mibench fetch {entry.name}` says how"
+                f"offline: {entry.name} is not here: it wants {wanted}", cure=f"`mibench fetch {entry.name}` says how"
             )
         return Outcome(entry=entry, status="by hand", path=place)
 
@@ -97,8 +97,11 @@ class Fetcher:
             return found
         if self.offline:
             raise MibenchError(
-                f"offline: {asset.name} is not at {target}: put {asset.file} there ({asset.hash_in_words}; from "
-                f"{asset.urls[0]}), or run `mibench fetch {asset.name}` with a network"
+                f"offline: {asset.name} is not at {target}",
+                cure=(
+                    f"put {asset.file} there ({asset.hash_in_words}; from {asset.urls[0]}), or run `mibench fetch "
+                    f"{asset.name}` with a network"
+                ),
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +112,9 @@ class Fetcher:
             with lock:
                 return self._there(asset, target) or self._download(asset, target)
         except filelock.Timeout as error:
-            raise MibenchError(f"{asset.name} is being fetched to {target} by another process; wait for it") from error
+            raise MibenchError(
+                f"{asset.name} is being fetched to {target} by another process", cure="wait for it"
+            ) from error
         except OSError as error:
             raise cannot_write(target, error) from error
 
@@ -118,18 +123,18 @@ class Fetcher:
         if not target.exists():
             return None
         if not target.is_file():
-            raise MibenchError(f"{target} is a folder, {asset.file} belongs there; move it away")
+            raise MibenchError(f"{target} is a folder, {asset.file} belongs there", cure="move it away")
         try:
             with target.open("rb") as file:
                 head = file.read(file_type.HEAD)
             digest, size = file_sha256(target), target.stat().st_size
         except OSError as error:
-            raise MibenchError(f"{target} cannot be read: {error.strerror}; repair its permissions") from error
+            raise MibenchError(f"{target} cannot be read: {error.strerror}", cure="repair its permissions") from error
         cure = "move it away and fetch it again"
         if file_type.is_page(head):
-            raise MibenchError(f"{target} is {file_type.page_reason(head)}; {cure}")
+            raise MibenchError(f"{target} is {file_type.page_reason(head)}", cure=cure)
         if (problem := complaint(head, asset.kind)) is not None:
-            raise MibenchError(f"{target} is {problem}; {cure}")
+            raise MibenchError(f"{target} is {problem}", cure=cure)
         self._check_hash(asset, target, digest, f"{target} is not {asset.file}", cure)
         if os.access(target.parent, os.W_OK):  # a shared folder that only reads is fine without a pin
             self._pin(asset, target, digest)
@@ -165,8 +170,8 @@ class Fetcher:
                 return Outcome(entry=asset, status="fetched", path=target, sha256=digest, size=size)
             kept = f"; {part.size} bytes are kept in {part.path}, the same command continues" if part.size else ""
         raise MibenchError(
-            f"cannot fetch {asset.name}: {'; '.join(problems)}{kept}; or download {asset.file} elsewhere and put it at "
-            f"{target}"
+            f"cannot fetch {asset.name}: {'; '.join(problems)}{kept}",
+            cure=f"try again later, or download {asset.file} elsewhere and put it at {target}",
         )
 
     def _check_download(self, asset: Asset, target: Path, part: PartialFile, url: str) -> None:
@@ -191,7 +196,7 @@ class Fetcher:
         )
         for expected, origin, remark in wanted:
             if expected and not digest.startswith(expected):
-                raise MibenchError(f"{what}: its sha256 is {digest}, {expected} is {origin}{remark}; {cure}")
+                raise MibenchError(f"{what}: its sha256 is {digest}, {expected} is {origin}{remark}", cure=cure)
 
     def _pin(self, asset: Asset, target: Path, digest: str) -> None:
         """Write the hash beside the file, in the form that ``sha256sum --check`` reads; it may not change later."""
@@ -205,8 +210,9 @@ class Fetcher:
             raise cannot_write(target, error) from error
         if free < needed + SPARE:
             raise MibenchError(
-                f"no room for {target.name}: {needed / 1e6:,.0f} MB are still to come, {free / 1e6:,.0f} MB are free "
-                f"at {target.parent}; make room or choose another folder with --to"
+                f"no room for {target.name}: {needed / 1000000.0:,.0f} MB are still to come, "
+                f"{free / 1000000.0:,.0f} MB are free at {target.parent}",
+                cure="make room or choose another folder with --to",
             )
 
 
@@ -226,7 +232,7 @@ def _pinned(target: Path) -> str:
     try:
         digest = path.read_text(encoding="utf-8").partition(" ")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise MibenchError(f"cannot read {path}: {error}; delete it to pin the next download anew") from error
+        raise MibenchError(f"cannot read {path}: {error}", cure="delete it to pin the next download anew") from error
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise MibenchError(f"{path} holds no sha256; delete it to pin the next download anew")
+        raise MibenchError(f"{path} holds no sha256", cure="delete it to pin the next download anew")
     return digest

@@ -19,8 +19,8 @@ CHUNK = 1 << 18  # bytes read and written at a time
 def cannot_write(path: Path, error: OSError) -> MibenchError:
     """The one line for a disk that is full or a folder that may not be written."""
     return MibenchError(
-        f"cannot write {path}: {error.strerror or error}; make room or choose another folder with --to "
-        "(what has come is kept, the same command continues)"
+        f"cannot write {path}: {error.strerror or error}",
+        cure="make room or choose another folder with --to (what has come is kept, the same command continues)",
     )
 
 

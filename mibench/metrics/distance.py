@@ -33,7 +33,7 @@ def nearest(queries: Tensor, references: Tensor, *, candidates: int = 8, block: 
         block: queries per matrix product.
     """
     if references.shape[0] == 0:
-        raise MibenchError("no reference image to measure a distance to; check the labels of the private images")
+        raise MibenchError("no reference image to measure a distance to", cure="check the labels of the private images")
     references = references.double()
     centre = references.mean(dim=0)  # centring keeps the product accurate when features share a large offset
     moved = references - centre
@@ -64,8 +64,8 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
         own = references[rows_of(places, label)]
         if own.shape[0] == 0:
             raise MibenchError(
-                f"class {label} has reconstructions but no private image; give the private images of every "
-                "attacked identity"
+                f"class {label} has reconstructions but no private image",
+                cure="give the private images of every attacked identity",
             )
         neighbours = nearest(queries[rows], own)
         distance[rows], position[rows] = neighbours.distance, neighbours.position

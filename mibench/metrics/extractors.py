@@ -68,7 +68,7 @@ def resize(images: Tensor, size: int, how: Resize) -> Tensor:
         return low2high(images, size)
     if how in ("bilinear", "antialias"):
         return bilinear(images, size, antialias=how == "antialias")
-    raise MibenchError(f"unknown resize {how!r}; choose low2high, bilinear or antialias")
+    raise MibenchError(f"unknown resize {how!r}", cure="choose low2high, bilinear or antialias")
 
 
 class _NetworkExtractor:
@@ -102,7 +102,7 @@ class _NetworkExtractor:
 
     def _refuse_none(self, images: Tensor) -> None:
         if not len(images):
-            raise MibenchError(f"{self.name!r} was given no image; check the reconstructions and the split")
+            raise MibenchError(f"{self.name!r} was given no image", cure="check the reconstructions and the split")
 
     def _outputs(self, images: Tensor) -> Iterator[Any]:
         mean = torch.tensor(self.image.mean).view(1, -1, 1, 1)
@@ -253,14 +253,15 @@ class InceptionExtractor:
         where = f".../{file.name}" if named else f"$MIBENCH_HOME/assets/{asset.path}"
         if not file.is_file():
             raise MibenchError(
-                f"FID needs pytorch-fid's Inception weights, and there are none at {where}: `mibench fetch inception` "
-                f"brings them (or set {INCEPTION_VARIABLE} to the path of {asset.file})"
+                f"FID needs pytorch-fid's Inception weights, and there are none at {where}",
+                cure=f"`mibench fetch inception` brings them (or set {INCEPTION_VARIABLE} to the path of {asset.file})",
             )
         digest = file_sha256(file)
         if digest != sha256:
             raise MibenchError(
                 f"the file at {where} is not {asset.file}: its sha256 begins with {digest[:12]}, expected "
-                f"{sha256[:12]}; move it away and run `mibench fetch inception`"
+                f"{sha256[:12]}",
+                cure="move it away and run `mibench fetch inception`",
             )
         self.name = f"{asset.file.removesuffix('.pth')} pool3"
         self._sha256 = digest
@@ -275,9 +276,9 @@ class InceptionExtractor:
         ``scaling="ppa-legacy"`` feeds [-1, 1] where [0, 1] is expected, as Plug & Play Attacks does.
         """
         if images.dtype != torch.uint8:
-            raise MibenchError("FID takes 8-bit images, got floats; quantise with mibench.data.split.to_uint8")
+            raise MibenchError("FID takes 8-bit images, got floats", cure="quantise with mibench.data.split.to_uint8")
         if scaling not in ("unit", "ppa-legacy"):
-            raise MibenchError(f"unknown scaling {scaling!r}; choose unit or ppa-legacy")
+            raise MibenchError(f"unknown scaling {scaling!r}", cure="choose unit or ppa-legacy")
         features = [torch.empty(0, 2048)]
         for part in images.split(self._batch):
             floats = part.float() / 255
@@ -309,7 +310,9 @@ def _build_inception(file: Path) -> nn.Module:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise MibenchError(f"{file.name} cannot be read as weights ({type(error).__name__}); fetch it again") from error
+        raise MibenchError(
+            f"{file.name} cannot be read as weights ({type(error).__name__})", cure="fetch it again"
+        ) from error
     original = inception.load_state_dict_from_url
     inception.load_state_dict_from_url = lambda *arguments, **options: weights
     try:

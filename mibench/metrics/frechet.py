@@ -32,7 +32,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     if min(n, m) < 2:
         raise MibenchError(f"a covariance needs at least two images on each side, got {n} and {m}")
     if not (bool(first.isfinite().all()) and bool(second.isfinite().all())):
-        raise MibenchError("features contain values that are not finite; check the images and the extractor")
+        raise MibenchError("features contain values that are not finite", cure="check the images and the extractor")
     x, y = first.double(), second.double()
     shift = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
     x = (x - x.mean(dim=0)) / (n - 1) ** 0.5

@@ -63,7 +63,7 @@ class Reconstructions:
         """Join ``(unit number, images, labels, confidence)`` of several units."""
         parts = list(units)
         if not parts:
-            raise MibenchError("there is no unit to score; run the attack first")
+            raise MibenchError("there is no unit to score", cure="run the attack first")
         return cls(
             images=torch.cat([images for _, images, _, _ in parts]),
             labels=torch.cat([labels for _, _, labels, _ in parts]),
@@ -83,7 +83,7 @@ class Reconstructions:
             if tuple(getattr(self, name).shape) != (n,):
                 raise MibenchError(f"{n} reconstructions but {name} of shape {tuple(getattr(self, name).shape)}")
         if n == 0:
-            raise MibenchError("there is no reconstruction to score; run the attack first")
+            raise MibenchError("there is no reconstruction to score", cure="run the attack first")
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,9 @@ def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> d
     columns = {name: np.asarray(values) for name, values in result.columns.items()}
     for name, values in columns.items():
         if name in taken:
-            raise MibenchError(f"metric {metric!r}: samples.csv has a column {name!r} already; give it another name")
+            raise MibenchError(
+                f"metric {metric!r}: samples.csv has a column {name!r} already", cure="give it another name"
+            )
         if values.shape != (rows,) or values.dtype.kind not in "biuf":
             raise MibenchError(
                 f"metric {metric!r}: its column {name!r} should hold {rows} numbers, one for each sample, got "
@@ -371,5 +373,5 @@ def _metric(name: str, registry: Mapping[str, MetricFunction]) -> MetricFunction
         return registry[name]
     if name not in METRICS:
         known = ", ".join(sorted({*METRICS, *registry}))
-        raise MibenchError(f"unknown metric {name!r}; choose from {known}")
+        raise MibenchError(f"unknown metric {name!r}", cure=f"choose from {known}")
     return built_in(name)

@@ -13,6 +13,7 @@ from mibench.results.formatting import (
     markdown_lines,
     number_text,
 )
+from mibench.results.integrity import damaged
 from mibench.results.metric_infos import built_in_infos, merged_infos
 from mibench.results.paired import (
     IN_UNIT_RANGE,
@@ -25,7 +26,7 @@ from mibench.results.paired import (
     pooled,
     without_value,
 )
-from mibench.results.stored_run import LabelledImages, StoredRun, Unit, as_runs, damaged, open_run
+from mibench.results.stored_run import LabelledImages, StoredRun, Unit, as_runs, open_run
 from mibench.system.files import atomic_write  # how reports write: a crash leaves no half a figure
 
 __all__ = [

@@ -133,7 +133,7 @@ def check_record(record: JsonObject, path: Path) -> JsonObject:
     """
     for name, (check, kind) in FIELDS.items():
         if name in record and not check(record[name]):
-            raise MibenchError(f"cannot read {path}: {name} should be {kind}, got {shown(record[name])}; {CURE}")
+            raise MibenchError(f"cannot read {path}: {name} should be {kind}, got {shown(record[name])}", cure=CURE)
     return record
 
 
@@ -161,7 +161,7 @@ def read_estimates(file: Path) -> dict[str, JsonObject]:
                 wrong = f"another {key}, got {shown(value)}"
         if wrong is not None:
             raise MibenchError(
-                f"{file} was spoilt, or written by another version: {typed(name)} should have {wrong}; score the run "
-                f"again: mibench score {file.parent}"
+                f"{file} was spoilt, or written by another version: {typed(name)} should have {wrong}",
+                cure=f"score the run again: mibench score {file.parent}",
             )
     return estimates

@@ -5,7 +5,6 @@ The layout is described in ``mibench/runs/store.py``.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _COUNTED = ("queries_forward", "queries_backward", "seconds")
-SCORES = ("samples.csv", "metrics.json")
 _TRUTHS = ("selected", "hit1", "hit5")
 
 
@@ -136,6 +134,9 @@ class StoredRun:
         folder = self.path.parent / str(name)
         return StoredRun(folder) if name and (folder / "run.json").exists() else None
 
+    def _spoilt(self, cause: str) -> MibenchError:
+        return MibenchError(cause, cure=f"score the run again: mibench score {self.path}")
+
     @cached_property
     def samples(self) -> pd.DataFrame:
         """``samples.csv``: one row per reconstruction, ordered by identity, then by the adversary's ranking."""
@@ -146,20 +147,16 @@ class StoredRun:
         try:
             table = pd.read_csv(file)
         except (ValueError, OSError) as error:
-            raise MibenchError(
-                f"{file} cannot be read as a table; score the run again: mibench score {self.path}"
-            ) from error
+            raise self._spoilt(f"{file} cannot be read as a table") from error
         for column in (*_TRUTHS, "identity", "sample"):
             if column not in table:
-                raise MibenchError(f"{file} has no column {column!r}; score the run again: mibench score {self.path}")
+                raise self._spoilt(f"{file} has no column {column!r}")
         for column, fits, kind in (
             *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _TRUTHS),
             *((count, pd.api.types.is_integer_dtype, "whole numbers") for count in ("identity", "sample")),
         ):
             if not fits(table[column]):
-                raise MibenchError(
-                    f"{file}: the column {column!r} should hold {kind}; score the run again: mibench score {self.path}"
-                )
+                raise self._spoilt(f"{file}: the column {column!r} should hold {kind}")
         return table
 
     @cached_property
@@ -272,7 +269,7 @@ class StoredRun:
         for stored in self.units:
             if stored.number == unit:
                 return stored.images[index]
-        raise MibenchError(f"{self.path} has no unit {unit}; continue the run with the same command")
+        raise MibenchError(f"{self.path} has no unit {unit}", cure="continue the run with the same command")
 
 
 def open_run(path: Path | str) -> StoredRun:
@@ -283,45 +280,15 @@ def open_run(path: Path | str) -> StoredRun:
     """
     folder = Path(path)
     if not (folder / "run.json").exists():
-        raise MibenchError(f"{folder} is not a run directory: it has no run.json; start one with mibench run")
+        raise MibenchError(f"{folder} is not a run directory: it has no run.json", cure="start one with mibench run")
     return StoredRun(folder)
-
-
-def damaged(run: StoredRun) -> str | None:
-    """Which files of a finished run are not what it wrote (by hash), and what to do; None when all are.
-
-    Looked at are the scores, the attack's state and every unit; tables and figures may be edited by their owner. A run
-    that recorded no hashes, or is not finished, is not judged.
-    """
-    outputs = run.record.get("outputs")
-    if run.status != "complete" or not isinstance(outputs, dict):
-        return None
-    wrong = []
-    for name, digest in outputs.items():
-        if name not in SCORES and not name.endswith(".safetensors"):
-            continue
-        if not (run.path / name).is_file():  # nor a pipe, which nobody may ever write to
-            wrong.append(f"{name} is missing")
-            continue
-        try:
-            with (run.path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    wrong.append(f"{name} has changed")
-        except OSError as error:
-            wrong.append(f"{name} cannot be read ({error.strerror})")
-    if not wrong:
-        return None
-    more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
-    scores = all(text.split()[0] in SCORES for text in wrong)
-    cure = f"mibench score {run.path}" if scores else "give the command of the run again, which makes them anew"
-    return f"is damaged since it was finished: {', '.join(wrong[:2])}{more}; {cure}"
 
 
 def as_runs(runs: StoredRun | Sequence[StoredRun]) -> tuple[StoredRun, ...]:
     """One run or several as a tuple of at least one."""
     several = (runs,) if isinstance(runs, StoredRun) else tuple(runs)
     if not several:
-        raise MibenchError("there is no run to report; give at least one run directory")
+        raise MibenchError("there is no run to report", cure="give at least one run directory")
     return several
 
 
@@ -340,7 +307,9 @@ def _read_unit(file: Path) -> Unit:
             facts=facts,
         )
     except (KeyError, ValueError) as error:
-        raise MibenchError(f"{file} is no unit of a run ({error}); delete it and run the same command again") from error
+        raise MibenchError(
+            f"{file} is no unit of a run ({error})", cure="delete it and run the same command again"
+        ) from error
 
 
 @contextmanager
@@ -351,7 +320,9 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as stored:
             yield stored
     except (SafetensorError, OSError) as error:
-        raise MibenchError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
+        raise MibenchError(
+            f"{file} cannot be read ({error})", cure="delete it and run the same command again"
+        ) from error
 
 
 def _read_facts(file: Path) -> JsonObject:
@@ -363,7 +334,7 @@ def _read_facts(file: Path) -> JsonObject:
                 content = parse_json(text)
             except ValueError as error:
                 raise MibenchError(
-                    f"{file} has metadata that is not JSON ({error}); delete it and run the same command again"
+                    f"{file} has metadata that is not JSON ({error})", cure="delete it and run the same command again"
                 ) from error
             facts.update(content if isinstance(content, dict) else {})
     sidecar = file.with_suffix(".json")
@@ -382,7 +353,7 @@ def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
 
 def _require(file: Path) -> None:
     if not file.is_file():
-        raise MibenchError(f"{file} is missing: the run is not finished; continue it with the same command")
+        raise MibenchError(f"{file} is missing: the run is not finished", cure="continue it with the same command")
 
 
 def _read_text(file: Path) -> str:

@@ -57,12 +57,12 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
     if plan.attack.needs_mapping and not isinstance(prior, MappingPrior):
-        raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network, {mapping_priors()}")
+        raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network", cure=mapping_priors())
     machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
     run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
     with deterministic(machine.device, plan.spec.precision) as varying:
-        machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}")
+        machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}", attack=plan.spec.attack)
         try:
             state = run.prepared(streams)
             for index in missing:

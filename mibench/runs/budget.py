@@ -53,7 +53,7 @@ def within_budget(
     needed = _images(attack, protocol)
     if name is None or origins[name].by_user:
         if needed > allowed:
-            raise MibenchError(_too_much(attack, protocol, needed))
+            raise _too_much(attack, protocol, needed)
         return attack, dict(origins)
     fitting = _largest(attack, name, protocol, allowed)
     origin = f"budget of protocol {protocol.title}"
@@ -65,8 +65,9 @@ def _images(attack: Attack, protocol: EvalProtocol) -> int:
     planned = planned_total(attack, protocol)
     if planned is None:
         raise MibenchError(
-            f"protocol {protocol.title!r} has a query budget, and attack {attack.name!r} with these settings cannot "
-            "say beforehand what it asks; choose another attack, or --set protocol.query_budget=null"
+            f"protocol {protocol.title!r} has a query budget, and attack {attack.name!r} with these settings "
+            "cannot say beforehand what it asks",
+            cure="choose another attack, or --set protocol.query_budget=null",
         )
     return planned.forward + planned.backward
 
@@ -109,11 +110,11 @@ def _largest(attack: Attack, name: str, protocol: EvalProtocol, allowed: int) ->
             low = middle
     if not fits:
         least = dataclasses.replace(attack, **{name: high})
-        raise MibenchError(_too_much(least, protocol, _images(least, protocol), f" even with {name}={high}"))
+        raise _too_much(least, protocol, _images(least, protocol), f" even with {name}={high}")
     return fits[max(fits)]
 
 
-def _too_much(attack: Attack, protocol: EvalProtocol, needed: int, when: str = "") -> str:
+def _too_much(attack: Attack, protocol: EvalProtocol, needed: int, when: str = "") -> MibenchError:
     """What the attack needs, what it may have, and which settings would lower it."""
     each, setting = -(-needed // protocol.num_identities), attack.budget_setting
     value = f" with {setting}={getattr(attack, setting)}" if setting is not None and not when else when
@@ -121,10 +122,10 @@ def _too_much(attack: Attack, protocol: EvalProtocol, needed: int, when: str = "
     cures = [f"leave attack.{setting} to the budget"] if setting is not None and not when else []
     cures += [f"lower {' or '.join(cheaper)}"] if cheaper else []
     cure = "".join(f"{one}, or " for one in cures)
-    return (
+    return MibenchError(
         f"attack {attack.name!r}{value} shows its victim {each} images per identity (forwards plus backwards, "
-        f"preparation included), protocol {protocol.title!r} allows {protocol.query_budget}; {cure}"
-        f"--set protocol.query_budget={each}"
+        f"preparation included), protocol {protocol.title!r} allows {protocol.query_budget}",
+        cure=f"{cure}--set protocol.query_budget={each}",
     )
 
 

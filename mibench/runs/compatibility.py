@@ -19,8 +19,8 @@ def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
     if attack.access > granted:
         needed = attack.access.name.lower()
         raise AccessError(
-            f"attack {attack.name!r} needs {needed}, protocol {protocol.name!r} grants {protocol.access}; choose "
-            f"{_attacks_within(granted)} or --set protocol.access={needed}"
+            f"attack {attack.name!r} needs {needed}, protocol {protocol.name!r} grants {protocol.access}",
+            cure=f"choose {_attacks_within(granted)} or --set protocol.access={needed}",
         )
 
 
@@ -35,7 +35,8 @@ def check_target_access(attack: Attack, target: Card) -> None:
 def access_error(attack: type[Attack], granted: Access, because: str) -> AccessError:
     """The refusal of an attack that needs more than there is; names those that need less."""
     return AccessError(
-        f"attack {attack.name!r} needs {attack.access.name.lower()}, {because}; choose {_attacks_within(granted)}"
+        f"attack {attack.name!r} needs {attack.access.name.lower()}, {because}",
+        cure=f"choose {_attacks_within(granted)}",
     )
 
 
@@ -50,8 +51,8 @@ def check_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
     check_same_data(kind, card, dataset)
     if kind in ("target", "judge") and card.classes != dataset.num_classes:
         raise MibenchError(
-            f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}; "
-            "choose weights that were trained on it"
+            f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}",
+            cure="choose weights that were trained on it",
         )
 
 
@@ -60,7 +61,8 @@ def check_identities(protocol: EvalProtocol, target: Card, dataset: IdentitySpli
     if protocol.labels[-1] >= (target.classes or 0):
         raise MibenchError(
             f"protocol {protocol.name!r} attacks identities {protocol.labels[0]} to {protocol.labels[-1]}, "
-            f"{dataset.name} has {target.classes}; --set protocol.identities=N asks for fewer"
+            f"{dataset.name} has {target.classes}",
+            cure="--set protocol.identities=N asks for fewer",
         )
 
 
@@ -68,18 +70,19 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
     """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
     if attack.needs_mapping and not issubclass(prior_class(prior.architecture), MappingPrior):
         raise MibenchError(
-            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none: {mapping_priors()}"
+            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none",
+            cure=mapping_priors(),
         )
     made_against = (prior.recipe or {}).get("target_sha256")
     if made_against not in (None, target.weights.sha256):
         raise MibenchError(
-            f"prior {prior.name!r} was trained against other weights than {target.name!r} has "
-            f"(sha256 {str(made_against)[:12]}, this run {target.weights.sha256[:12]}); train its own: "
-            f"{cards.training_command('prior', prior.name, target.name)}"
+            f"prior {prior.name!r} was trained against other weights than {target.name!r} has (sha256 "
+            f"{str(made_against)[:12]}, this run {target.weights.sha256[:12]})",
+            cure=f"train its own: {cards.training_command('prior', prior.name, target.name)}",
         )
 
 
 def mapping_priors() -> str:
     """``run with --prior stylegan2``: the installed priors that have a mapping network."""
     names = [name for name in registry.names("prior") if issubclass(prior_class(name), MappingPrior)]
-    return f"run with --prior {' or '.join(names)}" if names else "and none is installed"
+    return f"run with --prior {' or '.join(names)}" if names else "none of the installed ones has it: install another"

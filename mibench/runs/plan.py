@@ -13,7 +13,7 @@ from mibench import registry
 from mibench import settings as config
 from mibench.api import Attack, Card, CardName
 from mibench.data.split import GroundTruth, IdentitySplit
-from mibench.errors import MibenchError, suggest
+from mibench.errors import MibenchError, Problem, suggest
 from mibench.runs import compatibility
 from mibench.runs.budget import within_budget
 from mibench.runs.code import attack_code
@@ -239,7 +239,7 @@ def _dataset_and_weights(
     Raises:
         MibenchError: a line for each that is missing.
     """
-    problems: list[MibenchError] = []
+    problems: list[Problem] = []
     dataset: IdentitySplit | None = None
     origins: Origins = {}
     files: dict[str, CardFile] = {}
@@ -248,7 +248,7 @@ def _dataset_and_weights(
         own = Layer(f"protocol {protocol.name}", protocol.dataset)
         dataset, origins = config.resolve(kind, [own, *layers], scope="dataset")
     except MibenchError as error:
-        problems.append(error)
+        problems += error.problems
     needed: dict[str, str | None] = {
         "target": names.target,
         "judge": names.judge or protocol.judge,
@@ -261,9 +261,9 @@ def _dataset_and_weights(
         try:
             files[party] = card_files.find(party, name, names.dataset)
         except MibenchError as error:
-            problems.append(error)
+            problems += error.problems
     if problems or dataset is None:
-        raise MibenchError(*(line for p in dict.fromkeys(map(str, problems)) for line in p.splitlines()))
+        raise MibenchError.several(problems)
     return dataset, origins, files
 
 

@@ -84,7 +84,8 @@ def check_metrics(protocol: EvalProtocol) -> None:
     wanted = ", ".join([*groups, *dict.fromkeys(makers[name] for name in lacking)])
     raise MibenchError(
         f"protocol {protocol.title!r} demands {', '.join(lacking)}, which its metrics leave out "
-        f"({shown(list(groups))}): --set 'protocol.metrics=[{wanted}]', or name less in protocol.required"
+        f"({shown(list(groups))})",
+        cure=f"--set 'protocol.metrics=[{wanted}]', or name less in protocol.required",
     )
 
 

@@ -93,7 +93,9 @@ def read_request(request: RunRequest) -> tuple[RunNames, dict[str, tuple[Layer, 
     for party in ("attack", "target"):
         if party not in named:
             if (default := registry.role(f"default_{party}")) is None:
-                raise MibenchError(f"no {party} is named, and no installed package declares a default; add --{party}")
+                raise MibenchError(
+                    f"no {party} is named, and no installed package declares a default", cure=f"add --{party}"
+                )
             named[party] = default
     names = config.adapter(RunNames).validate_python(named)
     settings, resolved = (_by_scope(content, block, request.config) for block in ("settings", "resolved"))

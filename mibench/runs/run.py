@@ -181,8 +181,11 @@ def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:
     changed = sorted(name for name in {*before, *code} if before.get(name) != code.get(name))
     if changed:
         raise MibenchError(
-            f"{folder.path} was made by other code ({', '.join(changed)} changed since); choose another --output, "
-            "delete the folder to start again, or add --allow-changed-code to keep what it has"
+            f"{folder.path} was made by other code ({', '.join(changed)} changed since)",
+            cure=(
+                "choose another --output, delete the folder to start again, or add --allow-changed-code to keep "
+                "what it has"
+            ),
         )
 
 
@@ -273,7 +276,7 @@ def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) 
     """
     folder = RunDir(path)
     if not folder.exists():
-        raise MibenchError(f"{path} is not a run directory: it has no run.json")
+        raise MibenchError(f"{path} is not a run directory: it has no run.json", cure="start one with mibench run")
     machine = Execution(choose_device(device), reporter=reporter or Reporter())
     with computing(machine.reporter):
         return _rescored(folder, device, machine)
@@ -287,17 +290,20 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
     if plan.spec.digest() != recorded and data not in (None, plan.spec.dataset_digest):
         raise MibenchError(
             f"{path} was made of another version of {plan.spec.dataset}: "
-            f"{what_changed(str(data), plan.spec.dataset_digest)}; restore the data, or run it again"
+            f"{what_changed(str(data), plan.spec.dataset_digest)}",
+            cure="restore the data, or run it again",
         )
     if plan.spec.digest() != recorded:
         raise MibenchError(
-            f"{path} was made with other weights, data, protocol or attack file than are here now (digest {recorded}, "
-            f"now {plan.spec.digest()}); install what run.json names, or run it again"
+            f"{path} was made with other weights, data, protocol or attack file than are here now (digest "
+            f"{recorded}, now {plan.spec.digest()})",
+            cure="install what run.json names, or run it again",
         )
     floor_name = folder.record().get("floor")
     if floor_name and not RunDir(path.parent / floor_name).exists():
         raise MibenchError(
-            f"the floor that {path} is compared with is not beside it: bring {floor_name} to {path.parent} as well"
+            f"the floor that {path} is compared with is not beside it",
+            cure=f"bring {floor_name} to {path.parent} as well",
         )
     floor = rescore(path.parent / floor_name, device, machine.reporter) if floor_name else None
     with folder.writing():

@@ -101,8 +101,11 @@ def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
     for index, identities in enumerate(plan.units):
         if not folder.intact(unit_stem(index)):
             raise MibenchError(
-                f"unit {index} of {folder.path} is missing or damaged; continue the run first: mibench run --config "
-                f"{folder.path / 'config.yaml'} --output {folder.path.parent}"
+                f"unit {index} of {folder.path} is missing or damaged",
+                cure=(
+                    f"continue the run first: mibench run --config {folder.path / 'config.yaml'} --output "
+                    f"{folder.path.parent}"
+                ),
             )
         tensors, _ = folder.load(unit_stem(index))
         _check_unit(tensors, identities, folder.tensors_path(unit_stem(index)))
@@ -115,8 +118,8 @@ def _check_unit(tensors: Mapping[str, Tensor], identities: Sequence[int], file: 
     lacking = [name for name in ("images", "labels", "confidence") if name not in tensors]
     if lacking or set(tensors["labels"].tolist()) != set(identities):
         raise MibenchError(
-            f"{file} does not hold the reconstructions of identities {identities[0]} to {identities[-1]}; delete it "
-            "and run the same command again"
+            f"{file} does not hold the reconstructions of identities {identities[0]} to {identities[-1]}",
+            cure="delete it and run the same command again",
         )
 
 

@@ -152,7 +152,7 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
         raise MibenchError(f"{source}: name: it becomes a folder, so it must be a plain name, got {shown(title)}")
     kept = _without(cells, found.get("exclude"), f"{source}: exclude")
     if not kept:
-        raise MibenchError(f"{source}: nothing is left to run: every cell is excluded")
+        raise MibenchError(f"{source}: nothing is left to run: every cell is excluded", cure="exclude fewer")
     asked = _mapping(found.get("compare"), f"{source}: compare")
     _known(asked, ("reference", "metrics"), f"{source}: compare")
     metrics = asked.get("metrics") or []
@@ -189,8 +189,8 @@ def _entries(found: Mapping[str, object], axis: Axis, source: str) -> list[dict[
     names = [entry.get("label", entry[axis.field]) for entry in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        cure = "; give each a label of its own" if "label" in axis.details else ""
-        raise MibenchError(f"{place}: {twice!r} stands twice{cure}")
+        cure = "give each a label of its own" if "label" in axis.details else "remove one"
+        raise MibenchError(f"{place}: {twice!r} stands twice", cure=cure)
     return entries
 
 
@@ -250,12 +250,12 @@ def _without(cells: tuple[Cell, ...], given: object, place: str) -> tuple[Cell, 
         pattern = _mapping(item, where)
         _known(pattern, MATCHED, where)
         if not pattern:
-            raise MibenchError(f"{where}: an empty entry would exclude everything")
+            raise MibenchError(f"{where}: an empty entry would exclude everything", cure="remove it")
         for field, value in pattern.items():
             _check_pattern(cells, field, value, where)
         hit = {index for index, cell in enumerate(cells) if _matches(cell, pattern)}
         if not hit:
-            raise MibenchError(f"{where}: no cell is like that")
+            raise MibenchError(f"{where}: no cell is like that", cure="correct or remove it")
         dropped |= hit
     return tuple(cell for index, cell in enumerate(cells) if index not in dropped)
 

@@ -174,7 +174,9 @@ def _alone(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
-        raise MibenchError(f"another sweep is at work in {out}; wait for it, or choose another --output") from error
+        raise MibenchError(
+            f"another sweep is at work in {out}", cure="wait for it, or choose another --output"
+        ) from error
     except OSError as error:
         raise write_error(out, error) from error
     try:
@@ -196,12 +198,13 @@ def _remembered(suite: Suite, out: Path) -> dict[str, Mapping[str, Any]]:
     content = read_object(file, cure=cure)
     if content.get("suite") != suite.name:
         raise MibenchError(
-            f"{out} holds the sweep {shown(content.get('suite'))}, this one is {suite.name!r}; choose another --output"
+            f"{out} holds the sweep {shown(content.get('suite'))}, this one is {suite.name!r}",
+            cure="choose another --output",
         )
     cells = content.get("cells", [])
     good = isinstance(cells, list) and all(isinstance(c, dict) and isinstance(c.get("key"), dict) for c in cells)
     if not good or any(not isinstance(cell.get("seconds", 0.0), int | float | None) for cell in cells):
-        raise MibenchError(f"cannot read {file}: it is not what a sweep writes; {cure}")
+        raise MibenchError(f"cannot read {file}: it is not what a sweep writes", cure=cure)
     return {str(sorted(cell["key"].items())): cell for cell in cells}
 
 

@@ -76,7 +76,9 @@ class SweepTable:
 
         ``sweep.md`` has every column.
         """
-        rows = [[*row[:-1], row[-1].partition(":")[0]] for row in self._readable()]  # reasons are printed below
+        head, *body = self._readable()
+        states = (printable(str(row["status"])) for row in self.rows)  # alone: the reasons are printed below
+        rows = [head, *([*texts[:-1], state] for texts, state in zip(body, states, strict=True))]
         lines = markdown_lines(rows)
         while len(rows[0]) > 4 and len(lines[0]) > width:
             rows = [[*row[:-2], row[-1]] for row in rows]

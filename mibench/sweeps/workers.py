@@ -226,9 +226,9 @@ class PipeReporter(Reporter):
         """Pass the sentence on."""
         self._send("said", text)
 
-    def start(self, text: str) -> None:
+    def start(self, text: str, *, attack: str | None = None) -> None:
         """Note whether the stretch is the cell's own attack."""
-        self._counts = text.startswith(f"{self._attack} against ")
+        self._counts = attack == self._attack
 
     def update(self, done: float, total: float, text: str = "") -> None:
         """Pass the share on, a few times a second."""

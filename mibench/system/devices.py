@@ -40,12 +40,12 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise MibenchError(f"unknown device {name!r} (known: {', '.join(DEVICES)}, cuda:1 ...)") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise MibenchError(f"no such GPU for PyTorch here: {name}; use --device cpu")
+        raise MibenchError(f"no such GPU for PyTorch here: {name}", cure="use --device cpu")
     if device.type == "cuda":
         if getattr(torch.cuda, "_is_in_bad_fork", lambda: False)():
             raise MibenchError(
-                "this process was forked from one that had used the GPU, which cannot be shared so: start it with "
-                "multiprocessing's 'spawn', or use --device cpu"
+                "this process was forked from one that had used the GPU, which cannot be shared so",
+                cure="start it with multiprocessing's 'spawn', or use --device cpu",
             )
         _fix_workspace()
     return device

@@ -38,7 +38,7 @@ def held(lock: Path, what: str, *, patience: float = 0, reporter: Reporter | Non
         try:
             taken.acquire(timeout=patience)
         except filelock.Timeout as error:
-            raise MibenchError(f"{busy}; wait for it or stop it first") from error
+            raise MibenchError(f"{busy}", cure="wait for it or stop it first") from error
     try:
         with suppress(OSError):  # a full disk: the lock holds without it
             holder.write_text(f"{os.getpid()}\n", encoding="ascii")

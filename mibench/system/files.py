@@ -22,8 +22,10 @@ def write_error(path: Path, error: OSError) -> MibenchError:
     """The one line a person gets when a file cannot be written."""
     reason = error.strerror or str(error)
     return MibenchError(
-        f"cannot write {path}: {reason}; make room or choose another folder with --output "
-        "(everything finished is kept, the same command continues)"
+        f"cannot write {path}: {reason}",
+        cure=(
+            "make room or choose another folder with --output (everything finished is kept, the same command continues)"
+        ),
     )
 
 

@@ -61,18 +61,20 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
             raise
         except BaseException as error:
             if line.read:
-                raise MibenchError(_reads(whose, when)) from error
+                raise _reads(whose, when) from error
             if isinstance(error, SystemExit):
-                raise MibenchError(f"{whose} ends the program {when} ({_exit(error)}); {SCRIPT}") from error
+                raise MibenchError(f"{whose} ends the program {when} ({_exit(error)})", cure=SCRIPT) from error
             if not isinstance(error, Exception):
                 raise MibenchError(f"{whose} raises {worded(error)} {when}") from error
             if failing is None or out_of_memory(error):
                 raise
             raise MibenchError(f"{failing}: {worded(error)}") from error
         if line.read:
-            raise MibenchError(_reads(whose, when))
+            raise _reads(whose, when)
     if stuck:
-        raise MibenchError(f"{whose} changes {', '.join(stuck)} {when}, and that cannot be put back; take it out")
+        raise MibenchError(
+            f"{whose} changes {', '.join(stuck)} {when}, and that cannot be put back", cure="take it out"
+        )
 
 
 def text_of(error: BaseException) -> str:
@@ -106,8 +108,8 @@ def _exit(error: SystemExit) -> str:
     return f"sys.exit({printable(str(code))[:LONGEST]})"
 
 
-def _reads(whose: str, when: str) -> str:
-    return f"{whose} reads the command line {when}, and this one is mibench's; {SCRIPT}"
+def _reads(whose: str, when: str) -> MibenchError:
+    return MibenchError(f"{whose} reads the command line {when}, and this one is mibench's", cure=SCRIPT)
 
 
 class _CommandLine(list[str]):

@@ -13,8 +13,13 @@ class Reporter:
     def say(self, text: str) -> None:
         """A sentence worth reading once."""
 
-    def start(self, text: str) -> None:
-        """A new stretch of work begins; its length comes with the first :meth:`update`."""
+    def start(self, text: str, *, attack: str | None = None) -> None:
+        """A new stretch of work begins; its length comes with the first :meth:`update`.
+
+        Args:
+            text: what is done.
+            attack: the attack that runs, where the stretch is one.
+        """
 
     def update(self, done: float, total: float, text: str = "") -> None:
         """How far the stretch has come."""

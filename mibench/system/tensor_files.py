@@ -39,11 +39,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise MibenchError(f"cannot read {path}: {error}; delete it and run the same command again") from error
+        raise MibenchError(f"cannot read {path}: {error}", cure="delete it and run the same command again") from error
     try:
         facts = parse_json(metadata.get(METADATA_KEY, "{}"))
     except ValueError as error:
         raise MibenchError(
-            f"cannot read {path}: its metadata is not JSON ({error}); delete it and run the same command again"
+            f"cannot read {path}: its metadata is not JSON ({error})", cure="delete it and run the same command again"
         ) from error
     return tensors, facts if isinstance(facts, dict) else {}

@@ -40,23 +40,22 @@ def read_text(path: Path, *, most: int = MOST_BYTES, cure: str = "") -> str:
         MibenchError: a folder, a pipe, a device, a file that is too large, cannot be read or is not UTF-8; ``cure``
             ends the line.
     """
-    after = f"; {cure}" if cure else ""
     try:
         mode = path.stat().st_mode  # asked before it is opened: opening a pipe waits for somebody to write
         if not stat.S_ISREG(mode):
-            raise MibenchError(f"cannot read {path}: {_kind(mode)}, not a file{after}")
+            raise MibenchError(f"cannot read {path}: {_kind(mode)}, not a file", cure=cure)
         with path.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:
-        raise MibenchError(f"cannot read {path}: {error.strerror or error}{after}") from error
+        raise MibenchError(f"cannot read {path}: {error.strerror or error}", cure=cure) from error
     except ValueError as error:  # a null character in the name
-        raise MibenchError(f"cannot read {str(path)!r}: {error}{after}") from error
+        raise MibenchError(f"cannot read {str(path)!r}: {error}", cure=cure) from error
     if len(content) > most:
-        raise MibenchError(f"cannot read {path}: more than {most:,} bytes, which no file of this kind has{after}")
+        raise MibenchError(f"cannot read {path}: more than {most:,} bytes, which no file of this kind has", cure=cure)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise MibenchError(f"cannot read {path}: not UTF-8 text{after}") from error
+        raise MibenchError(f"cannot read {path}: not UTF-8 text", cure=cure) from error
 
 
 def _kind(mode: int) -> str:
@@ -102,7 +101,7 @@ def read_json(path: Path, *, cure: str = CURE) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise MibenchError(f"cannot read {path}: not valid JSON ({error}); {cure}") from error
+        raise MibenchError(f"cannot read {path}: not valid JSON ({error})", cure=cure) from error
 
 
 def read_object(path: Path, *, cure: str = CURE) -> dict[str, Any]:
@@ -113,5 +112,5 @@ def read_object(path: Path, *, cure: str = CURE) -> dict[str, Any]:
     """
     found = read_json(path, cure=cure)
     if not isinstance(found, dict):
-        raise MibenchError(f"cannot read {path}: expected a JSON object, got {shown(found)}; {cure}")
+        raise MibenchError(f"cannot read {path}: expected a JSON object, got {shown(found)}", cure=cure)
     return found

@@ -74,8 +74,9 @@ def computing(reporter: Reporter) -> Iterator[None]:
 
     if _forked and torch.get_num_threads() > 1:
         raise MibenchError(
-            "this process was forked from one that had loaded torch, whose threads are not in the copy: it might wait "
-            "for them for ever; start it with multiprocessing's 'spawn', or call torch.set_num_threads(1) in it first"
+            "this process was forked from one that had loaded torch, whose threads are not in the copy: it "
+            "might wait for them for ever",
+            cure="start it with multiprocessing's 'spawn', or call torch.set_num_threads(1) in it first",
         )
 
     def waiting() -> None:

@@ -36,7 +36,9 @@ def measure_accuracy(
     """
 
     if not len(images):
-        raise MibenchError(f"there are no images to measure {classifier.name} on; check the settings of the data set")
+        raise MibenchError(
+            f"there are no images to measure {classifier.name} on", cure="check the settings of the data set"
+        )
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(images), CHUNK):

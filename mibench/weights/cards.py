@@ -84,7 +84,9 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
         known = [field.name for field in dataclasses.fields(kind)]
         for key in given:
             if key not in known:
-                raise MibenchError(f"{source}: unknown field {where}{key!r}{suggest(key, known)}")
+                raise MibenchError(
+                    f"{source}: unknown field {where}{key!r}{suggest(key, known)}", cure="correct the card"
+                )
 
     check(Card, content, "")
     for name, kind in (("image", ImageSpec), ("weights", WeightsFile)):
@@ -100,7 +102,8 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
         raise MibenchError(f"{source}: {registry.unknown('kind', card.kind, CARD_KINDS)}")
     if Path(card.weights.file).name != card.weights.file or not card.weights.file.endswith(".safetensors"):
         raise MibenchError(
-            f"{source}: weights.file must be the bare name of a .safetensors file, got {card.weights.file!r}"
+            f"{source}: weights.file must be the bare name of a .safetensors file, got {card.weights.file!r}",
+            cure="correct the card",
         )
     return card
 
@@ -118,13 +121,14 @@ def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
         content = read_yaml(path)
         for field in ("name", "kind"):
             if not isinstance(content.get(field), str):
-                raise MibenchError(f"{path}: a card needs the field {field!r}; repair or delete the file")
+                raise MibenchError(f"{path}: a card needs the field {field!r}", cure="repair or delete the file")
         try:
             CardName.parse(content["name"])
         except MibenchError as error:
             raise MibenchError(
                 f"{path}: name should read architecture@dataset or architecture@dataset+tag, got "
-                f"{shown(content['name'])}; repair or delete the file"
+                f"{shown(content['name'])}",
+                cure="repair or delete the file",
             ) from error
         found.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
     return found
@@ -140,10 +144,16 @@ def shipped_cards() -> dict[str, CardFile]:
     for entry in registry.catalogue()["cards"].values():
         folder = _folder_of(entry.address)
         if folder is None:
-            raise MibenchError(f"{entry.distribution} registers cards in {entry.address!r}, which is not a package")
+            raise MibenchError(
+                f"{entry.distribution} registers cards in {entry.address!r}, which is not a package",
+                cure=f"repair or uninstall {entry.distribution}",
+            )
         for card in _scan(folder, folder.parent / "weights", entry.distribution):
             if card.name in found:
-                raise MibenchError(f"the card {card.name!r} is shipped twice: {found[card.name].path} and {card.path}")
+                raise MibenchError(
+                    f"the card {card.name!r} is shipped twice: {found[card.name].path} and {card.path}",
+                    cure="uninstall one of them",
+                )
             found[card.name] = card
     return found
 
@@ -223,20 +233,23 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
     have = [c.name for c in cards.values() if c.kind == kind and ("@" in wanted or c.card_name.dataset == dataset)]
     if kind == "target" and _from_user(architecture):
         raise MibenchError(
-            f"no target {name!r} has been taken in: mibench audit --model MODEL --data FOLDER does that"
-            f"{suggest(name, have)}"
+            f"no target {name!r} has been taken in{suggest(name, have)}",
+            cure="mibench audit --model MODEL --data FOLDER does that",
         )
     published = source_of(name)
     get = f"`mibench fetch {published}` says how to get them" if published else "get them from their authors"
     if kind == "backbone":
         raise MibenchError(
-            f"no weights of the backbone {name!r} are here: {get} and `mibench import FILE --as backbone:{name}`"
-            f"{suggest(name, have)}"
+            f"no weights of the backbone {name!r} are here{suggest(name, have)}",
+            cure=f"{get} and `mibench import FILE --as backbone:{name}`",
         )
     said_how = f" ({get})" if published else ""
     raise MibenchError(
-        f"no trained weights for the {kind} {name!r}: train them with `{training_command(kind, name)}`, or import "
-        f"published ones with `mibench import FILE --as {kind}:{name}`{said_how}{suggest(name, have)}"
+        f"no trained weights for the {kind} {name!r}",
+        cure=(
+            f"train them with `{training_command(kind, name)}`, or import published ones with `mibench import FILE "
+            f"--as {kind}:{name}`{said_how}{suggest(name, have)}"
+        ),
     )
 
 

@@ -35,23 +35,24 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise MibenchError(f"weights of {file.name!r} cannot be read: {path}: {error.strerror}; {cure}") from error
+        raise MibenchError(f"weights of {file.name!r} cannot be read: {path}: {error.strerror}", cure=cure) from error
     got = hashlib.sha256(content).hexdigest()
     if got != expected.sha256 or len(content) != expected.bytes:
         raise MibenchError(
             f"weights of {file.name!r} are not the ones on their card: {path} has sha256 {got} ({len(content)} bytes), "
-            f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file: {cure}"
+            f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file",
+            cure=cure,
         )
     try:
         tensors = load(content)
     except SafetensorError as error:
-        raise MibenchError(f"{path} is not a safetensors file ({error}); {cure}") from error
+        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
     # in the type they are used in: a number of float64 may be infinite there
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise MibenchError(
-                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity; {cure}"
+                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity", cure=cure
             )
     return tensors
 
@@ -77,7 +78,9 @@ def build_network(file: CardFile) -> tuple[nn.Module, Card]:
     try:
         network: nn.Module = architecture(**arguments)
     except TypeError as error:
-        raise MibenchError(f"{file.path}: {card.architecture} does not take these arguments ({error})") from error
+        raise MibenchError(
+            f"{file.path}: {card.architecture} does not take these arguments ({error})", cure="correct the card"
+        ) from error
     load_strictly(
         network,
         load_weights(file),
@@ -100,17 +103,18 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
     """
     network, card = build_network(file)
     if card.classes is None:
-        raise MibenchError(f"{file.path}: a target needs the field 'classes'")
+        raise MibenchError(f"{file.path}: a target needs the field 'classes'", cure="correct the card")
     if access > max_access(card):
         raise AccessError(
             f"target {card.name!r} can give no more than {max_access(card).name.lower()}, "
-            f"{access.name.lower()} was asked for"
+            f"{access.name.lower()} was asked for",
+            cure="choose an attack that needs no more",
         )
     network.to(device)
     victim = Victim(network, image=card.image, num_classes=card.classes, access=access, name=card.name)
     if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
         raise AccessError(
-            f"target {card.name!r} gives no usable gradient: {fault}; choose an attack that makes do with scores"
+            f"target {card.name!r} gives no usable gradient: {fault}", cure="choose an attack that makes do with scores"
         )
     victim.queries = Queries()  # a run counts from here
     return victim

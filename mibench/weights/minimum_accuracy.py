@@ -43,4 +43,4 @@ def refuse_weak(card: Card, least: float | None) -> None:
         MibenchError: the accuracy on its card is below ``least`` (None: twice chance).
     """
     if (reason := weakness(card, least)) is not None:
-        raise MibenchError(f"{reason}: train it longer, choose another, or say --min-accuracy 0")
+        raise MibenchError(f"{reason}", cure="train it longer, choose another, or say --min-accuracy 0")

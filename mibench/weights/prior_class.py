@@ -15,5 +15,7 @@ def prior_class(architecture: str) -> type[Prior]:
     kind = registry.load("prior", architecture)
     if not (isinstance(kind, type) and issubclass(kind, Prior)):
         address = registry.entry("prior", architecture).address
-        raise MibenchError(f"prior {architecture!r} ({address}) does not extend mibench.api.Prior; let its class do so")
+        raise MibenchError(
+            f"prior {architecture!r} ({address}) does not extend mibench.api.Prior", cure="let its class do so"
+        )
     return kind

@@ -28,14 +28,15 @@ def check_same_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
     if trained is not None and trained != now:
         cure = "" if parts_in(now) and not parts_in(trained) else "drop the --set dataset.*, restore the data, or "
         raise MibenchError(
-            f"{kind} {card.name!r} was trained on another version of {dataset.name}: {what_changed(trained, now)}; "
-            f"{cure}train it again: {training_command(kind, card.name)}"
+            f"{kind} {card.name!r} was trained on another version of {dataset.name}: {what_changed(trained, now)}",
+            cure=f"{cure}train it again: {training_command(kind, card.name)}",
         )
     measured = (card.measured or {}).get("dataset_digest")
     if measured is not None and _other_private_images(str(measured), now):
         raise MibenchError(
             f"{kind} {card.name!r} was measured on another version of {dataset.name} when it was imported: "
-            f"{what_changed(str(measured), now)}; import it again, so that its accuracy is that of these images"
+            f"{what_changed(str(measured), now)}",
+            cure="import it again, so that its accuracy is that of these images",
         )
 
 

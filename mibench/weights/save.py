@@ -60,7 +60,7 @@ def store_weights(
 
 def describe(name: CardName, kind: str, trained: TrainedWeights, content: bytes, **facts: Unpack[CardFacts]) -> Card:
     """The card of weights whose safetensors file is ``content``; see :func:`store_weights`."""
-    facts = {"measured": trained.measured or None, "notes": trained.notes, **facts}
+    facts = {"measured": trained.measured or None, "notes": "; ".join(trained.notes) or None, **facts}
     return Card(
         name=str(name),
         kind=kind,

@@ -118,7 +118,7 @@ class FileCheckpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
             raise MibenchError(
-                f"cannot read the checkpoint {self.path}; delete it to start the training again"
+                f"cannot read the checkpoint {self.path}", cure="delete it to start the training again"
             ) from error
         self.seconds_before = float(state.pop("seconds", 0.0))
         self._began = time.monotonic()
@@ -306,8 +306,11 @@ def refuse_shipped_name(training: Training) -> None:
         return  # mibench does not look for cards there
     if (shipped := shipped_cards().get(training.name)) is not None:
         raise MibenchError(
-            f"{training.name!r} is the name of weights that {shipped.origin} ships; runs would take yours for them: "
-            f"add --tag NAME, which makes {training.architecture}+NAME, or choose another place with --output FOLDER"
+            f"{training.name!r} is the name of weights that {shipped.origin} ships; runs would take yours for them",
+            cure=(
+                f"add --tag NAME, which makes {training.architecture}+NAME, or choose another place with --output "
+                "FOLDER"
+            ),
         )
 
 
@@ -321,11 +324,14 @@ def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> Car
     """The card of the classifier that a prior is made against; None for recipes that want none."""
     if recipe.needs != "public+victim":
         if training.target:
-            raise MibenchError(f"{training.kind} {training.architecture!r} is made against no target: drop --target")
+            raise MibenchError(
+                f"{training.kind} {training.architecture!r} is made against no target", cure="drop --target"
+            )
         return None
     if not training.target:
         raise MibenchError(
-            f"the {training.kind} {training.architecture!r} is made against one target: name it, such as --target vgg16"
+            f"the {training.kind} {training.architecture!r} is made against one target",
+            cure="name it, such as --target vgg16",
         )
     found = find_card("target", training.target, training.dataset)
     check_same_data("target", found.card(), dataset)

@@ -32,7 +32,7 @@ def find_factory(address: str) -> Callable[..., Any]:
     if not colon or not module or not name:
         raise MibenchError(f"model {address}: expected package.module:build, or a file .onnx or .pt")
     if module.endswith(".py") or "/" in module or "\\" in module:
-        raise MibenchError(f"model {address}: a module is named without folder and .py; {_cure(module, name)}")
+        raise MibenchError(f"model {address}: a module is named without folder and .py", cure=f"{_cure(module, name)}")
     see_working_directory()
     try:
         with foreign(f"model {address}: {module}", "on import"):
@@ -42,10 +42,12 @@ def find_factory(address: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise MibenchError(
-                f"model {address}: no module {error.name!r} in {Path.cwd()} or among what is installed; start from "
-                "the folder that it lies in, or set PYTHONPATH"
+                f"model {address}: no module {error.name!r} in {Path.cwd()} or among what is installed",
+                cure="start from the folder that it lies in, or set PYTHONPATH",
             ) from error
-        raise MibenchError(f"model {address}: it needs module {error.name!r}, which is not installed") from error
+        raise MibenchError(
+            f"model {address}: it needs module {error.name!r}, which is not installed", cure="install it"
+        ) from error
     except Exception as error:  # a person's own code may raise anything; the line says what it was
         raise MibenchError(f"model {address}: {module} fails on import: {worded(error)}") from error
     for part in name.split("."):

@@ -98,7 +98,7 @@ def _file_only(files: Sequence[WeightsContents], settings: Mapping[str, object])
     if declared.factory or declared.arguments or declared.features:
         raise MibenchError("--features and --set model.* belong to a model in code; a file has its layers sealed")
     if len(files) != 1 or "file" not in files[0].tensors:
-        raise MibenchError("an own model in a file is one file: drop --weights, its weights are inside")
+        raise MibenchError("an own model in a file is one file", cure="drop --weights, its weights are inside")
     return declared, files[0].tensors["file"]
 
 
@@ -126,16 +126,16 @@ def _trained(
         image=image,
         weights=weights,
         classes=declared.classes,
-        notes="; ".join(notes) or None,
+        notes=tuple(notes),
     )
 
 
 def _size(declared: ImageConvention, fixed: int | None) -> int:
     if fixed is not None and declared.size not in (None, fixed):
-        raise MibenchError(f"--size {declared.size}: the model's file says {fixed}; leave --size out")
+        raise MibenchError(f"--size {declared.size}: the model's file says {fixed}", cure="leave --size out")
     size = fixed or declared.size
     if size is None:
-        raise MibenchError("the model does not say which images it takes: add --size with their side in pixels")
+        raise MibenchError("the model does not say which images it takes", cure="add --size with their side in pixels")
     return size
 
 

@@ -68,7 +68,7 @@ def _check_types(wanted: Mapping[str, Tensor], given: Weights, file: WeightsCont
         if wanted[name].is_floating_point() and not given[name].is_floating_point():
             kind = str(given[name].dtype).removeprefix("torch.")
             raise MibenchError(
-                f"{file.file}: {name} holds {kind} where the model has real numbers; save the weights as float32"
+                f"{file.file}: {name} holds {kind} where the model has real numbers", cure="save the weights as float32"
             )
 
 

@@ -51,8 +51,8 @@ class ModuleNetwork(OwnNetwork):
             refuse_state(self.network, self.called)
         if code and code_of(factory) != code:
             raise MibenchError(
-                f"the code of {factory} has changed since the model was taken in; run `mibench audit` again with the "
-                "same --model and --weights"
+                f"the code of {factory} has changed since the model was taken in",
+                cure="run `mibench audit` again with the same --model and --weights",
             )
         self._inside: list[Tensor] = []
         if features:
@@ -119,16 +119,20 @@ def refuse_state(network: nn.Module, called: str) -> None:
     """
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(tensor):
-            raise MibenchError(f"{called}: {name} has no shape yet (a lazy layer); show it an image in the factory")
+            raise MibenchError(
+                f"{called}: {name} has no shape yet (a lazy layer)", cure="show it an image in the factory"
+            )
     for name, value in network.state_dict().items():
         if not isinstance(value, Tensor) or value.is_quantized:
             what = "a quantised tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise MibenchError(
-                f"{called}: its state holds {name}, {what}, and only plain tensors can be stored; export a quantised "
-                "model as TorchScript (it is attacked by its scores), and keep no extra state"
+                f"{called}: its state holds {name}, {what}, and only plain tensors can be stored",
+                cure="export a quantised model as TorchScript (it is attacked by its scores), and keep no extra state",
             )
         if value.is_meta:
-            raise MibenchError(f"{called}: {name} is on the device 'meta' and holds no numbers; build it on the CPU")
+            raise MibenchError(
+                f"{called}: {name} is on the device 'meta' and holds no numbers", cure="build it on the CPU"
+            )
         if value.layout != strided or value.is_nested:
             raise MibenchError(f"{called}: {name} is sparse or nested, and only plain tensors can be stored")
 

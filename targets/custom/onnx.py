@@ -83,11 +83,11 @@ def session(content: bytes) -> Any:
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MibenchError('ONNX models need onnxruntime: pip install "mibench[onnx]"') from error
+        raise MibenchError("ONNX models need onnxruntime", cure='pip install "mibench[onnx]"') from error
     if EXTERNAL in content:  # onnxruntime would look for the other file in the working directory, whatever lies there
         raise MibenchError(
-            'the ONNX file keeps its weights in another file; join them first: python -c "import onnx; '
-            "onnx.save_model(onnx.load('model.onnx'), 'joined.onnx')\""
+            "the ONNX file keeps its weights in another file",
+            cure="join them first: python -c \"import onnx; onnx.save_model(onnx.load('model.onnx'), 'joined.onnx')\"",
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -96,7 +96,9 @@ def session(content: bytes) -> Any:
         # without a second try, of which it would print
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except failures() as error:
-        raise MibenchError(f"no ONNX model that onnxruntime can open ({worded(error)}); export it again") from error
+        raise MibenchError(
+            f"no ONNX model that onnxruntime can open ({worded(error)})", cure="export it again"
+        ) from error
 
 
 def failures() -> tuple[type[Exception], ...]:

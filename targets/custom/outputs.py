@@ -36,7 +36,7 @@ def dense(tensor: Tensor) -> Tensor:
         else None
     )  # fmt: skip
     if kind is not None:
-        raise MibenchError(f"the model returns a {kind} tensor; let it return a dense one, of plain numbers")
+        raise MibenchError(f"the model returns a {kind} tensor", cure="let it return a dense one, of plain numbers")
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
@@ -70,8 +70,9 @@ def recognise(tensors: Sequence[Tensor], classes: int, count: int = 2) -> tuple[
         fits = any(t.is_floating_point() and t.ndim == 2 and t.shape[1] == classes for t in tensors)
         cure = "give data with one directory for each class of the model, in its order"
         raise MibenchError(
-            f"the model returns {shapes} for {count} images, the data has {classes} identities: expected scores of "
-            f"shape ({count}, {classes}); {'it must return one row for each image' if fits else cure}"
+            f"the model returns {shapes} for {count} images, the data has {classes} identities: expected scores "
+            f"of shape ({count}, {classes})",
+            cure=f"{('it must return one row for each image' if fits else cure)}",
         )
     scores = wide[0] if len(wide) == 1 else _scores_among(tensors, wide)
     roles = ["other"] * len(tensors)
@@ -98,8 +99,8 @@ def _scores_among(tensors: Sequence[Tensor], wide: Sequence[int]) -> int:
             if first != other and torch.allclose(tensors[first].float().softmax(1), tensors[other].float(), atol=1e-4):
                 return first
     raise MibenchError(
-        f"the model returns {len(wide)} tensors as wide as there are classes; say which is which with --outputs, "
-        "such as --outputs features,logits"
+        f"the model returns {len(wide)} tensors as wide as there are classes",
+        cure="say which is which with --outputs, such as --outputs features,logits",
     )
 
 

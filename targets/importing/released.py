@@ -54,7 +54,7 @@ class ClassifierImporter:
             image=ImageSpec(size=arguments["size"]),
             weights=tensors,
             classes=_length(tensors, "fc_layer.weight", 0, PUBLISHED_CLASSES),
-            notes=" ".join(notes) or None,
+            notes=(" ".join(notes),) if notes else (),
         )
 
     def explain(self, architecture: str, files: Sequence[WeightsContents]) -> str | None:
@@ -88,7 +88,7 @@ class BackboneImporter:
             arguments=arguments,
             image=image,
             weights=tensors,
-            notes=" ".join(notes) or None,
+            notes=(" ".join(notes),) if notes else (),
         )
 
     def explain(self, architecture: str, files: Sequence[WeightsContents]) -> str | None:

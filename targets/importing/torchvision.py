@@ -161,7 +161,7 @@ def _classifier(
         image=settings.image(size),
         weights=tensors,
         classes=classes,
-        notes="; ".join(notes) or None,
+        notes=tuple(notes),
     )
 
 
@@ -194,8 +194,8 @@ def _rows(tensors: Mapping[str, Tensor], final: str, architecture: str) -> int:
     if weight is None or weight.ndim != 2:
         last = next(reversed(list(tensors)), "none")
         raise MibenchError(
-            f"this is no {architecture}: its final layer {final}.weight is missing (the last key is {last}); name the "
-            "architecture that was trained with --as"
+            f"this is no {architecture}: its final layer {final}.weight is missing (the last key is {last})",
+            cure="name the architecture that was trained with --as",
         )
     return int(weight.shape[0])
 

@@ -38,7 +38,7 @@ class Timm:
         """
         timm = _timm()
         if width != 1.0:
-            raise MibenchError(f"timm's networks have no width, got {width}; choose a smaller one by its name")
+            raise MibenchError(f"timm's networks have no width, got {width}", cure="choose a smaller one by its name")
         architecture = model.partition(".")[0]
         if not timm.is_model(architecture):
             hint = suggest(architecture, timm.list_models())
@@ -54,7 +54,9 @@ class Timm:
             reason = " ".join(str(error).split())[:200]
             raise MibenchError(f"timm's {model!r} cannot take images of {size} pixels: {reason}") from error
         if not isinstance(output, ClassifierOutput):
-            raise MibenchError(f"timm's {model!r} does more to its images after its final layer; choose another model")
+            raise MibenchError(
+                f"timm's {model!r} does more to its images after its final layer", cure="choose another model"
+            )
         return _headed(timm.create_model(architecture, **arguments))
 
 
@@ -72,7 +74,7 @@ def _timm() -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise MibenchError('the target timm needs timm: pip install "mibench[timm]"') from error
+        raise MibenchError("the target timm needs timm", cure='pip install "mibench[timm]"') from error
     return timm
 
 

@@ -23,7 +23,7 @@ RESIDENT_BYTES = 1 << 30  # a store up to this size moves to a GPU as a whole
 def check_augmentation(name: str, known: tuple[str, ...] = AUGMENTATIONS) -> None:
     """Raise when ``name`` is none of the known ones."""
     if name not in known:
-        raise MibenchError(f"unknown augmentation {name!r}; choose one of {', '.join(known)}")
+        raise MibenchError(f"unknown augmentation {name!r}", cure=f"choose one of {', '.join(known)}")
 
 
 def channels_last_store(pixels: Tensor, device: torch.device) -> Tensor:

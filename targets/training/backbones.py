@@ -54,7 +54,7 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], *, backbone: s
     """
     feature = getattr(network, "feature", None)
     if not isinstance(feature, nn.Module):
-        raise MibenchError(f"{architecture} has no backbone that weights could go into; leave train.init out")
+        raise MibenchError(f"{architecture} has no backbone that weights could go into", cure="leave train.init out")
     given = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
     if not any(key.startswith("output_layer.") for key in feature.state_dict()):
         given = {key: tensor for key, tensor in given.items() if not key.startswith("output_layer.")}

@@ -56,8 +56,8 @@ class TrainRegressor(SupervisedRecipe):
         self.check()
         if not isinstance(data, GroundTruth):
             raise MibenchError(
-                f"data set {data.name!r} does not know the truth about its identities; "
-                "train the regressor on one that does, such as synthfaces"
+                f"data set {data.name!r} does not know the truth about its identities",
+                cure="train the regressor on one that does, such as synthfaces",
             )
         if not 0 < self.held_out < 1:
             raise MibenchError(f"held_out must lie between 0 and 1, got {self.held_out}")
@@ -65,7 +65,7 @@ class TrainRegressor(SupervisedRecipe):
         vectors = data.public_identity_vectors(len(public)).float()
         held = held_out_images(public.identities, self.held_out, context.seed)
         if bool(held.all()) or not bool(held.any()):
-            raise MibenchError("too few public identities to hold any out; use more images or another held_out")
+            raise MibenchError("too few public identities to hold any out", cure="use more images or another held_out")
         device = context.device
         train_store, test_store = (channels_last_store(public.pixels[part], device) for part in (~held, held))
         train_vectors, test_vectors = vectors[~held].to(device), vectors[held].to(device)

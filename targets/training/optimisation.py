@@ -24,7 +24,7 @@ def build_optimiser(
     if name in ("adamw", "adam"):
         kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
         return kind(parameters, lr=learning_rate, betas=(momentum, 0.999), weight_decay=weight_decay, fused=True)
-    raise MibenchError(f"unknown optimiser {name!r}; choose one of {', '.join(OPTIMISERS)}")
+    raise MibenchError(f"unknown optimiser {name!r}", cure=f"choose one of {', '.join(OPTIMISERS)}")
 
 
 def learning_rate_at(step: int, total: int, *, peak: float, schedule: str, warmup: int) -> float:
@@ -36,7 +36,7 @@ def learning_rate_at(step: int, total: int, *, peak: float, schedule: str, warmu
     if schedule == "none":
         return peak
     if schedule != "cosine":
-        raise MibenchError(f"unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+        raise MibenchError(f"unknown schedule {schedule!r}", cure=f"choose one of {', '.join(SCHEDULES)}")
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -152,7 +152,7 @@ def build(
     if recipe.dropout is not None:
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
         if not layers:
-            raise MibenchError(f"{recipe.architecture} has no dropout; leave the setting 'dropout' out")
+            raise MibenchError(f"{recipe.architecture} has no dropout", cure="leave the setting 'dropout' out")
         if not 0 <= recipe.dropout < 1:
             raise MibenchError(f"dropout must be in [0, 1), got {recipe.dropout}")
         for layer in layers:
@@ -189,6 +189,6 @@ def _check_images(images: Images, size: int, num_classes: int) -> None:
             f"got {images.pixels.dtype} {tuple(images.pixels.shape)}"
         )
     if len(images) == 0:
-        raise MibenchError("the data set has no private images in this part; check its settings")
+        raise MibenchError("the data set has no private images in this part", cure="check its settings")
     if not 0 <= int(images.labels.min()) <= int(images.labels.max()) < num_classes:
         raise MibenchError(f"private labels must lie in 0..{num_classes - 1}; the data set is inconsistent")

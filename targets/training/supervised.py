@@ -68,7 +68,7 @@ class SupervisedRecipe(Recipe):
         self.rate(0, 1)
         check_storage(self.storage)
         if self.select not in SELECTIONS:
-            raise MibenchError(f"unknown select {self.select!r}; choose one of {', '.join(SELECTIONS)}")
+            raise MibenchError(f"unknown select {self.select!r}", cure=f"choose one of {', '.join(SELECTIONS)}")
         for name, least in (("epochs", 1), ("batch_size", 2), ("evaluate_every", 1)):
             if getattr(self, name) < least:
                 raise MibenchError(f"{name} must be {least} or more, got {getattr(self, name)}")
@@ -301,8 +301,11 @@ class _Training:
         named = dict(zip((f"train_{name}" for name in self.names), means, strict=True))
         if not math.isfinite(named["train_loss"]):
             raise MibenchError(
-                f"the training diverged in epoch {epoch + 1} (loss {named['train_loss']}); lower learning_rate "
-                f"(now {self.recipe.learning_rate}) or choose schedule 'cosine', and delete the checkpoint"
+                f"the training diverged in epoch {epoch + 1} (loss {named['train_loss']})",
+                cure=(
+                    f"lower learning_rate (now {self.recipe.learning_rate}) or choose schedule 'cosine', and delete "
+                    "the checkpoint"
+                ),
             )
         return named
 

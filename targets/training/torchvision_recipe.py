@@ -72,7 +72,7 @@ class TrainLargeClassifier(TrainClassifier):
     def check(self) -> None:
         """Raise where a setting makes no sense."""
         if self.schedule not in SCHEDULES:
-            raise MibenchError(f"unknown schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
+            raise MibenchError(f"unknown schedule {self.schedule!r}", cure=f"choose one of {', '.join(SCHEDULES)}")
         if not self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must be 1 at most, got {self.label_smoothing}")
         super().check()

@@ -34,14 +34,14 @@ def import_gan(architecture: str, files: Sequence[WeightsContents], settings: Ma
         part = part_of(file.tensors)
         if part is None or part in parts:
             what = "neither a generator nor a critic" if part is None else f"a second {part}"
-            raise MibenchError(f"{file.file} is {what}; {_cure(architecture)}")
+            raise MibenchError(f"{file.file} is {what}", cure=f"{_cure(architecture)}")
         parts[part] = file
     needed = ("generator", CRITICS[architecture])
     for part in needed:
         if part not in parts:
-            raise MibenchError(f"the {part} is missing, given: {', '.join(parts)}; {_cure(architecture)}")
+            raise MibenchError(f"the {part} is missing, given: {', '.join(parts)}", cure=f"{_cure(architecture)}")
     if len(parts) > len(needed):
-        raise MibenchError(f"{len(parts)} files for {architecture}; {_cure(architecture)}")
+        raise MibenchError(f"{len(parts)} files for {architecture}", cure=f"{_cure(architecture)}")
     generator, critic = (parts[part].tensors for part in needed)
     weights = {
         f"{prefix}.{key}": tensor

@@ -42,7 +42,7 @@ class DCGANPrior(Prior):
         if (image.size, image.channels) != (SIZE, 3):
             on_card = f"{image.channels}x{image.size}x{image.size}"
             raise MibenchError(
-                f"prior {name!r} makes images 3x{SIZE}x{SIZE}, its card says {on_card}; correct the card"
+                f"prior {name!r} makes images 3x{SIZE}x{SIZE}, its card says {on_card}", cure="correct the card"
             )
         self.generator = generator.eval().requires_grad_(False)
         self.discriminator = discriminator.eval().requires_grad_(False)

@@ -358,6 +358,6 @@ def _pictures(pictures: Tensor, recipe: TrainDCGAN) -> Tensor:
         )
     if len(pictures) < recipe.batch_size:
         raise MibenchError(
-            f"{len(pictures)} public images are fewer than train.batch_size={recipe.batch_size}; lower it"
+            f"{len(pictures)} public images are fewer than train.batch_size={recipe.batch_size}", cure="lower it"
         )
     return pictures

@@ -65,7 +65,9 @@ def import_stylegan2(
         if name not in SETTINGS:
             raise MibenchError(f"unknown setting 'import.{name}' (known: {', '.join(SETTINGS)})")
     if len(files) != 1:
-        raise MibenchError(f"a {architecture} comes in one file, got {len(files)}; name the one with the generator")
+        raise MibenchError(
+            f"a {architecture} comes in one file, got {len(files)}", cure="name the one with the generator"
+        )
     (file,) = files
     weights = _ours(file)
     _check_kind(file.file, weights)
@@ -89,7 +91,7 @@ def import_stylegan2(
         arguments=_recorded(arguments),
         image=ImageSpec(size=arguments.resolution),
         weights=weights,
-        notes="; ".join([*notes, about_crop]),
+        notes=(*notes, about_crop),
     )
 
 
@@ -117,9 +119,9 @@ def _check_kind(name: str, weights: Mapping[str, Tensor]) -> None:
     }
     for pattern, what in relatives.items():
         if any(re.match(pattern, key) for key in weights):
-            raise MibenchError(f"{name} is {what}; {cure}")
+            raise MibenchError(f"{name} is {what}", cure=cure)
     if "G.synthesis.b4.const" not in weights or "G.mapping.fc0.weight" not in weights:
-        raise MibenchError(f"{name} holds no generator of StyleGAN2 (no mapping.fc0, no synthesis.b4.const); {cure}")
+        raise MibenchError(f"{name} holds no generator of StyleGAN2 (no mapping.fc0, no synthesis.b4.const)", cure=cure)
 
 
 def _flattened(kwargs: object) -> dict[str, object]:
@@ -136,12 +138,15 @@ def _flattened(kwargs: object) -> dict[str, object]:
 def _check_kwargs(name: str, kwargs: Mapping[str, object], architecture: str = "skip") -> None:
     if kwargs.get("c_dim"):
         raise MibenchError(
-            f"{name} is conditional (c_dim {kwargs['c_dim']}): it makes images of a given class, and attacks have no "
-            "class to give; import a network without"
+            f"{name} is conditional (c_dim {kwargs['c_dim']}): it makes images of a given class, and attacks "
+            "have no class to give",
+            cure="import a network without",
         )
     for key, value in {**FIXED, "architecture": architecture}.items():
         if kwargs.get(key, value) != value:
-            raise MibenchError(f"{name} was built with {key}={kwargs[key]!r}, here it is {value!r}; import another one")
+            raise MibenchError(
+                f"{name} was built with {key}={kwargs[key]!r}, here it is {value!r}", cure="import another one"
+            )
 
 
 def _generator(
@@ -207,14 +212,16 @@ def _with_discriminator(
     size = kwargs.get("img_resolution", generator.resolution)
     if size != generator.resolution:
         raise MibenchError(
-            f"{file.file}: the discriminator takes {size!r} pixels, not {generator.resolution}; {without}"
+            f"{file.file}: the discriminator takes {size!r} pixels, not {generator.resolution}", cure=without
         )
     clamp = kwargs.get("conv_clamp", generator.conv_clamp)
     if clamp != generator.conv_clamp:
-        raise MibenchError(f"{file.file}: the discriminator clamps at {clamp!r}, the generator elsewhere; {without}")
+        raise MibenchError(f"{file.file}: the discriminator clamps at {clamp!r}, the generator elsewhere", cure=without)
     group = kwargs.get("mbstd_group_size", 4)
     if not isinstance(group, int) or group not in GROUPS:
-        raise MibenchError(f"{file.file}: the discriminator compares {group!r} images, here one of {GROUPS}; {without}")
+        raise MibenchError(
+            f"{file.file}: the discriminator compares {group!r} images, here one of {GROUPS}", cure=without
+        )
     base, widest = _widths(weights, "D.b{}.conv0.weight", generator.resolution)
     base = _whole(file.file, "channel_base", kwargs.get("channel_base"), base, MOST_CHANNELS * generator.resolution)
     widest = _whole(file.file, "channel_max", kwargs.get("channel_max"), widest, MOST_CHANNELS)
@@ -282,7 +289,9 @@ def _check_fit(name: str, arguments: StyleGAN2Arguments, weights: Mapping[str, T
     taps = resampling_filter()
     for key, tensor in weights.items():
         if key.endswith("resample_filter") and not torch.allclose(tensor.float(), taps, atol=1e-6):
-            raise MibenchError(f"{name}: {key} is not the filter [1, 3, 3, 1] of the release; import another network")
+            raise MibenchError(
+                f"{name}: {key} is not the filter [1, 3, 3, 1] of the release", cure="import another network"
+            )
 
 
 def _cause(misfit: StateDictMismatch) -> str:

@@ -54,7 +54,8 @@ class StyleGAN2Arguments:
         if self.crop is not None and (type(self.crop) is not int or not 1 <= self.crop <= self.resolution):
             raise MibenchError(
                 f"prior.crop must be a whole number of pixels from 1 to {self.resolution}, or null for the whole "
-                f"image, got {self.crop!r}; name what targets are shown of this prior: --set prior.crop=N"
+                f"image, got {self.crop!r}",
+                cure="name what targets are shown of this prior: --set prior.crop=N",
             )
 
     def generator(self) -> Generator:
@@ -113,7 +114,8 @@ class StyleGAN2Prior(MappingPrior):
         if (image.size, image.channels) != (generator.resolution, 3):
             raise MibenchError(
                 f"prior {name!r} makes images 3x{generator.resolution}x{generator.resolution}, its card says "
-                f"{image.channels}x{image.size}x{image.size}; correct the card"
+                f"{image.channels}x{image.size}x{image.size}",
+                cure="correct the card",
             )
         self.generator = generator.eval().requires_grad_(False)
         self.generator.synthesis.freeze()
@@ -149,7 +151,7 @@ class StyleGAN2Prior(MappingPrior):
         stray = sorted(key for key in weights if not key.startswith(("G.", "D.")))
         if stray:
             raise MibenchError(
-                f"prior {name!r}: weight {stray[0]!r} is neither of G. nor of D.; use a file of this kind"
+                f"prior {name!r}: weight {stray[0]!r} is neither of G. nor of D.", cure="use a file of this kind"
             )
         generator = settings.generator()
         discriminator = settings.discriminator() if any(key.startswith("D.") for key in weights) else None

@@ -88,7 +88,9 @@ class TrainStyleGAN2(Recipe):
                 f"the prior trains on uint8 (N, {expected}), got {pictures.dtype} {tuple(pictures.shape)}"
             )
         if len(pictures) < self.batch_size:
-            raise MibenchError(f"{len(pictures)} public images are fewer than batch_size={self.batch_size}; lower it")
+            raise MibenchError(
+                f"{len(pictures)} public images are fewer than batch_size={self.batch_size}", cure="lower it"
+            )
         training = _Training(self, pictures, context)
         training.finish()
         return training.trained()

@@ -40,7 +40,7 @@ class AFHQ(PublicOnly):
     def __post_init__(self) -> None:
         require(self.name, self.folder, self.inspect(self.folder, {"animal": self.animal, "part": self.part}))
         if not self.rows("public"):
-            raise MibenchError(f"{self.folder / self._inner} holds no image; unpack AFHQ there")
+            raise MibenchError(f"{self.folder / self._inner} holds no image", cure="unpack AFHQ there")
 
     @property
     def framing(self) -> Framing:

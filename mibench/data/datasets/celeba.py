@@ -92,9 +92,9 @@ class CelebA(CelebAFiles):
             for role in self._listed_roles:
                 if self._released(role) is None:
                     raise MibenchError(
-                        f"{self._list(role)} is not the released {role} list: sha256 {self._hash(role)}, expected "
-                        f"{LISTS[role][1]}; restore it, or --set dataset.lists=given for your own lists (comparable "
-                        "with nobody's)"
+                        f"{self._list(role)} is not the released {role} list: sha256 {self._hash(role)}, "
+                        f"expected {LISTS[role][1]}",
+                        cure="restore it, or --set dataset.lists=given for your own lists (comparable with nobody's)",
                     )
         self._check()
         self.check_files()
@@ -133,7 +133,8 @@ class CelebA(CelebAFiles):
             return None
         from mibench.data.datasets.facescrub import FaceScrub
         from mibench.data.datasets.ffhq import FFHQ
-        from mibench.data.public_data import AllPublic, public_settings
+        from mibench.data.public_data import AllPublic
+        from mibench.data.root_setting import public_settings
 
         cropped = self.public_crop == "usual"
         with public_settings():
@@ -174,7 +175,7 @@ class CelebA(CelebAFiles):
         try:
             return hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise MibenchError(f"cannot read {path}: {error.strerror}; restore it") from error
+            raise MibenchError(f"cannot read {path}: {error.strerror}", cure="restore it") from error
 
     def _released(self, role: Role) -> str | None:
         """How a list is the released one: ``""`` byte for byte, or the difference in form; None: it is another."""
@@ -191,13 +192,15 @@ class CelebA(CelebAFiles):
         """Lists that contradict themselves or the identity file, however they came."""
         listed, where = self.listed, f"{self.name} at {self.folder}"
         if not listed["train"]:
-            raise MibenchError(f"{self._list('train')} lists no image; restore it")
+            raise MibenchError(f"{self._list('train')} lists no image", cure="restore it")
         check_listed_once(listed, where)
         check_contiguous(listed["train"], where)
         if strange := {row.label for row in listed["test"]} - {row.label for row in listed["train"]}:
-            raise MibenchError(f"{where}: class {min(strange)} of the test list has no train image; correct the lists")
+            raise MibenchError(
+                f"{where}: class {min(strange)} of the test list has no train image", cure="correct the lists"
+            )
         if self.lists == "given" and (doubt := _one_person_a_class(listed)):
-            raise MibenchError(f"{where}: {doubt}, by the identity file; correct the labels of the list")
+            raise MibenchError(f"{where}: {doubt}, by the identity file", cure="correct the labels of the list")
 
     @cached_property
     def listed(self) -> Listed:
@@ -212,7 +215,8 @@ class CelebA(CelebAFiles):
             for number, fields in read_lines(path):
                 if role != "public" and (len(fields) != 2 or not is_number(fields[1])):
                     raise MibenchError(
-                        f"{path} line {number}: expected 'NNNNNN.jpg LABEL', got {' '.join(fields)[:80]!r}; correct it"
+                        f"{path} line {number}: expected 'NNNNNN.jpg LABEL', got {' '.join(fields)[:80]!r}",
+                        cure="correct it",
                     )
                 label = -1 if role == "public" else int(fields[1])
                 stem = stem_of(fields[0])

@@ -88,8 +88,10 @@ class CelebA1000(CelebAFiles):
         width, height = size_of(first)
         if width != height and not self.crop:
             raise MibenchError(
-                f"{first} is {width}x{height}: this protocol has square crops (HD-CelebA-Cropper, 224x224); crop the "
-                "images, or --set dataset.crop=N for a centre crop of N pixels (comparable with nobody's)"
+                f"{first} is {width}x{height}: this protocol has square crops (HD-CelebA-Cropper, 224x224)",
+                cure=(
+                    "crop the images, or --set dataset.crop=N for a centre crop of N pixels (comparable with nobody's)"
+                ),
             )
         return Framing(crop=self.crop or None, expected=(width, height))
 
@@ -105,7 +107,7 @@ class CelebA1000(CelebAFiles):
             return None
         from mibench.data.datasets.ffhq import FFHQ
         from mibench.data.datasets.metfaces import MetFaces
-        from mibench.data.public_data import public_settings
+        from mibench.data.root_setting import public_settings
 
         with public_settings():
             if self.public_from == "metfaces":

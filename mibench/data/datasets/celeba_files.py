@@ -61,7 +61,9 @@ class CelebAFiles(FileSplit):
     def check_files(self) -> None:
         """Raise when images are missing that may not be, or all that one could train on."""
         if not self.rows("train"):
-            raise MibenchError(f"{needed(self.folder, FOLDERS)} has none of the train images; unpack the archive there")
+            raise MibenchError(
+                f"{needed(self.folder, FOLDERS)} has none of the train images", cure="unpack the archive there"
+            )
 
     @cached_property
     def _there(self) -> Listed:
@@ -94,7 +96,7 @@ def needed(folder: Path, names: Sequence[str]) -> Path:
     """Like :func:`first_of`, for what :meth:`inspect` has already found."""
     found = first_of(folder, names)
     if found is None:
-        raise MibenchError(f"{folder / names[0]} is missing; restore it")
+        raise MibenchError(f"{folder / names[0]} is missing", cure="restore it")
     return found
 
 
@@ -132,7 +134,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise MibenchError(f"cannot read {path}: {reason}; restore it") from error
+        raise MibenchError(f"cannot read {path}: {reason}", cure="restore it") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if fields := line.split():
             yield number, fields
@@ -149,14 +151,14 @@ def read_numbers(path: Path, example: str) -> dict[str, int]:
     for number, fields in read_lines(path):
         if len(fields) != 2 or not is_number(fields[1]):
             raise MibenchError(
-                f"{path} line {number}: expected '{example}', got {' '.join(fields)[:80]!r}; restore the file"
+                f"{path} line {number}: expected '{example}', got {' '.join(fields)[:80]!r}", cure="restore the file"
             )
         stem = stem_of(fields[0])
         if stem in found:
-            raise MibenchError(f"{path} line {number}: {fields[0]} stands there twice; restore the file")
+            raise MibenchError(f"{path} line {number}: {fields[0]} stands there twice", cure="restore the file")
         found[stem] = int(fields[1])
     if not found:
-        raise MibenchError(f"{path} is empty; restore it")
+        raise MibenchError(f"{path} is empty", cure="restore it")
     return found
 
 
@@ -168,5 +170,5 @@ def read_identities(folder: Path) -> dict[str, int]:
 def identity_of(people: Mapping[str, int], stem: str, source: Path) -> str:
     """The key of the person on an image."""
     if stem not in people:
-        raise MibenchError(f"{source} names no identity for {stem}.jpg; restore the file")
+        raise MibenchError(f"{source} names no identity for {stem}.jpg", cure="restore the file")
     return f"celeba-{people[stem]}"

@@ -74,8 +74,9 @@ def frequent_split(people: Mapping[str, int], order: Sequence[str], *, classes: 
 def _check_enough(counts: Mapping[int, int], classes: int) -> None:
     if classes < 2 or len(counts) <= classes:
         raise MibenchError(
-            f"{classes} private people were asked for, the identity file has {len(counts)}, of whom some must stay "
-            "public; --set dataset.classes=N with N from 2"
+            f"{classes} private people were asked for, the identity file has {len(counts)}, of whom some must "
+            "stay public",
+            cure="--set dataset.classes=N with N from 2",
         )
 
 

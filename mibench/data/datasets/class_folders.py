@@ -88,7 +88,7 @@ def pictures_in(folder: Path, passed: Passed) -> list[str]:
 def _there(entry: os.DirEntry[str]) -> Kind:
     kind = kind_of(entry)
     if kind == "nothing":
-        raise MibenchError(f"{entry.path} is a link that leads nowhere; restore what it points at, or remove it")
+        raise MibenchError(f"{entry.path} is a link that leads nowhere", cure="restore what it points at, or remove it")
     return kind
 
 

@@ -26,7 +26,9 @@ def class_order(folders: Sequence[str], order: Order, listed: Sequence[str] | No
         MibenchError: numbers that are not 0 to K-1, or a list that does not name the folders.
     """
     if not folders:
-        raise MibenchError("there is no folder of a person; put the images of each person into a folder of their own")
+        raise MibenchError(
+            "there is no folder of a person", cure="put the images of each person into a folder of their own"
+        )
     if listed is not None:
         return _as_listed(folders, listed)
     if order == "imagefolder" or not all(name.isascii() and name.isdecimal() for name in folders):
@@ -34,13 +36,18 @@ def class_order(folders: Sequence[str], order: Order, listed: Sequence[str] | No
     by_number = sorted(folders, key=int)
     numbers = [int(name) for name in by_number]
     if twice := [name for name, other in zip(by_number[1:], numbers, strict=False) if int(name) == other]:
-        raise MibenchError(f"two folders are the class {int(twice[0])} (one is {twice[0]!r}); rename or join them")
+        raise MibenchError(
+            f"two folders are the class {int(twice[0])} (one is {twice[0]!r})", cure="rename or join them"
+        )
     if order == "names" and numbers != list(range(len(numbers))):
         wanted = next(place for place, number in enumerate(numbers) if place != number)
         raise MibenchError(
-            f"the folders are numbers but not 0 to {len(numbers) - 1} (there is no {wanted}), so which class each is "
-            "is in doubt; --set dataset.labels=sorted numbers them in their order, --set dataset.classes=classes.txt "
-            "gives the model's order, one name a line"
+            f"the folders are numbers but not 0 to {len(numbers) - 1} (there is no {wanted}), so which class "
+            "each is is in doubt",
+            cure=(
+                "--set dataset.labels=sorted numbers them in their order, --set dataset.classes=classes.txt gives "
+                "the model's order, one name a line"
+            ),
         )
     return tuple(by_number)
 
@@ -52,12 +59,12 @@ def _as_listed(folders: Sequence[str], listed: Sequence[str]) -> tuple[str, ...]
     found = matched(listed, folders)  # a list that was typed has another Unicode form than what some disks keep
     if unknown := sorted(set(folders) - set(found.values())):
         raise MibenchError(
-            f"{len(unknown)} folders are not in the file of classes (first: {unknown[0]!r}); add them at their "
-            "places, or remove the folders"
+            f"{len(unknown)} folders are not in the file of classes (first: {unknown[0]!r})",
+            cure="add them at their places, or remove the folders",
         )
     if empty := [name for name in listed if name not in found]:
         raise MibenchError(
-            f"{len(empty)} classes of the file have no folder (first: {empty[0]!r}); add images of each, a class "
-            "without any can be neither attacked nor judged"
+            f"{len(empty)} classes of the file have no folder (first: {empty[0]!r})",
+            cure="add images of each, a class without any can be neither attacked nor judged",
         )
     return tuple(found[name] for name in listed)

@@ -58,12 +58,14 @@ class FaceScrub(FileSplit):
         require(self.name, self.folder, self.inspect(self.folder, {"pictures": self.pictures}))
         if self.classes and len(self.class_names) != self.classes:
             raise MibenchError(
-                f"{self.folder} has {len(self.class_names)} people, expected {self.classes}: labels follow from the "
-                "sorted names, so one folder more or less moves all later ones; restore the folders, or say how many "
-                f"there are: --set dataset.classes={len(self.class_names)}"
+                f"{self.folder} has {len(self.class_names)} people, expected {self.classes}: labels follow from "
+                "the sorted names, so one folder more or less moves all later ones",
+                cure=f"restore the folders, or say how many there are: --set dataset.classes={len(self.class_names)}",
             )
         if len({row.label for row in self.rows("train")}) != len(self.class_names):
-            raise MibenchError(f"{self.folder} has too few images: some people have none to train on; restore them")
+            raise MibenchError(
+                f"{self.folder} has too few images: some people have none to train on", cure="restore them"
+            )
         if self.public_from != "none":
             _ = self.public_source
 
@@ -130,9 +132,13 @@ class FaceScrub(FileSplit):
         ]
         names = [name for _, name in found]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise MibenchError(f"{name_some(twice)} stand among actors and actresses; remove one of the two folders")
+            raise MibenchError(
+                f"{name_some(twice)} stand among actors and actresses", cure="remove one of the two folders"
+            )
         if twins := [*alike(names), *alike_but_for_case(names)]:
-            raise MibenchError(f"{self.folder} has two folders {spelt(*twins[0])}; join them: a person is one class")
+            raise MibenchError(
+                f"{self.folder} has two folders {spelt(*twins[0])}", cure="join them: a person is one class"
+            )
         return found
 
     @cached_property
@@ -153,7 +159,8 @@ class FaceScrub(FileSplit):
         found = pictures_in(self.folder / inner, self._passed)
         if len(found) < 2:
             raise MibenchError(
-                f"{self.folder / inner} has {len(found) or 'no'} image{'' if len(found) == 1 else 's'}: a class needs "
-                "two, to train and to test; restore the files (removing the folder would move all later labels)"
+                f"{self.folder / inner} has {len(found) or 'no'} image{('' if len(found) == 1 else 's')}: a "
+                "class needs two, to train and to test",
+                cure="restore the files (removing the folder would move all later labels)",
             )
         return [Row(f"{inner}/{file}", label, f"facescrub-{composed(name)}") for file in found]

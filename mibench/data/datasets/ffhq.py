@@ -56,7 +56,7 @@ class FFHQ(PublicOnly):
             raise MibenchError(f"ffhq: crop is in pixels of a 128-pixel thumbnail, 1 to 128, got {self.crop}")
         require(self.name, self.folder, self.inspect(self.folder, {"variant": self.variant}))
         if not self.rows("public"):
-            raise MibenchError(f"{self.folder / self.variant} holds no 00000.png or the like; unpack FFHQ there")
+            raise MibenchError(f"{self.folder / self.variant} holds no 00000.png or the like", cure="unpack FFHQ there")
 
     @property
     def framing(self) -> Framing:

@@ -76,10 +76,10 @@ class Folder(FileSplit):
         people = [name for name in found if places[name] not in others]
         seen = Counter(places.values())
         if twice := [name for name in people if seen[places[name]] > 1]:
-            raise MibenchError(f"{name_some(twice)} are links to one folder; remove one: a person is one class")
+            raise MibenchError(f"{name_some(twice)} are links to one folder", cure="remove one: a person is one class")
         if twins := alike(people):
             raise MibenchError(
-                f"{self.layout.train} has two folders {spelt(*twins[0])}; join them: a person is one class"
+                f"{self.layout.train} has two folders {spelt(*twins[0])}", cure="join them: a person is one class"
             )
         return class_order(people, self.labels, self._listed)
 
@@ -116,8 +116,11 @@ class Folder(FileSplit):
         """Public images, if there are any."""
         if count != 0 and not self.public_count():
             raise MibenchError(
-                f"{self.folder} has no public images; put some of other people in {self.folder / 'public'}, name a "
-                "folder with --set dataset.public_root=FOLDER, or take a data set's: --set dataset.public_from=ffhq"
+                f"{self.folder} has no public images",
+                cure=(
+                    f"put some of other people in {self.folder / 'public'}, name a folder with --set "
+                    "dataset.public_root=FOLDER, or take a data set's: --set dataset.public_from=ffhq"
+                ),
             )
         return super().public(size, count)
 
@@ -127,7 +130,8 @@ class Folder(FileSplit):
         if both := self._copies("public", "train", "test"):
             raise MibenchError(
                 f"{len(both)} public files of {self.folder} are copies of private ones (first: {both[0][0]} and "
-                f"{both[0][1]}); remove them: results mean nothing with shared pictures"
+                f"{both[0][1]})",
+                cure="remove them: results mean nothing with shared pictures",
             )
 
     @classmethod
@@ -222,8 +226,8 @@ class Folder(FileSplit):
                 continue
             if len(train) < 2:
                 raise MibenchError(
-                    f"{self.layout.train / person} has one image: a person needs two, to train and to test; add some, "
-                    "or remove the folder"
+                    f"{self.layout.train / person} has one image: a person needs two, to train and to test",
+                    cure="add some, or remove the folder",
                 )
             # by file name within the person's folder: the same files are held out wherever the data lies
             out = hold_out([f"{person}/{Path(row.name).name}" for row in train], self.test_share, SALT)
@@ -247,7 +251,9 @@ class Folder(FileSplit):
         if self.public_root:
             place = folder_of(self.name, self.public_root)
             if not is_folder(place):
-                raise MibenchError(f"dataset.public_root={place} is no folder; name the one with the public images")
+                raise MibenchError(
+                    f"dataset.public_root={place} is no folder", cure="name the one with the public images"
+                )
             if real(place) == real(self.folder):
                 raise MibenchError("dataset.public_root is dataset.root: private images cannot be the public ones")
             return place

@@ -10,6 +10,7 @@ from pathlib import Path
 from mibench.data.datasets.class_folders import UNREAD, Passed, name_some, pictures_in, subfolders
 from mibench.data.directory_listing import entries, kind_of
 from mibench.data.images import FORMATS
+from mibench.data.root_setting import root_setting
 from mibench.errors import MibenchError
 
 PAIRS = (("private_train", "private_test"), ("train", "test"), ("train", "val"))
@@ -73,11 +74,16 @@ def layout_of(root: Path) -> Layout:
                 half, "train"
             )
             raise MibenchError(
-                f"{root} has {half}/ but no {other}/; add it, or take {half}/ alone (test images are then held out by "
-                f"file name): --set dataset.root={root / half}"
+                f"{root} has {half}/ but no {other}/",
+                cure=(
+                    f"add it, or take {half}/ alone (test images are then held out by file name): --set "
+                    f"{root_setting()}={root / half}"
+                ),
             )
     if not [name for name in folders if name != "public"]:
-        raise MibenchError(f"{root} has {_instead(root)}; put the images of each person into a folder of their own")
+        raise MibenchError(
+            f"{root} has {_instead(root)}", cure="put the images of each person into a folder of their own"
+        )
     return Layout("one folder a person", root, None, public)
 
 
@@ -91,20 +97,23 @@ def no_pictures(folder: Path, top: Path) -> MibenchError:
     unread = _unread(folder)
     if unread:
         return MibenchError(
-            f"{folder} has no image that is read ({', '.join(FORMATS)} are), but {unread}; convert them to PNG"
+            f"{folder} has no image that is read ({', '.join(FORMATS)} are), but {unread}", cure="convert them to PNG"
         )
     below = _pictures_below(folder)
     if below is None:
-        return MibenchError(f"{folder} has no image; add some, or remove the folder")
+        return MibenchError(f"{folder} has no image", cure="add some, or remove the folder")
     alone = [name for name in _folders(top) if name != "public"] == [folder.name]
     if alone or below.parent != folder:  # not the sessions of one person, it seems, but people
         return MibenchError(
-            f"{folder} has no image itself, they lie deeper, inside {below} for one; name the folder that holds one "
-            f"folder a person: dataset.root={below.parent}"
+            f"{folder} has no image itself, they lie deeper, inside {below} for one",
+            cure=f"name the folder that holds one folder a person: {root_setting()}={below.parent}",
         )
     return MibenchError(
-        f"{folder} has no image itself, they lie deeper, inside {below} for one; move the images of a person into the "
-        f"person's own folder (or name the folder that holds one folder a person: dataset.root={folder})"
+        f"{folder} has no image itself, they lie deeper, inside {below} for one",
+        cure=(
+            "move the images of a person into the person's own folder (or name the folder that holds one folder a "
+            f"person: {root_setting()}={folder})"
+        ),
     )
 
 
@@ -114,7 +123,9 @@ def no_public_pictures(folder: Path) -> MibenchError:
     below = _pictures_below(folder)
     there = f", but {unread[0]}, which are not read ({', '.join(FORMATS)} are)" if unread else ""
     there = f"; some lie deeper, inside {below}" if below is not None and not there else there
-    return MibenchError(f"{folder} has no image, neither itself nor in its folders{there}; add some, or remove it")
+    return MibenchError(
+        f"{folder} has no image, neither itself nor in its folders{there}", cure="add some, or remove it"
+    )
 
 
 def _folders(folder: Path) -> list[str]:
@@ -130,8 +141,8 @@ def _check_names(root: Path, folders: Sequence[str]) -> None:
         if known == "public" or _holds_people(root / name):
             case = "in lower case" if known == name.lower() else f"called {known}/"
             raise MibenchError(
-                f"{root} has {name}/, which would be a person; the part of that name is written {case}: rename it to "
-                f"{known}/ (or to a person's name, if it is one)"
+                f"{root} has {name}/, which would be a person; the part of that name is written {case}",
+                cure=f"rename it to {known}/ (or to a person's name, if it is one)",
             )
 
 

@@ -36,7 +36,7 @@ class MetFaces(PublicOnly):
     def __post_init__(self) -> None:
         require(self.name, self.folder, self.inspect(self.folder, {}))
         if not self.rows("public"):
-            raise MibenchError(f"{self.folder / FOLDER} holds no image; unpack MetFaces there")
+            raise MibenchError(f"{self.folder / FOLDER} holds no image", cure="unpack MetFaces there")
 
     @property
     def framing(self) -> Framing:

@@ -31,9 +31,11 @@ class PublicOnly(FileSplit):
         """Refused: nobody here is a class."""
         del part, size, labels
         raise MibenchError(
-            f"{self.name} has public images only, it cannot be the data set of a target or a judge; train a prior on "
-            f"it (mibench train prior stylegan2 --dataset {self.name}), or take it as the public images of another "
-            f"data set (--dataset facescrub --set dataset.public_from={self.name})"
+            f"{self.name} has public images only, it cannot be the data set of a target or a judge",
+            cure=(
+                f"train a prior on it (mibench train prior stylegan2 --dataset {self.name}), or take it as the "
+                f"public images of another data set (--dataset facescrub --set dataset.public_from={self.name})"
+            ),
         )
 
     @cached_property

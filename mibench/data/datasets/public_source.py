@@ -6,7 +6,7 @@ from mibench.data.datasets.afhq import AFHQ
 from mibench.data.datasets.ffhq import FFHQ
 from mibench.data.datasets.metfaces import MetFaces
 from mibench.data.datasets.public_only import PublicOnly
-from mibench.data.public_data import public_settings
+from mibench.data.root_setting import public_settings
 from mibench.errors import MibenchError
 
 
@@ -33,6 +33,6 @@ def public_source(name: str, root: str, *, portraits: bool = False) -> PublicOnl
 def without_public(name: str) -> MibenchError:
     """What a data set says that was asked for public images and was given none."""
     return MibenchError(
-        f"{name} has no public images of its own; name a data set that has some, such as --set "
-        "dataset.public_from=ffhq --set dataset.public_root=FOLDER"
+        f"{name} has no public images of its own",
+        cure="name a data set that has some, such as --set dataset.public_from=ffhq --set dataset.public_root=FOLDER",
     )

@@ -59,9 +59,11 @@ class StanfordDogs(FileSplit):
     def __post_init__(self) -> None:
         require(self.name, self.folder, self.inspect(self.folder, {"cropped": self.cropped}))
         if not self.rows("train"):
-            raise MibenchError(f"{self.folder / PICTURES} has none of the listed pictures; unpack images.tar there")
+            raise MibenchError(
+                f"{self.folder / PICTURES} has none of the listed pictures", cure="unpack images.tar there"
+            )
         if len({row.label for row in self.rows("train")}) != self.classes:
-            raise MibenchError(f"{self.folder / PICTURES} has no train pictures of some breeds; restore them")
+            raise MibenchError(f"{self.folder / PICTURES} has no train pictures of some breeds", cure="restore them")
         if self.public_from != "none":
             _ = self.public_source
 
@@ -180,12 +182,14 @@ class StanfordDogs(FileSplit):
                 parts = PurePosixPath(name).parts
                 if len(parts) != 2 or ".." in parts or parts[0] == "/" or "\\" in name or "\0" in name:
                     raise MibenchError(
-                        f"{path}: expected 'breed/file.jpg', got {name[:80]!r}; restore the released file"
+                        f"{path}: expected 'breed/file.jpg', got {name[:80]!r}", cure="restore the released file"
                     )
                 if not 1 <= label <= self.classes:
                     raise MibenchError(
-                        f"{path}: {name} has label {label}, labels run from 1 to {self.classes}; restore the released "
-                        "file, or say how many breeds the lists have: --set dataset.classes=N"
+                        f"{path}: {name} has label {label}, labels run from 1 to {self.classes}",
+                        cure=(
+                            "restore the released file, or say how many breeds the lists have: --set dataset.classes=N"
+                        ),
                     )
                 rows.append(Row(f"{PICTURES}/{name}", label - 1, f"stanford_dogs-{parts[0]}"))
         where = f"{self.folder / LISTS[0]} and {LISTS[1]}"
@@ -195,11 +199,12 @@ class StanfordDogs(FileSplit):
             if by_label.setdefault(row.label, row.identity) != row.identity:
                 raise MibenchError(
                     f"{where}: label {row.label + 1} stands for {by_label[row.label].partition('-')[2]} and for "
-                    f"{row.identity.partition('-')[2]}; restore the released files"
+                    f"{row.identity.partition('-')[2]}",
+                    cure="restore the released files",
                 )
         if len(by_label) != self.classes or len(set(by_label.values())) != self.classes:
             raise MibenchError(
-                f"{where} have {len(set(by_label.values()))} breeds, expected {self.classes}; restore the released "
-                f"files, or --set dataset.classes={len(by_label)}"
+                f"{where} have {len(set(by_label.values()))} breeds, expected {self.classes}",
+                cure=f"restore the released files, or --set dataset.classes={len(by_label)}",
             )
         return rows

@@ -40,17 +40,17 @@ def read_list(path: Path) -> list[tuple[str, int]]:
     try:
         content = path.read_bytes() if path.stat().st_size <= LARGEST else None
     except OSError as error:
-        raise MibenchError(f"cannot read {path}: {error.strerror}; restore it") from error
+        raise MibenchError(f"cannot read {path}: {error.strerror}", cure="restore it") from error
     if content is None:
-        raise MibenchError(f"{path} is larger than any list of pictures; restore the released file")
+        raise MibenchError(f"{path} is larger than any list of pictures", cure="restore the released file")
     found = _read(path, content)
     for name in WANTED:
         if name not in found:
-            raise MibenchError(f"{path} has no variable {name!r}; restore the released file")
+            raise MibenchError(f"{path} has no variable {name!r}", cure="restore the released file")
     names = [_text(cell, path) for cell in found["file_list"]]
     labels = [_number(cell, path) for cell in found["labels"]]
     if len(names) != len(labels) or not names:
-        raise MibenchError(f"{path} has {len(names)} names and {len(labels)} labels; restore the released file")
+        raise MibenchError(f"{path} has {len(names)} names and {len(labels)} labels", cure="restore the released file")
     return list(zip(names, labels, strict=True))
 
 
@@ -62,18 +62,23 @@ def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
     if len(content) < HEADER or order is None:
         raise MibenchError(f"{path} is no MATLAB file: {looks_like(path)}")
     if content[124:126] not in (b"\x00\x01", b"\x01\x00"):
-        raise MibenchError(f"{path} is a MATLAB file of another version than the released lists (5); restore them")
+        raise MibenchError(
+            f"{path} is a MATLAB file of another version than the released lists (5)", cure="restore them"
+        )
     found, room = {}, LARGEST_UNPACKED
     try:
         for variable in _variables(content, order):
             room -= len(variable)
             if room < 0:
-                raise MibenchError(f"{path} unpacks to more than any list of pictures; it is not opened")
+                raise MibenchError(
+                    f"{path} unpacks to more than any list of pictures; it is not opened",
+                    cure="restore the released file",
+                )
             name, items = _Variable(variable, order).read()
             found[name] = items
     except (ValueError, struct.error, zlib.error) as error:
         raise MibenchError(
-            f"{path} is a damaged MATLAB file, or no flat list ({error}); restore the released file"
+            f"{path} is a damaged MATLAB file, or no flat list ({error})", cure="restore the released file"
         ) from error
     return found
 
@@ -169,12 +174,16 @@ class _Variable:
 
 def _text(cell: Any, path: Path) -> str:
     if not isinstance(cell, str):
-        raise MibenchError(f"{path} has a name that is no text ({type(cell).__name__}); restore the released file")
+        raise MibenchError(
+            f"{path} has a name that is no text ({type(cell).__name__})", cure="restore the released file"
+        )
     return cell
 
 
 def _number(cell: Any, path: Path) -> int:
     cell = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell  # in a cell of its own
     if not isinstance(cell, int | float) or not math.isfinite(cell) or cell != int(cell):
-        raise MibenchError(f"{path} has a label that is no whole number: {str(cell)[:40]!r}; restore the released file")
+        raise MibenchError(
+            f"{path} has a label that is no whole number: {str(cell)[:40]!r}", cure="restore the released file"
+        )
     return int(cell)

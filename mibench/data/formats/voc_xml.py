@@ -57,9 +57,9 @@ def first_box(path: Path) -> tuple[int, int, int, int]:
     try:
         content = path.read_bytes() if path.stat().st_size <= LARGEST else None
     except OSError as error:
-        raise MibenchError(f"cannot read the annotation {path}: {error.strerror}; restore it") from error
+        raise MibenchError(f"cannot read the annotation {path}: {error.strerror}", cure="restore it") from error
     if content is None:
-        raise MibenchError(f"{path} is larger than any annotation; it is not read: restore it")
+        raise MibenchError(f"{path} is larger than any annotation; it is not read", cure="restore it")
     heard = _FirstBox()
     parser = expat.ParserCreate()
     parser.StartElementHandler = heard.start
@@ -70,13 +70,13 @@ def first_box(path: Path) -> tuple[int, int, int, int]:
     try:
         parser.Parse(content, True)
     except (expat.ExpatError, ValueError, LookupError) as error:  # the latter two: of an encoding that it names
-        raise MibenchError(f"{path} is no XML ({error}); restore it") from error
+        raise MibenchError(f"{path} is no XML ({error})", cure="restore it") from error
     except _Refused as error:
-        raise MibenchError(f"{path} holds {error}; it is not read: restore it") from error
+        raise MibenchError(f"{path} holds {error}; it is not read", cure="restore it") from error
     try:
         left, top, right, bottom = (round(float(heard.sides[side])) for side in SIDES)
     except (KeyError, ValueError, OverflowError) as error:
-        raise MibenchError(f"{path} has no box with {', '.join(SIDES)} in numbers; restore it") from error
+        raise MibenchError(f"{path} has no box with {', '.join(SIDES)} in numbers", cure="restore it") from error
     if not (left < right and top < bottom):
-        raise MibenchError(f"{path} has an empty box {left, top, right, bottom}; restore it")
+        raise MibenchError(f"{path} has an empty box {(left, top, right, bottom)}", cure="restore it")
     return left, top, right, bottom

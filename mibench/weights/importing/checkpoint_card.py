@@ -106,7 +106,7 @@ class Origin:
             },
             reported=reported or None,
             measured=measured or None,
-            notes=" ".join(filter(None, (trained.notes, *(f"Doubt: {text}." for text in doubts)))) or None,
+            notes=" ".join(filter(None, ("; ".join(trained.notes), *(f"Doubt: {text}." for text in doubts)))) or None,
         )
         return card, doubts
 

@@ -65,14 +65,15 @@ def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[Dec
     """
     if not isinstance(content, dict):
         what = "Tensor" if isinstance(content, DeclaredTensor) else type(content).__name__
-        raise MibenchError(f"{source} holds a {what}, not named weights; save the network's state_dict()")
+        raise MibenchError(f"{source} holds a {what}, not named weights", cure="save the network's state_dict()")
     sets = dict(_sets(content, ()))
     place = _chosen(content, sets, source, choice)
     held = (sets.get(place) or content[place]) if place else content
     tensors = {key: value for key, value in held.items() if isinstance(value, DeclaredTensor)}
     if not tensors:
         raise MibenchError(
-            f"{source} holds no weights, only {listed(content) or 'an empty mapping'}; name the file of the network"
+            f"{source} holds no weights, only {listed(content) or 'an empty mapping'}",
+            cure="name the file of the network",
         )
     check_names(tensors, source)
     said = {**(content if held is not content else {}), **held}
@@ -111,8 +112,8 @@ def _chosen(content: dict[Any, Any], sets: Mapping[str, dict[Any, Any]], source:
         return ""
     if len(sets) > 1:
         raise MibenchError(
-            f"{source} holds several sets of weights ({listed(sets, most=8)}); say which one is meant: "
-            f"{source}::{shown(next(iter(sets)))}"
+            f"{source} holds several sets of weights ({listed(sets, most=8)})",
+            cure=f"say which one is meant: {source}::{shown(next(iter(sets)))}",
         )
     return next(iter(sets))
 
@@ -149,11 +150,15 @@ def check_names(tensors: Mapping[Any, Any], source: str) -> None:
     """Refuse names that are no text, or would write on a terminal from within a message."""
     for key in tensors:
         if not isinstance(key, str):
-            raise MibenchError(f"{source} names a tensor {shown(key)}, which is no text; save a state_dict()")
+            raise MibenchError(f"{source} names a tensor {shown(key)}, which is no text", cure="save a state_dict()")
         if not key.isprintable():
-            raise MibenchError(f"{source} names a tensor {shown(key)}, which cannot be printed; save a state_dict()")
+            raise MibenchError(
+                f"{source} names a tensor {shown(key)}, which cannot be printed", cure="save a state_dict()"
+            )
         if len(key) > 10 * LONGEST:
-            raise MibenchError(f"{source} names a tensor {shown(key)}, {len(key):,} characters; save a state_dict()")
+            raise MibenchError(
+                f"{source} names a tensor {shown(key)}, {len(key):,} characters", cure="save a state_dict()"
+            )
 
 
 def strip(tensors: dict[str, T]) -> tuple[dict[str, T], tuple[str, ...], T | None]:

@@ -55,7 +55,9 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     chosen = choose_device(device)
     target = wanted.target
     if request.sha256 and len(request.sha256) != len(request.files):
-        raise MibenchError(f"{len(request.files)} files and {len(request.sha256)} --sha256: give one for each file")
+        raise MibenchError(
+            f"{len(request.files)} files and {len(request.sha256)} --sha256", cure="give one for each file"
+        )
     if request.reported is not None and not 1 < request.reported <= 100:
         raise MibenchError(f"--reported is a test accuracy in percent, such as 91.16; got {request.reported:g}")
     hashes = dict(zip(request.files, request.sha256, strict=False))
@@ -71,7 +73,8 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
             return Imported(path=before.path, card=before.card(), unchanged=True)
         tag = "" if target else f"give these a tag of their own (--as {request.wanted.partition('+')[0]}+NAME), or "
         raise MibenchError(
-            f"{wanted.name!r} is there already with other weights ({before.path}); {tag}replace them with --replace"
+            f"{wanted.name!r} is there already with other weights ({before.path})",
+            cure=f"{tag}replace them with --replace",
         )
     accuracy = None
     if dataset is not None and wanted.kind in CLASSIFIERS and isinstance(network, nn.Module):
@@ -92,10 +95,12 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     def unchanged() -> None:  # since it was looked at: measuring takes a while
         found = [file and file.card().weights.sha256 for file in (before, _existing(wanted, request.output))]
         if found[1] not in (found[0], digest):
-            raise MibenchError(f"another process has written {wanted.name!r} meanwhile; look at it, then import again")
+            raise MibenchError(
+                f"another process has written {wanted.name!r} meanwhile", cure="look at it, then import again"
+            )
 
     path, card = _shelved(card, content, request.output or home(), before, unchanged)
-    remarks = [trained.notes] if trained.notes else []
+    remarks = list(trained.notes)
     remarks += [
         f"{file.file} holds other weights too ({', '.join(file.others)}): {file.container} was taken; "
         f"{file.file}::{file.others[0]} names another"
@@ -162,7 +167,7 @@ def _dataset(wanted: RequestedName, settings: Mapping[str, object]) -> tuple[Ide
     """The data set of a classifier, or why it cannot be had; asked for by settings, it must be there."""
     if wanted.kind not in OF_A_DATASET:
         if settings:
-            raise MibenchError(f"a {wanted.kind} is not measured on its data set: drop --set dataset.*")
+            raise MibenchError(f"a {wanted.kind} is not measured on its data set", cure="drop --set dataset.*")
         return None, None
     try:
         kind = registry.load("dataset", wanted.dataset)
@@ -188,8 +193,8 @@ def _check_classes(
     if against is not None and classes is not None and against.card().classes not in (None, classes):
         raise MibenchError(
             f"this {wanted.architecture} was made against {classes} classes, {str(target)!r} has "
-            f"{against.card().classes}; "
-            "name its own target after the +"
+            f"{against.card().classes}",
+            cure="name its own target after the +",
         )
 
 
@@ -203,6 +208,8 @@ def _existing(wanted: RequestedName, output: Path | None) -> cards.CardFile | No
             str(content.get("name")), str(content.get("kind")), place, folder / "weights", "user", content
         )
         if found.name != wanted.name:
-            raise MibenchError(f"{place} is the card of {shown(found.name)!r}; choose another tag for {wanted.name!r}")
+            raise MibenchError(
+                f"{place} is the card of {shown(found.name)!r}", cure=f"choose another tag for {wanted.name!r}"
+            )
         return found
     return cards.all_cards().get(wanted.name) if output is None else None

@@ -24,19 +24,23 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
     """Refuse weights that no training ends with: not finite in float32, complex, negative variances."""
     for key, tensor in weights.items():
         if tensor.is_complex():
-            raise MibenchError(f"{source}: {shown(key)} holds complex numbers; save real ones")
+            raise MibenchError(f"{source}: {shown(key)} holds complex numbers", cure="save real ones")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise MibenchError(
-                f"{source}: {shown(key)} is not finite: a training that diverged, or a damaged file; take another"
+                f"{source}: {shown(key)} is not finite: a training that diverged, or a damaged file",
+                cure="take another",
             )
         if tensor.dtype == torch.float64 and not bool(tensor.float().isfinite().all()):
             most = float(tensor.abs().max())
             raise MibenchError(
-                f"{source}: {shown(key)} holds {most:.3g}, and float32, in which networks run here, ends at 3.4e+38: a "
-                "training that diverged, or a damaged file; take another"
+                f"{source}: {shown(key)} holds {most:.3g}, and float32, in which networks run here, ends at "
+                "3.4e+38: a training that diverged, or a damaged file",
+                cure="take another",
             )
         if key.endswith("running_var") and bool((tensor < 0).any()):
-            raise MibenchError(f"{source}: {shown(key)} has negative variances: a damaged file; download it again")
+            raise MibenchError(
+                f"{source}: {shown(key)} has negative variances: a damaged file", cure="download it again"
+            )
 
 
 def fitted(
@@ -56,7 +60,9 @@ def fitted(
             for key, value in floats.items():
                 if value.ndim and not value.is_floating_point():  # counters have no axes
                     kind = str(value.dtype).removeprefix("torch.")
-                    raise MibenchError(f"{source}: {shown(key)} holds {kind}: quantised weights; save them as float32")
+                    raise MibenchError(
+                        f"{source}: {shown(key)} holds {kind}: quantised weights", cure="save them as float32"
+                    )
             built: Prior = prior.build(dict(trained.arguments), floats, trained.image, name=wanted.name)
             return built
         network = _built(wanted, trained, floats)
@@ -84,11 +90,14 @@ def check_kinds(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], sou
         given = weights[key]
         if own.is_floating_point() and not given.is_floating_point():
             raise MibenchError(
-                f"{source}: {shown(key)} holds {str(given.dtype).removeprefix('torch.')} where the network has real "
-                "numbers: quantised weights, or a damaged file; save them as float32"
+                f"{source}: {shown(key)} holds {str(given.dtype).removeprefix('torch.')} where the network has "
+                "real numbers: quantised weights, or a damaged file",
+                cure="save them as float32",
             )
         if not own.is_floating_point() and given.is_floating_point() and bool((given != given.round()).any()):
-            raise MibenchError(f"{source}: {shown(key)} is a count and holds fractions: a damaged file; take another")
+            raise MibenchError(
+                f"{source}: {shown(key)} is a count and holds fractions: a damaged file", cure="take another"
+            )
 
 
 def _built(wanted: RequestedName, trained: TrainedWeights, weights: Mapping[str, Tensor]) -> nn.Module:

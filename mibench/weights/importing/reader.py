@@ -44,13 +44,13 @@ def read_weights(path: Path, *, sha256: str | None = None) -> WeightsContents:
     if path.is_dir():
         refuse_folder(path)
     if path.exists() and not path.is_file():  # a pipe or a device may never end
-        raise MibenchError(f"{path} is no ordinary file; name a file of weights")
+        raise MibenchError(f"{path} is no ordinary file", cure="name a file of weights")
     kind = recognise(path)
     found = file_sha256(path)
     if sha256 is not None:
         check_sha256(path, found, sha256)
     if choice is not None and kind not in (Format.TORCH_ZIP, Format.TORCH_LEGACY):
-        raise MibenchError(f"{path} holds one set of weights; leave out ::{shown(choice)}")
+        raise MibenchError(f"{path} holds one set of weights", cure=f"leave out ::{shown(choice)}")
     if kind is Format.PICKLE:
         return _read_pickle(path)
     unpacked = _read_safetensors(path) if kind is Format.SAFETENSORS else _read_torch(path, kind, choice)
@@ -108,7 +108,7 @@ def check_sha256(path: Path, found: str, wanted: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", wanted):
         raise MibenchError(f"--sha256 takes 64 hexadecimal digits, got {shown(wanted)!r}")
     if found != wanted:
-        raise MibenchError(f"{path} is another file: its sha256 is {found}, expected {wanted}; {AGAIN}")
+        raise MibenchError(f"{path} is another file: its sha256 is {found}, expected {wanted}", cure=AGAIN)
 
 
 def _read_safetensors(path: Path) -> Unpacked[Tensor]:
@@ -117,16 +117,16 @@ def _read_safetensors(path: Path) -> Unpacked[Tensor]:
         (header,) = struct.unpack("<Q", file.read(8))
     if header + 8 > total:
         raise MibenchError(
-            f"{path} is cut off or damaged: its header claims {size(header)}, the file has {size(total)}; {AGAIN}"
+            f"{path} is cut off or damaged: its header claims {size(header)}, the file has {size(total)}", cure=AGAIN
         )
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
             metadata: dict[str, Any] = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise MibenchError(f"{path} is not a whole safetensors file ({shown(error)}); {AGAIN}") from error
+        raise MibenchError(f"{path} is not a whole safetensors file ({shown(error)})", cure=AGAIN) from error
     if not tensors:
-        raise MibenchError(f"{path} holds no weights; name the file of the network")
+        raise MibenchError(f"{path} holds no weights", cure="name the file of the network")
     check_names(tensors, str(path))
     tensors, stripped, averaged = strip(tensors)
     return Unpacked(
@@ -153,12 +153,14 @@ def _read_pickle(path: Path) -> WeightsContents:
         return contents
     if tensorflow:
         raise MibenchError(
-            f"{path} is a StyleGAN of TensorFlow; take the PyTorch release of it (stylegan2-ada-pytorch)"
+            f"{path} is a StyleGAN of TensorFlow", cure="take the PyTorch release of it (stylegan2-ada-pytorch)"
         )
     if not findings.foreign and findings.failure is not None and head[:1] != b"\x80":
-        raise MibenchError(f"{path} is no file of weights (it begins with {head!r}); name the one torch.save wrote")
+        raise MibenchError(
+            f"{path} is no file of weights (it begins with {head!r})", cure="name the one torch.save wrote"
+        )
     refuse(path, findings)
     if findings.failure is not None:
-        raise MibenchError(broken(path, findings))
+        raise broken(path, findings)
     asks = f" (it asks for {listed(findings.harmless)})" if findings.harmless else ""
-    raise MibenchError(f"{path} is a plain pickle without weights of torch{asks}; {SAVE_AGAIN}")
+    raise MibenchError(f"{path} is a plain pickle without weights of torch{asks}", cure=SAVE_AGAIN)

@@ -48,8 +48,8 @@ class RequestedName:
         target = self.card_name.target_of_tag()
         if target is None:
             raise MibenchError(
-                f"the prior {self.architecture!r} is made against one target: say which, such as "
-                f"--as prior:{self.architecture}@{self.dataset}+vgg16"
+                f"the prior {self.architecture!r} is made against one target",
+                cure=f"say which, such as --as prior:{self.architecture}@{self.dataset}+vgg16",
             )
         registry.entry("target", target.architecture)
         return target
@@ -74,7 +74,7 @@ def parse(text: str) -> RequestedName:
     if architecture not in registry.names(kind):
         other = next((k for k in CARD_KINDS if architecture in registry.names(k)), None)
         if other is not None:
-            raise MibenchError(f"{architecture!r} is a {other}, no {kind}: --as {other}:{name}")
+            raise MibenchError(f"{architecture!r} is a {other}, no {kind}", cure=f"--as {other}:{name}")
         registry.entry(kind, architecture)
     if kind in OF_A_DATASET:
         registry.entry("dataset", dataset)

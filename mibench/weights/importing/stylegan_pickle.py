@@ -57,11 +57,13 @@ def read_stylegan_pickle(path: Path) -> WeightsContents:
     try:
         total = path.stat().st_size
     except OSError as error:
-        raise MibenchError(f"cannot read {path}: {error.strerror}; name a file of weights") from error
+        raise MibenchError(f"cannot read {path}: {error.strerror}", cure="name a file of weights") from error
     if not total:
-        raise MibenchError(f"{path} is empty; {AGAIN}")
+        raise MibenchError(f"{path} is empty", cure=AGAIN)
     if total > LARGEST:
-        raise MibenchError(f"{path} has {size(total)}, no StyleGAN2 has more than {size(LARGEST)}; name the right file")
+        raise MibenchError(
+            f"{path} has {size(total)}, no StyleGAN2 has more than {size(LARGEST)}", cure="name the right file"
+        )
     networks = _networks(path, _follow(path))
     tensors: dict[str, Tensor] = {}
     extras: dict[str, Any] = {}
@@ -77,7 +79,7 @@ def read_stylegan_pickle(path: Path) -> WeightsContents:
                 clamps = {module.state["conv_clamp"] for _, module in _modules(network) if "conv_clamp" in module.state}
                 extras |= plain_only({"generator_conv_clamp": clamps.pop()}) if len(clamps) == 1 else {}
         except (*BROKEN, RuntimeError) as error:
-            raise MibenchError(f"{path} is damaged: its {kind}: {shown(error)}; {AGAIN}") from error
+            raise MibenchError(f"{path} is damaged: its {kind}: {shown(error)}", cure=AGAIN) from error
     described = networks.get("training_set_kwargs")
     if isinstance(described, dict) and isinstance(described.get("path"), str):
         extras["training_set"] = shown(Path(described["path"].replace("\\", "/")).name)  # no folders of other people
@@ -92,29 +94,31 @@ def _follow(path: Path) -> Any:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         found = follow(content, findings, StyleGANReader)
     if any(name.startswith("dnnlib.tflib.") for name in findings.foreign):
-        raise MibenchError(_legacy(path))
+        raise _legacy(path)
     refuse(path, findings)
     if findings.failure is not None:
-        raise MibenchError(broken(path, findings))
+        raise broken(path, findings)
     return found
 
 
-def _legacy(path: Path) -> str:
-    return (
-        f"{path} is a StyleGAN of TensorFlow, which cannot be read safely; take the publisher's file for PyTorch "
-        "(stylegan2-ada-pytorch)"
+def _legacy(path: Path) -> MibenchError:
+    return MibenchError(
+        f"{path} is a StyleGAN of TensorFlow, which cannot be read safely",
+        cure="take the publisher's file for PyTorch (stylegan2-ada-pytorch)",
     )
 
 
 def _networks(path: Path, found: Any) -> dict[Any, Any]:
     """What the file holds by name, the generator among it."""
     if isinstance(found, tuple) and len(found) == 3:
-        raise MibenchError(_legacy(path))
+        raise _legacy(path)
     if not isinstance(found, dict) or not isinstance(found.get("G_ema"), Network):
         held = listed(found) or "nothing" if isinstance(found, dict) else f"a {type(found).__name__}"
-        raise MibenchError(f"{path} holds {held} and no G_ema, the averaged generator; name a file of StyleGAN2-ADA")
+        raise MibenchError(
+            f"{path} holds {held} and no G_ema, the averaged generator", cure="name a file of StyleGAN2-ADA"
+        )
     if not isinstance(found.get("D"), Network | None):
-        raise MibenchError(f"{path} is damaged: its D is no network; {AGAIN}")
+        raise MibenchError(f"{path} is damaged: its D is no network", cure=AGAIN)
     return found
 
 

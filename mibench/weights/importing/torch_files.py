@@ -58,7 +58,7 @@ def open_torch(path: Path, kind: Format) -> Iterator[Saved]:
         try:
             yield _open_zip(path, file) if kind is Format.TORCH_ZIP else _open_legacy(path, file)
         except BROKEN_ZIP as error:
-            raise MibenchError(f"{path} is damaged: {_first_line(error)}; {AGAIN}") from error
+            raise MibenchError(f"{path} is damaged: {_first_line(error)}", cure=AGAIN) from error
 
 
 def refuse(path: Path, findings: Findings) -> None:
@@ -67,29 +67,31 @@ def refuse(path: Path, findings: Findings) -> None:
     if findings.whole_model:
         own = [name for name in names if not name.startswith("torch.")] or names
         raise MibenchError(
-            f"{path} holds a whole network as an object, which needs the code of its author ({listed(own)}), not its "
-            f"weights; {SAVE_AGAIN}"
+            f"{path} holds a whole network as an object, which needs the code of its author ({listed(own)}), not "
+            "its weights",
+            cure=SAVE_AGAIN,
         )
     kinds = [name for name in names if name.startswith("torch._utils._rebuild")]
     if kinds and all(name.startswith("torch.") for name in names):
         raise MibenchError(
-            f"{path} holds tensors that are sparse, quantised or of another special kind ({listed(kinds)}); save plain "
-            "tensors"
+            f"{path} holds tensors that are sparse, quantised or of another special kind ({listed(kinds)})",
+            cure="save plain tensors",
         )
     if names:
         acts = names[0].partition(".")[0] in SYSTEM
         cure = "load it nowhere, and get the weights from their authors" if acts else SAVE_AGAIN
         raise MibenchError(
-            f"{path} asks for {listed(names)}, which weights have no use for, so nothing of it was run; {cure}"
+            f"{path} asks for {listed(names)}, which weights have no use for, so nothing of it was run", cure=cure
         )
 
 
-def broken(path: Path, findings: Findings) -> str:
-    """The line for a pickle that could not be followed to its end."""
+def broken(path: Path, findings: Findings) -> MibenchError:
+    """The error for a pickle that could not be followed to its end."""
     why = shown(findings.failure)
     if findings.stopped:
-        return f"{path} is damaged, or made to exhaust time and memory: {why}; get the weights from their authors"
-    return f"{path} is a cut off or damaged pickle ({why}); {AGAIN}"
+        cause = f"{path} is damaged, or made to exhaust time and memory: {why}"
+        return MibenchError(cause, cure="get the weights from their authors")
+    return MibenchError(f"{path} is a cut off or damaged pickle ({why})", cure=AGAIN)
 
 
 class _Maker:
@@ -115,8 +117,8 @@ class _Maker:
         self._left -= declared.bytes
         if self._left < 0:
             raise MibenchError(
-                f"{self._path} claims more than {MOST_COPIES} times what it holds, by tensors that share their "
-                f"numbers; {AGAIN}"
+                f"{self._path} claims more than {MOST_COPIES} times what it holds, by tensors that share their numbers",
+                cure=AGAIN,
             )
         storage = declared.storage
         if storage.key not in self._read:
@@ -144,9 +146,9 @@ def records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     entries = archive.infolist()
     held = {entry.filename: entry for entry in entries}
     if len({name.lower() for name in held}) < len(entries):  # torch does not tell capitals apart
-        raise MibenchError(f"{path} holds two records of one name, which torch never writes; {AGAIN}")
+        raise MibenchError(f"{path} holds two records of one name, which torch never writes", cure=AGAIN)
     if min(entry.header_offset for entry in entries) != 0:
-        raise MibenchError(f"{path} holds two archives, or does not begin with its first record; {AGAIN}")
+        raise MibenchError(f"{path} holds two archives, or does not begin with its first record", cure=AGAIN)
     return held
 
 
@@ -159,17 +161,19 @@ def _open_zip(path: Path, file: BinaryIO) -> Saved:
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if claimed > total:
         raise MibenchError(
-            f"{path} claims {size(claimed)} in a file of {size(total)}: a zip bomb, or packed again "
-            "by another program (torch compresses nothing); get the file as torch.save wrote it"
+            f"{path} claims {size(claimed)} in a file of {size(total)}: a zip bomb, or packed again by another "
+            "program (torch compresses nothing)",
+            cure="get the file as torch.save wrote it",
         )
     if packed:
         raise MibenchError(
             f"{path} was packed again by another program: {shown(packed[0])} is compressed, and torch compresses "
-            "nothing; get the file as torch.save wrote it"
+            "nothing",
+            cure="get the file as torch.save wrote it",
         )
     pickles = [name for name in held if name.partition("/")[2] == "data.pkl"]
     if len(pickles) > 1:
-        raise MibenchError(f"{path} holds two pickles ({listed(pickles)}), and torch writes one; {AGAIN}")
+        raise MibenchError(f"{path} holds two pickles ({listed(pickles)}), and torch writes one", cure=AGAIN)
     (pickled,) = pickles
     folder = pickled.partition("/")[0]
     findings = Findings()
@@ -180,7 +184,8 @@ def _open_zip(path: Path, file: BinaryIO) -> Saved:
         if there is None or there.file_size != storage.bytes:
             raise MibenchError(
                 f"{path} is damaged: storage {shown(key)} is declared with {storage.bytes:,} bytes and holds "
-                f"{'none' if there is None else f'{there.file_size:,}'}; {AGAIN}"
+                f"{('none' if there is None else f'{there.file_size:,}')}",
+                cure=AGAIN,
             )
 
     def fill(storage: Storage, room: memoryview) -> None:
@@ -207,15 +212,15 @@ def _open_legacy(path: Path, file: BinaryIO) -> Saved:
     for key in keys if isinstance(keys, list) else [None]:
         storage = findings.storages.get(key) if type(key) is str else None
         if storage is None or storage.key in places:
-            raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors; {AGAIN}")
+            raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors", cure=AGAIN)
         places[storage.key] = place + 8
         place += 8 + storage.bytes
     if len(places) < len(findings.storages):
-        raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors; {AGAIN}")
+        raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors", cure=AGAIN)
     if place > total:
         needed = sum(8 + findings.storages[key].bytes for key in places)
         raise MibenchError(
-            f"{path} is cut off: its tensors take {size(needed)}, {size(total - place + needed)} are left; {AGAIN}"
+            f"{path} is cut off: its tensors take {size(needed)}, {size(total - place + needed)} are left", cure=AGAIN
         )
 
     def fill(storage: Storage, room: memoryview) -> None:
@@ -245,14 +250,14 @@ def _refuse_claims(path: Path, findings: Findings, total: int) -> None:
     claimed = sum(storage.bytes for storage in findings.storages.values())
     if claimed > total:
         raise MibenchError(
-            f"{path} claims tensors of {size(claimed)} and has {size(total)}: cut off, or made to exhaust memory; "
-            f"{AGAIN}"
+            f"{path} claims tensors of {size(claimed)} and has {size(total)}: cut off, or made to exhaust memory",
+            cure=AGAIN,
         )
     if findings.failure is not None:
-        raise MibenchError(broken(path, findings))
+        raise broken(path, findings)
     for tensor in findings.tensors:
         if problem := tensor.problem(total):
-            raise MibenchError(f"{path} is damaged: a tensor {problem}; {AGAIN}")
+            raise MibenchError(f"{path} is damaged: a tensor {problem}", cure=AGAIN)
 
 
 def _first_line(error: Exception) -> str:

@@ -45,22 +45,25 @@ def check_program(path: Path) -> None:
             held = records(path, archive)
             claimed = sum(entry.file_size for entry in held.values())
             if claimed > MOST_UNPACKED * total + SPARE:
-                raise MibenchError(f"{path} claims {size(claimed)} in a file of {size(total)}: a zip bomb; not opened")
+                raise MibenchError(
+                    f"{path} claims {size(claimed)} in a file of {size(total)}: a zip bomb; not opened",
+                    cure="get the file from its authors",
+                )
             for name in held:
                 if name.lower().endswith(PICKLES):
                     findings = Findings()
                     follow(io.BytesIO(archive.read(name)), findings, _Reader)
                     _check(path, findings, total)
     except BROKEN_ZIP as error:
-        raise MibenchError(f"{path} is a damaged TorchScript file ({shown(error)}); save it again") from error
+        raise MibenchError(f"{path} is a damaged TorchScript file ({shown(error)})", cure="save it again") from error
 
 
 def _check(path: Path, findings: Findings, total: int) -> None:
     if findings.failure is not None:
-        raise MibenchError(broken(path, findings))
+        raise broken(path, findings)
     claimed = sum(storage.bytes for storage in findings.storages.values())
     problems = [problem for tensor in findings.tensors if (problem := tensor.problem(max(total, 1 << 24)))]
     if claimed > total:
         raise MibenchError(f"{path} is damaged: it claims tensors of {size(claimed)} and has {size(total)}")
     if problems:
-        raise MibenchError(f"{path} is damaged: a tensor {problems[0]}; save it again")
+        raise MibenchError(f"{path} is damaged: a tensor {problems[0]}", cure="save it again")

@@ -71,9 +71,9 @@ def recognise(path: Path) -> Format:
         with path.open("rb") as file:
             head = file.read(PAGE)
     except OSError as error:
-        raise MibenchError(f"cannot read {path}: {error.strerror}; name a file of weights") from error
+        raise MibenchError(f"cannot read {path}: {error.strerror}", cure="name a file of weights") from error
     if not head:
-        raise MibenchError(f"{path} is empty; {AGAIN}")
+        raise MibenchError(f"{path} is empty", cure=AGAIN)
     _refuse_text(path, head)
     if head[8:9] == b"{" and (head[9:10] == b'"' or path.suffix == ".safetensors"):
         return Format.SAFETENSORS
@@ -86,14 +86,14 @@ def recognise(path: Path) -> Format:
         _refuse_tar(path)
     if kind in COMPRESSED:
         inside = _inside_gzip(path, head) if kind == "gzip" else ""
-        raise MibenchError(f"{path} is compressed with {kind}; unpack it first{inside}")
+        raise MibenchError(f"{path} is compressed with {kind}", cure=f"unpack it first{inside}")
     if kind in OTHERS:
-        raise MibenchError(f"{path} is {TYPES[kind].what}, not weights of torch; {OTHERS[kind]}")
+        raise MibenchError(f"{path} is {TYPES[kind].what}, not weights of torch", cure=f"{OTHERS[kind]}")
     if kind == "pickle":
         return Format.PICKLE
     if (known := BY_NAME.get(path.suffix.lower())) is not None:
         what, cure = known
-        raise MibenchError(f"{path} is {what}; {cure}".replace("STEM", path.stem))
+        raise MibenchError(f"{path} is {what}", cure=cure.replace("STEM", path.stem))
     return Format.PICKLE  # pickles of protocol 0 and 1 have no magic: the reader finds out
 
 
@@ -102,12 +102,12 @@ def _refuse_text(path: Path, head: bytes) -> None:
     start = text_start(head)
     if is_page(head):
         if b"<net " in head:
-            raise MibenchError(f"{path} is a model of OpenVINO, which is not run here; {EXPORT}")
+            raise MibenchError(f"{path} is a model of OpenVINO, which is not run here", cure=EXPORT)
         raise MibenchError(f"{path} is {page_reason(head)}")
     if start.startswith(TYPES["git lfs"].magic):
-        raise MibenchError(f"{path} is a pointer of Git LFS, not weights; fetch the file with `git lfs pull`")
+        raise MibenchError(f"{path} is a pointer of Git LFS, not weights", cure="fetch the file with `git lfs pull`")
     if start.startswith((b'{"error', b'{"message')):
-        raise MibenchError(f"{path} is a server's error message, not weights; {AGAIN}")
+        raise MibenchError(f"{path} is a server's error message, not weights", cure=AGAIN)
 
 
 def refuse_folder(path: Path) -> NoReturn:
@@ -119,7 +119,7 @@ def refuse_folder(path: Path) -> NoReturn:
     for name, what in FOLDERS.items():
         if (path / name).is_file():
             raise MibenchError(f"{path} is {what}")
-    raise MibenchError(f"{path} is a folder; name the file of weights in it")
+    raise MibenchError(f"{path} is a folder", cure="name the file of weights in it")
 
 
 def _zip(path: Path) -> Format:
@@ -128,22 +128,23 @@ def _zip(path: Path) -> Format:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise MibenchError(
-            f"{path} is cut off or damaged: a zip file without its directory ({size(path.stat().st_size)}); {AGAIN}"
+            f"{path} is cut off or damaged: a zip file without its directory ({size(path.stat().st_size)})", cure=AGAIN
         ) from error
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner:
         raise MibenchError(
-            f"{path} is a TorchScript program, not weights; attack it as it is with `mibench audit --model {path.name}`"
+            f"{path} is a TorchScript program, not weights",
+            cure=f"attack it as it is with `mibench audit --model {path.name}`",
         )
     if "data.pkl" in inner:
         return Format.TORCH_ZIP
     if "archive_format" in inner or any(name.startswith("models/") and name.endswith(".json") for name in inner):
-        raise MibenchError(f"{path} is a program of torch.export (.pt2), which is not run here; {EXPORT}")
+        raise MibenchError(f"{path} is a program of torch.export (.pt2), which is not run here", cure=EXPORT)
     if {"config.json", "model.weights.h5"} <= set(names):
-        raise MibenchError(f"{path} is a model of Keras; {CONVERT}")
+        raise MibenchError(f"{path} is a model of Keras", cure=CONVERT)
     if names and all(name.endswith(".npy") for name in names):
-        raise MibenchError(f"{path} is an archive of NumPy arrays (.npz), not weights of torch; {NAME}")
-    raise MibenchError(f"{path} is a zip archive; unpack it first: it holds {listed(names) or 'nothing'}")
+        raise MibenchError(f"{path} is an archive of NumPy arrays (.npz), not weights of torch", cure=NAME)
+    raise MibenchError(f"{path} is a zip archive", cure=f"unpack it first: it holds {listed(names) or 'nothing'}")
 
 
 def _refuse_tar(path: Path) -> NoReturn:
@@ -151,10 +152,10 @@ def _refuse_tar(path: Path) -> NoReturn:
         names = _names_in_tar(file, most=4)
     if {"storages", "tensors", "pickle"} >= set(names) and names:
         raise MibenchError(
-            f"{path} was saved by a torch from before 2017, which nothing reads safely; "
-            "open it with the torch of its time and save its state_dict again"
+            f"{path} was saved by a torch from before 2017, which nothing reads safely",
+            cure="open it with the torch of its time and save its state_dict again",
         )
-    raise MibenchError(f"{path} is a real tar archive; unpack it first: it holds {listed(names) or 'nothing'}")
+    raise MibenchError(f"{path} is a real tar archive", cure=f"unpack it first: it holds {listed(names) or 'nothing'}")
 
 
 def _names_in_tar(file: io.BufferedIOBase | io.BufferedReader, most: int) -> list[str]:
