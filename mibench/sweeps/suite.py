@@ -203,7 +203,8 @@ def _defended(found: Mapping[str, object], source: str) -> list[str]:
     for name in names:
         if "+" in name:
             raise MibenchError(
-                f"{source}: targets: {shown(name)} has a tag already; leave it out of a suite of defences"
+                f"{source}: targets: {shown(name)} has a tag already",
+                cure="leave it out of a suite of defences",
             )
     return [name if tag == UNDEFENDED else f"{name}+{tag}" for name in names for tag in tags]
 

@@ -56,10 +56,16 @@ def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tupl
     names = [text.partition(":")[0] for text in wanted]
     for name in names:
         if names.count(name) > 1:
-            raise MibenchError(f"the defence {name!r} is named twice; name it once")
+            raise MibenchError(
+                f"the defence {name!r} is named twice",
+                cure="name it once",
+            )
     if not names and settings:
         first = next(iter(settings))
-        raise MibenchError(f"defence.{first} is set, but no defence is named; add --defence NAME")
+        raise MibenchError(
+            f"defence.{first} is set, but no defence is named",
+            cure="add --defence NAME",
+        )
     by_name: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in settings.items():
         if len(names) == 1:
@@ -68,8 +74,8 @@ def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tupl
         name, dot, setting = key.partition(".")
         if name not in by_name or not dot:
             raise MibenchError(
-                f"defence.{key}: with several defences a setting names its own; "
-                f"write defence.NAME.SETTING with NAME one of {', '.join(names)}"
+                f"defence.{key}: with several defences a setting names its own",
+                cure=f"write defence.NAME.SETTING with NAME one of {', '.join(names)}",
             )
         by_name[name][setting] = value
     return tuple(_resolved(text, by_name[name]) for text, name in zip(wanted, names, strict=True))
@@ -97,8 +103,8 @@ def check_compatible(defences: Sequence[Defence], architecture: str) -> None:
     for defence in defences:
         if defence.compatible is not None and architecture not in defence.compatible:
             raise MibenchError(
-                f"the defence {defence.name!r} does not apply to {architecture}; "
-                f"choose one of {', '.join(defence.compatible)}"
+                f"the defence {defence.name!r} does not apply to {architecture}",
+                cure=f"choose one of {', '.join(defence.compatible)}",
             )
 
 
@@ -139,7 +145,10 @@ def find_twin(
 def _twin(file: CardFile, recipe: type) -> Twin:
     card = file.card()
     if card.defence is not None:
-        raise MibenchError(f"{file.name!r} is defended itself; name its undefended twin, such as {card.defence.twin}")
+        raise MibenchError(
+            f"{file.name!r} is defended itself",
+            cure=f"name its undefended twin, such as {card.defence.twin}",
+        )
     known = set(config.setting_names(recipe)) - {"architecture"}
     values = {name: value for name, value in config.flatten(card.recipe, recipe).items() if name in known}
     layer = Layer(f"the twin {file.name}", values)

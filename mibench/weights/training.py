@@ -178,9 +178,15 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
         raise MibenchError(registry.unknown("precision", training.precision, PRECISIONS))
     defences = resolve_defences(training.defences, training.settings.get("defence", {}))
     if defences and not kind.defends:
-        raise MibenchError(f"no defence applies to the training of a {training.kind}; leave --defence out")
+        raise MibenchError(
+            f"no defence applies to the training of a {training.kind}",
+            cure="leave --defence out",
+        )
     if training.twin is not None and not defences:
-        raise MibenchError("--twin belongs to a defended target; add --defence NAME or leave it out")
+        raise MibenchError(
+            "--twin belongs to a defended target",
+            cure="add --defence NAME or leave it out",
+        )
     check_compatible(defences, training.architecture)
     dataset, _ = config.resolve(
         registry.load("dataset", training.dataset),

@@ -144,4 +144,7 @@ def _check(alpha: float, schedule: str, term: str) -> None:
         raise MibenchError(f"defence.alpha must be a finite number of 1 or less, got {alpha}")
     for name, value, known in (("schedule", schedule, SCHEDULES), ("smooth_term", term, SMOOTH_TERMS)):
         if value not in known:
-            raise MibenchError(f"unknown defence.{name} {value!r}; choose one of {', '.join(known)}")
+            raise MibenchError(
+                f"unknown defence.{name} {value!r}",
+                cure=f"choose one of {', '.join(known)}",
+            )

@@ -104,7 +104,10 @@ class RandomErasing(Defence):
                 f"got {self.smallest} and {self.largest}"
             )
         if self.fill not in FILLS:
-            raise MibenchError(f"unknown defence.fill {self.fill!r}; choose one of {', '.join(FILLS)}")
+            raise MibenchError(
+                f"unknown defence.fill {self.fill!r}",
+                cure=f"choose one of {', '.join(FILLS)}",
+            )
 
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
         """One square for every image of every step."""
