@@ -51,7 +51,7 @@ def test_a_training_starts_from_a_backbone(
 
     def untrained(network: nn.Module, *arguments: Any, **named: Any) -> Any:
         seen.update({key: tensor.clone() for key, tensor in network.state_dict().items()})
-        return TrainingSummary(1, "last epoch")
+        return TrainingSummary(1, "last epoch", {})
 
     monkeypatch.setattr(recipes, "fit", untrained)
     weights = backbone(name.partition("@")[0])
