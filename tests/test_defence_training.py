@@ -15,7 +15,9 @@ import mibench
 from mibench import registry
 from mibench.api import Batch, ClassifierOutput, Defence, MibenchError, TrainingHooks
 from mibench.cli import cli
+from mibench.targets.defences.bido import BiDO
 from mibench.targets.defences.label_smoothing import LabelSmoothing, NegativeLabelSmoothing
+from mibench.targets.defences.mid import MID
 from mibench.targets.defences.none import NoDefence
 from mibench.targets.defences.random_erasing import RandomErasing
 from mibench.weights.cards import find
@@ -26,6 +28,8 @@ OFF = [
     LabelSmoothing(alpha=0.0),
     NegativeLabelSmoothing(alpha=0.0),
     RandomErasing(probability=0.0),
+    MID(beta=0.0),
+    BiDO(lambda_x=0.0, lambda_y=0.0, sampler="shuffle"),
 ]
 SMALL = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 10, "dataset.train_images": 8}
 

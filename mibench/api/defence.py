@@ -155,6 +155,13 @@ class Defence:
         """The architecture that is trained in the place of ``name``, and its keyword arguments."""
         return name, dict(arguments)
 
+    def other_answers(self, network: nn.Module) -> Mapping[str, nn.Module]:
+        """Other ways in which the trained network could answer, name -> module; ``network`` stays as it is.
+
+        The card has the accuracy of each as ``test_accuracy_NAME``.
+        """
+        return {}
+
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
         """What it does during one training.
 

@@ -83,6 +83,7 @@ class Backbone(nn.Module):
         self, units: tuple[int, ...], width: float, *, size: int, embedding: bool = False, dropout: float = 0.5
     ) -> None:
         super().__init__()
+        self.units = units
         stem = scaled(STAGE_CHANNELS[0], width)
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), ChannelPReLU(stem)

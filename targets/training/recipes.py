@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mibench.api import Defence, ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
 from mibench.api.training import initial_weights, stored_weights
 from mibench.data.split import IdentitySplit, Images
-from mibench.rng import Streams
+from mibench.rng import Streams, derive
 from mibench.targets import CATALOGUE
 
 from .augment import channels_last_store
@@ -64,6 +64,17 @@ class TrainClassifier(SupervisedRecipe):
         )
         weights = stored_weights(network, self.storage)
         network.load_state_dict(weights)  # what is measured below is what is stored
+
+        def measured(answering: nn.Module, store: Tensor, labels: Tensor) -> float:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(derive(streams.seed, *streams.names, "accuracy"))  # for one that draws its answers
+                return accuracy(answering, store, labels)
+
+        others = {
+            f"test_accuracy_{name}": measured(answering, test_store, test_labels)
+            for defence in context.defences
+            for name, answering in defence.other_answers(network).items()
+        }
         return TrainedWeights(
             architecture=architecture,
             arguments=arguments,
@@ -71,13 +82,14 @@ class TrainClassifier(SupervisedRecipe):
             weights=weights,
             classes=data.num_classes,
             measured={
-                "test_accuracy": accuracy(network, test_store, test_labels),
+                "test_accuracy": measured(network, test_store, test_labels),
                 "test_images": len(test),
-                "train_accuracy": accuracy(network, train_store, train_labels),
+                "train_accuracy": measured(network, train_store, train_labels),
                 "train_images": len(train),
                 "epoch": fitted.epoch,
                 "selection": fitted.selection,
                 "storage": self.storage,
+                **others,
                 **fitted.measured,
             },
         )
@@ -146,8 +158,8 @@ def build(
         name, arguments = defence.architecture(name, arguments)
     module, _, attribute = known[name].partition(":")
     architecture = getattr(importlib.import_module(module), attribute)
-    if name == recipe.architecture and (reason := network_traits(architecture).only_imported) is not None:
-        raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
+    if name == recipe.architecture and (reason := network_traits(architecture).not_trained) is not None:
+        raise MibenchError(f"{recipe.architecture} is not trained by itself: {reason}")
     network: nn.Module = initial_weights(streams, "initial weights", build=lambda: architecture(**arguments))
     if recipe.dropout is not None:
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
