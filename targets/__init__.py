@@ -68,6 +68,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "ls": "mibench.targets.defences.label_smoothing:LabelSmoothing",
         "negls": "mibench.targets.defences.label_smoothing:NegativeLabelSmoothing",
         "midre": "mibench.targets.defences.random_erasing:RandomErasing",
+        "at-at": "mibench.targets.defences.anti_adversarial:AntiAdversarial",
     },
     "cards": {"targets": "mibench.targets.cards"},
     "role": {"default_target": "vgg16", "default_judge": "facenet112"},

@@ -15,6 +15,7 @@ import mibench
 from mibench import registry
 from mibench.api import Batch, ClassifierOutput, Defence, MibenchError, TrainingHooks
 from mibench.cli import cli
+from mibench.targets.defences.anti_adversarial import AntiAdversarial
 from mibench.targets.defences.label_smoothing import LabelSmoothing, NegativeLabelSmoothing
 from mibench.targets.defences.none import NoDefence
 from mibench.targets.defences.random_erasing import RandomErasing
@@ -26,6 +27,7 @@ OFF = [
     LabelSmoothing(alpha=0.0),
     NegativeLabelSmoothing(alpha=0.0),
     RandomErasing(probability=0.0),
+    AntiAdversarial(weight=0.0),
 ]
 SMALL = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 10, "dataset.train_images": 8}
 
