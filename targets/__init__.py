@@ -68,6 +68,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "ls": "mibench.targets.defences.label_smoothing:LabelSmoothing",
         "negls": "mibench.targets.defences.label_smoothing:NegativeLabelSmoothing",
         "midre": "mibench.targets.defences.random_erasing:RandomErasing",
+        "trap-mid": "mibench.targets.defences.trap_mid:TrapMID",
         "at-at": "mibench.targets.defences.anti_adversarial:AntiAdversarial",
     },
     "cards": {"targets": "mibench.targets.cards"},

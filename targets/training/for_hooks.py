@@ -1,7 +1,8 @@
-"""What the hooks of several defences need: passes that are no training, and samples added to a batch."""
+"""What the hooks of several defences need: passes that are no training, samples added to a batch, optimisers."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,3 +47,11 @@ def with_samples(batch: Batch, images: Tensor, labels: Tensor, *, own: float, ad
         labels=torch.cat([batch.labels, labels]),
         weights=torch.cat([weights * (own * total / before), new]),
     )
+
+
+def optimiser_like(optimiser: torch.optim.Optimizer, network: nn.Module) -> torch.optim.Optimizer:
+    """An optimiser of the same kind and settings for a network of a defence's own."""
+    kind = type(optimiser)
+    accepted = inspect.signature(kind).parameters
+    settings = {name: value for name, value in optimiser.defaults.items() if name in accepted}
+    return kind(network.parameters(), **settings)
