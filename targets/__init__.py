@@ -68,6 +68,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "ls": "mibench.targets.defences.label_smoothing:LabelSmoothing",
         "negls": "mibench.targets.defences.label_smoothing:NegativeLabelSmoothing",
         "midre": "mibench.targets.defences.random_erasing:RandomErasing",
+        "rolss": "mibench.targets.defences.removed_shortcuts:RemovedShortcuts",
         "trap-mid": "mibench.targets.defences.trap_mid:TrapMID",
         "at-at": "mibench.targets.defences.anti_adversarial:AntiAdversarial",
     },

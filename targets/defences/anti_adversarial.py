@@ -1,8 +1,9 @@
-"""AT-AT: anti-adversarial training (Breuer et al., ICLR 2026).
+"""AT-AT: anti-adversarial training.
 
-Every training image is shown a second time, moved by an invisible perturbation *towards* a wrong class and labelled
-with that class: ``CE(x, y) + lambda CE(x + d, y')``. The gradients that an inversion attack follows then lead to
-adversarial noise instead of features of the class.
+Torp, Smith and Breuer, "Reducing information dependency does not cause training data privacy. Adversarially non-robust
+features do." (ICLR 2026). Every training image is shown a second time, moved by an invisible perturbation *towards* a
+wrong class and labelled with that class: ``CE(x, y) + lambda CE(x + d, y')``. The gradients that an inversion attack
+follows then lead to adversarial noise instead of features of the class.
 """
 
 from __future__ import annotations
