@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -122,7 +122,7 @@ class TrainingSummary:
 
     epoch: int
     selection: str
-    measured: Mapping[str, float | int | str]
+    measured: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
 def fit(
