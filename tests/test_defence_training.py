@@ -15,11 +15,14 @@ import mibench
 from mibench import registry
 from mibench.api import Batch, ClassifierOutput, Defence, MibenchError, TrainingHooks
 from mibench.cli import cli
+from mibench.targets.defences.anti_adversarial import AntiAdversarial
 from mibench.targets.defences.bido import BiDO
 from mibench.targets.defences.label_smoothing import LabelSmoothing, NegativeLabelSmoothing
 from mibench.targets.defences.mid import MID
 from mibench.targets.defences.none import NoDefence
 from mibench.targets.defences.random_erasing import RandomErasing
+from mibench.targets.defences.removed_shortcuts import RemovedShortcuts
+from mibench.targets.defences.trap_mid import TrapMID
 from mibench.weights.cards import find
 from mibench.weights.load import build_network
 
@@ -30,6 +33,9 @@ OFF = [
     RandomErasing(probability=0.0),
     MID(beta=0.0),
     BiDO(lambda_x=0.0, lambda_y=0.0, sampler="shuffle"),
+    AntiAdversarial(weight=0.0),
+    TrapMID(beta=0.0),
+    RemovedShortcuts(skip=(1.0, 1.0, 1.0, 1.0)),
 ]
 SMALL = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 10, "dataset.train_images": 8}
 

@@ -35,6 +35,9 @@ class TrainingTask:
             resumed training equals an uninterrupted one.
         initial: the tensors of the card that :attr:`Defence.backbone` names.
         autocast: the training's precision, a context manager around forward passes.
+        images: indices ``(B,)`` to training images ``(B, 3, S, S)`` in [0, 1] on the device, not augmented.
+        fresh_network: ``fresh_network(streams, num_classes=1, width=0.5)`` is another network of the architecture that
+            is trained, ``width`` times as wide, with initial weights of the streams.
     """
 
     epochs: int
@@ -47,6 +50,8 @@ class TrainingTask:
     streams: Streams
     initial: Mapping[str, Tensor] | None = None
     autocast: Callable[[], AbstractContextManager[object]]
+    images: Callable[[Tensor], Tensor] | None = None
+    fresh_network: Callable[..., nn.Module] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

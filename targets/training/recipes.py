@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -61,6 +62,7 @@ class TrainClassifier(SupervisedRecipe):
             loss=self.loss,
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
             num_classes=data.num_classes,
+            fresh_network=partial(another, self, architecture, arguments),
         )
         weights = stored_weights(network, self.storage)
         network.load_state_dict(weights)  # what is measured below is what is stored
@@ -156,8 +158,7 @@ def build(
     name, arguments = recipe.architecture, {**arguments, **recipe.arguments()}
     for defence in defences:
         name, arguments = defence.architecture(name, arguments)
-    module, _, attribute = known[name].partition(":")
-    architecture = getattr(importlib.import_module(module), attribute)
+    architecture = _architecture(recipe, name)
     if name == recipe.architecture and (reason := network_traits(architecture).not_trained) is not None:
         raise MibenchError(f"{recipe.architecture} is not trained by itself: {reason}")
     network: nn.Module = initial_weights(streams, "initial weights", build=lambda: architecture(**arguments))
@@ -170,6 +171,35 @@ def build(
         for layer in layers:
             layer.p = recipe.dropout
     return network, name, arguments
+
+
+def another(
+    recipe: SupervisedRecipe,
+    name: str,
+    arguments: Mapping[str, Any],
+    streams: Streams,
+    *,
+    num_classes: int,
+    width: float = 1.0,
+) -> nn.Module:
+    """A network beside the recipe's, for a defence: of the same architecture, behind the same normalisation.
+
+    Args:
+        recipe: of the training.
+        name, arguments: of its network, as :func:`build` gave them.
+        streams: whence the initial weights.
+        num_classes: of the other one.
+        width: times that of the recipe's network.
+    """
+    chosen = {**arguments, "num_classes": num_classes, "width": width * float(arguments.get("width", 1.0))}
+    network: nn.Module = initial_weights(streams, "weights", build=lambda: _architecture(recipe, name)(**chosen))
+    normalise_inside(network, recipe.image)
+    return network
+
+
+def _architecture(recipe: SupervisedRecipe, name: str) -> Any:
+    module, _, attribute = CATALOGUE[recipe.kind][name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def normalise_inside(network: nn.Module, image: ImageSpec) -> None:

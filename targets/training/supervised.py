@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from mibench.api.training import TrainingState, autocast, check_storage, copied_
 from mibench.rng import Streams, derive
 from mibench.targets.networks.ir import Backbone
 
-from .augment import AUGMENTATIONS, check_augmentation, training_batch
+from .augment import AUGMENTATIONS, check_augmentation, plain_batch, training_batch
 from .defended import DefendedTraining
 from .optimisation import build_optimiser, learning_rate_at
 
@@ -122,7 +122,7 @@ class TrainingSummary:
 
     epoch: int
     selection: str
-    measured: Mapping[str, float | int | str]
+    measured: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
 def fit(
@@ -136,6 +136,7 @@ def fit(
     loss: Loss,
     evaluate: Evaluate,
     num_classes: int = 0,
+    fresh_network: Callable[..., nn.Module] | None = None,
 ) -> TrainingSummary:
     """Train ``network`` in place.
 
@@ -147,9 +148,10 @@ def fit(
         loss: network output, goals of a batch and the epoch (from 0) to named scalars, ``loss`` (to minimise, a mean)
             among them.
         evaluate: the network to named numbers; the first one decides ``select="best_on_test"`` (higher is better).
-        num_classes: of a classifier, for its defences.
+        num_classes, fresh_network: of a classifier, for its defences (:class:`~mibench.api.TrainingTask`).
     """
-    return _Training(network, store, goals, recipe, context, streams, loss, evaluate, num_classes).to_the_end()
+    training = _Training(network, store, goals, recipe, context, streams, loss, evaluate, num_classes, fresh_network)
+    return training.to_the_end()
 
 
 class _Training:
@@ -166,6 +168,7 @@ class _Training:
         loss: Loss,
         evaluate: Evaluate,
         num_classes: int,
+        fresh_network: Callable[..., nn.Module] | None,
     ) -> None:
         if len(store) < 2:
             raise MibenchError(f"training needs 2 images or more, got {len(store)}")
@@ -187,6 +190,8 @@ class _Training:
             batch_size=self.batch_size,
             num_classes=num_classes,
             size=recipe.size,
+            images=lambda indices: plain_batch(store, indices, context.device),
+            fresh_network=fresh_network,
         )
         optimiser = build_optimiser(
             network,
