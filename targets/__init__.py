@@ -16,6 +16,7 @@ LARGE = {  # torchvision's name -> ours in the module of its networks
     "densenet201": "DENSENET201",
     "vit_b_16": "VIT_B_16",
 }
+SMALL = ("vgg16", "ir152", "facenet64")  # the networks of the 64-pixel protocols
 CATALOGUE: dict[str, dict[str, str]] = {
     "target": {
         "vgg16": "mibench.targets.networks.vgg16:VGG16",
@@ -40,12 +41,15 @@ CATALOGUE: dict[str, dict[str, str]] = {
         **{f"target:{name}": "mibench.targets.training.torchvision_recipe:TrainLargeTarget" for name in LARGE},
         "target:timm": "mibench.targets.training.torchvision_recipe:TrainTimmTarget",
         "judge:inception_v3": "mibench.targets.training.torchvision_recipe:TrainLargeJudge",
+        **{f"backbone:{name}": "mibench.targets.training.public_people:TrainBackbone" for name in SMALL},
     },
     "backbone": {name: f"mibench.targets.networks.torchvision_networks:{constant}" for name, constant in LARGE.items()}
     | {
         "inception_v3": "mibench.targets.judges.inception_v3:INCEPTION_V3",
+        "facenet64": "mibench.targets.training.backbones:IR50Backbone",
         "ir50": "mibench.targets.training.backbones:IR50Backbone",
         "ir152": "mibench.targets.training.backbones:IR152Backbone",
+        "vgg16": "mibench.targets.training.backbones:VGG16Backbone",
         "vgg16_bn": "mibench.targets.training.backbones:VGG16BN",
     },
     "importer": {
@@ -68,6 +72,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "ls": "mibench.targets.defences.label_smoothing:LabelSmoothing",
         "negls": "mibench.targets.defences.label_smoothing:NegativeLabelSmoothing",
         "midre": "mibench.targets.defences.random_erasing:RandomErasing",
+        "tl-dmi": "mibench.targets.defences.transfer_learning:TransferLearning",
     },
     "cards": {"targets": "mibench.targets.cards"},
     "role": {"default_target": "vgg16", "default_judge": "facenet112"},

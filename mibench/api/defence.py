@@ -33,7 +33,7 @@ class TrainingTask:
         device: where the network is.
         streams: random numbers of this defence alone; name a generator by its purpose and its step or epoch, so that a
             resumed training equals an uninterrupted one.
-        initial: the tensors of the card that :attr:`Defence.backbone` names.
+        initial: the tensors of the card that :meth:`Defence.backbone` names.
         autocast: the training's precision, a context manager around forward passes.
     """
 
@@ -143,9 +143,11 @@ class Defence:
     control: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
 
-    @property
-    def backbone(self) -> str | None:
-        """The card of the public weights that the defence starts from; None: it needs none."""
+    def backbone(self, architecture: str) -> str | None:
+        """The card of the public weights that the defence of ``architecture`` starts from; None: it needs none.
+
+        A name without ``@`` is completed by the data set of the training.
+        """
         return None
 
     def check(self) -> None:

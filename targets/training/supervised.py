@@ -42,6 +42,7 @@ class SupervisedRecipe(Recipe):
 
     cost_only: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})  # settings that change no result
     augmentations: ClassVar[tuple[str, ...]] = AUGMENTATIONS
+    trains: ClassVar[str | None] = None  # kind of the architecture that is trained; None: the recipe's own
 
     architecture: str
     width: float = 1.0
