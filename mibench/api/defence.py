@@ -33,6 +33,8 @@ class TrainingTask:
         device: where the network is.
         streams: random numbers of this defence alone; name a generator by its purpose and its step or epoch, so that a
             resumed training equals an uninterrupted one.
+        plain_images: int64 ``(B,)`` on the CPU to those training images, ``(B, 3, S, S)`` in [0, 1] on the device, not
+            augmented.
         initial: the tensors of the card that :meth:`Defence.backbone` names.
         autocast: the training's precision, a context manager around forward passes.
     """
@@ -45,6 +47,7 @@ class TrainingTask:
     size: int
     device: torch.device
     streams: Streams
+    plain_images: Callable[[Tensor], Tensor]
     initial: Mapping[str, Tensor] | None = None
     autocast: Callable[[], AbstractContextManager[object]]
 
@@ -100,6 +103,13 @@ class TrainingHooks:
         """
         return None
 
+    def inputs(self, indices: Tensor) -> Tensor | None:
+        """What the module of :meth:`prepare` is called with for these images ``(B,)``, such as cached features.
+
+        None: the images, augmented. The first defence that answers decides.
+        """
+        return None
+
     def batch(self, batch: Batch) -> Batch:
         """Change the images, add samples, or train networks of one's own on them. Runs before the forward pass."""
         return batch
@@ -135,11 +145,13 @@ class Defence:
 
     Attributes:
         name: the registered one.
+        alone: it combines with no other defence.
         control: it is expected to leak *more*: a control beside the defences, never to be offered as one.
         compatible: architectures that it applies to; None: all.
     """
 
     name: ClassVar[str]
+    alone: ClassVar[bool] = False
     control: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
 

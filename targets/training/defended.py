@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class DefendedTraining:
         context: of the training.
         streams: of the training; each defence gets a child of its own.
         labels: int64 ``(N,)`` of the training images.
-        epochs, steps_per_epoch, batch_size, num_classes, size: of the training.
+        epochs, steps_per_epoch, batch_size, num_classes, size, plain_images: of the training, as in a task.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class DefendedTraining:
         batch_size: int,
         num_classes: int,
         size: int,
+        plain_images: Callable[[Tensor], Tensor],
     ) -> None:
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
         self.hooks: dict[str, TrainingHooks] = {}
@@ -49,6 +50,7 @@ class DefendedTraining:
                 size=size,
                 device=context.device,
                 streams=streams.child("defence", defence.name),
+                plain_images=plain_images,
                 initial=context.public.get(defence.name),
                 autocast=lambda: autocast(context),
             )
@@ -95,6 +97,13 @@ class DefendedTraining:
                 if len(batches) != self.steps_per_epoch:
                     raise ValueError(f"{name} made {len(batches)} batches for {self.steps_per_epoch} steps")
                 return batches
+        return None
+
+    def inputs(self, indices: Tensor) -> Tensor | None:
+        """What the module is called with in the place of augmented images; None: those."""
+        for hooks in self.hooks.values():
+            if (inputs := hooks.inputs(indices)) is not None:
+                return inputs
         return None
 
     def batch(self, batch: Batch) -> Batch:

@@ -20,7 +20,7 @@ from mibench.api.training import TrainingState, autocast, check_storage, copied_
 from mibench.rng import Streams, derive
 from mibench.targets.networks.ir import Backbone
 
-from .augment import AUGMENTATIONS, check_augmentation, training_batch
+from .augment import AUGMENTATIONS, check_augmentation, plain_batch, training_batch
 from .defended import DefendedTraining
 from .optimisation import build_optimiser, learning_rate_at
 
@@ -188,6 +188,7 @@ class _Training:
             batch_size=self.batch_size,
             num_classes=num_classes,
             size=recipe.size,
+            plain_images=lambda indices: plain_batch(store, indices, context.device),
         )
         optimiser = build_optimiser(
             network,
@@ -240,9 +241,11 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(step, self.steps_per_epoch)
         indices = self._indices(step)
-        generator = self.streams.generator("augment", step)
-        images = self.recipe.batch(self.store, indices, generator, self.context.device)
-        images = images.contiguous(memory_format=self.layout)
+        images = self.defended.inputs(indices)
+        if images is None:
+            generator = self.streams.generator("augment", step)
+            images = self.recipe.batch(self.store, indices, generator, self.context.device)
+            images = images.contiguous(memory_format=self.layout)
         goals = self.goals[indices.to(self.goals.device, non_blocking=True)]
         batch = self.defended.batch(
             Batch(images=images, labels=goals, step=step, epoch=step // self.steps_per_epoch, plain=len(indices))
