@@ -90,17 +90,20 @@ def test_the_clipping_norm_changes_the_gradients() -> None:
     assert not torch.allclose(gradients[0], gradients[1])
 
 
-def test_gradients_have_the_layout_of_their_weights() -> None:
-    """Fused optimisers walk through memory: a contiguous gradient of channels_last weights would reach others."""
+def test_the_memory_layout_of_images_and_weights_changes_nothing() -> None:
+    """opacus misreads channels_last images, and fused optimisers pair weights with gradients by address."""
     updated = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 2)).to(memory_format=layout)
+        images, labels = torch.rand(4, 8, 3, 3).contiguous(memory_format=layout), torch.tensor([0, 1, 1, 0])
+        alone = [nn.functional.cross_entropy(network(images[i : i + 1]), labels[i : i + 1]) for i in range(4)]
+        expected = torch.stack([torch.autograd.grad(loss, network[0].weight)[0] for loss in alone])
         plain = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9, fused=True)
         optimiser = privatised(network, plain, noise_multiplier=0.0, clip=0.5, batch_size=4)
-        for _ in range(2):
-            images = torch.rand(4, 8, 3, 3).contiguous(memory_format=layout)
-            nn.functional.cross_entropy(network(images), torch.tensor([0, 1, 1, 0])).backward()
+        for step in range(2):
+            nn.functional.cross_entropy(network(images), labels).backward()
+            assert step or torch.allclose(network[0].weight.grad_sample, expected, atol=1e-6)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         updated.append(network[0].weight.detach().clone())

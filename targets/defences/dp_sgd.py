@@ -103,12 +103,21 @@ def privatised(
         noise_multiplier, clip: as above.
         batch_size: the expected one, by which the sum is divided whatever the number of samples.
     """
+    trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for module in trained.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(_contiguous)
     importlib.import_module("opacus.grad_sample").GradSampleModule(trained)
     private = importlib.import_module("opacus.optimizers").DPOptimizer(
         optimiser, noise_multiplier=noise_multiplier, max_grad_norm=clip, expected_batch_size=batch_size
     )
     private.attach_step_hook(_with_layouts_of_parameters)
     return private
+
+
+def _contiguous(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Opacus 1.6 unfolds channels_last images by the wrong strides: the gradients of convolutions would be noise."""
+    return tuple(tensor.contiguous() for tensor in given)
 
 
 def _with_layouts_of_parameters(optimiser: Any) -> None:
