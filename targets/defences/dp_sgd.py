@@ -103,7 +103,7 @@ def privatised(
         noise_multiplier, clip: as above.
         batch_size: the expected one, by which the sum is divided whatever the number of samples.
     """
-    trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    trained.to(memory_format=torch.contiguous_format)
     for module in trained.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(_contiguous)
