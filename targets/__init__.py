@@ -16,6 +16,7 @@ LARGE = {  # torchvision's name -> ours in the module of its networks
     "densenet201": "DENSENET201",
     "vit_b_16": "VIT_B_16",
 }
+SMALL = ("vgg16", "ir152", "facenet64")  # the networks of the 64-pixel protocols
 CATALOGUE: dict[str, dict[str, str]] = {
     "target": {
         "vgg16": "mibench.targets.networks.vgg16:VGG16",
@@ -24,6 +25,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "vgg16_mid": "mibench.targets.networks.vgg16_mid:VGG16MID",
         "ir152_mid": "mibench.targets.networks.ir_mid:IR152MID",
         "facenet64_mid": "mibench.targets.networks.ir_mid:FaceNet64MID",
+        "vgg16_gn": "mibench.targets.networks.group_norm:VGG16GN",
+        "ir152_gn": "mibench.targets.networks.group_norm:IR152GN",
+        "facenet64_gn": "mibench.targets.networks.group_norm:FaceNet64GN",
         **{name: f"mibench.targets.networks.torchvision_networks:{constant}" for name, constant in LARGE.items()},
         "timm": "mibench.targets.networks.timm_networks:TIMM",
         "module": "mibench.targets.custom.module:ModuleNetwork",
@@ -42,12 +46,15 @@ CATALOGUE: dict[str, dict[str, str]] = {
         **{f"target:{name}": "mibench.targets.training.torchvision_recipe:TrainLargeTarget" for name in LARGE},
         "target:timm": "mibench.targets.training.torchvision_recipe:TrainTimmTarget",
         "judge:inception_v3": "mibench.targets.training.torchvision_recipe:TrainLargeJudge",
+        **{f"backbone:{name}": "mibench.targets.training.public_people:TrainBackbone" for name in SMALL},
     },
     "backbone": {name: f"mibench.targets.networks.torchvision_networks:{constant}" for name, constant in LARGE.items()}
     | {
         "inception_v3": "mibench.targets.judges.inception_v3:INCEPTION_V3",
+        "facenet64": "mibench.targets.training.backbones:IR50Backbone",
         "ir50": "mibench.targets.training.backbones:IR50Backbone",
         "ir152": "mibench.targets.training.backbones:IR152Backbone",
+        "vgg16": "mibench.targets.training.backbones:VGG16Backbone",
         "vgg16_bn": "mibench.targets.training.backbones:VGG16BN",
     },
     "importer": {
@@ -69,12 +76,14 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "none": "mibench.targets.defences.none:NoDefence",
         "ls": "mibench.targets.defences.label_smoothing:LabelSmoothing",
         "negls": "mibench.targets.defences.label_smoothing:NegativeLabelSmoothing",
+        "dp-sgd": "mibench.targets.defences.dp_sgd:DPSGD",
         "midre": "mibench.targets.defences.random_erasing:RandomErasing",
         "mid": "mibench.targets.defences.mid:MID",
         "bido": "mibench.targets.defences.bido:BiDO",
         "rolss": "mibench.targets.defences.removed_shortcuts:RemovedShortcuts",
         "trap-mid": "mibench.targets.defences.trap_mid:TrapMID",
         "at-at": "mibench.targets.defences.anti_adversarial:AntiAdversarial",
+        "tl-dmi": "mibench.targets.defences.transfer_learning:TransferLearning",
     },
     "cards": {"targets": "mibench.targets.cards"},
     "role": {"default_target": "vgg16", "default_judge": "facenet112"},

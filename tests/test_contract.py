@@ -110,9 +110,9 @@ def test_a_recipe_is_a_frozen_configuration(name: str) -> None:
     kind = registry.load("recipe", name)
     assert issubclass(kind, Recipe)
     assert kind.kind == name.partition(":")[0]
-    assert kind.needs in ("split", "public", "public+victim")
-    if kind.kind == "prior":
-        assert kind.needs != "split", "a prior is trained on public images, never on the private split"
+    assert kind.needs in ("split", "public", "public+identities", "public+victim")
+    if kind.kind in ("prior", "backbone"):
+        assert kind.needs != "split", f"a {kind.kind} is trained on public images, never on the private split"
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().anything = 1
 

@@ -33,7 +33,7 @@ class TrainingTask:
         device: where the network is.
         streams: random numbers of this defence alone; name a generator by its purpose and its step or epoch, so that a
             resumed training equals an uninterrupted one.
-        initial: the tensors of the card that :attr:`Defence.backbone` names.
+        initial: the tensors of the card that :meth:`Defence.backbone` names.
         autocast: the training's precision, a context manager around forward passes.
         images: indices ``(B,)`` to training images ``(B, 3, S, S)`` in [0, 1] on the device, not augmented.
         fresh_network: ``fresh_network(streams, num_classes=1, width=0.5)`` is another network of the architecture that
@@ -48,9 +48,9 @@ class TrainingTask:
     size: int
     device: torch.device
     streams: Streams
+    images: Callable[[Tensor], Tensor]
     initial: Mapping[str, Tensor] | None = None
     autocast: Callable[[], AbstractContextManager[object]]
-    images: Callable[[Tensor], Tensor] | None = None
     fresh_network: Callable[..., nn.Module] | None = None
 
 
@@ -105,6 +105,13 @@ class TrainingHooks:
         """
         return None
 
+    def inputs(self, indices: Tensor) -> Tensor | None:
+        """What the module of :meth:`prepare` is called with for these images ``(B,)``, such as cached features.
+
+        None: the images, augmented. The first defence that answers decides.
+        """
+        return None
+
     def batch(self, batch: Batch) -> Batch:
         """Change the images, add samples, or train networks of one's own on them. Runs before the forward pass."""
         return batch
@@ -140,17 +147,21 @@ class Defence:
 
     Attributes:
         name: the registered one.
+        alone: it combines with no other defence.
         control: it is expected to leak *more*: a control beside the defences, never to be offered as one.
         compatible: architectures that it applies to; None: all.
     """
 
     name: ClassVar[str]
+    alone: ClassVar[bool] = False
     control: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
 
-    @property
-    def backbone(self) -> str | None:
-        """The card of the public weights that the defence starts from; None: it needs none."""
+    def backbone(self, architecture: str) -> str | None:
+        """The card of the public weights that the defence of ``architecture`` starts from; None: it needs none.
+
+        A name without ``@`` is completed by the data set of the training.
+        """
         return None
 
     def check(self) -> None:

@@ -32,7 +32,7 @@ class TrainingContext:
 
     ``initial`` holds the tensors of the backbone card that :attr:`Recipe.backbone` names; None: fresh weights.
     ``defences`` act on the training in this order, and ``public`` holds the tensors of the card that each one's
-    :attr:`~mibench.api.Defence.backbone` names.
+    :meth:`~mibench.api.Defence.backbone` names.
     """
 
     device: torch.device
@@ -68,6 +68,7 @@ class Recipe(ABC):
 
     ``needs`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
     (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else;
+    ``"public+identities"`` is ``public(size) -> Images``, the same images with a key of the person on each;
     ``"public+victim"`` is a :class:`PriorTrainingData`, for a prior that is made against one target.
     """
 

@@ -78,7 +78,11 @@ def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tupl
                 cure=f"write defence.NAME.SETTING with NAME one of {', '.join(names)}",
             )
         by_name[name][setting] = value
-    return tuple(_resolved(text, by_name[name]) for text, name in zip(wanted, names, strict=True))
+    defences = tuple(_resolved(text, by_name[name]) for text, name in zip(wanted, names, strict=True))
+    for defence in defences:
+        if defence.alone and len(defences) > 1:
+            raise MibenchError(f"the defence {defence.name!r} holds alone only; leave the other --defence out")
+    return defences
 
 
 def _resolved(text: str, given: Mapping[str, Any]) -> Defence:

@@ -39,6 +39,8 @@ from mibench.weights.same_data import check_same_data
 from mibench.weights.save import store_weights
 
 TRAIN_SCOPES = ("train", "dataset", "defence")
+PUBLIC = "public"  # tag of the backbones that are trained here
+NEEDS = ("split", "public", "public+identities", "public+victim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Training:
     """What is to be trained.
 
     Attributes:
-        kind: target, judge, regressor or prior.
+        kind: target, judge, regressor, prior or backbone.
         architecture: a registered one of that kind.
         tag: the part of the card's name after ``+``, for a second set of weights of one architecture.
         target: the classifier that a prior is made against, where a recipe wants one; it also gives the tag.
@@ -86,8 +88,13 @@ class Training:
 
     @property
     def card_name(self) -> CardName:
-        """The card's name; a prior made against one target is called after it, a defended target after its defences."""
+        """The card's name; a prior made against one target is called after it, a defended target after its defences.
+
+        A backbone gets the tag ``public``: a target of the same architecture and data has the name without one.
+        """
         tag = self.tag or tag_of(self.defences)
+        if tag is None and self.kind == "backbone":
+            tag = PUBLIC
         if tag is None and self.target:
             tag = CardName.complete(self.target, self.dataset).as_tag
         return CardName(self.architecture, self.dataset, tag)
@@ -258,7 +265,11 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     if backbone is not None:
         settings["init_sha256"] = backbone.card().weights.sha256
     defended = describe_defences(resolved.defences, resolved.twin)
-    public = {one.name: find_card("backbone", one.backbone, dataset.name) for one in resolved.defences if one.backbone}
+    public = {
+        one.name: find_card("backbone", card_name, dataset.name)
+        for one in resolved.defences
+        if (card_name := one.backbone(training.architecture)) is not None
+    }
     if defended is not None:
         settings["defence"] = plain(defended.settings)
     if public:
@@ -358,6 +369,8 @@ def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, d
     """The whole split for the defender and the referee; public pixels, and at most the victim, for the adversary."""
     if recipe.needs == "split":
         return dataset
+    if recipe.needs == "public+identities":
+        return lambda size: dataset.public(size)
 
     def public(size: int) -> Tensor:
         return dataset.public(size).pixels
@@ -366,7 +379,7 @@ def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, d
         return public
     if recipe.needs == "public+victim" and target is not None:
         return PriorTrainingData(public, build_victim(target, Access.SCORES, device))
-    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: split, public, public+victim")
+    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: {', '.join(NEEDS)}")
 
 
 def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, object]:

@@ -37,7 +37,7 @@ class DefendedTraining:
         batch_size: int,
         num_classes: int,
         size: int,
-        images: Callable[[Tensor], Tensor] | None = None,
+        images: Callable[[Tensor], Tensor],
         fresh_network: Callable[..., nn.Module] | None = None,
     ) -> None:
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
@@ -100,6 +100,13 @@ class DefendedTraining:
                 if len(batches) != self.steps_per_epoch:
                     raise ValueError(f"{name} made {len(batches)} batches for {self.steps_per_epoch} steps")
                 return batches
+        return None
+
+    def inputs(self, indices: Tensor) -> Tensor | None:
+        """What the module is called with in the place of augmented images; None: those."""
+        for hooks in self.hooks.values():
+            if (inputs := hooks.inputs(indices)) is not None:
+                return inputs
         return None
 
     def batch(self, batch: Batch) -> Batch:

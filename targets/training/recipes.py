@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mibench.api import Defence, ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
 from mibench.api.training import initial_weights, stored_weights
-from mibench.data.split import IdentitySplit, Images
+from mibench.data.split import Images
 from mibench.rng import Streams, derive
 from mibench.targets import CATALOGUE
 
@@ -38,17 +38,21 @@ class TrainClassifier(SupervisedRecipe):
         if not self.least_smoothing <= self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
-    def run(self, data: IdentitySplit, context: TrainingContext) -> TrainedWeights:
-        """Train on ``data.private("train", size)``, from the checkpoint when there is one."""
+    def parts(self, data: Any) -> tuple[Images, Images, int]:
+        """Images to train on and images to measure on, with labels, and the number of classes."""
+        return data.private("train", self.size), data.private("test", self.size), data.num_classes
+
+    def run(self, data: Any, context: TrainingContext) -> TrainedWeights:
+        """Train on the first of :meth:`parts`, from the checkpoint when there is one."""
         self.check()
-        train, test = data.private("train", self.size), data.private("test", self.size)
-        _check_images(train, self.size, data.num_classes)
-        _check_images(test, self.size, data.num_classes)
+        train, test, classes = self.parts(data)
+        _check_images(train, self.size, classes)
+        _check_images(test, self.size, classes)
         device = context.device
         train_store, test_store = (channels_last_store(images.pixels, device) for images in (train, test))
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
         streams = Streams(context.seed, ("train", self.kind, self.architecture))
-        network, architecture, arguments = build(self, streams, context.defences, num_classes=data.num_classes)
+        network, architecture, arguments = build(self, streams, context.defences, num_classes=classes)
         if self.init is not None:
             self.start(network, context.initial)
         normalise_inside(network, self.image)
@@ -61,7 +65,7 @@ class TrainClassifier(SupervisedRecipe):
             streams=streams,
             loss=self.loss,
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
-            num_classes=data.num_classes,
+            num_classes=classes,
             fresh_network=partial(another, self, architecture, arguments),
         )
         weights = stored_weights(network, self.storage)
@@ -82,7 +86,7 @@ class TrainClassifier(SupervisedRecipe):
             arguments=arguments,
             image=self.image,
             weights=weights,
-            classes=data.num_classes,
+            classes=classes,
             measured={
                 "test_accuracy": measured(network, test_store, test_labels),
                 "test_images": len(test),
@@ -151,7 +155,7 @@ def build(
         MibenchError: the architecture is unknown, is of no use to a defence, or has no dropout although the recipe sets
             one.
     """
-    known = CATALOGUE[recipe.kind]
+    known = CATALOGUE[recipe.trains or recipe.kind]
     if recipe.architecture not in known:
         hint = suggest(recipe.architecture, known) or f"; choose one of {', '.join(known)}"
         raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}{hint}")

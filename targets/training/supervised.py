@@ -42,6 +42,7 @@ class SupervisedRecipe(Recipe):
 
     cost_only: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})  # settings that change no result
     augmentations: ClassVar[tuple[str, ...]] = AUGMENTATIONS
+    trains: ClassVar[str | None] = None  # kind of the architecture that is trained; None: the recipe's own
 
     architecture: str
     width: float = 1.0
@@ -244,9 +245,11 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(step, self.steps_per_epoch)
         indices = self._indices(step)
-        generator = self.streams.generator("augment", step)
-        images = self.recipe.batch(self.store, indices, generator, self.context.device)
-        images = images.contiguous(memory_format=self.layout)
+        images = self.defended.inputs(indices)
+        if images is None:
+            generator = self.streams.generator("augment", step)
+            images = self.recipe.batch(self.store, indices, generator, self.context.device)
+            images = images.contiguous(memory_format=self.layout)
         goals = self.goals[indices.to(self.goals.device, non_blocking=True)]
         batch = self.defended.batch(
             Batch(images=images, labels=goals, step=step, epoch=step // self.steps_per_epoch, plain=len(indices))
