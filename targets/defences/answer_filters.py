@@ -126,7 +126,7 @@ class Noise(AnswerFilter):
     name: ClassVar[str] = "noise"
     stage: ClassVar[AnswerStage] = AnswerStage.PERTURB
 
-    scale: float = 0.05
+    scale: float = 0.01
     distribution: str = "laplace"
     key: int = 0
 
