@@ -100,6 +100,7 @@ class CardDefence:
         twin: the card of the undefended twin: the same recipe without the defence.
         twin_sha256: of the twin's weights.
         control: expected to leak more, shown beside the defences.
+        filters: those of ``settings`` that train nothing and change the answers; a victim is wrapped in them.
     """
 
     name: str
@@ -107,6 +108,7 @@ class CardDefence:
     twin: str | None = None
     twin_sha256: str | None = None
     control: bool = False
+    filters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

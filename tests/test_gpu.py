@@ -40,7 +40,7 @@ from mibench.system import provenance
 from mibench.system.devices import choose_device, deterministic
 from mibench.targets.training.identity_regressor import TrainRegressor
 from mibench.targets.training.recipes import TrainJudge, build
-from mibench.weights.training import FileCheckpoint
+from mibench.weights.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.gpu
 

@@ -12,8 +12,9 @@ import torch
 from mibench.errors import MibenchError
 from mibench.system.files import file_sha256
 from mibench.weights import cards, training
+from mibench.weights.checkpoint import FileCheckpoint
 from mibench.weights.load import build_network
-from mibench.weights.training import FileCheckpoint, Training
+from mibench.weights.training import Training
 
 
 def toy_training(kind: str = "target", architecture: str = "toynet", **fields: Any) -> Training:

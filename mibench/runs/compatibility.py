@@ -7,7 +7,9 @@ from mibench.api import Access, AccessError, Attack, Card, MappingPrior
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.runs.spec import EvalProtocol
+from mibench.system.canonical import plain
 from mibench.weights import cards
+from mibench.weights.answer_filters import filter_settings, why_less
 from mibench.weights.load import max_access
 from mibench.weights.prior_class import prior_class
 from mibench.weights.same_data import check_same_data
@@ -28,7 +30,8 @@ def check_target_access(attack: Attack, target: Card) -> None:
     """Refuse an attack that needs more than the target can give."""
     granted = max_access(target)
     if attack.access > granted:
-        because = f"target {target.name!r} can give no more than {granted.name.lower()}"
+        because = why_less(target, attack.access)
+        because = because or f"target {target.name!r} can give no more than {granted.name.lower()}"
         raise access_error(type(attack), granted, because)
 
 
@@ -79,6 +82,11 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
             f"prior {prior.name!r} was trained against other weights than {target.name!r} has (sha256 "
             f"{str(made_against)[:12]}, this run {target.weights.sha256[:12]})",
             cure=f"train its own: {cards.training_command('prior', prior.name, target.name)}",
+        )
+    if made_against is not None and (prior.recipe or {}).get("target_filters", {}) != plain(filter_settings(target)):
+        raise MibenchError(
+            f"prior {prior.name!r} was trained on answers that were filtered otherwise than those of {target.name!r}; "
+            f"train its own: {cards.training_command('prior', prior.name, target.name)}"
         )
 
 

@@ -19,10 +19,11 @@ from mibench.runs.budget import within_budget
 from mibench.runs.code import attack_code
 from mibench.runs.protocol import check_metrics, choose_preset, load_protocol
 from mibench.runs.request import RunNames, RunRequest, config_yaml, read_request
-from mibench.runs.spec import EvalProtocol, RunSpec, Weights
+from mibench.runs.spec import EvalProtocol, FilteredWeights, RunSpec, Weights
 from mibench.settings import Layer, Setting
 from mibench.system.text_files import typed
 from mibench.weights import cards as card_files
+from mibench.weights.answer_filters import filter_settings
 from mibench.weights.cards import CardFile
 from mibench.weights.minimum_accuracy import refuse_weak
 from mibench.weights.prior_class import prior_class
@@ -128,10 +129,7 @@ def make_plan(request: RunRequest) -> Plan:
     compatibility.check_target_access(attack, loaded["target"])
     compatibility.check_identities(protocol, loaded["target"], dataset)
     attack, attack_origins = within_budget(attack, attack_origins, protocol)
-    weights = {
-        kind: Weights(card=c.name, architecture=c.architecture, sha256=c.weights.sha256, arguments=c.arguments)
-        for kind, c in loaded.items()
-    }
+    weights = {kind: _weights(card) for kind, card in loaded.items()}
     prior_origins: Origins = {}
     if "prior" in loaded:
         compatibility.check_prior(attack, loaded["prior"], loaded["target"])
@@ -159,6 +157,13 @@ def make_plan(request: RunRequest) -> Plan:
     return _plan(spec, attack, dataset, files, loaded, names, origins)
 
 
+def _weights(card: Card) -> Weights:
+    """What a run says of a set of weights; of a target whose answers are filtered also the filters."""
+    own = Weights(card=card.name, architecture=card.architecture, sha256=card.weights.sha256, arguments=card.arguments)
+    filters = filter_settings(card)
+    return FilteredWeights(**vars(own), filters=filters) if filters else own
+
+
 def _plan(
     spec: RunSpec,
     attack: Attack,
@@ -176,6 +181,7 @@ def _plan(
         registry.entry("attack", names.attack),
         registry.entry("dataset", spec.dataset),
         registry.entry("target", spec.target.architecture),
+        *(registry.entry("defence", name) for name in filter_settings(loaded["target"])),
     ]
     if spec.prior is not None:
         parties.append(registry.entry("prior", spec.prior.architecture))

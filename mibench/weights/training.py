@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import pickle
 import shlex
 import time
 from collections.abc import Mapping
@@ -24,16 +22,26 @@ from mibench.errors import MibenchError
 from mibench.settings import Layer
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
-from mibench.system.files import atomic_write
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
 from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
+from mibench.weights.answer_filters import access_behind, filter_settings, filters_of, trains_nothing
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
 from mibench.weights.cards import find as find_card
-from mibench.weights.defences import Twin, check_compatible, describe_defences, find_twin, resolve_defences, tag_of
+from mibench.weights.checkpoint import FileCheckpoint
+from mibench.weights.defences import (
+    Twin,
+    check_compatible,
+    check_untrained,
+    describe_defences,
+    find_twin,
+    resolve_defences,
+    tag_of,
+)
+from mibench.weights.filtered_target import filter_twin, measure_trained
 from mibench.weights.load import build_victim, load_weights
 from mibench.weights.same_data import check_same_data
 from mibench.weights.save import store_weights
@@ -105,43 +113,6 @@ class Training:
         return str(self.card_name)
 
 
-class FileCheckpoint:
-    """A training's state in one file: written atomically, read without running any code from it.
-
-    Attributes:
-        seconds_before: that earlier sessions of the training took, up to the state that was loaded.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds_before = 0.0
-        self._began = time.monotonic()
-
-    def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None."""
-        if not self.path.is_file():
-            return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
-            raise MibenchError(
-                f"cannot read the checkpoint {self.path}", cure="delete it to start the training again"
-            ) from error
-        self.seconds_before = float(state.pop("seconds", 0.0))
-        self._began = time.monotonic()
-        return dict(state)
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the saved state."""
-        buffer = io.BytesIO()
-        torch.save({**state, "seconds": self.seconds_before + time.monotonic() - self._began}, buffer)
-        atomic_write(self.path, buffer.getvalue())
-
-    def discard(self) -> None:
-        """Forget the state: the training is over."""
-        self.path.unlink(missing_ok=True)
-
-
 def find_recipe(kind: str, architecture: str) -> type[Recipe]:
     """``prior:stylegan2`` if a catalogue has it, else ``target``."""
     if kind not in CARD_KINDS:
@@ -184,7 +155,7 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
     if training.precision is not None and training.precision not in PRECISIONS:
         raise MibenchError(registry.unknown("precision", training.precision, PRECISIONS))
     defences = resolve_defences(training.defences, training.settings.get("defence", {}))
-    if defences and not kind.defends:
+    if defences and not (kind.defends or (training.kind == "target" and trains_nothing(defences))):
         raise MibenchError(
             f"no defence applies to the training of a {training.kind}",
             cure="leave --defence out",
@@ -202,7 +173,8 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
     )
     twin = None
     if defences:
-        twin = find_twin(training.twin, training.architecture, kind, dataset, reporter or Reporter())
+        check_untrained(defences, training.settings.get("train") or training.seed or training.precision)
+        twin = find_twin(defences, training.twin, training.architecture, kind, dataset, reporter or Reporter())
     layers = [] if twin is None else [twin.layer]
     by_user = Layer("--set", training.settings.get("train", {}), by_user=True)
     if "architecture" in config.setting_names(kind):
@@ -253,6 +225,19 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
+    defended, filters = describe_defences(resolved.defences, resolved.twin), filters_of(resolved.defences)
+    if defended is not None and resolved.twin is not None and trains_nothing(resolved.defences):
+        return filter_twin(
+            training.card_name,
+            resolved.twin.file,
+            filters,
+            dataset,
+            training.output or home(),
+            defence=defended,
+            command=training.command,
+            device=chosen,
+            reporter=reporter,
+        )
     settings: dict[str, Any] = {
         "recipe": plain(dataclasses.asdict(recipe)),
         "dataset_digest": dataset.digest,
@@ -262,9 +247,10 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     if target is not None:
         settings["target"] = target.name
         settings["target_sha256"] = target.card().weights.sha256
+        if filtered := filter_settings(target.card()):
+            settings["target_filters"] = plain(filtered)
     if backbone is not None:
         settings["init_sha256"] = backbone.card().weights.sha256
-    defended = describe_defences(resolved.defences, resolved.twin)
     public = {
         one.name: find_card("backbone", card_name, dataset.name)
         for one in resolved.defences
@@ -287,7 +273,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             log=workplace.log,
             progress=reporter.update,
             initial=None if backbone is None else load_weights(backbone),
-            defences=resolved.defences,
+            defences=tuple(one for one in resolved.defences if one not in filters),
             public={name: load_weights(file) for name, file in public.items()},
         )
         started = time.time()
@@ -300,6 +286,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         workplace.log(event="trained", seconds=seconds, device=str(chosen))
         if defended is not None:
             trained = dataclasses.replace(trained, measured={**trained.measured, "seconds": seconds})
+        trained = measure_trained(trained, filters, dataset, chosen, reporter)
         path, card = store_weights(
             training.card_name,
             training.kind,
@@ -308,6 +295,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             dataset_digest=dataset.digest,
             recipe=_recipe_of(training, settings),
             defence=defended,
+            access=access_behind(resolved.defences),
         )
         checkpoint.discard()
     return path, card
@@ -388,7 +376,9 @@ def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, obj
         "command": training.command,
         **plain(settings["recipe"]),
         **{
-            key: settings[key] for key in ("target", "target_sha256", "init_sha256", "public_sha256") if key in settings
+            key: settings[key]
+            for key in ("target", "target_sha256", "target_filters", "init_sha256", "public_sha256")
+            if key in settings
         },
         "seed": training.seed,
         "precision": training.precision,
