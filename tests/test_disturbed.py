@@ -193,7 +193,7 @@ TRAIN = ("train", "target", "toynet", "--dataset", "toyfaces", "--tag", "mine", 
 
 @cells(
     "rename checkpoint.pt #2", "rename toynet*.safetensors", "rename toynet*.yaml",
-    "mibench.weights.training:FileCheckpoint.discard",
+    "mibench.weights.checkpoint:FileCheckpoint.discard",
 )  # fmt: skip
 def test_training(toy_workshop: Workshop, tmp_path: Path, place: str, how: str) -> None:
     disturb(toy_workshop, None, tmp_path, "train", TRAIN, place=place, how=how, later=3)
