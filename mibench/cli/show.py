@@ -81,6 +81,8 @@ def _settings(kind: str, name: str) -> dict[str, object]:
     }
     if kind == "attack":
         content["access"] = found.access.name.lower()
+        if found.uses_up_to is not None:
+            content["uses_up_to"] = found.uses_up_to.name.lower()
         content["presets"] = sorted(settings.attack_presets(name).presets)
     content["settings"] = {
         field.name: _default(field) for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())

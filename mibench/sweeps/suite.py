@@ -3,7 +3,7 @@
 A file names lists along :data:`AXES` and values that hold everywhere::
 
     name: mine
-    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy likewise
+    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy, access likewise
     attacks:
       - floor
       - {attack: dmmia, label: no memory, settings: {attack: {lambda_imr: 0, lambda_idr: 0}}}
@@ -56,7 +56,17 @@ AXES = (
     Axis("targets", "target"),
     Axis("seeds", "seed", kind=int, default=(0,)),
 )
-KEYS = ("name", "description", *COMMON, "min_accuracy", *(axis.key for axis in AXES), "settings", "exclude", "compare")
+KEYS = (
+    "name",
+    "description",
+    *COMMON,
+    "min_accuracy",
+    "access",
+    *(axis.key for axis in AXES),
+    "settings",
+    "exclude",
+    "compare",
+)
 MATCHED = (*(axis.field for axis in AXES), "label", "preset", "prior")
 
 
@@ -137,6 +147,8 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
             raise MibenchError(f"{source}: min_accuracy: expected a share in [0, 1], got {shown(least)}")
         common["min_accuracy"] = least
     settings = _settings(found.get("settings"), f"{source}: settings")
+    if found.get("access") is not None:
+        settings.setdefault("protocol", {}).setdefault("access", _text(found["access"], f"{source}: access"))
     entries = [_entries(found, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
     title = _text(found.get("name", name), f"{source}: name")
