@@ -19,6 +19,8 @@ from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.mirror_b import MirrorBlack
+from mibench.attacks.mirror_w import MirrorWhite
 from mibench.attacks.ppa import PPA
 from mibench.attacks.priors.stylegan2.discriminator import Discriminator
 from mibench.attacks.priors.stylegan2.generator import Generator
@@ -98,6 +100,8 @@ ATTACKS: dict[str, Attack] = {
     "dmmia": DMMIA(
         pool_size=8, candidates=2, epochs=1, batch_size=2, prototypes=4, positives=2, selection_transforms=1
     ),
+    "mirror-b": MirrorBlack(pool_size=8, candidates=2, population=4, generations=1),
+    "mirror-w": MirrorWhite(pool_size=8, candidates=2, steps=1),
     "gmi": GMI(restarts=2, iterations=1),
     "kedmi": KEDMI(iterations=1, draws=2),
 }

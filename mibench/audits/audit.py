@@ -104,7 +104,7 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
         named: type[Attack] = registry.load("attack", request.attack)
         if named.access > granted:
             because = f"this audit has {granted.name.lower()} of {attacked.file.name}"
-            if attacked.fault is not None and request.access != "scores":
+            if attacked.fault is not None and request.wanted_access is Access.GRADIENTS:
                 because += f", which gives no usable gradient: {attacked.fault}"
             raise access_error(named, granted, because)
         return named

@@ -83,6 +83,8 @@ def _settings(kind: str, name: str) -> dict[str, object]:
     }
     if kind == "attack":
         content["access"] = found.access.name.lower()
+        if found.uses_up_to is not None:
+            content["uses_up_to"] = found.uses_up_to.name.lower()
     if kind == "defence":
         from mibench.api import AnswerFilter  # here, since it imports torch
 

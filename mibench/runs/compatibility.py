@@ -15,14 +15,20 @@ from mibench.weights.prior_class import prior_class
 from mibench.weights.same_data import check_same_data
 
 
+def granted_access(attack: Attack, protocol: EvalProtocol, target: Card) -> Access:
+    """What the victim of a run grants: what the attack makes use of, as far as protocol and target allow."""
+    most = attack.access if attack.uses_up_to is None else max(attack.access, attack.uses_up_to)
+    return min(most, Access[protocol.access.upper()], max_access(target))
+
+
 def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
     """Refuse an attack that needs more of the victim than the protocol grants."""
     granted = Access[protocol.access.upper()]
     if attack.access > granted:
         needed = attack.access.name.lower()
         raise AccessError(
-            f"attack {attack.name!r} needs {needed}, protocol {protocol.name!r} grants {protocol.access}",
-            cure=f"choose {_attacks_within(granted)} or --set protocol.access={needed}",
+            f"attack {attack.name!r} needs {needed}, this run grants {protocol.access}",
+            cure=f"choose {_attacks_within(granted)} or --access {needed}",
         )
 
 

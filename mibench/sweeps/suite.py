@@ -3,7 +3,7 @@
 A file names lists along :data:`AXES` and values that hold everywhere::
 
     name: mine
-    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy likewise
+    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy, access likewise
     attacks:
       - floor
       - {attack: dmmia, label: no memory, settings: {attack: {lambda_imr: 0, lambda_idr: 0}}}
@@ -58,7 +58,7 @@ AXES = (
     Axis("seeds", "seed", kind=int, default=(0,)),
 )
 KEYS = (
-    *("name", "description", *COMMON, "min_accuracy"),
+    *("name", "description", *COMMON, "min_accuracy", "access"),
     *(axis.key for axis in AXES),
     *("defences", "settings", "exclude", "compare"),
 )
@@ -145,6 +145,8 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
     settings = _settings(found.get("settings"), f"{source}: settings")
     if found.get("defences") is not None:
         found = {**found, "targets": _defended(found, source)}
+    if found.get("access") is not None:
+        settings.setdefault("protocol", {}).setdefault("access", _text(found["access"], f"{source}: access"))
     entries = [_entries(found, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
     title = _text(found.get("name", name), f"{source}: name")
