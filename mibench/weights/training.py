@@ -78,9 +78,15 @@ class Training:
 
     @property
     def card_name(self) -> CardName:
-        """The card's name; a prior made against one target is called after it."""
-        tag = self.tag or (CardName.complete(self.target, self.dataset).as_tag if self.target else None)
-        return CardName(self.architecture, self.dataset, tag)
+        """The card's name; a prior made against one target is called after it.
+
+        Raises:
+            MibenchError: a name that no file can have.
+        """
+        tag, option = self.tag, "--tag"
+        if tag is None and self.target:
+            tag, option = CardName.complete(self.target, self.dataset).as_tag, "--target"
+        return CardName(self.architecture, self.dataset, tag).checked(option)
 
     @property
     def name(self) -> str:
