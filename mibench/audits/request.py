@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mibench import registry
 from mibench.api import Access
 from mibench.errors import MibenchError
 
@@ -61,6 +62,9 @@ class AuditRequest:
             raise MibenchError(f"--access must be scores or gradients, got {self.access!r}")
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise MibenchError(f"--min-accuracy is a share in [0, 1], got {self.min_accuracy}")
+        for scope in self.settings:
+            if scope not in SCOPES:
+                raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
 
     def said(self, scope: str) -> dict[str, object]:
         """The settings of a scope."""

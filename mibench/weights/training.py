@@ -24,18 +24,19 @@ from mibench.errors import MibenchError
 from mibench.settings import Layer
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
-from mibench.system.files import atomic_write
+from mibench.system.files import atomic_write, check_writable
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
+from mibench.system.text_files import shown
 from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
 from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.load import build_victim, load_weights
 from mibench.weights.same_data import check_same_data
-from mibench.weights.save import store_weights
+from mibench.weights.save import refuse_other_card, store_weights
 
 TRAIN_SCOPES = ("train", "dataset")
 
@@ -139,7 +140,13 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
 
 
 def resolve_training(training: Training) -> tuple[Recipe, IdentitySplit]:
-    """The recipe and the data of a training, settings checked."""
+    """The recipe and the data of a training, settings checked.
+
+    Raises:
+        MibenchError: an unknown name or setting, a value that makes no sense, too little data.
+    """
+    if not isinstance(training.seed, int) or isinstance(training.seed, bool) or not 0 <= training.seed < 2**63:
+        raise MibenchError(f"seed must be a whole number from 0 to 2**63 - 1, got {shown(training.seed)}")
     kind = find_recipe(training.kind, training.architecture)
     for scope in training.settings:
         if scope not in TRAIN_SCOPES:
@@ -158,7 +165,15 @@ def resolve_training(training: Training) -> tuple[Recipe, IdentitySplit]:
         [Layer("--set", training.settings.get("dataset", {}))],
         scope="dataset",
     )
+    recipe.check(_images(recipe, dataset))
     return recipe, dataset
+
+
+def _images(recipe: Recipe, dataset: IdentitySplit) -> int | None:
+    """How many images a recipe will train on; None where only opening them would tell."""
+    if recipe.needs != "split":
+        return dataset.public_count()
+    return len(dataset.rows("train")) if isinstance(dataset, FileSplit) else None
 
 
 def train(
@@ -186,6 +201,9 @@ def train(
 def _trained(training: Training, device: str, reporter: Reporter, unused: bool) -> tuple[Path, Card]:
     refuse_shipped_name(training)
     recipe, dataset = resolve_training(training)
+    folder = training.output or home()
+    check_writable(folder / "cards", folder / "weights", home() / "training")
+    refuse_other_card(training.card_name, folder)
     if unused and isinstance(dataset, FileSplit):
         for line in dataset.unused():
             reporter.say(line)
@@ -231,7 +249,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             training.card_name,
             training.kind,
             trained,
-            training.output or home(),
+            folder,
             dataset_digest=dataset.digest,
             recipe=_recipe_of(training, settings),
         )
