@@ -24,7 +24,7 @@ from mibench.weights import cards
 from mibench.weights.accuracy import measure_accuracy
 from mibench.weights.save import refuse_other_card, save_weights, to_safetensors
 
-from .checkpoint_card import Import, Origin
+from .checkpoint_card import IMPORT_SCOPES, Import, Origin
 from .network_loading import check_numbers, fitted
 from .reader import read_weights, unwrapped
 from .requested_name import OF_A_DATASET, RequestedName, parse
@@ -52,6 +52,9 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
         MibenchError: any other mistake in the input.
     """
     wanted = parse(request.wanted)
+    for scope in request.settings:
+        if scope not in IMPORT_SCOPES:
+            raise MibenchError(registry.unknown("scope of settings", scope, IMPORT_SCOPES))
     importer = find_importer(wanted)
     chosen = choose_device(device)
     target = wanted.target
