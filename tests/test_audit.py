@@ -16,7 +16,7 @@ from mibench.api import Access, Estimate
 from mibench.audits.audit import audit
 from mibench.audits.data import read_material
 from mibench.audits.findings import _leak
-from mibench.audits.judge_and_prior import AuxiliaryModel, judge_for
+from mibench.audits.judge_and_prior import AuxiliaryModel, judge_of, plan_judge
 from mibench.audits.request import AuditRequest, numbers
 from mibench.errors import MibenchError
 from mibench.weights.cards import all_cards
@@ -227,18 +227,23 @@ def test_a_judge_from_elsewhere_is_measured_here_first(place: Path) -> None:
         model="x:y", data=Path("people"), public=Path("strangers"), settings={"judge_training": tiny}
     )
     listener = Listener()
-    trained = judge_for(request, read_material(request), "cpu", listener)
+
+    def judge(request: AuditRequest, listener: Listener) -> AuxiliaryModel:
+        material = read_material(request)
+        return judge_of(plan_judge(request, material), material, "cpu", listener)
+
+    trained = judge(request, listener)
     assert trained.own
     assert trained.accuracy == 1.0
     assert any("none named" in text for text in listener.said)
-    named = replace(request, judge=trained.file.name)
-    assert judge_for(named, read_material(named), "cpu", Listener()) == AuxiliaryModel(
-        trained.file, False, 1.0, trained.images
-    )
+    with pytest.raises(MibenchError, match=r"is there already, nothing is trained.*drop --set judge_training\.\*"):
+        judge(replace(request, judge=trained.file.name), listener)
+    named = replace(request, judge=trained.file.name, settings={})
+    assert judge(named, Listener()) == AuxiliaryModel(trained.file, False, 1.0, trained.images)
     Path("names.txt").write_text("cy\nann\nbob\n")
     turned = replace(named, classes="names.txt")
     with pytest.raises(MibenchError, match=r"gets 0.0% of the \d+ held-out images right .* or these in another order"):
-        judge_for(turned, read_material(turned), "cpu", Listener())
+        judge(turned, Listener())
 
 
 def test_a_number_that_is_missing_is_said() -> None:

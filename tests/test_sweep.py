@@ -23,6 +23,7 @@ from mibench.cli import cli
 from mibench.commands import run
 from mibench.errors import MibenchError
 from mibench.sweeps.suite import Suite, load_suite, parse_suite
+from mibench.sweeps.sweep import forecast, sweep
 
 HERE = Path(__file__).parent
 PLUG = f"""
@@ -151,6 +152,15 @@ def test_a_mistake_in_a_suite_is_one_line(change: dict[str, Any], message: str) 
         suite_of(**change)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["acc2", "fid"])
+def test_metrics_that_no_comparison_can_test_are_refused_before_a_cell_runs(tmp_path: Path, name: str) -> None:
+    suite = suite_of(compare={"metrics": [name]})
+    for call in (sweep, forecast):
+        with pytest.raises(MibenchError, match=f"compare.metrics: '{name}' cannot be tested over identities"):
+            call(suite, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_comparison_tests_is_said_in_the_suite() -> None:

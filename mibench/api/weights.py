@@ -82,6 +82,22 @@ class Recipe(ABC):
         """The card of the weights to start from (``TrainingContext.initial``); None: fresh ones."""
         return None
 
+    def check(self, images: int | None = None) -> None:  # noqa: B027
+        """Refuse settings that make no sense. The referee calls it before anything is computed. Default: refuse none.
+
+        Args:
+            images: how many there are to train on, public ones for a recipe that gets no others; None: not counted.
+
+        Raises:
+            MibenchError: with the setting and its value.
+        """
+
+    def arguments(self) -> dict[str, object] | None:
+        """The card's ``arguments`` as far as settings decide them, so that what a run sets of a prior can be checked
+        before the prior is trained. None (default): they are not known before.
+        """
+        return None
+
     @abstractmethod
     def run(self, data: Any, context: TrainingContext) -> TrainedWeights:
         """Train to the end, from the checkpoint when there is one."""

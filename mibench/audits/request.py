@@ -62,6 +62,9 @@ class AuditRequest:
             raise MibenchError(registry.unknown("access", self.access, ACCESS))
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise MibenchError(f"--min-accuracy is a share in [0, 1], got {self.min_accuracy}")
+        for scope in self.settings:
+            if scope not in SCOPES:
+                raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
 
     def said(self, scope: str) -> dict[str, object]:
         """The settings of a scope."""

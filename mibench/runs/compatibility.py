@@ -65,23 +65,19 @@ def check_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
         )
 
 
-def check_identities(protocol: EvalProtocol, target: Card, dataset: IdentitySplit) -> None:
-    """Refuse a protocol that attacks classes which the target does not have."""
-    if protocol.labels[-1] >= (target.classes or 0):
+def check_identities(protocol: EvalProtocol, dataset: IdentitySplit) -> None:
+    """Refuse a protocol that attacks classes which there are not."""
+    if protocol.labels[-1] >= dataset.num_classes:
         raise MibenchError(
             f"protocol {protocol.name!r} attacks identities {protocol.labels[0]} to {protocol.labels[-1]}, "
-            f"{dataset.name} has {target.classes}",
+            f"{dataset.name} has {dataset.num_classes}",
             cure="--set protocol.identities=N asks for fewer",
         )
 
 
 def check_prior(attack: Attack, prior: Card, target: Card) -> None:
     """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
-    if attack.needs_mapping and not issubclass(prior_class(prior.architecture), MappingPrior):
-        raise MibenchError(
-            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none",
-            cure=mapping_priors(),
-        )
+    check_mapping(type(attack), prior.name, prior.architecture)
     made_against = (prior.recipe or {}).get("target_sha256")
     if made_against not in (None, target.weights.sha256):
         raise MibenchError(
@@ -93,6 +89,14 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
         raise MibenchError(
             f"prior {prior.name!r} was trained on answers that were filtered otherwise than those of {target.name!r}; "
             f"train its own: {cards.training_command('prior', prior.name, target.name)}"
+        )
+
+
+def check_mapping(attack: type[Attack], prior: str, architecture: str) -> None:
+    """Refuse a prior that has no mapping network where the attack works on one."""
+    if attack.needs_mapping and not issubclass(prior_class(architecture), MappingPrior):
+        raise MibenchError(
+            f"attack {attack.name!r} needs a prior with a mapping network, {prior!r} has none: {mapping_priors()}"
         )
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError, suggest
+from mibench.records import PLAIN_NAMES, is_plain_name
 from mibench.runs.request import SCOPES, RunRequest, Settings
 from mibench.system.text_files import shown
 
@@ -150,8 +151,8 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
     entries = [_entries(found, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
     title = _text(found.get("name", name), f"{source}: name")
-    if Path(title).name != title or title.startswith("."):
-        raise MibenchError(f"{source}: name: it becomes a folder, so it must be a plain name, got {shown(title)}")
+    if not is_plain_name(title):
+        raise MibenchError(f"{source}: name: it becomes a folder: {PLAIN_NAMES}; got {shown(title)}")
     kept = _without(cells, found.get("exclude"), f"{source}: exclude")
     if not kept:
         raise MibenchError(f"{source}: nothing is left to run: every cell is excluded", cure="exclude fewer")

@@ -30,6 +30,32 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
         MibenchError: missing, truncated, corrupt or swapped file, or numbers that are not finite; names the file, both
             hashes and the cure.
     """
+    content, path, cure = _verified(file)
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
+    # in the type they are used in: a number of float64 may be infinite there
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise MibenchError(
+                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity", cure=cure
+            )
+    return tensors
+
+
+def check_weights(file: CardFile) -> None:
+    """Refuse weights that are missing or not the ones on their card, before work whose end needs them."""
+    _verified(file)
+
+
+def _verified(file: CardFile) -> tuple[bytes, Path, str]:
+    """The content of a weights file whose size and hash agree with its card, its path, and the cure if it is no good.
+
+    Raises:
+        MibenchError: they do not agree, or it cannot be read.
+    """
     expected = file.card().weights
     path = file.weights_path
     cure = "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
@@ -44,18 +70,7 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
             f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file",
             cure=cure,
         )
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
-    # in the type they are used in: a number of float64 may be infinite there
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise MibenchError(
-                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity", cure=cure
-            )
-    return tensors
+    return content, path, cure
 
 
 def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str) -> str:

@@ -22,10 +22,12 @@ from mibench.errors import MibenchError
 from mibench.settings import Layer
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
+from mibench.system.files import check_writable
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
+from mibench.system.text_files import shown
 from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
 from mibench.weights.answer_filters import access_behind, filter_settings, filters_of, trains_nothing
@@ -44,7 +46,7 @@ from mibench.weights.defences import (
 from mibench.weights.filtered_target import filter_twin, measure_trained
 from mibench.weights.load import build_victim, load_weights
 from mibench.weights.same_data import check_same_data
-from mibench.weights.save import store_weights
+from mibench.weights.save import refuse_other_card, store_weights
 
 TRAIN_SCOPES = ("train", "dataset", "defence")
 PUBLIC = "public"  # tag of the backbones that are trained here
@@ -99,13 +101,16 @@ class Training:
         """The card's name; a prior made against one target is called after it, a defended target after its defences.
 
         A backbone gets the tag ``public``: a target of the same architecture and data has the name without one.
+
+        Raises:
+            MibenchError: a name that no file can have.
         """
-        tag = self.tag or tag_of(self.defences)
+        tag, option = self.tag or tag_of(self.defences), "--tag"
         if tag is None and self.kind == "backbone":
             tag = PUBLIC
         if tag is None and self.target:
-            tag = CardName.complete(self.target, self.dataset).as_tag
-        return CardName(self.architecture, self.dataset, tag)
+            tag, option = CardName.complete(self.target, self.dataset).as_tag, "--target"
+        return CardName(self.architecture, self.dataset, tag).checked(option)
 
     @property
     def name(self) -> str:
@@ -147,7 +152,14 @@ class ResolvedTraining:
 
 
 def resolve_training(training: Training, reporter: Reporter | None = None) -> ResolvedTraining:
-    """The recipe, the data and the defences of a training, settings checked."""
+    """The recipe, the data and the defences of a training, settings checked.
+
+    Raises:
+        MibenchError: an unknown name or setting, a value that makes no sense, too little data.
+    """
+    seed = 0 if training.seed is None else training.seed
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise MibenchError(f"seed must be a whole number from 0 to 2**63 - 1, got {shown(seed)}")
     kind = find_recipe(training.kind, training.architecture)
     for scope in training.settings:
         if scope not in TRAIN_SCOPES:
@@ -182,6 +194,7 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
             raise MibenchError("the architecture is the second argument of `mibench train`, not a --set")
         layers.append(Layer("command line", {"architecture": training.architecture}))
     recipe, _ = config.resolve(kind, [*layers, by_user], scope="train")
+    recipe.check(_images(recipe, dataset))
     seed, precision = (0, "float32") if twin is None else (twin.seed, twin.precision)
     training = dataclasses.replace(
         training,
@@ -189,6 +202,13 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
         precision=precision if training.precision is None else training.precision,
     )
     return ResolvedTraining(training, recipe, dataset, defences, twin)
+
+
+def _images(recipe: Recipe, dataset: IdentitySplit) -> int | None:
+    """How many images a recipe will train on; None where only opening them would tell."""
+    if recipe.needs != "split":
+        return dataset.public_count()
+    return len(dataset.rows("train")) if isinstance(dataset, FileSplit) else None
 
 
 def train(
@@ -217,6 +237,9 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     refuse_shipped_name(training)
     resolved = resolve_training(training, reporter)
     training, recipe, dataset = resolved.training, resolved.recipe, resolved.dataset
+    folder = training.output or home()
+    check_writable(folder / "cards", folder / "weights", home() / "training")
+    refuse_other_card(training.card_name, folder)
     if unused and isinstance(dataset, FileSplit):
         for line in dataset.unused():
             reporter.say(line)
@@ -291,7 +314,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             training.card_name,
             training.kind,
             trained,
-            training.output or home(),
+            folder,
             dataset_digest=dataset.digest,
             recipe=_recipe_of(training, settings),
             defence=defended,

@@ -31,9 +31,9 @@ class TrainBackbone(TrainClassifier):
     identities: int = 2000  # at most so many public people, the first that have two images or more; 0: all
     held_out: float = 0.2  # share of each person's images that measures; one at least
 
-    def check(self) -> None:
+    def check(self, images: int | None = None) -> None:
         """Raise where a setting makes no sense."""
-        super().check()
+        super().check(images)
         if self.identities < 0 or self.identities == 1:
             raise MibenchError(f"identities must be 2 or more, or 0 for all, got {self.identities}")
         if not 0 < self.held_out < 1:

@@ -32,9 +32,9 @@ class TrainClassifier(SupervisedRecipe):
     least_smoothing: ClassVar[float] = 0.0
     init: str | None = None  # backbone to start from: ir50@ms1m (facenet64, facenet112), ir152@ms1m, vgg16_bn@imagenet
 
-    def check(self) -> None:
+    def check(self, images: int | None = None) -> None:
         """Raise where a setting makes no sense."""
-        super().check()
+        super().check(images)
         if not self.least_smoothing <= self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 

@@ -63,7 +63,7 @@ class SupervisedRecipe(Recipe):
     evaluate_every: int = 1  # epochs; the last one is always evaluated
     checkpoint_seconds: float = 300.0  # besides the end of every epoch
 
-    def check(self) -> None:
+    def check(self, images: int | None = None) -> None:
         """Raise where a setting makes no sense."""
         check_augmentation(self.augment, self.augmentations)
         self.rate(0, 1)
@@ -82,6 +82,10 @@ class SupervisedRecipe(Recipe):
             raise MibenchError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
         if self.size < 1:
             raise MibenchError(f"size must be 1 pixel or more, got {self.size}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise MibenchError(f"dropout must be in [0, 1), got {self.dropout}")
+        if images is not None and images < 2:
+            raise MibenchError(f"training needs 2 images or more, got {images}")
 
     @property
     def image(self) -> ImageSpec:
