@@ -15,6 +15,7 @@ import mibench
 from mibench import registry
 from mibench.api import Batch, ClassifierOutput, Defence, MibenchError, TrainingHooks
 from mibench.cli import cli
+from mibench.sweeps.suite import parse_suite
 from mibench.targets.defences.anti_adversarial import AntiAdversarial
 from mibench.targets.defences.bido import BiDO
 from mibench.targets.defences.label_smoothing import LabelSmoothing, NegativeLabelSmoothing
@@ -213,3 +214,13 @@ def test_a_run_records_what_defends_its_target_and_at_what_utility(toy: Path, tm
     run = mibench.run("toyattack", "toynet", "toyfaces", "toy", out=tmp_path, device="cpu")
     assert run.attacked["defence"] is None
     assert set(run.attacked) == {"test_accuracy", "test_images", "seconds", "defence"}
+
+
+def test_targets_are_attacked_under_each_defence() -> None:
+    suite = parse_suite(
+        {"attacks": ["a"], "targets": ["x", "y"], "defences": ["none", "negls", "negls+bido"]}, "mine.yaml", "mine"
+    )
+    assert [cell.request.target for cell in suite.cells] == [
+        *("x", "x+negls", "x+negls+bido"),
+        *("y", "y+negls", "y+negls+bido"),
+    ]

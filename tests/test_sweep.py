@@ -100,14 +100,6 @@ def test_what_an_attack_says_wins_over_what_the_suite_says() -> None:
     assert first.request.protocol == second.request.protocol == "toy"
 
 
-def test_targets_are_attacked_under_each_defence() -> None:
-    suite = suite_of(attacks=["a"], seeds=[0], defences=["none", "negls", "negls+bido"])
-    assert [cell.request.target for cell in suite.cells] == [
-        *("x", "x+negls", "x+negls+bido"),
-        *("y", "y+negls", "y+negls+bido"),
-    ]
-
-
 def test_excludes_are_partial_and_know_names_labels_and_lists() -> None:
     def left(*exclude: dict[str, Any]) -> list[tuple[Any, ...]]:
         cells = suite_of(attacks=["a", {"attack": "a", "label": "second"}], exclude=list(exclude)).cells

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, CardName, Defence, PriorTrainingData, Recipe, TrainingContext, network_traits
+from mibench.api import Card, CardName, Defence, Recipe, TrainingContext, network_traits
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -31,7 +28,7 @@ from mibench.system.text_files import shown
 from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
 from mibench.weights.answer_filters import access_behind, filter_settings, filters_of, trains_nothing
-from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
+from mibench.weights.cards import CARD_KINDS, shipped_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.checkpoint import FileCheckpoint
 from mibench.weights.defences import (
@@ -44,13 +41,12 @@ from mibench.weights.defences import (
     tag_of,
 )
 from mibench.weights.filtered_target import filter_twin, measure_trained
-from mibench.weights.load import build_victim, load_weights
-from mibench.weights.same_data import check_same_data
+from mibench.weights.load import load_weights
 from mibench.weights.save import refuse_other_card, store_weights
+from mibench.weights.training_inputs import backbone_of, data_for, image_count, target_of
 
 TRAIN_SCOPES = ("train", "dataset", "defence")
 PUBLIC = "public"  # tag of the backbones that are trained here
-NEEDS = ("split", "public", "public+identities", "public+victim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +190,7 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
             raise MibenchError("the architecture is the second argument of `mibench train`, not a --set")
         layers.append(Layer("command line", {"architecture": training.architecture}))
     recipe, _ = config.resolve(kind, [*layers, by_user], scope="train")
-    recipe.check(_images(recipe, dataset))
+    recipe.check(image_count(recipe, dataset))
     seed, precision = (0, "float32") if twin is None else (twin.seed, twin.precision)
     training = dataclasses.replace(
         training,
@@ -202,13 +198,6 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
         precision=precision if training.precision is None else training.precision,
     )
     return ResolvedTraining(training, recipe, dataset, defences, twin)
-
-
-def _images(recipe: Recipe, dataset: IdentitySplit) -> int | None:
-    """How many images a recipe will train on; None where only opening them would tell."""
-    if recipe.needs != "split":
-        return dataset.public_count()
-    return len(dataset.rows("train")) if isinstance(dataset, FileSplit) else None
 
 
 def train(
@@ -243,7 +232,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     if unused and isinstance(dataset, FileSplit):
         for line in dataset.unused():
             reporter.say(line)
-    target = target_of(training, recipe, dataset)
+    target = target_of(training.target, training.kind, training.architecture, recipe, dataset)
     backbone = backbone_of(recipe)
     chosen = choose_device(device)
     keep_freed_memory()
@@ -302,7 +291,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         started = time.time()
         reporter.start(f"training {training.name}")
         try:
-            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
+            trained = recipe.run(data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
         finally:
             reporter.stop()
         seconds = round(checkpoint.seconds_before + time.time() - started, 1)
@@ -346,51 +335,6 @@ def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> 
     """What tells one training from another. Settings that a recipe calls ``cost_only`` change no result."""
     kept = {name: value for name, value in settings["recipe"].items() if name not in recipe.cost_only}
     return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
-
-
-def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> CardFile | None:
-    """The card of the classifier that a prior is made against; None for recipes that want none."""
-    if recipe.needs != "public+victim":
-        if training.target:
-            raise MibenchError(
-                f"{training.kind} {training.architecture!r} is made against no target", cure="drop --target"
-            )
-        return None
-    if not training.target:
-        raise MibenchError(
-            f"the {training.kind} {training.architecture!r} is made against one target",
-            cure="name it, such as --target vgg16",
-        )
-    found = find_card("target", training.target, training.dataset)
-    check_same_data("target", found.card(), dataset)
-    return found
-
-
-def backbone_of(recipe: Recipe) -> CardFile | None:
-    """The card of the weights that a recipe starts from; None for fresh ones."""
-    name = recipe.backbone
-    if name is None:
-        return None
-    if "@" not in name:
-        raise MibenchError(f"train.init={name}: name the whole card, such as {name}@ms1m")
-    return find_card("backbone", name, CardName.parse(name).dataset)
-
-
-def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
-    """The whole split for the defender and the referee; public pixels, and at most the victim, for the adversary."""
-    if recipe.needs == "split":
-        return dataset
-    if recipe.needs == "public+identities":
-        return lambda size: dataset.public(size)
-
-    def public(size: int) -> Tensor:
-        return dataset.public(size).pixels
-
-    if recipe.needs == "public":
-        return public
-    if recipe.needs == "public+victim" and target is not None:
-        return PriorTrainingData(public, build_victim(target, Access.SCORES, device))
-    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: {', '.join(NEEDS)}")
 
 
 def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, object]:
