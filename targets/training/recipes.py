@@ -202,7 +202,7 @@ def another(
 
 
 def _architecture(recipe: SupervisedRecipe, name: str) -> Any:
-    module, _, attribute = CATALOGUE[recipe.kind][name].partition(":")
+    module, _, attribute = CATALOGUE[recipe.trains or recipe.kind][name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
