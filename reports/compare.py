@@ -104,7 +104,7 @@ def compare(
 
 @overload
 def compare(
-    runs: Runs, *, reference: str | None = None, metrics: Sequence[str] = (), mix: bool = False, by: ComparedBy
+    runs: Runs, *, reference: str | None = None, metrics: Sequence[str] = (), mix: bool = False, by: ComparedBy = ...
 ) -> PrintedComparison | PrintedMatrix: ...
 
 

@@ -215,7 +215,11 @@ def _tables(matrix: Matrix) -> tuple[list[Table], list[Table]]:
 
 def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
     reported = next((each for each in row.reported if not each.attack and each.values), None)
-    cells = [Cell(value=row.label), estimate_cell(row.utility), Cell(value=_values(reported and reported.values))]
+    cells = [
+        Cell(value=row.label),
+        estimate_cell(row.utility),
+        Cell(value=_values(() if reported is None else reported.values)),
+    ]
     for attack in matrix.attacks:
         for name in matrix.infos:
             found = row.attacks.get(attack)
@@ -265,7 +269,7 @@ def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[
     return tuple(facts[column] for column in _LONG)
 
 
-def _values(values: Sequence[float] | None) -> str:
+def _values(values: Sequence[float]) -> str:
     """``80.4``, or ``78.9 to 80.4`` where several were published."""
     if not values:
         return ""

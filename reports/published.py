@@ -57,7 +57,7 @@ def published() -> tuple[Published, ...]:
     """Every published value."""
     text = resources.files(__package__).joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(
-        Published(**{**{name: line[name] for name in line if name != "value"}, "value": float(line["value"])})
+        Published(value=float(line["value"]), **{name: cell for name, cell in line.items() if name != "value"})
         for line in csv.DictReader(io.StringIO(text))
     )
 

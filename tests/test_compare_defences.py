@@ -144,7 +144,7 @@ def test_the_frontier_has_a_curve_for_each_defence(matrix):
 
     figure = frontier_plot(matrix)
     assert [axes.get_title() for axes in figure.axes[:2]] == ["dmmia", "ppa"]
-    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    legend = {text.get_text() for text in figure.axes[1].get_legend().get_texts()}
     assert legend == {"undefended twin", "undefended, other training", "shield", "veil", "control: open"}
     lengths = sorted(len(line.get_xdata()) for line in figure.axes[0].lines)
     assert lengths.count(2) >= 2  # the knob of shield, and the short training up to the twin

@@ -21,8 +21,8 @@ PLAIN = "The quick (brown) fox jumps over 1,234.5 lazy dogs [67.8, 90.1] = acc@1
 def table(columns: int, name: str = "t", text: str = "attack") -> Table:
     """A column of names and as many of estimates."""
     row = (Cell(value=text), *(Cell(value=0.4321, low=0.3214, high=0.5432) for _ in range(columns)))
-    head = (Column(name="row", title=""), *(interval_column(f"m{n}", f"metric {n}", "share") for n in range(columns)))
-    return Table(name=name, title="A table", columns=head, rows=(row, row))
+    metrics = (interval_column(f"m{n}", f"metric {n:02}", "share") for n in range(columns))
+    return Table(name=name, title="A table", columns=(Column(name="row", title=""), *metrics), rows=(row, row))
 
 
 def layouts(text: str) -> list[tuple[bool, int]]:

@@ -10,6 +10,7 @@ from mibench.reports.matrix import Defended, Matrix
 from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, say, tidy
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -31,7 +32,7 @@ def frontier_plot(matrix: Matrix) -> Figure:
     grid = made.subplots(lines, columns, squeeze=False).ravel()
     names = list(dict.fromkeys(row.defence for row in matrix.rows if row.role != "undefended"))
     styles = dict(zip(names, colours(len(names)), strict=True))
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for axes, (group, attack) in zip(grid, panels, strict=False):
         rows = [row for row in matrix.rows if row.group == group]
         handles |= _panel(axes, matrix, rows, attack, name, styles)
@@ -40,7 +41,15 @@ def frontier_plot(matrix: Matrix) -> Figure:
     for axes in grid[len(panels) :]:
         axes.axis("off")
     if handles:
-        made.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=SMALL, frameon=False)
+        beside = grid[columns - 1]
+        beside.legend(
+            list(handles.values()),
+            list(handles),
+            loc="upper left",
+            bbox_to_anchor=(1.02, 1.0),
+            fontsize=SMALL,
+            frameon=False,
+        )
     cells = [cell for row in matrix.rows for cell in row.attacks.values()]
     under = (
         f"data set {cells[0].dataset}, protocol {cells[0].protocol}; bars: 95 % intervals, of utility over "
@@ -54,11 +63,11 @@ def frontier_plot(matrix: Matrix) -> Figure:
 
 def _panel(
     axes: Axes, matrix: Matrix, rows: Sequence[Defended], attack: str, name: str, styles: dict[str, Style]
-) -> dict[str, object]:
+) -> dict[str, Artist]:
     """Draw one attack; legend entries by label."""
     tidy(axes)
     info = matrix.infos[name]
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     drawn = [row for row in rows if _point(row, attack, name) is not None]
     if not drawn:
         say(axes, "no row has both utility and leakage")
@@ -97,7 +106,7 @@ def _panel(
     return handles
 
 
-def _mark(axes: Axes, row: Defended, attack: str, name: str, colour: str, marker: str, *, hollow: bool) -> object:
+def _mark(axes: Axes, row: Defended, attack: str, name: str, colour: str, marker: str, *, hollow: bool) -> Artist:
     """A point with its two intervals; what a legend shows of it."""
     estimate = row.attacks[attack].estimates[name]
     x, y = _point(row, attack, name) or (0.0, 0.0)
