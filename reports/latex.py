@@ -241,7 +241,7 @@ def _cell(column: Column, cell: Cell, layout: Layout) -> str:
     if not aside:
         return main
     small = f"{{\\tiny {_numeric(aside)}}}"
-    return f"\\shortstack[r]{{{main}\\\\{small}}}" if layout.stacked else f"{main} {small}"
+    return f"\\shortstack[r]{{{main}\\\\ {small}}}" if layout.stacked else f"{main} {small}"
 
 
 def _numeric(text: str) -> str:
