@@ -10,6 +10,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "floor": "mibench.attacks.floor:Floor",
         "gmi": "mibench.attacks.gmi:GMI",
         "kedmi": "mibench.attacks.kedmi:KEDMI",
+        "mirror-b": "mibench.attacks.mirror_b:MirrorBlack",
+        "mirror-w": "mibench.attacks.mirror_w:MirrorWhite",
         "ppa": "mibench.attacks.ppa:PPA",
     },
     "prior": {

@@ -11,6 +11,7 @@ from torch import Tensor
 from mibench.api import Context
 from mibench.rng import Streams
 
+from .answers import confidence_in_classes
 from .augment import apply_crops, draw_crops
 from .batching import micro_batches, should_report
 
@@ -27,6 +28,8 @@ def robust_confidence(
     ratio: tuple[float, float] = (0.8, 1.2),
 ) -> Tensor:
     """Mean confidence in the target class under random crops and flips (PPA, section 3.4).
+
+    Of a victim that grants labels only, it is the share of the views that are still called by the target class.
 
     Args:
         context: the victim.
@@ -63,7 +66,8 @@ def robust_confidence(
         reports = max(1, 100 * on_device.shape[0] // flat.shape[0])
         for view in range(views):
             seen = apply_crops(on_device, crops[view].flatten(0, 1)[part]) if transforms else on_device
-            total[part] += context.victim.scores(seen).float().gather(1, targets[part, None]).squeeze(1)
+            answer = confidence_in_classes(context.victim, seen).float()
+            total[part] += answer.gather(1, targets[part, None]).squeeze(1)
             if should_report(view + 1, views, reports):
                 done = part.start * views + on_device.shape[0] * (view + 1)
                 context.progress(done, flat.shape[0] * views, "rank reconstructions")

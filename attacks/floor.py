@@ -19,10 +19,15 @@ from .requirements import check_ranges, require_prior
 
 @dataclass(frozen=True, kw_only=True)
 class Floor(Attack):
-    """Draws from the prior, ranked by the victim exactly as the attacks rank their candidates; no optimisation."""
+    """Draws from the prior, ranked by the victim exactly as the attacks rank their candidates; no optimisation.
+
+    Where only labels are granted, its candidates are the images of the pool that the victim calls by the class, then
+    others in the order of the pool, ranked by the share of random views that it still calls so.
+    """
 
     name: ClassVar[str] = "floor"
-    access: ClassVar[Access] = Access.SCORES
+    access: ClassVar[Access] = Access.LABELS
+    uses_up_to: ClassVar[Access | None] = Access.SCORES
 
     unit_size: int = 10  # identities rendered together; no identity depends on another
     pool_size: int = 5000  # PPA and released DMMIA configuration, CelebA
@@ -55,7 +60,8 @@ class Floor(Attack):
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """The best candidates of each identity, unchanged."""
         count = min(self.candidates, state["latents"].shape[0])
-        latents = choose(state, labels, count).flatten(0, 1)  # (U K, Z)
+        votes = context.victim.access < Access.SCORES
+        latents = choose(state, labels, count, stable=votes).flatten(0, 1)  # (U K, Z)
         images = render_images(context, latents, decoder(require_prior(context.prior), self.truncation))
         grouped = images.view(len(labels), count, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)

@@ -1,7 +1,7 @@
 """The search for good starting points: a pool of latents, ranked by the victim (PPA, section 3.2).
 
-It shows the victim images only and needs no gradient. DMMIA, PPA and the floor share it, so that a difference between
-their rows is never a difference in candidates: the pool depends on the seed and on nothing else.
+It shows the victim images only and needs no gradient. DMMIA, PPA, MIRROR and the floor share it, so that a difference
+between their rows is never a difference in candidates: the pool depends on the seed and on nothing else.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from torch import Tensor
 from mibench.api import Context, Prior, State
 from mibench.rng import Streams
 
+from .answers import confidence_in_classes
 from .batching import micro_batches
-from .rendering import decoder
+from .rendering import Decoder, decoder
 from .requirements import require_prior
 
 _DRAWN = 256  # latents of one stream; part of what a seed means
@@ -42,23 +43,44 @@ def pool_confidence(context: Context, latents: Tensor, psi: float | None, *, tex
     Returns:
         float32 ``(N, C)`` on the CPU.
     """
-    out = torch.empty(latents.shape[0], context.victim.num_classes)
-    decode = decoder(require_prior(context.prior), psi)
-    for part in micro_batches(latents.shape[0], context):
-        images = context.fit(decode(latents[part].to(context.device)))
-        score = (context.victim.scores(images) + context.victim.scores(images.flip(3))) / 2
+    return image_confidence(context, latents, decoder(require_prior(context.prior), psi), mirrored=True, text=text)
+
+
+@torch.no_grad()
+def image_confidence(context: Context, codes: Tensor, decode: Decoder, *, mirrored: bool, text: str) -> Tensor:
+    """Confidence of the victim in every class for every code: probabilities, or votes where it grants labels only.
+
+    Args:
+        context: the victim.
+        codes: latents or styles ``(N, ...)``.
+        decode: from codes to images of the prior.
+        mirrored: average over the image and its mirror image, which shows the victim twice as many.
+        text: for the progress bar.
+
+    Returns:
+        float32 ``(N, C)`` on the CPU.
+    """
+    out = torch.empty(codes.shape[0], context.victim.num_classes)
+    for part in micro_batches(codes.shape[0], context):
+        images = context.fit(decode(codes[part].to(context.device)))
+        score = confidence_in_classes(context.victim, images)
+        if mirrored:
+            score = (score + confidence_in_classes(context.victim, images.flip(3))) / 2
         out[part] = score.float().cpu()
-        context.progress(part.stop, latents.shape[0], text)
+        context.progress(part.stop, codes.shape[0], text)
     return out
 
 
-def choose(state: State, labels: Tensor, count: int) -> Tensor:
+def choose(state: State, labels: Tensor, count: int, *, stable: bool = False) -> Tensor:
     """The ``count`` latents of the pool that the victim is most confident about, best first: ``(U, count, Z)``.
 
     Args:
         state: ``latents`` ``(N, Z)`` and ``confidence`` ``(N, C)`` of the pool.
         labels: classes ``(U,)``.
         count: at most ``N``.
+        stable: equal confidences keep the order of the pool. Needed where many are equal: votes, rounded scores.
+            Otherwise their order is left to torch.
     """
-    best = state["confidence"][:, labels].topk(count, dim=0).indices.T
-    return state["latents"][best]
+    own = state["confidence"][:, labels]
+    best = own.sort(dim=0, descending=True, stable=True).indices[:count] if stable else own.topk(count, dim=0).indices
+    return state["latents"][best.T]

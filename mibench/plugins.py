@@ -25,11 +25,11 @@ from types import ModuleType
 from typing import Any
 
 from mibench.errors import MibenchError
+from mibench.records import PLAIN_NAMES, is_plain_name
 
 VARIABLE = "MIBENCH_PLUGINS"  # what --plugin named, for the worker processes of a sweep as well
 CATALOGUE = "CATALOGUE"
 _FILE = re.compile(r"\.py(:|$)")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def names_a_file(name: str) -> bool:
@@ -67,8 +67,8 @@ def attack_class(address: str) -> type:
     for attribute_name, kind in (("name", str), ("access", int)):
         if not isinstance(getattr(found, attribute_name, None), kind):
             raise MibenchError(f"attack {address}: it needs the class variable {attribute_name!r}")
-    if not _PLAIN_NAME.fullmatch(found.name):
-        raise MibenchError(f"attack {address}: its name becomes a folder: it must be a plain one, got {found.name!r}")
+    if not is_plain_name(found.name):
+        raise MibenchError(f"attack {address}: its name becomes a folder: {PLAIN_NAMES}; got {found.name[:200]!r}")
     return found
 
 

@@ -9,10 +9,22 @@ from typing import Any, Literal
 
 from mibench.errors import MibenchError
 
-_CARD_NAME = re.compile(r"([^@+/\\\s]+)@([^@+/\\\s]+)(?:\+([^@/\\\s]+))?")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_CARD_NAME = re.compile(rf"({_PLAIN_NAME.pattern})@({_PLAIN_NAME.pattern})(?:\+({_PLAIN_NAME.pattern}))?")
+LONGEST_NAME = 150  # characters: file systems take 255 bytes, and a file adds its hash, ending and process number
+PLAIN_NAMES = f"letters, digits, '_', '.' and '-', beginning with a letter or digit, {LONGEST_NAME} characters at most"
 
 
 AccessName = Literal["labels", "scores", "gradients"]  # what an adversary is granted, in words
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether files and folders of every system can be called by a name, and no separator of ours is in it.
+
+    The rule of every name that becomes a file: of weights and their tags, attacks, data sets, suites.
+    ``PLAIN_NAMES`` says it in words.
+    """
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and _PLAIN_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -41,11 +53,29 @@ class CardName:
             MibenchError: it is none.
         """
         parts = _CARD_NAME.fullmatch(text)
-        if parts is None:
+        if parts is None or len(text) > LONGEST_NAME:
             raise MibenchError(
-                f"a name of weights reads architecture@dataset or architecture@dataset+tag, got {text!r}"
+                "a name of weights reads architecture@dataset or architecture@dataset+tag, each part of "
+                f"{PLAIN_NAMES}; got {text[:LONGEST_NAME]!r}"
             )
         return cls(*parts.groups())
+
+    def checked(self, option: str = "--tag") -> CardName:
+        """The same name, if files can be called by it. Architecture and data set are registered, so theirs can.
+
+        Args:
+            option: where the tag comes from, for the message.
+
+        Raises:
+            MibenchError: with the tag and the rule.
+        """
+        given = self.tag
+        if given is not None and not is_plain_name(given):
+            got = f"{given[:LONGEST_NAME]!r}" if isinstance(given, str) else f"a {type(given).__name__}"
+            raise MibenchError(f"{option}: a tag becomes part of file names: {PLAIN_NAMES}; got {got}")
+        if len(str(self)) > LONGEST_NAME:
+            raise MibenchError(f"{option}: {str(self)!r} is too long a name for a file; choose a shorter tag")
+        return self
 
     @classmethod
     def complete(cls, text: str, dataset: str) -> CardName:
@@ -100,6 +130,7 @@ class CardDefence:
         twin: the card of the undefended twin: the same recipe without the defence.
         twin_sha256: of the twin's weights.
         control: expected to leak more, shown beside the defences.
+        filters: those of ``settings`` that train nothing and change the answers; a victim is wrapped in them.
     """
 
     name: str
@@ -107,6 +138,7 @@ class CardDefence:
     twin: str | None = None
     twin_sha256: str | None = None
     control: bool = False
+    filters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.errors import MibenchError, suggest
+from mibench.records import PLAIN_NAMES, is_plain_name
 from mibench.system.stdout_guard import spoken_aside
 from mibench.system.text_files import shown
 
@@ -51,6 +52,7 @@ KINDS = (
     "suite",
     "role",
 )
+OF_AN_ARCHITECTURE = ("importer", "recipe")  # names that read kind:architecture, or kind for all of it
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ def _offer(
         if kind not in found:
             raise MibenchError(f"{owner} registers the unknown kind {kind!r}{suggest(kind, KINDS)}")
         for name, address in names.items():
+            if not is_plain_name(name.replace(":", "", 1) if kind in OF_AN_ARCHITECTURE else name):
+                raise MibenchError(
+                    f"{owner} registers the {kind} {shown(name)}, which files cannot be called by: choose a name of "
+                    f"{PLAIN_NAMES}"
+                )
             other = found[kind].get(name)
             if other is not None and other.address != address:
                 raise MibenchError(

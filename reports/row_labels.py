@@ -76,7 +76,8 @@ def weights_of(run: StoredRun, kind: str) -> object:
     """What a set of weights is: by hash where there is one, else by name."""
     weights = run.specification.get(kind)
     if isinstance(weights, dict):
-        return [weights.get("sha256") or weights.get("card"), weights.get("card"), weights.get("arguments")]
+        filters = [weights["filters"]] if "filters" in weights else []
+        return [weights.get("sha256") or weights.get("card"), weights.get("card"), weights.get("arguments"), *filters]
     return weights
 
 

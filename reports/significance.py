@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mibench.api import Estimate, MetricInfo, MibenchError
-from mibench.results import IN_UNIT_RANGE, adjusted, compared, without_value
+from mibench.results import adjusted, compared, is_proportion, without_value
 
 from .formatting import FLOOR
 from .row_labels import prior_of
@@ -111,7 +111,7 @@ def difference(first: Pool, second: Pool, metric: str) -> Difference:
         reason = next((reason for reason in reasons if reason), unmeasured.estimate.reason)
         return replace(unmeasured, estimate=replace(unmeasured.estimate, reason=reason))
     better = first.runs[0].metrics[metric].higher_is_better if metric in first.runs[0].metrics else None
-    trials = (float(first.samples), float(second.samples)) if metric in IN_UNIT_RANGE else None
+    trials = (float(first.samples), float(second.samples)) if is_proportion(first.runs[0], metric) else None
     estimate = replace(compared(metric, one, other, trials=trials), higher_is_better=better)
     p_value, detectable = estimate.params.get("p_value"), estimate.params.get("detectable")
     return replace(unmeasured, estimate=estimate, p_value=p_value, detectable=detectable)

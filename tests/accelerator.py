@@ -15,6 +15,7 @@ import pytest
 import test_dmmia
 import test_gmi
 import test_kedmi
+import test_mirror
 import test_ppa
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,8 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "gmi-best": (replace(test_gmi.TINY, iterations=6, best_of=2, selection_transforms=2), small_context("gmi")),
     "kedmi": (replace(test_kedmi.TINY, iterations=6), crowd_context),
     "kedmi-own": (replace(test_kedmi.TINY, iterations=6, samples_per_step=2), small_context("kedmi")),
+    "mirror-b": (test_mirror.TINY_B, dmmia_context),
+    "mirror-w": (test_mirror.TINY_W, dmmia_context),
     "ppa": (test_ppa.TINY, dmmia_context),
     "dmmia": (test_dmmia.TINY, dmmia_context),
     "dmmia-w": (replace(test_dmmia.TINY, optimise="w", learning_rate=0.05), dmmia_context),

@@ -20,6 +20,7 @@ os.environ["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", "500")
 import torch
 from toyworld import build
 from toyworld.build import entry_points, write_world
+from untouched import untouched
 
 from mibench import registry
 
@@ -28,6 +29,8 @@ torch.set_num_threads(int(os.environ.get("MIBENCH_TEST_THREADS", "1")))
 
 # modules beside the tests that have fixtures of several of them
 pytest_plugins = ["audited", "comparable_runs", "defended_runs", "downloads", "own_models", "reported_runs"]
+
+ELSEWHERE = ("MIBENCH_DATA", "MIBENCH_OFFLINE", "MIBENCH_CACHE")  # where whoever runs the tests may have said to look
 
 # tests of models in ONNX, an extra that a bare machine may lack
 ONNX = [
@@ -39,11 +42,19 @@ ONNX = [
 collect_ignore = [] if importlib.util.find_spec("onnx") else ONNX
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_disks() -> Iterator[None]:
+    """Files are not forced to the disk: no test cuts the power, and a process that is killed loses nothing by it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_home_of_yours(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the weights that are shipped and none that lie in the home of whoever runs them."""
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path_factory.getbasetemp() / "no_home"))
-    for name in ("MIBENCH_DATA", "MIBENCH_OFFLINE", "MIBENCH_CACHE"):
+    for name in ELSEWHERE:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -74,6 +85,22 @@ def toy_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy_home")
     write_world(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with ``runs``, where the smoke protocol ran from shipped weights, and ``home``, what it left in
+    ``$MIBENCH_HOME``; shared, so tests copy it rather than write into it."""
+    import mibench
+
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIBENCH_HOME", str(folder / "home"))
+        for name in ELSEWHERE:
+            patch.delenv(name, raising=False)
+        mibench.run(protocol="smoke", out=folder / "runs", device="cpu")
+    with untouched(folder):
+        yield folder
 
 
 @pytest.fixture

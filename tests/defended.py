@@ -59,9 +59,13 @@ class Memory:
 
 
 def train_tiny(*defences: Defence, checkpoint: Memory | None = None, log: Any = None, **changes: Any) -> TrainedWeights:
-    """VGG16 (unless ``architecture`` says otherwise) on :class:`Patterns` with these defences, seed 0."""
+    """VGG16 (unless ``architecture`` says otherwise) on :class:`Patterns` with these defences, seed 0.
+
+    ``initial``: tensors of the public backbone that the defences start from.
+    """
+    initial = changes.pop("initial", {})
     recipe = TrainTarget(**{**TINY, **changes})
-    public = {defence.name: changes.pop("initial", {}) for defence in defences}
+    public = {defence.name: initial for defence in defences}
     context = TrainingContext(
         device=torch.device("cpu"),
         checkpoint=checkpoint or Memory(),

@@ -16,7 +16,7 @@ from mibench.api import Access, Estimate
 from mibench.audits.audit import audit
 from mibench.audits.data import read_material
 from mibench.audits.findings import _leak
-from mibench.audits.judge_and_prior import AuxiliaryModel, judge_for
+from mibench.audits.judge_and_prior import AuxiliaryModel, judge_of, plan_judge
 from mibench.audits.request import AuditRequest, numbers
 from mibench.errors import MibenchError
 from mibench.weights.cards import all_cards
@@ -64,7 +64,7 @@ def test_a_sealed_file_is_audited_by_its_scores(place: Path) -> None:
     refused = call(*sealed, *GMI, *TINY)
     assert refused.exit_code == 2
     assert "attack 'gmi' needs gradients, this audit has scores of torchscript@folder+" in refused.stderr
-    assert refused.stderr.strip().endswith("choose an attack that needs less (floor)")
+    assert refused.stderr.strip().endswith("choose an attack that needs less (floor, mirror-b)")
     done = call(*sealed, *FLOOR, *TINY, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -76,6 +76,18 @@ def test_a_sealed_file_is_audited_by_its_scores(place: Path) -> None:
 def test_scores_can_be_all_that_is_granted(place: Path) -> None:
     refused = call(*model("--access", "scores", *GMI), *TINY)
     assert "attack 'gmi' needs gradients, this audit has scores of module@folder+" in refused.stderr
+
+
+def test_labels_can_be_all_that_is_granted(place: Path) -> None:
+    refused = call(*model("--access", "labels", "--attack", "mirror-b"), *TINY)
+    assert refused.exit_code == 2
+    assert "attack 'mirror-b' needs scores, this audit has labels of module@folder+" in refused.stderr
+    done = call(*model("--access", "labels"), *FLOOR, *TINY, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["attack"]["name"], found["attack"]["access"]) == ("floor", "labels")
+    assert any("gives their label most steadily" in sentence for sentence in found["means"])
+    assert any("only attacks that make do with labels could run" in sentence for sentence in found["means"])
 
 
 def test_a_model_without_a_usable_gradient_is_attacked_by_its_scores_and_only_so(place: Path, home: Path) -> None:
@@ -98,7 +110,7 @@ def test_a_model_without_a_usable_gradient_is_attacked_by_its_scores_and_only_so
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "attack 'gmi' needs gradients, this audit has scores of module@folder+" in line
     assert "which gives no usable gradient: its scores come without one" in line
-    assert line.endswith("choose an attack that needs less (floor)")
+    assert line.endswith("choose an attack that needs less (floor, mirror-b)")
     assert "is trained on" not in refused.stderr, "said before judge and prior are made"
     (file,) = [file for name, file in all_cards().items() if name.startswith("module@")]
     assert file.card().access == "scores", "a later run knows it, too"
@@ -215,18 +227,23 @@ def test_a_judge_from_elsewhere_is_measured_here_first(place: Path) -> None:
         model="x:y", data=Path("people"), public=Path("strangers"), settings={"judge_training": tiny}
     )
     listener = Listener()
-    trained = judge_for(request, read_material(request), "cpu", listener)
+
+    def judge(request: AuditRequest, listener: Listener) -> AuxiliaryModel:
+        material = read_material(request)
+        return judge_of(plan_judge(request, material), material, "cpu", listener)
+
+    trained = judge(request, listener)
     assert trained.own
     assert trained.accuracy == 1.0
     assert any("none named" in text for text in listener.said)
-    named = replace(request, judge=trained.file.name)
-    assert judge_for(named, read_material(named), "cpu", Listener()) == AuxiliaryModel(
-        trained.file, False, 1.0, trained.images
-    )
+    with pytest.raises(MibenchError, match=r"is there already, nothing is trained.*drop --set judge_training\.\*"):
+        judge(replace(request, judge=trained.file.name), listener)
+    named = replace(request, judge=trained.file.name, settings={})
+    assert judge(named, Listener()) == AuxiliaryModel(trained.file, False, 1.0, trained.images)
     Path("names.txt").write_text("cy\nann\nbob\n")
     turned = replace(named, classes="names.txt")
     with pytest.raises(MibenchError, match=r"gets 0.0% of the \d+ held-out images right .* or these in another order"):
-        judge_for(turned, read_material(turned), "cpu", Listener())
+        judge(turned, Listener())
 
 
 def test_a_number_that_is_missing_is_said() -> None:

@@ -18,6 +18,8 @@ from mibench.api import Attack, Context, Queries
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.mirror_b import MirrorBlack
+from mibench.attacks.mirror_w import MirrorWhite
 from mibench.attacks.ppa import PPA
 from mibench.rng import Streams
 
@@ -43,12 +45,23 @@ def tiny_kedmi() -> tuple[Attack, Context]:
     return KEDMI(draws=2, iterations=3, samples_per_step=2), test_gmi.context()
 
 
+def tiny_mirror_b() -> tuple[Attack, Context]:
+    small = {"pool_size": 16, "candidates": 3, "population": 6, "generations": 3, "selection_transforms": 2}
+    return MirrorBlack(**small, stop_confidence=None), context()  # type: ignore[arg-type]
+
+
+def tiny_mirror_w() -> tuple[Attack, Context]:
+    return MirrorWhite(pool_size=16, candidates=3, steps=3, selection_transforms=2), context()
+
+
 # How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "dmmia": tiny_dmmia,
     "floor": tiny_floor,
     "gmi": tiny_gmi,
     "kedmi": tiny_kedmi,
+    "mirror-b": tiny_mirror_b,
+    "mirror-w": tiny_mirror_w,
     "ppa": tiny_ppa,
 }
 
@@ -71,6 +84,7 @@ def test_every_attack_asks_what_it_plans(name: str, identities: int, micro_batch
     attack, where = TRIED[name]()
     where = dataclasses.replace(where, micro_batch=micro_batch)
     found = measured(attack, where, torch.arange(identities))
+    assert not attack.stops_early, f"try {name!r} with its early stop switched off, and test the stop beside it"
     assert found == (attack.planned_preparation(), attack.planned_queries(identities))
 
 

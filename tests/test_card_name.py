@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 
+import mibench
+from mibench import registry
 from mibench.api import CardName, MibenchError
+from mibench.records import LONGEST_NAME
+from mibench.weights.training import Training
 
 
 @pytest.mark.parametrize(
@@ -13,7 +21,6 @@ from mibench.api import CardName, MibenchError
         ("vgg16@celeba", ("vgg16", "celeba", None)),
         ("vgg16@celeba+bido", ("vgg16", "celeba", "bido")),
         ("kedmi@celeba+vgg16-bido", ("kedmi", "celeba", "vgg16-bido")),
-        ("a@b+c+d", ("a", "b", "c+d")),
     ],
 )
 def test_a_name_is_read_and_written(text: str, parts: tuple[str, str, str | None]) -> None:
@@ -24,7 +31,11 @@ def test_a_name_is_read_and_written(text: str, parts: tuple[str, str, str | None
 
 
 @pytest.mark.parametrize(
-    "text", ["vgg16", "vgg16+bido", "@celeba", "vgg16@", "a@b@c", "a/b@c", "a b@c", "vgg16@celeba+"]
+    "text",
+    [
+        *("vgg16", "vgg16+bido", "@celeba", "vgg16@", "a@b@c", "a/b@c", "a b@c", "vgg16@celeba+", "a@b+c+d"),
+        *("a@b+c\n", "a@b+\x1b[1m", "a@b+.c", "a@b+-c", "a@b+ä", f"a@b+{'c' * 200}", "a@b+c\\d"),
+    ],
 )
 def test_what_is_no_name_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(MibenchError, match="reads architecture@dataset or") as caught:
@@ -43,3 +54,41 @@ def test_a_prior_is_called_after_its_target_and_back() -> None:
     assert prior.target_of_tag() == target
     assert CardName("kedmi", "celeba").target_of_tag() is None
     assert prior.stem == "kedmi_celeba_vgg16-bido"
+
+
+BAD_TAGS = ["", "a/b", "../up", "a@b", "a+b", "a b", "a\nb", "a\x1b[31mb", "\0", ".hidden", "-x", "ä", "x" * 200, 5]
+
+
+@pytest.mark.parametrize("tag", BAD_TAGS)
+def test_a_tag_that_makes_no_file_is_refused_before_anything_is_made(home: Path, tag: Any) -> None:
+    """By every way to give one: nothing is read, trained or written."""
+    with pytest.raises(MibenchError, match=r"--tag: a tag becomes part of file names|too long a name") as caught:
+        mibench.train("target", "vgg16", tag=tag, device="cpu")
+    assert "\n" not in str(caught.value)
+    if isinstance(tag, str) and tag not in ("", "a+b", "a@b"):
+        with pytest.raises(MibenchError, match=r"--as .*a tag becomes part of file names|too long a name"):
+            mibench.import_weights("gone.pt", f"target:vgg16@synthfaces+{tag}")
+    assert not home.exists()
+
+
+def test_a_name_may_be_long_as_long_as_its_files_can_be(home: Path) -> None:
+    longest = CardName("vgg16", "synthfaces", "x" * (LONGEST_NAME - len("vgg16@synthfaces+"))).checked()
+    assert len(f".{longest.stem}-0123abcd.safetensors.{2**22}.tmp") <= 255
+    with pytest.raises(MibenchError, match="too long a name for a file"):
+        CardName("vgg16", "synthfaces", f"{longest.tag}x").checked()
+    with pytest.raises(MibenchError, match=r"--target: .* is too long a name"):
+        _ = Training(kind="prior", architecture="kedmi", target=str(longest)).card_name
+
+
+@pytest.mark.parametrize("name", ["my attack", "a/b", "a@b", "a+b", "", "x" * 200, "a\nb"])
+def test_registered_names_are_names_of_files_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Mock(dist=Mock(), load=lambda: {"dataset": {name: "odd:Data"}})
+    point.dist.name = point.name = "odd"
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    registry.catalogue.cache_clear()
+    try:
+        with pytest.raises(MibenchError, match=r"odd registers the dataset .*, which files cannot be called by"):
+            registry.catalogue()
+    finally:
+        monkeypatch.undo()
+        registry.catalogue.cache_clear()

@@ -23,7 +23,8 @@ from mibench.runs.request import RunRequest
 FLAGS = {
     "run": {
         "--attack", "--target", "--dataset", "--protocol", "--prior", "--preset", "--seed", "--set", "--config",
-        "--output", "--device", "--precision", "--min-accuracy", "--allow-changed-code", "--json", "--plugin",
+        "--output", "--device", "--precision", "--min-accuracy", "--access", "--allow-changed-code", "--json",
+        "--plugin",
     },
     "audit": {
         "--model", "--weights", "--data", "--public", "--size", "--range", "--mean", "--std", "--channel-order",

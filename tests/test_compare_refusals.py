@@ -33,6 +33,7 @@ def test_what_must_not_be_compared_is_refused_in_one_line(tmp_path, change, mess
     assert done.stderr == f"error: {said}\n"
     mixed = compare(runs, mix=True)
     assert mixed.family == 0
+    assert mixed.differences
     assert all("differ" in each.estimate.reason for each in mixed.differences)
     for kind in ("text", "markdown", "latex"):
         assert "WARNING: these rows do not share their" in mixed.render(kind)

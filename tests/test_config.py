@@ -302,7 +302,13 @@ def test_what_a_metric_of_somebody_else_cannot_bring_is_refused_too(
         assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["floor", "dmmia", "gmi", "kedmi", "ppa"])
+COUNTS = (
+    "unit_size", "pool_size", "candidates", "epochs", "iterations", "batch_size", "restarts", "steps", "population",
+    "generations",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["floor", "dmmia", "gmi", "kedmi", "mirror-b", "mirror-w", "ppa"])
 def test_every_number_of_an_attack_is_checked(name: str) -> None:
     from mibench import registry
 
@@ -311,7 +317,7 @@ def test_every_number_of_an_attack_is_checked(name: str) -> None:
         if type(setting.default) is float:
             with pytest.raises(MibenchError):
                 kind(**{setting.name: float("nan")})
-        if setting.name in ("unit_size", "pool_size", "candidates", "epochs", "iterations", "batch_size", "restarts"):
+        if setting.name in COUNTS:
             for count in (0, -1):
                 with pytest.raises(MibenchError):
                     resolve(kind, [Layer("--set", {setting.name: count})], scope="attack")

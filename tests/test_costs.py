@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -185,7 +186,8 @@ def test_the_command_line_says_what_a_run_cost(toy: Path, tmp_path: Path) -> Non
     start, _, machine = line.partition("; ")
     assert start == "queries per identity: 39 forward, 36 backward (prepare 0+0, attack 234+216)"
     seconds, memory = machine.split(", ")
-    assert float(seconds.removesuffix(" s")) >= 0
+    assert re.fullmatch(r"\d+(\.\d+)? s", seconds)
+    assert re.fullmatch(r"\d+\.\d+ GB", memory)
     assert float(memory.removesuffix(" GB")) > 0
 
     cost = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)["cost"]

@@ -15,9 +15,15 @@ import mibench
 from mibench import registry
 from mibench.api import Batch, ClassifierOutput, Defence, MibenchError, TrainingHooks
 from mibench.cli import cli
+from mibench.sweeps.suite import parse_suite
+from mibench.targets.defences.anti_adversarial import AntiAdversarial
+from mibench.targets.defences.bido import BiDO
 from mibench.targets.defences.label_smoothing import LabelSmoothing, NegativeLabelSmoothing
+from mibench.targets.defences.mid import MID
 from mibench.targets.defences.none import NoDefence
 from mibench.targets.defences.random_erasing import RandomErasing
+from mibench.targets.defences.removed_shortcuts import RemovedShortcuts
+from mibench.targets.defences.trap_mid import TrapMID
 from mibench.weights.cards import find
 from mibench.weights.load import build_network
 
@@ -26,6 +32,11 @@ OFF = [
     LabelSmoothing(alpha=0.0),
     NegativeLabelSmoothing(alpha=0.0),
     RandomErasing(probability=0.0),
+    MID(beta=0.0),
+    BiDO(lambda_x=0.0, lambda_y=0.0, sampler="shuffle"),
+    AntiAdversarial(weight=0.0),
+    TrapMID(beta=0.0),
+    RemovedShortcuts(skip=(1.0, 1.0, 1.0, 1.0)),
 ]
 SMALL = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 10, "dataset.train_images": 8}
 
@@ -203,3 +214,13 @@ def test_a_run_records_what_defends_its_target_and_at_what_utility(toy: Path, tm
     run = mibench.run("toyattack", "toynet", "toyfaces", "toy", out=tmp_path, device="cpu")
     assert run.attacked["defence"] is None
     assert set(run.attacked) == {"test_accuracy", "test_images", "seconds", "defence"}
+
+
+def test_targets_are_attacked_under_each_defence() -> None:
+    suite = parse_suite(
+        {"attacks": ["a"], "targets": ["x", "y"], "defences": ["none", "negls", "negls+bido"]}, "mine.yaml", "mine"
+    )
+    assert [cell.request.target for cell in suite.cells] == [
+        *("x", "x+negls", "x+negls+bido"),
+        *("y", "y+negls", "y+negls+bido"),
+    ]

@@ -40,7 +40,7 @@ from mibench.system import provenance
 from mibench.system.devices import choose_device, deterministic
 from mibench.targets.training.identity_regressor import TrainRegressor
 from mibench.targets.training.recipes import TrainJudge, build
-from mibench.weights.training import FileCheckpoint
+from mibench.weights.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.gpu
 
@@ -51,6 +51,8 @@ SMALL: dict[str, dict[str, Any]] = {  # with shipped weights, two units of one i
     "floor": {"pool_size": 16, "candidates": 2},
     "gmi": {"restarts": 2, "iterations": 3},
     "kedmi": {"draws": 2, "iterations": 4},
+    "mirror-b": {"pool_size": 16, "candidates": 2, "population": 4, "generations": 2},
+    "mirror-w": {"pool_size": 16, "candidates": 2, "steps": 2},
     "ppa": {"pool_size": 16, "candidates": 2, "epochs": 2},
     "dmmia": {"pool_size": 16, "candidates": 2, "epochs": 2},
 }

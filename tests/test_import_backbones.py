@@ -51,7 +51,7 @@ def test_a_training_starts_from_a_backbone(
 
     def untrained(network: nn.Module, *arguments: Any, **named: Any) -> Any:
         seen.update({key: tensor.clone() for key, tensor in network.state_dict().items()})
-        return TrainingSummary(1, "last epoch")
+        return TrainingSummary(1, "last epoch", {})
 
     monkeypatch.setattr(recipes, "fit", untrained)
     weights = backbone(name.partition("@")[0])
@@ -89,7 +89,7 @@ def test_trainings_from_different_backbones_do_not_share_a_checkpoint(home: Path
             r"no weights of the backbone 'ir50@casia' are here.*mibench import FILE --as backbone",
         ),
         ({"init": "ir5@ms1m"}, r"unknown backbone 'ir5'; did you mean 'ir50'"),
-        ({"init": "facenet64@ms1m"}, r"is a target, it can never be chosen as the backbone"),
+        ({"init": "vgg16_mid@ms1m"}, r"is a target, it can never be chosen as the backbone"),
         ({"init": "ir152@ms1m"}, r"backbone 'ir152@ms1m' is not the one of facenet64: .*at the same train.width"),
         ({"init": "ir50@ms1m", "width": 0.125}, r"is not the one of facenet64: .*of another shape"),
     ],
@@ -106,8 +106,8 @@ def test_a_backbone_that_does_not_fit_is_refused(
         train(Training(kind="target", architecture="facenet64", tag="own", settings=chosen), device="cpu")
 
 
-def test_mid_is_not_trained_by_a_recipe_that_lacks_its_loss(home: Path) -> None:
+def test_a_bottleneck_is_not_trained_without_its_loss(home: Path) -> None:
     from mibench.weights.training import Training, train
 
-    with pytest.raises(MibenchError, match="vgg16_mid can only be imported: its training needs the loss of MID"):
+    with pytest.raises(MibenchError, match="vgg16_mid is not trained by itself: train vgg16 with --defence mid"):
         train(Training(kind="target", architecture="vgg16_mid", settings=SMALL_WORLD), device="cpu")

@@ -156,7 +156,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], list[Any]], str]] = {
     ),
     "unknown device": (lambda d: [save(d / "a", state("vgg16")), *TARGET, "--device", "tpu"], "unknown device 'tpu'"),
     "a name that leaves the folder": (
-        lambda d: [save(d / "a", state("vgg16")), "--as", "target:vgg16@celeba+../../x"], "expected KIND:ARCHITECTURE"
+        lambda d: [save(d / "a", state("vgg16")), "--as", "target:vgg16@celeba+../../x"], "becomes part of file names"
     ),
     "no data set named": (
         lambda d: [save(d / "a", state("vgg16")), "--as", "target:vgg16"], "say what it was trained on"

@@ -325,6 +325,7 @@ def test_an_imported_prior_of_another_size_attacks_celeba(home: Path, tmp_path: 
         call("train", *network, *celeba, "--set", "train.width=0.0625", "--set", "train.epochs=1")
     call("import", path, "--as", "prior:stylegan2@ffhq")
     run = ["run", "--attack", "ppa", "--target", "ir152", "--prior", "stylegan2@ffhq", "--protocol", "celeba-smoke"]
+    run += ["--min-accuracy", 0]  # one epoch of a narrow network may end anywhere
     found = json.loads(call(*run, *celeba, "--output", tmp_path / "runs", "--json"))
     record = json.loads((Path(found["path"]) / "run.json").read_text())
     assert record["spec"]["prior"]["arguments"]["crop"] == 100

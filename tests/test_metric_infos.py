@@ -115,7 +115,7 @@ def test_descriptions_of_another_version_are_read(tmp_path: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
     stored = {"name": "acc1", "title": "hits", "topic": "unheard of", "views": ["run", "cinema"], "colour": "red"}
     (folder / "run.json").write_text(json.dumps(record | {"metrics": [stored]}))
-    assert open_run(folder).infos["acc1"] == MetricInfo("acc1", "hits", views=("run",))
+    assert open_run(folder).infos["acc1"] == MetricInfo("acc1", "hits", proportion=True, views=("run",))
 
 
 @pytest.mark.parametrize("stored", [[{"name": "acc1"}], [{"name": "acc1", "title": 1}], {"acc1": "acc@1"}, [None]])
@@ -143,3 +143,42 @@ def test_built_in_metrics_describe_themselves_whole() -> None:
 )
 def test_numbers_are_written_as_people_read_them(value: float, text: str) -> None:
     assert number_text(value) == text
+
+
+@pytest.mark.parametrize("proportion", [True, False, None])
+def test_a_metric_of_a_third_party_says_whether_it_is_a_share(tmp_path: Path, proportion: bool | None) -> None:
+    """Differences between runs have the interval that belongs to it; a run that does not say so has no share."""
+    folders = [
+        comparable_runs.make(tmp_path / attack, attack, share) for attack, share in (("dmmia", 0.5), ("gmi", 0.2))
+    ]
+    for folder in folders:
+        samples = (folder / "samples.csv").read_text().splitlines()
+        hit = samples[0].split(",").index("hit1")
+        lines = [f"{line},{'smiles' if number == 0 else line.split(',')[hit]}" for number, line in enumerate(samples)]
+        (folder / "samples.csv").write_text("\n".join(lines) + "\n")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"smiles": metrics["acc1"]}))
+        record = json.loads((folder / "run.json").read_text())
+        said = {} if proportion is None else {"proportion": proportion}
+        info = {"name": "smiles", "title": "smiling", "column": "smiles", **said}
+        (folder / "run.json").write_text(json.dumps(record | {"metrics": [info]}))
+    run, other = (open_run(folder) for folder in folders)
+    smiles, hits = difference(run, other, "smiles"), difference(run, other, "acc1")
+    assert hits.params["interval"] == "paired shares"
+    assert smiles.value == hits.value
+    assert smiles.params["interval"] == ("paired shares" if proportion else "paired t")
+    assert ((smiles.low, smiles.high) == (hits.low, hits.high)) is bool(proportion)
+    (compared,) = compare(folders, metrics=["smiles"]).differences
+    assert compared.estimate.params["interval"] == smiles.params["interval"]
+
+
+def test_a_metric_that_counts_a_value_is_a_share() -> None:
+    assert MetricInfo("first", "ranked first", column="rank", equals=1).proportion
+    assert not MetricInfo("rank", "rank", column="rank").proportion
+
+
+def test_built_in_shares_say_so() -> None:
+    said = {name for name, info in built_in_infos().items() if info.proportion}
+    assert {name for name, info in built_in_infos().items() if info.percent} <= said
+    assert {"target_confidence", "true_identity_top1", "precision", "recall", "coverage"} <= said
+    assert not {"density", "density_ppa_legacy", "knn_distance", "fid"} & said

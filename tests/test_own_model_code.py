@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from own_models import CLASSES, SIZE, contents, network_of, taken_in
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import nn
 
 from mibench.api import MibenchError
@@ -175,4 +175,5 @@ def test_tied_weights_can_be_stored(own: Path) -> None:
         "    net[2].weight = net[1].weight\n"
         "    return net\n"
     )
-    save(dict(taken_in(factory="own_tied:build", arguments={}).weights))
+    stored = load(save(dict(taken_in(factory="own_tied:build", arguments={}).weights)))
+    assert torch.equal(stored["network.1.weight"], stored["network.2.weight"])

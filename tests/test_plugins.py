@@ -130,7 +130,7 @@ def test_an_installed_attack_keeps_its_digest(toy: Path) -> None:
         ("guess.py:torch", None, "has no attack 'torch'"),
         ("guess.py:Attack", None, "the class lacks reconstruct"),
         ("guess.py:Guess", ATTACK.replace('"guess"', '"toyattack"'), "calls itself 'toyattack', which is an attack of"),
-        ("guess.py:Guess", ATTACK.replace('"guess"', '"../guess"'), "must be a plain one"),
+        ("guess.py:Guess", ATTACK.replace('"guess"', '"../guess"'), "its name becomes a folder"),
         ("guess.py:Guess", ATTACK.replace("@dataclass(frozen=True, kw_only=True)", ""), "an attack is a dataclass"),
         ("guess.py:Guess", ATTACK.replace("    access:", "    excess:"), "it needs the class variable 'access'"),
         ("guess.py:Guess", "import nowhere_to_be_found\n", "needs module 'nowhere_to_be_found'"),

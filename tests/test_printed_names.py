@@ -95,6 +95,7 @@ def test_no_command_prints_a_name_as_it_is(toy: Path, tmp_path: Path, name: str)
     for words in walked(out, folder, people, suite)[name]:
         done = CliRunner().invoke(cli, [str(word) for word in words], color=False)
         assert done.exception is None or isinstance(done.exception, SystemExit), (words, done.exception)
+        assert done.stdout + done.stderr, words
         for text in (done.stdout, done.stderr):
             for line in lines_of(text):
                 assert line.isprintable(), (words, line)

@@ -139,11 +139,13 @@ def test_a_data_set_has_its_own_presets(dataset: str, preset: str) -> None:
 
 def test_every_attack_protocol_and_data_set_has_the_preset_of_the_table() -> None:
     with (Path(__file__).parent / "data" / "chosen_presets.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            attack, name = row.pop("attack"), row.pop("protocol")
-            protocol, presets = load_protocol(name)[0], config.attack_presets(attack)
-            chosen = {dataset: choose_preset(attack, protocol, dataset, None, presets) for dataset in row}
-            assert chosen == row, f"{attack} under {name}"
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        attack, name = row.pop("attack"), row.pop("protocol")
+        protocol, presets = load_protocol(name)[0], config.attack_presets(attack)
+        chosen = {dataset: choose_preset(attack, protocol, dataset, None, presets) for dataset in row}
+        assert chosen == row, f"{attack} under {name}"
 
 
 # ---------------------------------------------------------------- which one a run uses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,9 +24,12 @@ NOT_RUN = {"sweep"}  # starts processes: tests/test_sweep.py
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One working directory for all examples: what one of them made, another finds complete."""
+def workplace(smoke_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One working directory and one ``$MIBENCH_HOME`` for all examples: what one of them made, another finds complete.
+
+    The run of the smoke protocol, with which many begin, is there from the start."""
     folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(smoke_world, folder, dirs_exist_ok=True)
     for number, name in enumerate(("people/ada", "people/ben", "people/cleo", "strangers/dan", "strangers/eve")):
         (folder / name).mkdir(parents=True)
         for take in range(8):
@@ -41,8 +45,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def there(workplace: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, and an empty ``$MIBENCH_HOME``."""
+def there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Enters the working directory."""
+    monkeypatch.setenv("MIBENCH_HOME", str(workplace / "home"))
     monkeypatch.chdir(workplace)
     monkeypatch.syspath_prepend(workplace)
     return workplace

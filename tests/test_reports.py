@@ -89,7 +89,15 @@ def png_size(file: Path) -> tuple[int, int]:
 
 
 @pytest.fixture(scope="module")
-def drawn(run_and_floor, tmp_path_factory) -> list[Path]:
+def styles():
+    """What matplotlib's settings were before ``drawn``."""
+    import matplotlib
+
+    return dict(matplotlib.rcParams)
+
+
+@pytest.fixture(scope="module")
+def drawn(styles, run_and_floor, tmp_path_factory) -> list[Path]:
     run, floor = run_and_floor
     return write_figures(run, tmp_path_factory.mktemp("drawn"), floor=floor, private=private_images(6))
 
@@ -119,12 +127,10 @@ def test_the_same_run_gives_the_same_bytes(run_and_floor, drawn, tmp_path):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_figures_keep_no_global_state(run_and_floor, tmp_path):
+def test_figures_keep_no_global_state(styles, drawn):
     import matplotlib
 
-    before = dict(matplotlib.rcParams)
-    write_figures(run_and_floor[0], tmp_path)
-    assert dict(matplotlib.rcParams) == before
+    assert dict(matplotlib.rcParams) == styles
 
 
 def test_hidden_faces_keep_only_a_coarse_mosaic():

@@ -289,6 +289,32 @@ def test_a_metric_with_a_value_for_each_sample_adds_its_column():
     assert without.samples.equals(full.samples[list(COLUMNS)])
 
 
+@pytest.mark.parametrize(("proportion", "interval"), [(True, "clopper-pearson"), (False, "cluster bootstrap")])
+def test_a_metric_that_declares_a_proportion_has_the_interval_of_a_share(proportion, interval):
+    @metric(MetricInfo("missed", "missed", proportion=proportion, column="missed"))
+    def measure(inputs: ScoringInputs) -> Measured:
+        missed = 1 - inputs.samples["hit1"].to_numpy(dtype=float)
+        return Measured([inputs.mean_of("missed", missed), inputs.mean("acc1", "hit1")], {"missed": missed})
+
+    found = score(reconstructions(), **arguments(metrics=("missed",), registry={"missed": measure}))
+    estimate = found.metrics["missed"]
+    assert estimate.params["interval"] == interval
+    assert found.metrics["acc1"].params["interval"] == "cluster bootstrap"  # of which this metric says nothing
+    known = score(reconstructions(), **arguments(metrics=("accuracy",))).metrics["acc1"]
+    if proportion:
+        assert (1 - estimate.high, 1 - estimate.low) == pytest.approx((known.low, known.high))
+
+
+def test_a_proportion_outside_its_range_is_refused():
+    @metric(MetricInfo("darkness", "darkness", proportion=True, column="darkness"))
+    def measure(inputs: ScoringInputs) -> Measured:
+        values = [1.5] * len(inputs.samples)
+        return Measured([inputs.mean_of("darkness", values)], {"darkness": values})
+
+    with pytest.raises(MibenchError, match=r"metric 'darkness' declares itself a proportion, .* and has 1\.5"):
+        score(reconstructions(), **arguments(metrics=("darkness",), registry={"darkness": measure}))
+
+
 @pytest.mark.parametrize(
     ("measure", "message"),
     [

@@ -254,7 +254,7 @@ def test_settings_that_multiply(tmp_path: Path) -> None:
     for _ in range(40):
         content = Raw(content + b"(" + b"h\x64" * 10 + b"lq\x640")
     made = network(_buffers={"x": tensor()}, _init_kwargs={"a": Raw(b"h\x64"), "b": 1})
-    read(b"\x80\x03" + content + code({"G_ema": made}) + b".", tmp_path)
+    assert list(read(b"\x80\x03" + content + code({"G_ema": made}) + b".", tmp_path).tensors) == ["G.x"]
 
 
 def test_a_far_memory_slot_takes_no_memory(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from mibench.cli import cli
 from mibench.commands import run
 from mibench.errors import MibenchError
 from mibench.sweeps.suite import Suite, load_suite, parse_suite
+from mibench.sweeps.sweep import forecast, sweep
 
 HERE = Path(__file__).parent
 PLUG = f"""
@@ -35,7 +36,7 @@ POINTS = tuple(EntryPoint(name, value, registry.GROUP) for name, value in (
 registry.entry_points = lambda *, group: POINTS if group == registry.GROUP else ()
 """
 TOY = "protocol: toy\ndataset: toyfaces\ntargets: [toynet]\n"
-QUICK = TOY + "attacks: [floor, {attack: toyattack, settings: {attack: {steps: 3}}}]\nseeds: [0, 1]\n"
+QUICK = TOY + "attacks: [ATTACKS{attack: toyattack, settings: {attack: {steps: 3}}}]\nseeds: [0, 1]\n"
 MIXED = (
     TOY
     + "attacks: [{attack: badattack, settings: {attack: {fault: bug}}}, {attack: toyattack, prior: nothing}, floor]\n"
@@ -99,14 +100,6 @@ def test_what_an_attack_says_wins_over_what_the_suite_says() -> None:
     assert first.request.protocol == second.request.protocol == "toy"
 
 
-def test_targets_are_attacked_under_each_defence() -> None:
-    suite = suite_of(attacks=["a"], seeds=[0], defences=["none", "negls", "negls+bido"])
-    assert [cell.request.target for cell in suite.cells] == [
-        *("x", "x+negls", "x+negls+bido"),
-        *("y", "y+negls", "y+negls+bido"),
-    ]
-
-
 def test_excludes_are_partial_and_know_names_labels_and_lists() -> None:
     def left(*exclude: dict[str, Any]) -> list[tuple[Any, ...]]:
         cells = suite_of(attacks=["a", {"attack": "a", "label": "second"}], exclude=list(exclude)).cells
@@ -151,6 +144,15 @@ def test_a_mistake_in_a_suite_is_one_line(change: dict[str, Any], message: str) 
         suite_of(**change)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["acc2", "fid"])
+def test_metrics_that_no_comparison_can_test_are_refused_before_a_cell_runs(tmp_path: Path, name: str) -> None:
+    suite = suite_of(compare={"metrics": [name]})
+    for call in (sweep, forecast):
+        with pytest.raises(MibenchError, match=f"compare.metrics: '{name}' cannot be tested over identities"):
+            call(suite, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_comparison_tests_is_said_in_the_suite() -> None:
@@ -201,43 +203,46 @@ def test_a_dry_run_counts_what_attacks_plan(toy: Path, tmp_path: Path) -> None:
     assert 0 < found["total"]["seconds_side_by_side"] < found["total"]["seconds"]
 
 
-def test_a_sweep_runs_resumes_and_knows_what_is_complete(workers: Path, tmp_path: Path) -> None:
-    suite, out = write(tmp_path, QUICK), tmp_path / "out"
+@pytest.mark.parametrize("attacks", [["toyattack"], pytest.param(["floor", "toyattack"], marks=pytest.mark.slow)])
+def test_a_sweep_runs_resumes_and_knows_what_is_complete(workers: Path, tmp_path: Path, attacks: list[str]) -> None:
+    suite, out = write(tmp_path, QUICK.replace("ATTACKS", "floor, " if "floor" in attacks else "")), tmp_path / "out"
+    count = 2 * len(attacks)
     arguments = ("sweep", suite, "--output", out, "--device", "cpu")
     done = call(*arguments, "--jobs", 2, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert [cell["status"] for cell in found["cells"]] == ["complete"] * 4
+    assert [cell["status"] for cell in found["cells"]] == ["complete"] * count
     rows = table(out)
-    assert [(row["label"], row["seed"]) for row in rows] == [(a, s) for a in ("floor", "toyattack") for s in "01"]
+    assert [(row["label"], row["seed"]) for row in rows] == [(a, s) for a in attacks for s in "01"]
     for row in rows:
         metrics = json.loads((out / row["folder"] / "metrics.json").read_text())
         assert float(row["acc1"]) == metrics["acc1"]["value"]
         assert float(row["acc1_low"]) == metrics["acc1"]["low"]
         assert row["prior"] == "toygan@toyfaces"
-    assert int(rows[2]["queries_forward"]) == 6 * 3 * 4
-    assert int(rows[2]["queries_backward"]) == 6 * 3 * 3
+    assert int(rows[-1]["queries_forward"]) == 6 * 3 * 4
+    assert int(rows[-1]["queries_backward"]) == 6 * 3 * 3
     assert "| toyattack" in (out / "sweep.md").read_text()
     state = json.loads((out / "sweep.json").read_text())
-    assert [cell["status"] for cell in state["cells"]] == ["complete"] * 4
+    assert [cell["status"] for cell in state["cells"]] == ["complete"] * count
     assert all(cell["seconds"] > 0 for cell in state["cells"])
     events = [json.loads(line)["event"] for line in (out / "log.jsonl").read_text().splitlines()]
-    assert events.count("started") == events.count("complete") == 4
-    assert done.stderr.count("acc@1") == 4, "a line per finished cell"
+    assert events.count("started") == events.count("complete") == count
+    assert done.stderr.count("acc@1") == count, "a line per finished cell"
 
     stamped, text = stamps(out), (out / "sweep.csv").read_bytes()
     again = call(*arguments)
     assert again.exit_code == 0, again.output
-    assert "4 of 4 cells complete" in again.stdout
+    assert f"{count} of {count} cells complete" in again.stdout
     assert stamps(out) == stamped, "complete cells are not touched"
     assert (out / "sweep.csv").read_bytes() == text
     dry = json.loads(call(*arguments, "--dry-run", "--json").stdout)
-    assert [cell["state"] for cell in dry["cells"]] == ["complete"] * 4
+    assert [cell["state"] for cell in dry["cells"]] == ["complete"] * count
     assert dry["total"]["seconds"] == 0
 
     alone = tmp_path / "alone"  # the same runs without a sweep
     for seed in (0, 1):
-        for attack, settings in (("floor", {}), ("toyattack", {"attack.steps": 3})):
+        for attack in attacks:
+            settings = {"attack.steps": 3} if attack == "toyattack" else {}
             run(attack, "toynet", "toyfaces", "toy", seed=seed, settings=settings, out=alone, device="cpu")
     assert runs(alone) == runs(out), "workers side by side give the bytes of mibench run"
 
@@ -314,11 +319,11 @@ def test_a_folder_belongs_to_one_suite_and_one_sweep(workers: Path, tmp_path: Pa
     out = tmp_path / "out"
     out.mkdir()
     (out / "sweep.json").write_text('{"suite": "other", "cells": []}')
-    done = call("sweep", write(tmp_path, QUICK), "--output", out, "--device", "cpu")
+    done = call("sweep", write(tmp_path, QUICK.replace("ATTACKS", "")), "--output", out, "--device", "cpu")
     assert done.exit_code == 2
     assert "holds the sweep 'other', this one is 'mine'; choose another --output" in done.stderr
     with filelock.FileLock(out / ".sweep.lock"):
-        done = call("sweep", write(tmp_path, QUICK), "--output", out, "--device", "cpu")
+        done = call("sweep", write(tmp_path, QUICK.replace("ATTACKS", "")), "--output", out, "--device", "cpu")
     assert done.exit_code == 2
     assert "another sweep is at work" in done.stderr
 
@@ -372,22 +377,19 @@ def test_a_killed_worker_is_one_failed_cell_and_the_next_call_completes_it(
 
 
 @posix
-def test_workers_end_with_ctrl_c_and_with_their_parent(workers: Path, tmp_path: Path) -> None:
-    suite = write(tmp_path, LONG.replace("STEPS", "100000000"))
-    outs = [tmp_path / "interrupted", tmp_path / "orphaned"]
-    interrupted, orphaned = (sweeping(suite, out, workers) for out in outs)
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_workers_end_with_ctrl_c_and_with_their_parent(workers: Path, tmp_path: Path, how: signal.Signals) -> None:
+    suite, out = write(tmp_path, LONG.replace("STEPS", "100000000")), tmp_path / "out"
+    process = sweeping(suite, out, workers)
     try:
-        pids = [
-            wait_for(process, out, "state.json") for process, out in zip((interrupted, orphaned), outs, strict=True)
-        ]
-        interrupted.send_signal(signal.SIGINT)
-        orphaned.kill()
-        _, errors = interrupted.communicate(timeout=300)
-        assert interrupted.returncode == 130, errors
-        assert "everything finished is kept; repeat the command to continue" in errors
-        assert "Traceback" not in errors
-        assert all(gone(pid) for pid in pids)
+        worker = wait_for(process, out, "state.json")
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=300)
+        if how == signal.SIGINT:
+            assert process.returncode == 130, errors
+            assert "everything finished is kept; repeat the command to continue" in errors
+            assert "Traceback" not in errors
+        assert gone(worker)
     finally:
-        for process in (interrupted, orphaned):
-            process.kill()
-            process.communicate()
+        process.kill()
+        process.communicate()

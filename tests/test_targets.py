@@ -76,7 +76,11 @@ def test_keys_shapes_and_order_are_the_published_ones(published):
     assert integers == {key for key in state if key.endswith("num_batches_tracked")}
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["plain", "channels_last"])
+@pytest.mark.parametrize(
+    "layout",
+    [torch.contiguous_format, pytest.param(torch.channels_last, marks=pytest.mark.slow)],
+    ids=["plain", "channels_last"],
+)
 def test_outputs_are_the_reference_implementations(published, layout):
     name, network = published
     reference = MODELS[name]

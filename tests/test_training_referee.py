@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from toyworld.data import ToyFaces
+from toyworld.training import TrainToyPrior
 
 from mibench.errors import MibenchError
 from mibench.system.files import file_sha256
 from mibench.weights import cards, training
+from mibench.weights.checkpoint import FileCheckpoint
 from mibench.weights.load import build_network
-from mibench.weights.training import FileCheckpoint, Training
+from mibench.weights.training import Training
 
 
 def toy_training(kind: str = "target", architecture: str = "toynet", **fields: Any) -> Training:
@@ -171,6 +174,43 @@ def test_data_with_shared_identities_is_refused(toy: Path) -> None:
 def test_mistakes(toy: Path, training_: Training, message: str) -> None:
     with pytest.raises(MibenchError, match=message):
         training.resolve_training(training_)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_training(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MibenchError, match=r"cannot write .*: Not a directory"):
+        training.train(toy_training(tag="mine", output=tmp_path / "file" / "mine"), device="cpu")
+    assert not (toy / "training").exists()
+
+
+def test_files_of_another_card_are_refused_before_the_training(toy: Path, tmp_path: Path) -> None:
+    """``toynet@toyfaces+a_b`` and ``toynet@toyfaces_a+b`` would share a file, and on some disks a and A would."""
+    training.train(toy_training(tag="mine", output=tmp_path), device="cpu")
+    card = tmp_path / "cards" / "toynet_toyfaces_mine.yaml"
+    card.write_text(card.read_text().replace("+mine", "+MINE"))
+    before = card.read_bytes()
+    with pytest.raises(MibenchError, match=r"is the card of 'toynet@toyfaces\+MINE'; choose another tag"):
+        training.train(toy_training(tag="mine", output=tmp_path), device="cpu")
+    assert card.read_bytes() == before
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, True, 1.5])
+def test_a_seed_is_a_whole_number(toy: Path, seed: Any) -> None:
+    with pytest.raises(MibenchError, match="seed must be a whole number from 0"):
+        training.train(toy_training(tag="mine", seed=seed), device="cpu")
+
+
+def test_a_recipe_refuses_settings_before_it_runs(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def check(self: TrainToyPrior, images: int | None = None) -> None:
+        asked.append(images)
+        raise MibenchError("not these")
+
+    monkeypatch.setattr(TrainToyPrior, "check", check)
+    with pytest.raises(MibenchError, match="not these"):
+        training.resolve_training(toy_training("prior", "toygan"))
+    assert asked == [ToyFaces().public_count()]
 
 
 def test_a_broken_checkpoint_says_what_to_do(tmp_path: Path) -> None:

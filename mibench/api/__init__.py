@@ -9,6 +9,7 @@ Conventions, stated once:
 """
 
 from mibench.api.accuracy import Accuracy
+from mibench.api.answer_filter import AnswerFilter, AnswerStage, FilteredAnswers
 from mibench.api.attack import Attack, Context, MappingPrior, Prior, Reconstruction, State
 from mibench.api.defence import Batch, Defence, TrainingHooks, TrainingTask
 from mibench.api.metric import TOPICS, VIEWS, Estimate, Measured, Metric, MetricInfo, Topic, View, metric
@@ -37,6 +38,8 @@ __all__ = [
     "AccessError",
     "AccessName",
     "Accuracy",
+    "AnswerFilter",
+    "AnswerStage",
     "Attack",
     "Batch",
     "Card",
@@ -48,6 +51,7 @@ __all__ = [
     "Defence",
     "Estimate",
     "ExplainingImporter",
+    "FilteredAnswers",
     "ImageSpec",
     "Importer",
     "MappingPrior",

@@ -208,6 +208,9 @@ class Attack(ABC):
     A subclass sets ``name`` and ``access`` (the least it needs) and implements :meth:`reconstruct`. Losses are per
     sample and summed, random numbers come from ``streams`` only, nothing frozen computes gradients.
 
+    ``uses_up_to`` is the most access that it makes use of, where that is more than it needs: its victim then grants as
+    much of it as protocol and target allow, and ``context.victim.access`` says how much that is.
+
     ``prior`` names the generative model the attack was published with; a run uses it unless another one is asked for.
     With ``needs_mapping`` it must be a :class:`MappingPrior`.
     ``budget_setting`` is the whole-number field that a protocol's query budget decides (the number of steps, say):
@@ -216,6 +219,7 @@ class Attack(ABC):
 
     name: ClassVar[str]
     access: ClassVar[Access]
+    uses_up_to: ClassVar[Access | None] = None  # None: no more than ``access``
     needs_mapping: ClassVar[bool] = False
     prior: ClassVar[str | None] = None  # None: the protocol's
     budget_setting: ClassVar[str | None] = None
@@ -229,6 +233,11 @@ class Attack(ABC):
     def planned_queries(self, identities: int) -> Queries | None:
         """Images that :meth:`reconstruct` will show the victim for a unit of ``identities``. None: it cannot say."""
         return None
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether :meth:`reconstruct` may end before it has shown all that is planned; then the plan is the most."""
+        return False
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """Work shared by all units (a candidate pool, say): name -> tensor. Stored once and reused on resume."""

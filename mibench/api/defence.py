@@ -33,8 +33,11 @@ class TrainingTask:
         device: where the network is.
         streams: random numbers of this defence alone; name a generator by its purpose and its step or epoch, so that a
             resumed training equals an uninterrupted one.
-        initial: the tensors of the card that :attr:`Defence.backbone` names.
+        initial: the tensors of the card that :meth:`Defence.backbone` names.
         autocast: the training's precision, a context manager around forward passes.
+        images: indices ``(B,)`` to training images ``(B, 3, S, S)`` in [0, 1] on the device, not augmented.
+        fresh_network: ``fresh_network(streams, num_classes=1, width=0.5)`` is another network of the architecture that
+            is trained, ``width`` times as wide, with initial weights of the streams.
     """
 
     epochs: int
@@ -45,8 +48,10 @@ class TrainingTask:
     size: int
     device: torch.device
     streams: Streams
+    images: Callable[[Tensor], Tensor]
     initial: Mapping[str, Tensor] | None = None
     autocast: Callable[[], AbstractContextManager[object]]
+    fresh_network: Callable[..., nn.Module] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +105,13 @@ class TrainingHooks:
         """
         return None
 
+    def inputs(self, indices: Tensor) -> Tensor | None:
+        """What the module of :meth:`prepare` is called with for these images ``(B,)``, such as cached features.
+
+        None: the images, augmented. The first defence that answers decides.
+        """
+        return None
+
     def batch(self, batch: Batch) -> Batch:
         """Change the images, add samples, or train networks of one's own on them. Runs before the forward pass."""
         return batch
@@ -135,17 +147,21 @@ class Defence:
 
     Attributes:
         name: the registered one.
+        alone: it combines with no other defence.
         control: it is expected to leak *more*: a control beside the defences, never to be offered as one.
         compatible: architectures that it applies to; None: all.
     """
 
     name: ClassVar[str]
+    alone: ClassVar[bool] = False
     control: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
 
-    @property
-    def backbone(self) -> str | None:
-        """The card of the public weights that the defence starts from; None: it needs none."""
+    def backbone(self, architecture: str) -> str | None:
+        """The card of the public weights that the defence of ``architecture`` starts from; None: it needs none.
+
+        A name without ``@`` is completed by the data set of the training.
+        """
         return None
 
     def check(self) -> None:
@@ -154,6 +170,13 @@ class Defence:
     def architecture(self, name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """The architecture that is trained in the place of ``name``, and its keyword arguments."""
         return name, dict(arguments)
+
+    def other_answers(self, network: nn.Module) -> Mapping[str, nn.Module]:
+        """Other ways in which the trained network could answer, name -> module; ``network`` stays as it is.
+
+        The card has the accuracy of each as ``test_accuracy_NAME``.
+        """
+        return {}
 
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
         """What it does during one training.

@@ -54,6 +54,9 @@ class MetricInfo:
         title: what headings call it.
         unit: of the value, such as ``dB``; empty for a number without one. Not needed where ``percent`` is set.
         percent: the value is a fraction that is shown in percent.
+        proportion: every sample's value lies in [0, 1], or is True or False: the metric is a share, or a mean of such
+            values. It has the interval of a share, and differences between runs have that of shares. Implied by
+            ``equals``.
         higher_is_better: for the attack, that is, worse for privacy; None where neither direction is.
         column: column of ``samples.csv`` whose mean over the selected samples the metric is. It gives the metric a
             value for each identity, and with it paired tests between runs. None for metrics of whole sets.
@@ -68,12 +71,17 @@ class MetricInfo:
     title: str
     unit: str = ""
     percent: bool = False
+    proportion: bool = False
     higher_is_better: bool | None = None
     column: str | None = None
     equals: float | None = None
     topic: Topic = "other"
     views: tuple[View, ...] = VIEWS
     tested: bool = True
+
+    def __post_init__(self) -> None:
+        if self.equals is not None:
+            object.__setattr__(self, "proportion", True)
 
     @property
     def heading(self) -> str:

@@ -14,12 +14,12 @@ class Network:
         from_user: a user brings it with its weights (``mibench audit``): it is built from what its card names, at no
             width and for no other number of classes, and no recipe trains it.
         access: the most that a network of this kind can give: no card grants more.
-        only_imported: why no recipe here can train it; None: one can.
+        not_trained: why no recipe trains it under its own name, with the cure; None: one does.
     """
 
     from_user: ClassVar[bool] = False
     access: ClassVar[AccessName] = "gradients"
-    only_imported: ClassVar[str | None] = None
+    not_trained: ClassVar[str | None] = None
 
 
 def network_traits(architecture: object) -> Network | type[Network]:

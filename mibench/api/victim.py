@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from mibench.errors import MibenchError
 from mibench.records import ImageSpec
+
+Answer = Callable[[Tensor, Tensor], Tensor]  # logits (N, C) and images (N, 3, H, W) to scores (N, C)
+LEAST_SCORE = 1e-12  # in logarithms
 
 
 class AccessError(MibenchError):
@@ -72,16 +76,30 @@ class Victim:
         num_classes: ``C``.
         access: what the adversary may ask for.
         name: for messages and records.
+        answer: filters of its scores (:class:`~mibench.api.FilteredAnswers`); None: the softmax.
+
+    Raises:
+        AccessError: gradients are granted beside filters, which they would pass by.
     """
 
     def __init__(
-        self, network: nn.Module, *, image: ImageSpec, num_classes: int, access: Access, name: str = "victim"
+        self,
+        network: nn.Module,
+        *,
+        image: ImageSpec,
+        num_classes: int,
+        access: Access,
+        name: str = "victim",
+        answer: Answer | None = None,
     ) -> None:
+        if answer is not None and access >= Access.GRADIENTS:
+            raise AccessError(f"victim {name!r} answers through filters: it can grant no gradients, which ignore them")
         self._network = network.eval().requires_grad_(False)
         self.image = image
         self.num_classes = num_classes
         self.access = access
         self.name = name
+        self._answer = answer
         self.queries = Queries()
         self.limit: QueryLimit | None = None
         self._mean = torch.tensor(image.mean).view(1, -1, 1, 1)
@@ -90,14 +108,19 @@ class Victim:
         self._moments: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def labels(self, images: Tensor) -> Tensor:
-        """Predicted labels ``(N,)``, int64, no gradient."""
+        """Predicted labels ``(N,)``, int64, no gradient; filters do not change them."""
         with torch.no_grad():
             return self._forward(images, Access.LABELS).logits.argmax(dim=1)
 
     def scores(self, images: Tensor) -> Tensor:
-        """Softmax probabilities ``(N, C)``, no gradient."""
+        """Softmax probabilities ``(N, C)``, or what filters make of them; no gradient."""
         with torch.no_grad():
-            return self._forward(images, Access.SCORES).logits.softmax(dim=1)
+            logits = self._forward(images, Access.SCORES).logits
+            return logits.softmax(dim=1) if self._answer is None else self._answer(logits, images)
+
+    def log_scores(self, images: Tensor) -> Tensor:
+        """Logarithms of :meth:`scores` ``(N, C)``, of 1e-12 at least: filters may answer 0."""
+        return self.scores(images).clamp_min(LEAST_SCORE).log()
 
     def logits(self, images: Tensor) -> Tensor:
         """Raw logits ``(N, C)``, differentiable with respect to ``images``."""

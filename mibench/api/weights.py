@@ -32,7 +32,7 @@ class TrainingContext:
 
     ``initial`` holds the tensors of the backbone card that :attr:`Recipe.backbone` names; None: fresh weights.
     ``defences`` act on the training in this order, and ``public`` holds the tensors of the card that each one's
-    :attr:`~mibench.api.Defence.backbone` names.
+    :meth:`~mibench.api.Defence.backbone` names.
     """
 
     device: torch.device
@@ -68,6 +68,7 @@ class Recipe(ABC):
 
     ``needs`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
     (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else;
+    ``"public+identities"`` is ``public(size) -> Images``, the same images with a key of the person on each;
     ``"public+victim"`` is a :class:`PriorTrainingData`, for a prior that is made against one target.
     """
 
@@ -79,6 +80,22 @@ class Recipe(ABC):
     @property
     def backbone(self) -> str | None:
         """The card of the weights to start from (``TrainingContext.initial``); None: fresh ones."""
+        return None
+
+    def check(self, images: int | None = None) -> None:  # noqa: B027
+        """Refuse settings that make no sense. The referee calls it before anything is computed. Default: refuse none.
+
+        Args:
+            images: how many there are to train on, public ones for a recipe that gets no others; None: not counted.
+
+        Raises:
+            MibenchError: with the setting and its value.
+        """
+
+    def arguments(self) -> dict[str, object] | None:
+        """The card's ``arguments`` as far as settings decide them, so that what a run sets of a prior can be checked
+        before the prior is trained. None (default): they are not known before.
+        """
         return None
 
     @abstractmethod

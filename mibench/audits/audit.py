@@ -9,19 +9,23 @@ from mibench import registry
 from mibench.api import Access, Attack
 from mibench.errors import MibenchError
 from mibench.results import StoredRun
+from mibench.runs import compatibility
 from mibench.runs.attack import Execution
 from mibench.runs.compatibility import access_error
+from mibench.runs.draft import Draft, read_draft
+from mibench.runs.plan import prior_arguments
 from mibench.runs.request import RunRequest
 from mibench.runs.run import run_request
 from mibench.system.devices import choose_device
-from mibench.system.files import write_json
+from mibench.system.files import check_writable, write_json
+from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.system.turns import computing
 from mibench.weights.minimum_accuracy import percent
 
 from .data import AuditData, read_material
 from .findings import Verdict, verdict_of
-from .judge_and_prior import AuxiliaryModel, judge_for, prior_for
+from .judge_and_prior import AuxiliaryModel, ModelPlan, judge_of, plan_judge, plan_prior, prior_of
 from .request import AuditRequest
 from .target import AuditTarget, take_in
 
@@ -61,17 +65,22 @@ def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) 
     chosen = choose_device(device)
     if request.attack is not None:
         registry.entry("attack", request.attack)  # a slip is refused before anything is measured
+    check_writable(out, *(home() / name for name in ("cards", "weights", "training")))
     material = read_material(request)
     for line in (material.summary, *material.unused):
         reporter.say(line)
+    _draft(request, material, request.attack)
+    judge_plan = plan_judge(request, material)
     attacked = take_in(request, material, chosen, reporter)
     granted = min(request.wanted_access, attacked.access)
     attack = _attack(request, granted, attacked, reporter)
-    identities = _identities(request, material)
-    judge = judge_for(request, material, device, reporter)
+    draft = _draft(request, material, request.attack or attack.name)
+    prior_plan = plan_prior(request, attack, material, attacked.file, device)
+    _check_prior(prior_plan, draft, attacked)
+    judge = judge_of(judge_plan, material, device, reporter)
     if judge.accuracy is not None:
         reporter.say(f"judge: {percent(judge.accuracy)} of {judge.images:,} held-out images right")
-    prior = prior_for(request, attack, material, attacked.file, device, reporter)
+    prior = prior_of(prior_plan, device, reporter)
     run = run_request(
         RunRequest(
             attack=request.attack or attack.name,
@@ -86,7 +95,7 @@ def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) 
                 "attack": request.said("attack"),
                 "dataset": material.settings,
                 "prior": request.said("prior"),
-                "protocol": {**request.said("protocol"), **identities, **_access(request)},
+                "protocol": {**_protocol(request, material), **_access(request)},
             },
         ),
         out,
@@ -98,13 +107,48 @@ def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) 
     return Audit(run, attacked, judge, prior, verdict)
 
 
+def _draft(request: AuditRequest, material: AuditData, attack: str | None) -> Draft:
+    """What of the run and its floor can be known before anything is trained; without an attack, its protocol.
+
+    Raises:
+        MibenchError: all that the run itself would refuse once judge and prior are there: its protocol, its metrics,
+            its settings, its budget.
+    """
+    settings = {"attack": request.said("attack") if attack is not None else {}, "prior": request.said("prior")}
+    draft = read_draft(
+        RunRequest(
+            attack=attack or registry.role("baseline"),
+            target=request.model,  # its card has no name yet, and a draft looks for none
+            dataset=request.dataset,
+            protocol=PROTOCOL,
+            seed=request.seed,
+            settings={**settings, "protocol": _protocol(request, material)},
+        )
+    ).settled(material.dataset)
+    draft.floor()
+    return draft
+
+
+def _check_prior(plan: ModelPlan, draft: Draft, attacked: AuditTarget) -> None:
+    """Refuse a prior that the run would refuse, and settings of it."""
+    if plan.card is not None:
+        compatibility.check_prior(draft.attack, plan.card.card(), attacked.file.card())
+    if plan.arguments is not None:
+        prior_arguments(plan.name, plan.architecture, plan.arguments, draft)
+
+
+def _protocol(request: AuditRequest, material: AuditData) -> dict[str, object]:
+    """The settings of the protocol."""
+    return {**request.said("protocol"), **_identities(request, material)}
+
+
 def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, reporter: Reporter) -> type[Attack]:
     """The attack that was named, else the strongest that may run."""
     if request.attack is not None:
         named: type[Attack] = registry.load("attack", request.attack)
         if named.access > granted:
             because = f"this audit has {granted.name.lower()} of {attacked.file.name}"
-            if attacked.fault is not None and request.access != "scores":
+            if attacked.fault is not None and request.wanted_access is Access.GRADIENTS:
                 because += f", which gives no usable gradient: {attacked.fault}"
             raise access_error(named, granted, because)
         return named

@@ -149,8 +149,9 @@ def _leak(
         return [f"nothing can be said: {found['reason']}"]
     if against.value is None:  # the run is a floor itself, or they do not compare
         more = found["low"] is not None and found["low"] > chance
+        liked = "gives their label most steadily" if granted < Access.SCORES else "scores highest"
         sentence = (
-            f"no optimisation ran: of what the prior draws, the images that the model scores highest are taken for the "
+            f"no optimisation ran: of what the prior draws, the images that the model {liked} are taken for the "
             f"right person in {found['value']:.1%}"
         )
         ending = "more often than chance" if more else "which chance alone can explain"

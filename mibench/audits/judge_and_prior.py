@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mibench import registry
 from mibench.api import Attack
 from mibench.errors import MibenchError
+from mibench.runs import compatibility
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
 from mibench.system.progress import Reporter
@@ -70,14 +72,50 @@ class AuxiliaryModel:
         return cls(file, True, None if accuracy is None else float(accuracy), None if images is None else int(images))
 
 
-def judge_for(request: AuditRequest, material: AuditData, device: str, reporter: Reporter) -> AuxiliaryModel:
-    """The judge that was named, else one trained on the private images.
+@dataclass(frozen=True)
+class ModelPlan:
+    """How a judge or a prior is to be had: ``card``, which is there, or ``training``, which is checked.
+
+    Attributes:
+        kind: judge or prior.
+        arguments: of the prior, as far as they are known; None: not before it is trained.
+        announcement: of the training, a line.
+    """
+
+    kind: str
+    card: CardFile | None = None
+    training: Training | None = None
+    arguments: Mapping[str, object] | None = None
+    announcement: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the card."""
+        if self.card is not None:
+            return self.card.name
+        assert self.training is not None
+        return self.training.name
+
+    @property
+    def architecture(self) -> str:
+        """A registered one of the kind."""
+        if self.card is not None:
+            return self.card.card().architecture
+        assert self.training is not None
+        return self.training.architecture
+
+
+def plan_judge(request: AuditRequest, material: AuditData) -> ModelPlan:
+    """The judge that was named, else a training on the private images.
 
     Raises:
-        MibenchError: there is no such judge, or it knows other people.
+        MibenchError: there is no such judge, it knows another number of people, or a wrong setting.
     """
     if request.judge is not None:
-        return _named_judge(find_card("judge", request.judge, request.dataset), material, device, reporter)
+        file, people = find_card("judge", request.judge, request.dataset), material.counts["people"]
+        if (classes := file.card().classes) != people:
+            raise MibenchError(f"--judge {file.name} knows {classes} people, the data has {people}; leave it out")
+        return _there("judge", file, request)
     count = material.counts["train"]
     least, most = JUDGE_EPOCHS
     epochs = min(max(math.ceil(JUDGE_STEPS / max(count // JUDGE_BATCH, 1)), least), most)
@@ -88,17 +126,19 @@ def judge_for(request: AuditRequest, material: AuditData, device: str, reporter:
     announcement = (
         f"judge: none named, so {architecture} is trained on the {count:,} private images, {settings['epochs']} epochs"
     )
-    return _trained("judge", architecture, settings, request, material, None, announcement, device, reporter)
+    return _training("judge", architecture, settings, request, material, None, announcement)
 
 
-def _named_judge(file: CardFile, material: AuditData, device: str, reporter: Reporter) -> AuxiliaryModel:
-    """A judge from elsewhere, measured on the images of this audit: it may know other people, or in another order."""
-    card, people = file.card(), material.counts["people"]
-    if card.classes != people:
-        raise MibenchError(
-            f"--judge {file.name} knows {card.classes} people, the data has {people}", cure="leave it out"
-        )
-    test = material.dataset.private("test", card.image.size)
+def judge_of(plan: ModelPlan, material: AuditData, device: str, reporter: Reporter) -> AuxiliaryModel:
+    """The judge: trained, or measured on the images of this audit.
+
+    Raises:
+        MibenchError: a judge from elsewhere that knows other people.
+    """
+    if plan.card is None:
+        return _trained(plan, device, reporter)
+    file, people = plan.card, material.counts["people"]
+    test = material.dataset.private("test", file.card().image.size)
     chosen = choose_device(device)
     classifier = build_judge(file, chosen, None)
     share = measure_accuracy(classifier, test, device=chosen, reporter=reporter).value
@@ -121,18 +161,21 @@ def prior_name(request: AuditRequest, attack: type[Attack]) -> str:
     return name
 
 
-def prior_for(
-    request: AuditRequest, attack: type[Attack], material: AuditData, target: CardFile, device: str, reporter: Reporter
-) -> AuxiliaryModel:
-    """The prior that was named and exists, else one trained on the public images.
+def plan_prior(
+    request: AuditRequest, attack: type[Attack], material: AuditData, target: CardFile, device: str
+) -> ModelPlan:
+    """The prior that was named and exists, else a training on the public images.
 
     Raises:
-        MibenchError: a name that is no prior.
+        MibenchError: a name that is no prior, one that the attack cannot use, or a wrong setting.
     """
     name = prior_name(request, attack)
     if "@" in name or "+" in name:
-        return AuxiliaryModel(find_card("prior", name, request.dataset), own=False)
+        file = find_card("prior", name, request.dataset)
+        compatibility.check_data("prior", file.card(), material.dataset)
+        return _there("prior", file, request)
     per_target = prior_class(name).per_target
+    compatibility.check_mapping(attack, name, name)
     count = material.counts["public"]
     settings = {**PRIOR_SETTINGS.get(name, {})}
     if name == "stylegan2":
@@ -141,17 +184,30 @@ def prior_for(
     settings |= request.said("prior_training")
     announcement = f"prior: none named, so {name} is trained on the {count:,} public images"
     length = next((length for length in ("steps", "images") if length in settings), None)
+    against = target if per_target else None
+    plan = _training("prior", name, settings, request, material, against, announcement)
     if length is not None:
         announcement += f", {settings[length]:,} {length}"
         if settings[length] >= PRIOR_SETTINGS.get(name, {}).get(length, 1) and choose_device(device).type == "cpu":
             announcement += f" (hours on a CPU; --set prior_training.{length}=N for fewer, which is worse)"
     if count < FEW_PUBLIC:
         announcement += f"; {count:,} are few and it will resemble them, {FEW_PUBLIC:,} and more are better"
-    against = target if per_target else None
-    return _trained("prior", name, settings, request, material, against, announcement, device, reporter)
+    return replace(plan, announcement=announcement)
 
 
-def _trained(
+def prior_of(plan: ModelPlan, device: str, reporter: Reporter) -> AuxiliaryModel:
+    """The prior, trained where it is not there yet."""
+    return _trained(plan, device, reporter) if plan.card is None else AuxiliaryModel(plan.card, own=False)
+
+
+def _there(kind: str, file: CardFile, request: AuditRequest) -> ModelPlan:
+    """A card that is there; settings of a training that will not be are refused."""
+    if request.said(f"{kind}_training"):
+        raise MibenchError(f"--{kind} {file.name} is there already, nothing is trained: drop --set {kind}_training.*")
+    return ModelPlan(kind, card=file, arguments=file.card().arguments)
+
+
+def _training(
     kind: str,
     architecture: str,
     settings: dict[str, Any],
@@ -159,10 +215,8 @@ def _trained(
     material: AuditData,
     target: CardFile | None,
     announcement: str,
-    device: str,
-    reporter: Reporter,
-) -> AuxiliaryModel:
-    """Train, or find what the same settings and data gave before. A stopped training goes on where it was."""
+) -> ModelPlan:
+    """A training whose settings are checked, under a name that the same settings and data give again."""
     against = None if target is None else target.card().weights.sha256
     tag = hash_of([plain(settings), request.seed, material.dataset.digest, against])[:8]
     training = Training(
@@ -174,11 +228,18 @@ def _trained(
         seed=request.seed,
         settings={"train": settings, "dataset": material.settings},
     )
-    resolve_training(training)  # a wrong setting is refused before a minute is spent
+    recipe = resolve_training(training).recipe  # a wrong setting is refused before a minute is spent
+    return ModelPlan(kind, training=training, arguments=recipe.arguments(), announcement=announcement)
+
+
+def _trained(plan: ModelPlan, device: str, reporter: Reporter) -> AuxiliaryModel:
+    """Train, or find what the same settings and data gave before. A stopped training goes on where it was."""
+    training = plan.training
+    assert training is not None
     known = all_cards().get(training.name)
-    if known is not None and known.kind == kind:
-        reporter.say(f"{kind}: {training.name} was trained before")
+    if known is not None and known.kind == plan.kind:
+        reporter.say(f"{plan.kind}: {training.name} was trained before")
         return AuxiliaryModel.of(known)
-    reporter.say(announcement)
+    reporter.say(plan.announcement)
     train(training, device=device, reporter=reporter, unused=False)  # the audit has said it
     return AuxiliaryModel.of(all_cards()[training.name])

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mibench import registry
 from mibench.api import Access
 from mibench.errors import MibenchError
+from mibench.runs.request import ACCESS
 
 SCOPES = ("model", "dataset", "judge_training", "prior_training", "prior", "attack", "protocol")
-ACCESS = ("scores", "gradients")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,12 @@ class AuditRequest:
 
     def __post_init__(self) -> None:
         if self.access is not None and self.access not in ACCESS:
-            raise MibenchError(f"--access must be scores or gradients, got {self.access!r}")
+            raise MibenchError(registry.unknown("access", self.access, ACCESS))
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise MibenchError(f"--min-accuracy is a share in [0, 1], got {self.min_accuracy}")
+        for scope in self.settings:
+            if scope not in SCOPES:
+                raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
 
     def said(self, scope: str) -> dict[str, object]:
         """The settings of a scope."""

@@ -11,7 +11,7 @@ import rich_click as click
 from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
-from .options import device_option, json_option, output_option, plugin_option, set_option
+from .options import access_option, device_option, json_option, output_option, plugin_option, set_option
 from .prose import say
 
 
@@ -58,9 +58,7 @@ The data folder has one directory per person; public images are in its public/ o
 )
 @click.option("--features", metavar="LAYER", help="Layer whose output (input:LAYER: whose input) gives the features.")
 @click.option("--attack", metavar="NAME", help="The attack.  [default: ppa; floor if there are no gradients]")
-@click.option(
-    "--access", type=click.Choice(["scores", "gradients"]), help="Highest access level granted to the attack."
-)
+@access_option
 @click.option("--judge", metavar="NAME", help="An existing judge.  [default: one trained on the data]")
 @click.option("--prior", metavar="NAME", help="An existing prior, or the architecture to train on the public images.")
 @click.option("--identities", type=click.IntRange(min=1), help="Number of people to attack.  [default: all, up to 50]")

@@ -25,6 +25,15 @@ def device_option(function: Function) -> Function:
     )(function)
 
 
+def access_option(function: Function) -> Function:
+    """``--access``: an attack that needs more is refused."""
+    return click.option(
+        "--access",
+        type=click.Choice(["labels", "scores", "gradients"]),
+        help="Highest access level granted to the attack.  [default: the protocol's]",
+    )(function)
+
+
 def json_option(function: Function) -> Function:
     """``--json``: machine-readable output."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

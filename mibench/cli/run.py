@@ -14,7 +14,7 @@ from mibench.system.stdout_guard import spoken_aside
 
 from .examples import CommandWithExamples
 from .format import text_columns
-from .options import device_option, json_option, output_option, plugin_option, set_option
+from .options import access_option, device_option, json_option, output_option, plugin_option, set_option
 from .prose import say
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     metavar="SHARE",
     help="Minimum test accuracy of target and judge.  [default: twice chance]",
 )
+@access_option
 @click.option("--allow-changed-code", is_flag=True, help="Resume although the code has changed since.")
 @plugin_option
 @json_option
@@ -71,6 +72,7 @@ def run(
     device: str,
     precision: str | None,
     min_accuracy: float | None,
+    access: str | None,
     allow_changed_code: bool,
     as_json: bool,
 ) -> None:
@@ -100,6 +102,7 @@ def run(
         device=device,
         precision=precision,
         min_accuracy=min_accuracy,
+        access=access,
         allow_changed_code=allow_changed_code,
         reporter=reporter(),
     )

@@ -83,8 +83,14 @@ def _settings(kind: str, name: str) -> dict[str, object]:
     }
     if kind == "attack":
         content["access"] = found.access.name.lower()
+        if found.uses_up_to is not None:
+            content["uses_up_to"] = found.uses_up_to.name.lower()
     if kind == "defence":
+        from mibench.api import AnswerFilter  # here, since it imports torch
+
         content["control"] = found.control
+        if issubclass(found, AnswerFilter):
+            content["grants"] = found.grants.name.lower()
         content["applies_to"] = list(found.compatible) if found.compatible is not None else "every target"
     if kind in ("attack", "defence"):
         content["presets"] = sorted(settings.presets_of(kind, name).presets)

@@ -30,6 +30,7 @@ from .prose import tell
   mibench train prior kedmi --target vgg16+mine
   mibench train target vgg16 --tag smoothed --set train.label_smoothing=0.1
   mibench train target vgg16 --defence midre --set defence.largest=0.6
+  mibench train backbone vgg16 --set train.width=0.25
 """,
 )
 @click.argument("kind", metavar="KIND")
@@ -74,11 +75,11 @@ def train(
     precision: str | None,
     as_json: bool,
 ) -> None:
-    """Train a target, judge, regressor or prior; write its weights and a card with what was measured.
+    """Train a target, judge, regressor, prior or backbone; write its weights and a card with what was measured.
 
-    KIND is target, judge, regressor or prior. Repeat the command to continue an interrupted training from its last
-    checkpoint. Names of shipped weights are reserved: give yours a --tag. Weights trained with a defence are called
-    ARCHITECTURE@DATASET+DEFENCE; their card names the defence with every setting, and the undefended twin.
+    KIND is target, judge, regressor, prior or backbone. Repeat the command to continue an interrupted training from
+    its last checkpoint. Names of shipped weights are reserved: give yours a --tag. Weights trained with a defence are
+    called ARCHITECTURE@DATASET+DEFENCE; their card names the defence with every setting, and the undefended twin.
     """
     from mibench.commands import train as train_network
     from mibench.settings import parse_assignments

@@ -126,7 +126,9 @@ def train(
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> StoredWeights:
-    """Train a target, judge, regressor or prior; write weights and a card with what was measured: ``mibench train``.
+    """Train a target, judge, regressor, prior or backbone; write weights and a card with its measurements.
+
+    As ``mibench train``.
 
     >>> import mibench
     >>> tiny = {"train.epochs": 1, "train.width": 0.0625, "dataset.identities": 10}
@@ -135,7 +137,7 @@ def train(
     ('vgg16@synthfaces+tiny', 'vgg16_synthfaces_tiny.yaml')
 
     Args:
-        kind: target, judge, regressor or prior.
+        kind: target, judge, regressor, prior or backbone.
         architecture: a registered one of that kind.
         target: the classifier that a prior is made against.
         defences: of a target, ``NAME`` or ``NAME:PRESET``; the name of the weights ends with them.

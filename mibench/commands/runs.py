@@ -60,6 +60,7 @@ def run(
     device: str = "auto",
     precision: str | None = None,
     min_accuracy: float | None = None,
+    access: str | None = None,
     allow_changed_code: bool = False,
     reporter: Reporter | None = None,
 ) -> StoredRun:
@@ -83,6 +84,8 @@ def run(
         out: where run directories are made.
         device: ``auto``, ``cpu`` or ``cuda``.
         min_accuracy: least test accuracy of target and judge, a share; None refuses those below twice chance.
+        access: the most that the attack may ask of the target: ``labels``, ``scores`` or ``gradients``; None means
+            what the protocol grants. An attack that needs more is refused.
         allow_changed_code: continue a run although the code that made its first part has changed.
         reporter: hears about progress; silent by default.
 
@@ -105,6 +108,7 @@ def run(
         seed=seed,
         precision=precision,
         min_accuracy=min_accuracy,
+        access=access,
         settings=scoped(settings or {}),
         config=Path(config) if config is not None else None,
     )
@@ -241,7 +245,7 @@ def names(kind: str) -> tuple[str, ...]:
 
     >>> import mibench
     >>> mibench.names("attack")
-    ('dmmia', 'floor', 'gmi', 'kedmi', 'ppa')
+    ('dmmia', 'floor', 'gmi', 'kedmi', 'mirror-b', 'mirror-w', 'ppa')
 
     Args:
         kind: attack, target, dataset, protocol, suite, prior, judge, regressor, backbone, metric, report or weights;

@@ -84,13 +84,22 @@ def legacy_spread(hits: NDArray[np.generic], batch: int = LEGACY_BATCH) -> float
 
 
 @metric(
-    MetricInfo("acc1", "acc@1", percent=True, higher_is_better=True, column="hit1", topic="accuracy"),
-    MetricInfo("acc5", "acc@5", percent=True, higher_is_better=True, column="hit5", topic="accuracy"),
-    MetricInfo("acc1_all", "acc@1, before selection", percent=True, higher_is_better=True, topic="accuracy", views=()),
+    MetricInfo("acc1", "acc@1", percent=True, proportion=True, higher_is_better=True, column="hit1", topic="accuracy"),
+    MetricInfo("acc5", "acc@5", percent=True, proportion=True, higher_is_better=True, column="hit5", topic="accuracy"),
+    MetricInfo(
+        "acc1_all",
+        "acc@1, before selection",
+        percent=True,
+        proportion=True,
+        higher_is_better=True,
+        topic="accuracy",
+        views=(),
+    ),
     MetricInfo(
         "target_acc1",
         "attacked model agrees",
         percent=True,
+        proportion=True,
         higher_is_better=True,
         column="target_hit1",
         topic="victim",
@@ -100,6 +109,7 @@ def legacy_spread(hits: NDArray[np.generic], batch: int = LEGACY_BATCH) -> float
     MetricInfo(
         "target_confidence",
         "attacked model's confidence",
+        proportion=True,
         higher_is_better=True,
         column="target_confidence",
         topic="victim",
@@ -110,11 +120,12 @@ def legacy_spread(hits: NDArray[np.generic], batch: int = LEGACY_BATCH) -> float
 def measure(inputs: ScoringInputs) -> list[Estimate]:
     """acc1 and acc5 over selected samples, acc1_all over every sample, and what the attacked model itself says."""
     return [
-        inputs.mean("acc1", "hit1", proportion=True),
-        inputs.mean("acc5", "hit5", proportion=True),
-        inputs.mean("acc1_all", "hit1", every=True, proportion=True),
-        inputs.mean("target_acc1", "target_hit1", proportion=True, extractor="attacked model"),
-        inputs.mean("target_confidence", "target_confidence", extractor="attacked model"),
+        inputs.mean("acc1", "hit1"),
+        inputs.mean("acc5", "hit5"),
+        inputs.mean("acc1_all", "hit1", every=True),
+        inputs.mean("target_acc1", "target_hit1", extractor="attacked model"),
+        # its own interval stays the bootstrap, so that it compares with that of every run so far
+        inputs.mean("target_confidence", "target_confidence", proportion=False, extractor="attacked model"),
     ]
 
 

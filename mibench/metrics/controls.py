@@ -126,6 +126,7 @@ _INFOS = [
         f"control_{control}_{name}",
         f"{title}, {images}",
         percent=name == "acc1",
+        proportion=name == "acc1",
         higher_is_better=name == "acc1",
         topic="control",
         views=(),

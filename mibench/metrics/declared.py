@@ -32,15 +32,20 @@ def built_in_infos() -> Mapping[str, MetricInfo]:
     return {info.name: info for group in METRICS for info in infos_of(built_in(group))}
 
 
+def declared_infos(groups: Iterable[str]) -> list[MetricInfo]:
+    """What groups declare of their estimates, built-in or of a third party."""
+    return [info for group in groups for info in infos_of(_function(group))]
+
+
+def _function(group: str) -> MetricFunction:
+    function: MetricFunction = built_in(group) if group in METRICS else registry.load("metric", group)
+    return function
+
+
 def declared_estimates(groups: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Group -> names of the estimates that it declares, built-in or of a third party.
 
     Raises:
         MibenchError: an unknown group.
     """
-    return {
-        group: tuple(
-            info.name for info in infos_of(built_in(group) if group in METRICS else registry.load("metric", group))
-        )
-        for group in groups
-    }
+    return {group: tuple(info.name for info in infos_of(_function(group))) for group in groups}

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from mibench.api import Estimate
+from mibench.errors import MibenchError
 from mibench.rng import stream
 
 from .differences import difference_interval
@@ -155,8 +156,13 @@ def mean(name: str, values: Sequence[float] | Array, identities: Labels, **optio
     """Mean of per-sample ``values`` ``(N,)`` with an interval that resamples their ``identities`` ``(N,)``.
 
     ``options`` are those of :func:`ratio`. ``n`` counts identities, ``params["samples"]`` the samples.
+
+    Raises:
+        MibenchError: a proportion with values outside [0, 1].
     """
     sums, sizes = _by_identity(values, identities)
+    if options.get("proportion"):
+        _check_proportion(name, values)
     options["params"] = {**options.get("params", {}), "samples": int(sizes.sum())}
     return ratio(name, sums, sizes, **options)
 
@@ -325,6 +331,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def _check_proportion(name: str, values: Sequence[float] | Array) -> None:
+    numbers = np.asarray(values, dtype=np.float64)
+    outside = numbers[(numbers < 0) | (numbers > 1)]  # not a number is neither, and has its own reason
+    if len(outside):
+        raise MibenchError(
+            f"metric {name!r} declares itself a proportion, whose values lie in [0, 1], and has {outside[0]:g}; "
+            "drop proportion=True or scale it"
+        )
 
 
 def _by_identity(values: Sequence[float] | Array, identities: Labels) -> tuple[Array, Array]:

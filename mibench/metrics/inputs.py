@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mibench.api import Estimate, Measured
+from mibench.api import Estimate, Measured, MetricInfo
 
 from . import estimates
 from .estimates import EstimateFields, MeanOptions, Resampling
@@ -45,6 +45,7 @@ class ScoringInputs:
             the private images, and the classes of the latter. None without weights (see ``reasons["fid"]``).
         inception_name: for the record.
         controls: name -> table of images scored by the same path as the reconstructions.
+        infos: what the metric that looks at these inputs declares of its estimates, by name.
         identity_params: facts about the ground truth and the regressor, for the record.
         seed: of the intervals.
         resamples: of the intervals.
@@ -61,6 +62,7 @@ class ScoringInputs:
     inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    infos: Mapping[str, MetricInfo] = field(default_factory=dict)
     identity_params: Mapping[str, str | int | float] = field(default_factory=dict)
     seed: int = 0
     resamples: int = estimates.RESAMPLES
@@ -93,28 +95,40 @@ class ScoringInputs:
         column: str,
         *,
         every: bool = False,
-        proportion: bool = False,
+        proportion: bool | None = None,
         **fields: Unpack[EstimateFields],
     ) -> Estimate:
-        """Mean of a column over the selected rows (over every row with ``every``), null with the reason if missing."""
+        """Mean of a column over the selected rows (over every row with ``every``), null with the reason if missing.
+
+        ``proportion``: the interval is that of a share; None: if the metric declares itself one.
+        """
         fields.setdefault("extractor", self.extractor)
         if reason := self.fixed.get(column):
             return estimates.cannot_differ(name, reason, **fields)
         if reason := self.reasons.get(column):
             return estimates.null(name, reason, **fields)
         table = self.samples if every else self.samples[self.selected]
-        return column_mean(name, table, column, proportion=proportion, **self.intervals, **fields)
+        share = self._declared_proportion(name) if proportion is None else proportion
+        return column_mean(name, table, column, proportion=share, **self.intervals, **fields)
 
     def mean_of(self, name: str, values: Sequence[float] | estimates.Array, **options: Unpack[MeanOptions]) -> Estimate:
         """Mean of ``values`` ``(N,)`` (rows as in :attr:`samples`) over the selected rows; null unless they are finite.
 
-        ``options`` are those of :func:`mibench.metrics.estimates.mean`.
+        ``options`` are those of :func:`mibench.metrics.estimates.mean`; ``proportion`` is what the metric declares.
+
+        Raises:
+            MibenchError: a proportion with values outside [0, 1].
         """
         identities = self.samples["identity"].to_numpy(dtype=np.int64)
         chosen = np.asarray(values, dtype=np.float64)[self.selected]
         options.setdefault("seed", self.seed)
         options.setdefault("resamples", self.resamples)
+        options.setdefault("proportion", self._declared_proportion(name))
         return estimates.mean(name, chosen, identities[self.selected], **options)
+
+    def _declared_proportion(self, name: str) -> bool:
+        info = self.infos.get(name)
+        return info is not None and info.proportion
 
 
 def column_mean(name: str, table: pd.DataFrame, column: str, **options: Unpack[MeanOptions]) -> Estimate:

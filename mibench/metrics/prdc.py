@@ -77,6 +77,7 @@ def _infos(suffix: str = "", remark: str = "", shown: tuple[str, ...] = ()) -> l
         MetricInfo(
             name + suffix,
             name + remark,
+            proportion=name != "density",
             higher_is_better=True,
             topic="fidelity",
             views=("summary", "comparison") if name in shown else (),

@@ -270,8 +270,8 @@ def score(
     own_columns: dict[str, NDArray[np.generic]] = {}
     for done, (name, function) in enumerate(zip(metrics, functions, strict=True), start=4):
         progress(done, steps, f"measuring {name}")
-        result = function(inputs)
         declared = {info.name: info for info in infos_of(function)}
+        result = function(replace(inputs, infos=declared))
         if isinstance(result, Measured):
             own_columns |= _own_columns(name, result, {*table, *own_columns}, len(table))
         for estimate in result.estimates if isinstance(result, Measured) else result:

@@ -16,11 +16,11 @@ from mibench.results.formatting import (
 from mibench.results.integrity import damaged
 from mibench.results.metric_infos import built_in_infos, merged_infos
 from mibench.results.paired import (
-    IN_UNIT_RANGE,
     adjusted,
     compared,
     difference,
     differences,
+    is_proportion,
     metric_of_column,
     per_identity,
     pooled,
@@ -33,7 +33,6 @@ from mibench.system.files import atomic_write  # how reports write: a crash leav
 __all__ = [
     "ABSENT",
     "COMPARED_BY",
-    "IN_UNIT_RANGE",
     "ComparedBy",
     "ComparisonFunction",
     "LabelledImages",
@@ -55,6 +54,7 @@ __all__ = [
     "differences",
     "estimate_text",
     "interval_text",
+    "is_proportion",
     "markdown_lines",
     "merged_infos",
     "metric_of_column",

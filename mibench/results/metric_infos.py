@@ -17,6 +17,8 @@ def read_infos(stored: Iterable[JsonObject]) -> dict[str, MetricInfo]:
     infos: dict[str, MetricInfo] = {}
     for each in stored:
         fields = {name: value for name, value in each.items() if name in _FIELDS}
+        if "proportion" not in fields and (known := built_in_infos().get(each["name"])) is not None:
+            fields["proportion"] = known.proportion  # a run from before metrics said so
         fields["topic"] = topic if (topic := each.get("topic")) in TOPICS else "other"
         fields["views"] = tuple(view for view in VIEWS if view in each.get("views", VIEWS))
         infos.setdefault(each["name"], MetricInfo(**fields))

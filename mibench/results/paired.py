@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
     from .stored_run import StoredRun
 
-IN_UNIT_RANGE = frozenset(
-    (
-        *("acc1", "acc5", "target_acc1", "hit1", "hit5", "target_hit1"),
-        *("true_identity_top1", "judge_confidence", "target_confidence"),
-    )
-)  # means of values in [0, 1]
+JUDGE_CONFIDENCE = "judge_confidence"  # the one column in [0, 1] that belongs to no metric
 
 
 def per_identity(run: StoredRun, name: str) -> pd.Series[float]:
@@ -84,6 +79,12 @@ def metric_of_column(run: StoredRun, column: str) -> MetricInfo | None:
     return next((info for info in run.infos.values() if info.column == column and info.equals is None), None)
 
 
+def is_proportion(run: StoredRun, name: str) -> bool:
+    """Whether a metric, or the metric that a column belongs to, is a mean of values in [0, 1], as it declares."""
+    info = run.infos.get(name) or metric_of_column(run, name)
+    return name == JUDGE_CONFIDENCE if info is None else info.proportion
+
+
 def differences(run: StoredRun, other: StoredRun, columns: Sequence[str]) -> list[Estimate]:
     """:func:`difference` for several columns; ``params["p_holm"]`` holds for all of them together."""
     estimates = [difference(run, other, column) for column in columns]
@@ -131,7 +132,7 @@ def compared(
 
 def _trials(run: StoredRun, other: StoredRun, column: str) -> tuple[float, float] | None:
     """Samples behind either side of a difference of values in [0, 1]; None for other values."""
-    if column not in IN_UNIT_RANGE:
+    if not is_proportion(run, column):
         return None
     return float(run.samples["selected"].sum()), float(other.samples["selected"].sum())
 

@@ -69,7 +69,7 @@ def _inside(value: object) -> bool:
 
 METRIC_INFO: dict[str, Check] = {
     **dict.fromkeys(("name", "title", "unit", "topic"), _text),
-    **dict.fromkeys(("percent", "tested"), _flag),
+    **dict.fromkeys(("percent", "proportion", "tested"), _flag),
     "higher_is_better": _or_null(_flag),
     "column": _or_null(_text),
     "equals": _or_null(_real),

@@ -19,7 +19,7 @@ from mibench.data.split import IdentitySplit, to_uint8
 from mibench.errors import MibenchError
 from mibench.metrics.groups import rows_by_label
 from mibench.rng import Streams
-from mibench.runs.compatibility import mapping_priors
+from mibench.runs.compatibility import granted_access, mapping_priors
 from mibench.runs.plan import Plan
 from mibench.runs.store import RunDir, unit_stem
 from mibench.system.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory, total_memory
@@ -52,7 +52,8 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     plan.dataset.check_disjoint()
     keep_freed_memory()
     with stretch(machine.reporter, f"loading {plan.spec.target.card}"):
-        victim = load.build_victim(plan.target, plan.attack.access, machine.device)
+        granted = granted_access(plan.attack, plan.spec.protocol, plan.cards["target"])
+        victim = load.build_victim(plan.target, granted, machine.device)
     prior = None
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)

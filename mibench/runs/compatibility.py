@@ -7,10 +7,18 @@ from mibench.api import Access, AccessError, Attack, Card, MappingPrior
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.runs.spec import EvalProtocol
+from mibench.system.canonical import plain
 from mibench.weights import cards
+from mibench.weights.answer_filters import filter_settings, why_less
 from mibench.weights.load import max_access
 from mibench.weights.prior_class import prior_class
 from mibench.weights.same_data import check_same_data
+
+
+def granted_access(attack: Attack, protocol: EvalProtocol, target: Card) -> Access:
+    """What the victim of a run grants: what the attack makes use of, as far as protocol and target allow."""
+    most = attack.access if attack.uses_up_to is None else max(attack.access, attack.uses_up_to)
+    return min(most, Access[protocol.access.upper()], max_access(target))
 
 
 def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
@@ -19,8 +27,8 @@ def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
     if attack.access > granted:
         needed = attack.access.name.lower()
         raise AccessError(
-            f"attack {attack.name!r} needs {needed}, protocol {protocol.name!r} grants {protocol.access}",
-            cure=f"choose {_attacks_within(granted)} or --set protocol.access={needed}",
+            f"attack {attack.name!r} needs {needed}, this run grants {protocol.access}",
+            cure=f"choose {_attacks_within(granted)} or --access {needed}",
         )
 
 
@@ -28,7 +36,8 @@ def check_target_access(attack: Attack, target: Card) -> None:
     """Refuse an attack that needs more than the target can give."""
     granted = max_access(target)
     if attack.access > granted:
-        because = f"target {target.name!r} can give no more than {granted.name.lower()}"
+        because = why_less(target, attack.access)
+        because = because or f"target {target.name!r} can give no more than {granted.name.lower()}"
         raise access_error(type(attack), granted, because)
 
 
@@ -56,29 +65,38 @@ def check_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
         )
 
 
-def check_identities(protocol: EvalProtocol, target: Card, dataset: IdentitySplit) -> None:
-    """Refuse a protocol that attacks classes which the target does not have."""
-    if protocol.labels[-1] >= (target.classes or 0):
+def check_identities(protocol: EvalProtocol, dataset: IdentitySplit) -> None:
+    """Refuse a protocol that attacks classes which there are not."""
+    if protocol.labels[-1] >= dataset.num_classes:
         raise MibenchError(
             f"protocol {protocol.name!r} attacks identities {protocol.labels[0]} to {protocol.labels[-1]}, "
-            f"{dataset.name} has {target.classes}",
+            f"{dataset.name} has {dataset.num_classes}",
             cure="--set protocol.identities=N asks for fewer",
         )
 
 
 def check_prior(attack: Attack, prior: Card, target: Card) -> None:
     """Refuse a prior without the parts that the attack works on, and one that was made against other weights."""
-    if attack.needs_mapping and not issubclass(prior_class(prior.architecture), MappingPrior):
-        raise MibenchError(
-            f"attack {attack.name!r} needs a prior with a mapping network, {prior.name!r} has none",
-            cure=mapping_priors(),
-        )
+    check_mapping(type(attack), prior.name, prior.architecture)
     made_against = (prior.recipe or {}).get("target_sha256")
     if made_against not in (None, target.weights.sha256):
         raise MibenchError(
             f"prior {prior.name!r} was trained against other weights than {target.name!r} has (sha256 "
             f"{str(made_against)[:12]}, this run {target.weights.sha256[:12]})",
             cure=f"train its own: {cards.training_command('prior', prior.name, target.name)}",
+        )
+    if made_against is not None and (prior.recipe or {}).get("target_filters", {}) != plain(filter_settings(target)):
+        raise MibenchError(
+            f"prior {prior.name!r} was trained on answers that were filtered otherwise than those of {target.name!r}; "
+            f"train its own: {cards.training_command('prior', prior.name, target.name)}"
+        )
+
+
+def check_mapping(attack: type[Attack], prior: str, architecture: str) -> None:
+    """Refuse a prior that has no mapping network where the attack works on one."""
+    if attack.needs_mapping and not issubclass(prior_class(architecture), MappingPrior):
+        raise MibenchError(
+            f"attack {attack.name!r} needs a prior with a mapping network, {prior!r} has none: {mapping_priors()}"
         )
 
 

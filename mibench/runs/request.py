@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError, suggest
+from mibench.records import AccessName
 from mibench.settings import Layer, Setting
 from mibench.system.canonical import plain
 from mibench.system.precision import PRECISIONS, Precision
@@ -17,6 +19,7 @@ from mibench.system.strict_yaml import as_mapping
 from mibench.system.text_files import shown
 
 SCOPES = ("attack", "dataset", "prior", "protocol")
+ACCESS: tuple[str, ...] = get_args(AccessName)
 Settings = Mapping[str, Mapping[str, object]]  # scope -> name -> value
 
 
@@ -29,6 +32,7 @@ class RunRequest:
     Attributes:
         judge: another set of weights than the protocol's judge on this data set (one trained on somebody's own data).
         min_accuracy: least test accuracy in [0, 1] of target and judge, by their cards; None means twice chance.
+        access: the most that the adversary may ask of the victim (labels, scores, gradients): ``protocol.access``.
         settings: scope (attack, dataset, prior, protocol) -> values, as ``--set`` gives them.
         config: a file with the same fields, weaker than what is said here.
     """
@@ -43,6 +47,7 @@ class RunRequest:
     seed: int | None = None
     precision: str | None = None
     min_accuracy: float | None = None
+    access: str | None = None
     settings: Settings = field(default_factory=dict)
     config: Path | None = None
 
@@ -110,6 +115,12 @@ def read_request(request: RunRequest) -> tuple[RunNames, dict[str, tuple[Layer, 
         )
         for scope in SCOPES
     }
+    if request.access is not None:
+        if (other := request.settings.get("protocol", {}).get("access", request.access)) != request.access:
+            raise MibenchError(f"--access {request.access} and --set protocol.access={shown(other)} differ; give one")
+        if request.access not in ACCESS:
+            raise MibenchError(registry.unknown("access", request.access, ACCESS))
+        layers["protocol"] += (Layer("--access", {"access": request.access}, by_user=True),)
     return names, layers
 
 

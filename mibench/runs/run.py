@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench import registry
-from mibench.api import Card
+from mibench.api import Access, Card
 from mibench.data.files import FileSplit
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
@@ -23,16 +23,16 @@ from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, make_plan
 from mibench.runs.request import RunRequest
-from mibench.runs.score import judge_units
+from mibench.runs.score import check_units, judge_units
 from mibench.runs.store import RunDir
 from mibench.system import provenance
 from mibench.system.canonical import plain
 from mibench.system.devices import choose_device
-from mibench.system.files import atomic_write, file_sha256, write_error
+from mibench.system.files import atomic_write, check_writable, file_sha256, write_error
 from mibench.system.progress import Reporter
 from mibench.system.source_code import code_hash
 from mibench.system.turns import computing
-from mibench.weights import cards
+from mibench.weights import cards, load
 
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
 NAMED = 4  # remarks on the data that are said; `mibench data verify` says all
@@ -53,8 +53,23 @@ def run_request(
             more = f"; {len(left) - NAMED:,} more remarks: mibench data verify" if len(left) > NAMED else ""
             machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(left[:NAMED])}{more}")
         baseline = plan.floor()
+        _refuse_early(plan, RunDir(out / plan.spec.run_name), machine, allow_changed_code)
         floor = None if baseline is None else _run_plan(baseline, out, machine, None, allow_changed_code)
         return _run_plan(plan, out, machine, floor, allow_changed_code)
+
+
+def _refuse_early(plan: Plan, folder: RunDir, machine: Execution, allow_changed_code: bool) -> None:
+    """Look at what would end the run after its floor, or after its attack, before either begins."""
+    check_writable(folder.path)
+    if not allow_changed_code:
+        refuse_changed_code(folder, code_hashes(plan.parties))
+    if folder.record().get("status") == "complete":
+        return
+    for file in (plan.judge, plan.regressor):
+        if file is not None:
+            load.check_weights(file)
+    if plan.attack.access >= Access.GRADIENTS:  # the floor works without them
+        load.build_victim(plan.target, plan.attack.access, machine.device)
 
 
 def _run_plan(
@@ -305,6 +320,8 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
             f"the floor that {path} is compared with is not beside it",
             cure=f"bring {floor_name} to {path.parent} as well",
         )
+    check_writable(path)
+    check_units(plan, folder)
     floor = rescore(path.parent / floor_name, device, machine.reporter) if floor_name else None
     with folder.writing():
         judge_units(plan, folder, machine)

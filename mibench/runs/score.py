@@ -97,8 +97,22 @@ def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
     Raises:
         MibenchError: a unit is missing or damaged; says to continue the run first.
     """
+    check_units(plan, folder)
     found: list[tuple[int, Tensor, Tensor, Tensor]] = []
     for index, identities in enumerate(plan.units):
+        tensors, _ = folder.load(unit_stem(index))
+        _check_unit(tensors, identities, folder.tensors_path(unit_stem(index)))
+        found.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
+    return Reconstructions.of(found)
+
+
+def check_units(plan: Plan, folder: RunDir) -> None:
+    """Refuse a run of which a unit is missing or damaged.
+
+    Raises:
+        MibenchError: names the unit; says to continue the run first.
+    """
+    for index in range(len(plan.units)):
         if not folder.intact(unit_stem(index)):
             raise MibenchError(
                 f"unit {index} of {folder.path} is missing or damaged",
@@ -107,10 +121,6 @@ def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
                     f"{folder.path.parent}"
                 ),
             )
-        tensors, _ = folder.load(unit_stem(index))
-        _check_unit(tensors, identities, folder.tensors_path(unit_stem(index)))
-        found.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
-    return Reconstructions.of(found)
 
 
 def _check_unit(tensors: Mapping[str, Tensor], identities: Sequence[int], file: Path) -> None:

@@ -141,6 +141,17 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FilteredWeights(Weights):
+    """A target whose answers are filtered: its weights alone do not say what an adversary sees.
+
+    Attributes:
+        filters: defence -> every setting and its value.
+    """
+
+    filters: Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """Everything that decides the results of a run, resolved.
 
@@ -177,6 +188,7 @@ class RunSpec:
                 "architecture": weights.architecture,
                 "sha256": weights.sha256,
                 "arguments": plain(weights.arguments),
+                **({"filters": plain(weights.filters)} if isinstance(weights, FilteredWeights) else {}),
             }
 
         return {

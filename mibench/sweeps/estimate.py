@@ -181,7 +181,8 @@ class CostEstimator:
 
 def _time(plan: Plan, device: torch.device) -> tuple[float, float]:
     keep_freed_memory()  # as the engine does
-    victim = load.build_victim(plan.target, Access.GRADIENTS, device)
+    access = load.max_access(plan.target.card())
+    victim = load.build_victim(plan.target, access, device)
     size = victim.image.size
     count = IMAGES
     start = torch.rand(count, 3, size, size, generator=stream(0, "timing", "images"))
@@ -200,14 +201,15 @@ def _time(plan: Plan, device: torch.device) -> tuple[float, float]:
 
     def forwards() -> None:
         with torch.no_grad():
-            victim.scores(images())
+            victim.labels(images()) if access < Access.SCORES else victim.scores(images())
 
     def both() -> None:
         start.requires_grad_(True)
         torch.autograd.grad(victim.logits(images()).sum(), start)
 
     with deterministic(device, plan.spec.precision):
-        return _fastest(forwards, device) / count, _fastest(both, device) / count
+        forward = _fastest(forwards, device) / count
+        return forward, _fastest(both, device) / count if access >= Access.GRADIENTS else forward
 
 
 def _fastest(work: Callable[[], None], device: torch.device) -> float:

@@ -3,7 +3,7 @@
 A file names lists along :data:`AXES` and values that hold everywhere::
 
     name: mine
-    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy likewise
+    protocol: standard                     # as for `mibench run`; dataset, precision, min_accuracy, access likewise
     attacks:
       - floor
       - {attack: dmmia, label: no memory, settings: {attack: {lambda_imr: 0, lambda_idr: 0}}}
@@ -29,6 +29,7 @@ from typing import Any
 from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError, suggest
+from mibench.records import PLAIN_NAMES, is_plain_name
 from mibench.results import COMPARED_BY, ComparedBy
 from mibench.runs.request import SCOPES, RunRequest, Settings
 from mibench.system.text_files import shown
@@ -59,7 +60,7 @@ AXES = (
     Axis("seeds", "seed", kind=int, default=(0,)),
 )
 KEYS = (
-    *("name", "description", *COMMON, "min_accuracy"),
+    *("name", "description", *COMMON, "min_accuracy", "access"),
     *(axis.key for axis in AXES),
     *("defences", "settings", "exclude", "compare"),
 )
@@ -147,11 +148,13 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
     settings = _settings(found.get("settings"), f"{source}: settings")
     if found.get("defences") is not None:
         found = {**found, "targets": _defended(found, source)}
+    if found.get("access") is not None:
+        settings.setdefault("protocol", {}).setdefault("access", _text(found["access"], f"{source}: access"))
     entries = [_entries(found, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
     title = _text(found.get("name", name), f"{source}: name")
-    if Path(title).name != title or title.startswith("."):
-        raise MibenchError(f"{source}: name: it becomes a folder, so it must be a plain name, got {shown(title)}")
+    if not is_plain_name(title):
+        raise MibenchError(f"{source}: name: it becomes a folder: {PLAIN_NAMES}; got {shown(title)}")
     kept = _without(cells, found.get("exclude"), f"{source}: exclude")
     if not kept:
         raise MibenchError(f"{source}: nothing is left to run: every cell is excluded", cure="exclude fewer")

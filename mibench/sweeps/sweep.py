@@ -21,7 +21,9 @@ import filelock
 import torch
 
 from mibench import registry
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, suggest
+from mibench.metrics import METRICS
+from mibench.metrics.declared import declared_infos
 from mibench.results import StoredRun
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.devices import choose_device
@@ -83,6 +85,7 @@ def forecast(
     suite: Suite, out: Path, *, jobs: int | None = None, device: str = "auto", allow_changed_code: bool = False
 ) -> DryRun:
     """What is there, what is left and what it will cost. Times a few images; writes and starts nothing."""
+    check_compared(suite)
     devices = crew_devices(device, jobs)
     threads = threads_each(len(devices))
     found = standings(suite.cells, out, allow_changed_code=allow_changed_code)
@@ -126,6 +129,7 @@ def sweep(
     Raises:
         MibenchError: the folder belongs to another suite or sweep, or cannot be written.
     """
+    check_compared(suite)
     devices = crew_devices(device, jobs)
     reporter = reporter or Reporter()
     with _alone(out):
@@ -138,6 +142,22 @@ def sweep(
         _conduct(suite, crew, outcomes, reporter)
         written = tables.write(suite, out, tables.sweep_table(outcomes, out))
         return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
+
+
+def check_compared(suite: Suite) -> None:
+    """Refuse metrics that the comparison at the end could not test, before a cell runs.
+
+    Raises:
+        MibenchError: nobody declares such a metric with a value for each identity.
+    """
+    infos = declared_infos({*METRICS, *registry.names("metric")}) if suite.metrics else ()
+    known = sorted(info.name for info in infos if info.column is not None)
+    for name in suite.metrics:
+        if name not in known:
+            raise MibenchError(
+                f"suite {suite.name!r}: compare.metrics: {name!r} cannot be tested over identities"
+                f"{suggest(name, known)} (known: {', '.join(known)})"
+            )
 
 
 def crew_devices(device: str, jobs: int | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,24 @@ def write_error(path: Path, error: OSError) -> MibenchError:
             "make room or choose another folder with --output (everything finished is kept, the same command continues)"
         ),
     )
+
+
+def check_writable(*folders: Path) -> None:
+    """Refuse folders that cannot be written, before work begins whose result would have no place. Leaves no trace.
+
+    Args:
+        folders: they need not be there yet: the nearest one above that is there must take new files.
+
+    Raises:
+        MibenchError: a file is in the way, or the folder or its disk takes no files.
+    """
+    for folder in folders:
+        try:
+            there = next(above for above in (folder, *folder.absolute().parents) if os.path.lexists(above))
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise write_error(folder, error) from error
 
 
 def atomic_write(path: Path, content: bytes, *, sweep: bool = False) -> None:

@@ -207,7 +207,7 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
     """The card of a network.
 
     Args:
-        kind: target, judge, regressor or prior.
+        kind: target, judge, regressor, prior or backbone.
         wanted: ``ir152``, ``ir152+tag`` or a whole card name ``ir152@celeba``.
         dataset: completes a name without ``@``.
 
@@ -239,9 +239,12 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
     published = source_of(name)
     get = f"`mibench fetch {published}` says how to get them" if published else "get them from their authors"
     if kind == "backbone":
+        trains = ""
+        if f"{kind}:{architecture}" in registry.names("recipe"):
+            trains = f"train them on public people with `{training_command(kind, name)}`, or "
         raise MibenchError(
             f"no weights of the backbone {name!r} are here{suggest(name, have)}",
-            cure=f"{get} and `mibench import FILE --as backbone:{name}`",
+            cure=f"{trains}{get} and `mibench import FILE --as backbone:{name}`",
         )
     said_how = f" ({get})" if published else ""
     raise MibenchError(

@@ -15,6 +15,7 @@ from mibench.errors import MibenchError
 from mibench.settings import Layer
 from mibench.system.canonical import plain
 from mibench.system.progress import Reporter
+from mibench.weights.answer_filters import filters_of, trains_nothing
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
 from mibench.weights.same_data import check_same_data
@@ -78,7 +79,11 @@ def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tupl
                 cure=f"write defence.NAME.SETTING with NAME one of {', '.join(names)}",
             )
         by_name[name][setting] = value
-    return tuple(_resolved(text, by_name[name]) for text, name in zip(wanted, names, strict=True))
+    defences = tuple(_resolved(text, by_name[name]) for text, name in zip(wanted, names, strict=True))
+    for defence in defences:
+        if defence.alone and len(defences) > 1:
+            raise MibenchError(f"the defence {defence.name!r} holds alone only; leave the other --defence out")
+    return defences
 
 
 def _resolved(text: str, given: Mapping[str, Any]) -> Defence:
@@ -108,12 +113,31 @@ def check_compatible(defences: Sequence[Defence], architecture: str) -> None:
             )
 
 
+def check_untrained(defences: Sequence[Defence], given: object) -> None:
+    """Refuse settings of a training beside nothing but filters of answers.
+
+    Raises:
+        MibenchError: there are any (``given`` is true).
+    """
+    if given and trains_nothing(defences):
+        raise MibenchError(
+            f"{' and '.join(one.name for one in defences)} trains nothing, it filters the answers of trained weights: "
+            "leave --set train.*, --seed and --precision out"
+        )
+
+
 def find_twin(
-    wanted: str | None, architecture: str, recipe: type, dataset: IdentitySplit, reporter: Reporter
+    defences: Sequence[Defence],
+    wanted: str | None,
+    architecture: str,
+    recipe: type,
+    dataset: IdentitySplit,
+    reporter: Reporter,
 ) -> Twin | None:
     """The undefended twin: the card that ``wanted`` names, or by default the one without a tag.
 
     Args:
+        defences: of the training; filters alone need a twin, whose weights they are put around.
         wanted: a card's name, ``none``, or None for the default.
         architecture, recipe: of the training.
         dataset: that it trains on.
@@ -122,6 +146,8 @@ def find_twin(
     Raises:
         MibenchError: the named card is none, is defended itself, or belongs to other data.
     """
+    if trains_nothing(defences):
+        return _filtered_twin(wanted, architecture, dataset)
     if wanted == NO_TWIN:
         return None
     if wanted is not None:
@@ -142,13 +168,26 @@ def find_twin(
     return None
 
 
+def _filtered_twin(wanted: str | None, architecture: str, dataset: IdentitySplit) -> Twin:
+    if wanted == NO_TWIN:
+        raise MibenchError("a filter is put around trained weights: name them with --twin instead of none")
+    file = find_card("target", wanted or architecture, dataset.name)
+    card = file.card()
+    check_same_data("target", card, dataset)
+    if card.architecture != architecture:
+        raise MibenchError(f"--twin {wanted} is a {card.architecture}; ask for that in the place of {architecture}")
+    _refuse_defended(file)
+    return Twin(file, Layer(f"the twin {file.name}", {}), 0, "float32")
+
+
+def _refuse_defended(file: CardFile) -> None:
+    if (defence := file.card().defence) is not None:
+        raise MibenchError(f"{file.name!r} is defended itself; name its undefended twin, such as {defence.twin}")
+
+
 def _twin(file: CardFile, recipe: type) -> Twin:
     card = file.card()
-    if card.defence is not None:
-        raise MibenchError(
-            f"{file.name!r} is defended itself",
-            cure=f"name its undefended twin, such as {card.defence.twin}",
-        )
+    _refuse_defended(file)
     known = set(config.setting_names(recipe)) - {"architecture"}
     values = {name: value for name, value in config.flatten(card.recipe, recipe).items() if name in known}
     layer = Layer(f"the twin {file.name}", values)
@@ -165,4 +204,5 @@ def describe_defences(defences: Sequence[Defence], twin: Twin | None) -> CardDef
         twin=None if twin is None else twin.file.name,
         twin_sha256=None if twin is None else twin.file.card().weights.sha256,
         control=any(defence.control for defence in defences),
+        filters=tuple(one.name for one in filters_of(defences)),
     )

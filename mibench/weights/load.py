@@ -17,6 +17,7 @@ from mibench import registry
 from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly, network_traits
 from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
+from mibench.weights.answer_filters import build_answers, why_less
 from mibench.weights.cards import CardFile
 from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.prior_class import prior_class
@@ -28,6 +29,32 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
     Raises:
         MibenchError: missing, truncated, corrupt or swapped file, or numbers that are not finite; names the file, both
             hashes and the cure.
+    """
+    content, path, cure = _verified(file)
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
+    # in the type they are used in: a number of float64 may be infinite there
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise MibenchError(
+                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity", cure=cure
+            )
+    return tensors
+
+
+def check_weights(file: CardFile) -> None:
+    """Refuse weights that are missing or not the ones on their card, before work whose end needs them."""
+    _verified(file)
+
+
+def _verified(file: CardFile) -> tuple[bytes, Path, str]:
+    """The content of a weights file whose size and hash agree with its card, its path, and the cure if it is no good.
+
+    Raises:
+        MibenchError: they do not agree, or it cannot be read.
     """
     expected = file.card().weights
     path = file.weights_path
@@ -43,18 +70,7 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
             f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file",
             cure=cure,
         )
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
-    # in the type they are used in: a number of float64 may be infinite there
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise MibenchError(
-                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity", cure=cure
-            )
-    return tensors
+    return content, path, cure
 
 
 def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str) -> str:
@@ -71,39 +87,61 @@ def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str)
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:
     """The network of a target, judge or regressor card with its weights: float32, eval, frozen, on the CPU."""
     card = file.card()
-    architecture = registry.load(card.kind, card.architecture)
-    arguments = dict(card.arguments)
-    if card.classes is not None:
-        arguments["num_classes"] = card.classes
+    tensors = load_weights(file)
     try:
-        network: nn.Module = architecture(**arguments)
+        network = built_network(card.kind, card.architecture, card.arguments, card.classes, tensors, name=card.name)
     except TypeError as error:
         raise MibenchError(
             f"{file.path}: {card.architecture} does not take these arguments ({error})", cure="correct the card"
         ) from error
-    load_strictly(
-        network,
-        load_weights(file),
-        message=partial(misfit_message, name=card.name, architecture=card.architecture),
-    )
-    return network.eval().requires_grad_(False), card
+    return network, card
+
+
+def built_network(
+    kind: str,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    classes: int | None,
+    tensors: Mapping[str, Tensor],
+    *,
+    name: str | None = None,
+) -> nn.Module:
+    """A network with weights, loaded strictly: float32, eval, frozen, on the CPU.
+
+    Args:
+        kind, architecture: registered.
+        arguments: that build it.
+        classes: how many it tells apart; None: it is no classifier.
+        tensors: its state.
+        name: of the card, for messages.
+    """
+    own = dict(arguments) | ({} if classes is None else {"num_classes": classes})
+    network: nn.Module = registry.load(kind, architecture)(**own)
+    message = partial(misfit_message, name=name or architecture, architecture=architecture)
+    load_strictly(network, tensors, message=message)
+    return network.eval().requires_grad_(False)
 
 
 def max_access(card: Card) -> Access:
-    """The most that a target can give: what its card says, and no more than its kind of network can."""
+    """The most that a target can give: what its card says, and no more than its kind of network and its filters can."""
     kind = network_traits(registry.load(card.kind, card.architecture)).access
-    return min(Access[card.access.upper()], Access[kind.upper()])
+    answers = build_answers(card)
+    filtered = Access.GRADIENTS if answers is None else answers.grants
+    return min(Access[card.access.upper()], Access[kind.upper()], filtered)
 
 
 def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim:
-    """The target of a run behind an access level.
+    """The target of a run behind an access level, its answers through the filters of its card.
 
     Raises:
-        AccessError: its network cannot give as much (an ONNX file has no gradients, other code may lose them).
+        AccessError: its network cannot give as much (an ONNX file has no gradients, other code may lose them), or its
+            answers are filtered: a white-box attacker ignores filters.
     """
     network, card = build_network(file)
     if card.classes is None:
         raise MibenchError(f"{file.path}: a target needs the field 'classes'", cure="correct the card")
+    if (cause := why_less(card, access)) is not None:
+        raise AccessError(f"{access.name.lower()} were asked for, but {cause}")
     if access > max_access(card):
         raise AccessError(
             f"target {card.name!r} can give no more than {max_access(card).name.lower()}, "
@@ -111,7 +149,14 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
             cure="choose an attack that needs no more",
         )
     network.to(device)
-    victim = Victim(network, image=card.image, num_classes=card.classes, access=access, name=card.name)
+    victim = Victim(
+        network,
+        image=card.image,
+        num_classes=card.classes,
+        access=access,
+        name=card.name,
+        answer=build_answers(card),
+    )
     if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
         raise AccessError(
             f"target {card.name!r} gives no usable gradient: {fault}", cure="choose an attack that makes do with scores"
@@ -135,7 +180,10 @@ def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.devi
 def build_judge(
     file: CardFile, device: torch.device, cache: Path | None, resize: Resize = "low2high"
 ) -> JudgeExtractor:
-    """A judge, or the attacked model as the referee looks at it: stored images in, features and logits out."""
+    """A judge, or the attacked model as the referee looks at it: stored images in, features and logits out.
+
+    Filters of answers are left out: the referee looks at the network itself.
+    """
     network, card = build_network(file)
     return JudgeExtractor(
         network,

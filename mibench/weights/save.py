@@ -14,9 +14,11 @@ from torch import Tensor
 from mibench.api import Card, CardDefence, CardName, TrainedWeights, WeightsFile
 from mibench.errors import MibenchError
 from mibench.records import AccessName
+from mibench.settings import read_yaml
 from mibench.system.file_lock import held
 from mibench.system.files import atomic_write, write_error
 from mibench.system.tensor_files import METADATA_KEY
+from mibench.system.text_files import shown
 from mibench.weights.cards import write_card
 
 SHELF_PATIENCE = 60.0  # seconds that a process waits for another one that writes weights; they are written in less
@@ -56,6 +58,17 @@ def store_weights(
     content = to_safetensors(str(name), trained.weights)
     card = describe(name, kind, trained, content, **facts)
     return save_weights(card, content, folder), card
+
+
+def refuse_other_card(name: CardName, folder: Path) -> None:
+    """Refuse a name whose files are another card's: ``a@b+c_d`` and ``a@b_c+d``, or upper and lower case on some disks.
+
+    Raises:
+        MibenchError: says whose they are.
+    """
+    path = folder / "cards" / f"{name.stem}.yaml"
+    if path.is_file() and (other := read_yaml(path).get("name")) != str(name):
+        raise MibenchError(f"{path} is the card of {shown(other)}; choose another tag for {str(name)!r}")
 
 
 def describe(name: CardName, kind: str, trained: TrainedWeights, content: bytes, **facts: Unpack[CardFacts]) -> Card:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import pickle
 import shlex
 import time
 from collections.abc import Mapping
@@ -12,33 +10,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mibench import registry
 from mibench import settings as config
-from mibench.api import Access, Card, CardName, Defence, PriorTrainingData, Recipe, TrainingContext, network_traits
+from mibench.api import Card, CardName, Defence, Recipe, TrainingContext, network_traits
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.settings import Layer
 from mibench.system.canonical import hash_of, plain
 from mibench.system.devices import choose_device
-from mibench.system.files import atomic_write
+from mibench.system.files import check_writable
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
 from mibench.system.progress import Reporter
+from mibench.system.text_files import shown
 from mibench.system.turns import computing
 from mibench.system.work_directory import WorkDirectory
-from mibench.weights.cards import CARD_KINDS, CardFile, shipped_cards
+from mibench.weights.answer_filters import access_behind, filter_settings, filters_of, trains_nothing
+from mibench.weights.cards import CARD_KINDS, shipped_cards
 from mibench.weights.cards import find as find_card
-from mibench.weights.defences import Twin, check_compatible, describe_defences, find_twin, resolve_defences, tag_of
-from mibench.weights.load import build_victim, load_weights
-from mibench.weights.same_data import check_same_data
-from mibench.weights.save import store_weights
+from mibench.weights.checkpoint import FileCheckpoint
+from mibench.weights.defences import (
+    Twin,
+    check_compatible,
+    check_untrained,
+    describe_defences,
+    find_twin,
+    resolve_defences,
+    tag_of,
+)
+from mibench.weights.filtered_target import filter_twin, measure_trained
+from mibench.weights.load import load_weights
+from mibench.weights.save import refuse_other_card, store_weights
+from mibench.weights.training_inputs import backbone_of, data_for, image_count, target_of
 
 TRAIN_SCOPES = ("train", "dataset", "defence")
+PUBLIC = "public"  # tag of the backbones that are trained here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class Training:
     """What is to be trained.
 
     Attributes:
-        kind: target, judge, regressor or prior.
+        kind: target, judge, regressor, prior or backbone.
         architecture: a registered one of that kind.
         tag: the part of the card's name after ``+``, for a second set of weights of one architecture.
         target: the classifier that a prior is made against, where a recipe wants one; it also gives the tag.
@@ -86,53 +94,24 @@ class Training:
 
     @property
     def card_name(self) -> CardName:
-        """The card's name; a prior made against one target is called after it, a defended target after its defences."""
-        tag = self.tag or tag_of(self.defences)
+        """The card's name; a prior made against one target is called after it, a defended target after its defences.
+
+        A backbone gets the tag ``public``: a target of the same architecture and data has the name without one.
+
+        Raises:
+            MibenchError: a name that no file can have.
+        """
+        tag, option = self.tag or tag_of(self.defences), "--tag"
+        if tag is None and self.kind == "backbone":
+            tag = PUBLIC
         if tag is None and self.target:
-            tag = CardName.complete(self.target, self.dataset).as_tag
-        return CardName(self.architecture, self.dataset, tag)
+            tag, option = CardName.complete(self.target, self.dataset).as_tag, "--target"
+        return CardName(self.architecture, self.dataset, tag).checked(option)
 
     @property
     def name(self) -> str:
         """The card's name as text."""
         return str(self.card_name)
-
-
-class FileCheckpoint:
-    """A training's state in one file: written atomically, read without running any code from it.
-
-    Attributes:
-        seconds_before: that earlier sessions of the training took, up to the state that was loaded.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds_before = 0.0
-        self._began = time.monotonic()
-
-    def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None."""
-        if not self.path.is_file():
-            return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
-            raise MibenchError(
-                f"cannot read the checkpoint {self.path}", cure="delete it to start the training again"
-            ) from error
-        self.seconds_before = float(state.pop("seconds", 0.0))
-        self._began = time.monotonic()
-        return dict(state)
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the saved state."""
-        buffer = io.BytesIO()
-        torch.save({**state, "seconds": self.seconds_before + time.monotonic() - self._began}, buffer)
-        atomic_write(self.path, buffer.getvalue())
-
-    def discard(self) -> None:
-        """Forget the state: the training is over."""
-        self.path.unlink(missing_ok=True)
 
 
 def find_recipe(kind: str, architecture: str) -> type[Recipe]:
@@ -169,7 +148,14 @@ class ResolvedTraining:
 
 
 def resolve_training(training: Training, reporter: Reporter | None = None) -> ResolvedTraining:
-    """The recipe, the data and the defences of a training, settings checked."""
+    """The recipe, the data and the defences of a training, settings checked.
+
+    Raises:
+        MibenchError: an unknown name or setting, a value that makes no sense, too little data.
+    """
+    seed = 0 if training.seed is None else training.seed
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise MibenchError(f"seed must be a whole number from 0 to 2**63 - 1, got {shown(seed)}")
     kind = find_recipe(training.kind, training.architecture)
     for scope in training.settings:
         if scope not in TRAIN_SCOPES:
@@ -177,7 +163,7 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
     if training.precision is not None and training.precision not in PRECISIONS:
         raise MibenchError(registry.unknown("precision", training.precision, PRECISIONS))
     defences = resolve_defences(training.defences, training.settings.get("defence", {}))
-    if defences and not kind.defends:
+    if defences and not (kind.defends or (training.kind == "target" and trains_nothing(defences))):
         raise MibenchError(
             f"no defence applies to the training of a {training.kind}",
             cure="leave --defence out",
@@ -195,7 +181,8 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
     )
     twin = None
     if defences:
-        twin = find_twin(training.twin, training.architecture, kind, dataset, reporter or Reporter())
+        check_untrained(defences, training.settings.get("train") or training.seed or training.precision)
+        twin = find_twin(defences, training.twin, training.architecture, kind, dataset, reporter or Reporter())
     layers = [] if twin is None else [twin.layer]
     by_user = Layer("--set", training.settings.get("train", {}), by_user=True)
     if "architecture" in config.setting_names(kind):
@@ -203,6 +190,7 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
             raise MibenchError("the architecture is the second argument of `mibench train`, not a --set")
         layers.append(Layer("command line", {"architecture": training.architecture}))
     recipe, _ = config.resolve(kind, [*layers, by_user], scope="train")
+    recipe.check(image_count(recipe, dataset))
     seed, precision = (0, "float32") if twin is None else (twin.seed, twin.precision)
     training = dataclasses.replace(
         training,
@@ -238,14 +226,30 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     refuse_shipped_name(training)
     resolved = resolve_training(training, reporter)
     training, recipe, dataset = resolved.training, resolved.recipe, resolved.dataset
+    folder = training.output or home()
+    check_writable(folder / "cards", folder / "weights", home() / "training")
+    refuse_other_card(training.card_name, folder)
     if unused and isinstance(dataset, FileSplit):
         for line in dataset.unused():
             reporter.say(line)
-    target = target_of(training, recipe, dataset)
+    target = target_of(training.target, training.kind, training.architecture, recipe, dataset)
     backbone = backbone_of(recipe)
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
+    defended, filters = describe_defences(resolved.defences, resolved.twin), filters_of(resolved.defences)
+    if defended is not None and resolved.twin is not None and trains_nothing(resolved.defences):
+        return filter_twin(
+            training.card_name,
+            resolved.twin.file,
+            filters,
+            dataset,
+            training.output or home(),
+            defence=defended,
+            command=training.command,
+            device=chosen,
+            reporter=reporter,
+        )
     settings: dict[str, Any] = {
         "recipe": plain(dataclasses.asdict(recipe)),
         "dataset_digest": dataset.digest,
@@ -255,10 +259,15 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     if target is not None:
         settings["target"] = target.name
         settings["target_sha256"] = target.card().weights.sha256
+        if filtered := filter_settings(target.card()):
+            settings["target_filters"] = plain(filtered)
     if backbone is not None:
         settings["init_sha256"] = backbone.card().weights.sha256
-    defended = describe_defences(resolved.defences, resolved.twin)
-    public = {one.name: find_card("backbone", one.backbone, dataset.name) for one in resolved.defences if one.backbone}
+    public = {
+        one.name: find_card("backbone", card_name, dataset.name)
+        for one in resolved.defences
+        if (card_name := one.backbone(training.architecture)) is not None
+    }
     if defended is not None:
         settings["defence"] = plain(defended.settings)
     if public:
@@ -276,27 +285,29 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             log=workplace.log,
             progress=reporter.update,
             initial=None if backbone is None else load_weights(backbone),
-            defences=resolved.defences,
+            defences=tuple(one for one in resolved.defences if one not in filters),
             public={name: load_weights(file) for name, file in public.items()},
         )
         started = time.time()
         reporter.start(f"training {training.name}")
         try:
-            trained = recipe.run(_data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
+            trained = recipe.run(data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
         finally:
             reporter.stop()
         seconds = round(checkpoint.seconds_before + time.time() - started, 1)
         workplace.log(event="trained", seconds=seconds, device=str(chosen))
         if defended is not None:
             trained = dataclasses.replace(trained, measured={**trained.measured, "seconds": seconds})
+        trained = measure_trained(trained, filters, dataset, chosen, reporter)
         path, card = store_weights(
             training.card_name,
             training.kind,
             trained,
-            training.output or home(),
+            folder,
             dataset_digest=dataset.digest,
             recipe=_recipe_of(training, settings),
             defence=defended,
+            access=access_behind(resolved.defences),
         )
         checkpoint.discard()
     return path, card
@@ -326,56 +337,15 @@ def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> 
     return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
 
 
-def target_of(training: Training, recipe: Recipe, dataset: IdentitySplit) -> CardFile | None:
-    """The card of the classifier that a prior is made against; None for recipes that want none."""
-    if recipe.needs != "public+victim":
-        if training.target:
-            raise MibenchError(
-                f"{training.kind} {training.architecture!r} is made against no target", cure="drop --target"
-            )
-        return None
-    if not training.target:
-        raise MibenchError(
-            f"the {training.kind} {training.architecture!r} is made against one target",
-            cure="name it, such as --target vgg16",
-        )
-    found = find_card("target", training.target, training.dataset)
-    check_same_data("target", found.card(), dataset)
-    return found
-
-
-def backbone_of(recipe: Recipe) -> CardFile | None:
-    """The card of the weights that a recipe starts from; None for fresh ones."""
-    name = recipe.backbone
-    if name is None:
-        return None
-    if "@" not in name:
-        raise MibenchError(f"train.init={name}: name the whole card, such as {name}@ms1m")
-    return find_card("backbone", name, CardName.parse(name).dataset)
-
-
-def _data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:
-    """The whole split for the defender and the referee; public pixels, and at most the victim, for the adversary."""
-    if recipe.needs == "split":
-        return dataset
-
-    def public(size: int) -> Tensor:
-        return dataset.public(size).pixels
-
-    if recipe.needs == "public":
-        return public
-    if recipe.needs == "public+victim" and target is not None:
-        return PriorTrainingData(public, build_victim(target, Access.SCORES, device))
-    raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: split, public, public+victim")
-
-
 def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, object]:
     """What the card says of how the weights came to be."""
     return {
         "command": training.command,
         **plain(settings["recipe"]),
         **{
-            key: settings[key] for key in ("target", "target_sha256", "init_sha256", "public_sha256") if key in settings
+            key: settings[key]
+            for key in ("target", "target_sha256", "target_filters", "init_sha256", "public_sha256")
+            if key in settings
         },
         "seed": training.seed,
         "precision": training.precision,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput
+from mibench.api import ClassifierOutput, MibenchError
 
 from .prelu import ChannelPReLU
 from .width import scaled
@@ -43,10 +45,16 @@ class Projection(nn.Conv2d):
 
 
 class ResidualUnit(nn.Module):
-    """BN, 3x3, PReLU, strided 3x3, BN; plus a shortcut. No activation after the sum."""
+    """BN, 3x3, PReLU, strided 3x3, BN; plus a shortcut. No activation after the sum.
 
-    def __init__(self, channels: int, depth: int, stride: int, *, projected: bool) -> None:
+    Attributes:
+        skip: how much the shortcut counts; at 0 it is not computed.
+        weakened: False: it counts whole.
+    """
+
+    def __init__(self, channels: int, depth: int, stride: int, *, projected: bool, skip: float = 1.0) -> None:
         super().__init__()
+        self.skip, self.weakened = skip, skip != 1
         # The shortcut comes first: the key order of the released checkpoints.
         self.shortcut_layer: nn.Module = Subsample(stride)
         if projected:
@@ -62,8 +70,10 @@ class ResidualUnit(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(N, channels, H, W)`` to ``(N, depth, ceil(H / stride), ceil(W / stride))``."""
         residual: Tensor = self.res_layer(images)
+        if self.weakened and self.skip == 0:
+            return residual
         shortcut: Tensor = self.shortcut_layer(images)
-        return residual + shortcut
+        return residual + (self.skip * shortcut if self.weakened else shortcut)
 
 
 class Backbone(nn.Module):
@@ -77,12 +87,24 @@ class Backbone(nn.Module):
         size: side of the images in pixels.
         embedding: put the output layer inside the backbone.
         dropout: rate inside that output layer.
+        skip: how much the shortcuts of every stage count; None: all of them whole.
     """
 
     def __init__(
-        self, units: tuple[int, ...], width: float, *, size: int, embedding: bool = False, dropout: float = 0.5
+        self,
+        units: tuple[int, ...],
+        width: float,
+        *,
+        size: int,
+        embedding: bool = False,
+        dropout: float = 0.5,
+        skip: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self.units = units
+        skip = [1.0] * len(units) if skip is None else skip
+        if len(skip) != len(units):
+            raise MibenchError(f"skip needs a factor for each of the {len(units)} stages, got {list(skip)}")
         stem = scaled(STAGE_CHANNELS[0], width)
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), ChannelPReLU(stem)
@@ -95,11 +117,11 @@ class Backbone(nn.Module):
             self.output_layer = embedding_layer(self.channels, self.spatial, dropout)
         body: list[nn.Module] = []
         channels, published = stem, STAGE_CHANNELS[0]
-        for count, stage in zip(units, STAGE_CHANNELS, strict=True):
+        for count, stage, counts in zip(units, STAGE_CHANNELS, skip, strict=True):
             depth = scaled(stage, width)
             # Decided by the published channel counts, so that the keys are the same at every width.
-            body.append(ResidualUnit(channels, depth, 2, projected=published != stage))
-            body += [ResidualUnit(depth, depth, 1, projected=False) for _ in range(count - 1)]
+            body.append(ResidualUnit(channels, depth, 2, projected=published != stage, skip=counts))
+            body += [ResidualUnit(depth, depth, 1, projected=False, skip=counts) for _ in range(count - 1)]
             channels, published = depth, stage
         self.body = nn.Sequential(*body)
         self._embeds = embedding
@@ -134,14 +156,22 @@ class IRClassifier(nn.Module):
     """Backbone, output layer, linear classifier: the 64-pixel targets IR152 and FaceNet64.
 
     Images ``(N, 3, size, size)`` in [0, 1] give features ``(N, D)`` and raw logits ``(N, num_classes)``; ``D`` is
-    512 at width 1. Subclasses set ``units``.
+    512 at width 1. Subclasses set ``units``. ``skip``: how much the shortcuts of each of the four stages count.
     """
 
     units: tuple[int, ...]
 
-    def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.5, *, size: int = 64) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        *,
+        size: int = 64,
+        skip: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        self.feature = Backbone(self.units, width, size=size)
+        self.feature = Backbone(self.units, width, size=size, skip=skip)
         self.output_layer = embedding_layer(self.feature.channels, self.feature.spatial, dropout)
         self.fc_layer = nn.Linear(self.feature.channels, num_classes)
         initialise(self)

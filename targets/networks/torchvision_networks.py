@@ -6,6 +6,7 @@ tensors: it hands back its input, the penultimate features, besides the logits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from mibench.api import ClassifierOutput, MibenchError
 
 from .narrowing import SIXTEENTHS, narrowed, sixteenths
+from .shortcuts import weaken
 
 SIZE = 224
 LEAST_SIZE = 32  # five halvings leave one pixel
@@ -56,17 +58,29 @@ class Architecture:
     builder: str
     final: str = "fc"
 
-    def __call__(self, num_classes: int, width: float = 1.0, *, size: int = SIZE) -> nn.Module:
+    def __call__(
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        *,
+        size: int = SIZE,
+        skip: Sequence[float] | None = None,
+        released_split: bool = False,
+    ) -> nn.Module:
         """Build it.
 
         Args:
             num_classes: number of logits.
             width: multiplies every channel count, rounded to sixteenths; 1 is the published network.
             size: side of the images in pixels, 32 or more.
+            skip, released_split: how much its shortcuts count, see :func:`~.shortcuts.weaken`; None: as published.
         """
         if size < LEAST_SIZE:
             raise MibenchError(f"{self.builder} halves its images five times: size must be at least 32, got {size}")
-        return with_head(self._network(num_classes, sixteenths(width), size), self.final)
+        network = self._network(num_classes, sixteenths(width), size)
+        if skip is not None:
+            weaken(network, skip, released_split=released_split)
+        return with_head(network, self.final)
 
     def _network(self, num_classes: int, parts: int, size: int) -> nn.Module:
         from torchvision import models  # type: ignore[import-untyped]

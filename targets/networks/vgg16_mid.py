@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, Network
 
+from .bottleneck import code
 from .vgg16 import check_size, convolutions, initialise
-
-SHIFT = 5.0  # std = softplus(s - 5): small at the beginning of the training
 
 
 class VGG16MID(Network, nn.Module):
@@ -28,25 +26,36 @@ class VGG16MID(Network, nn.Module):
         width: multiplies every channel count, features included.
         size: side of the images in pixels, a multiple of 32.
         sample: draw the code in evaluation as well.
+        batch_norm: keep VGG16's BatchNorm1d before the bottleneck, as the MIA toolbox does; the features are after it.
     """
 
-    only_imported: ClassVar[str | None] = "its training needs the loss of MID, which no recipe here has"
+    not_trained: ClassVar[str | None] = "train vgg16 with --defence mid, which adds the loss of its bottleneck"
 
-    def __init__(self, num_classes: int, width: float = 1.0, *, size: int = 64, sample: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        *,
+        size: int = 64,
+        sample: bool = False,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
         check_size(size)
         self.feature, channels = convolutions(width)
         features = channels * (size // 32) ** 2
+        if batch_norm:
+            self.bn = nn.BatchNorm1d(features)
+            self.bn.bias.requires_grad_(False)  # as in VGG16
         self.st_layer = nn.Linear(features, features)
         self.fc_layer = nn.Linear(features // 2, num_classes)
-        self.sample = sample
+        self.sample, self.batch_norm = sample, batch_norm
         initialise(self.feature)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, num_classes)``."""
         features = self.feature(images).flatten(1)
-        mean, spread = self.st_layer(features).chunk(2, dim=1)
-        code = mean
-        if self.training or self.sample:
-            code = mean + nn.functional.softplus(spread - SHIFT) * torch.randn_like(mean)
-        return ClassifierOutput(features, self.fc_layer(code))
+        if self.batch_norm:
+            features = self.bn(features)
+        drawn = code(self.st_layer(features), drawn=self.training or self.sample)
+        return ClassifierOutput(features, self.fc_layer(drawn))

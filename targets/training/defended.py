@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class DefendedTraining:
         streams: of the training; each defence gets a child of its own.
         labels: int64 ``(N,)`` of the training images.
         epochs, steps_per_epoch, batch_size, num_classes, size: of the training.
+        images, fresh_network: see :class:`~mibench.api.TrainingTask`.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class DefendedTraining:
         batch_size: int,
         num_classes: int,
         size: int,
+        images: Callable[[Tensor], Tensor],
+        fresh_network: Callable[..., nn.Module] | None = None,
     ) -> None:
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
         self.hooks: dict[str, TrainingHooks] = {}
@@ -51,6 +54,8 @@ class DefendedTraining:
                 streams=streams.child("defence", defence.name),
                 initial=context.public.get(defence.name),
                 autocast=lambda: autocast(context),
+                images=images,
+                fresh_network=fresh_network,
             )
             self.hooks[defence.name] = defence.hooks(network, task)
         self._hidden: dict[str, Tensor] = {}
@@ -95,6 +100,13 @@ class DefendedTraining:
                 if len(batches) != self.steps_per_epoch:
                     raise ValueError(f"{name} made {len(batches)} batches for {self.steps_per_epoch} steps")
                 return batches
+        return None
+
+    def inputs(self, indices: Tensor) -> Tensor | None:
+        """What the module is called with in the place of augmented images; None: those."""
+        for hooks in self.hooks.values():
+            if (inputs := hooks.inputs(indices)) is not None:
+                return inputs
         return None
 
     def batch(self, batch: Batch) -> Batch:

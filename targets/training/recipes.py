@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from mibench.api import Defence, ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
 from mibench.api.training import initial_weights, stored_weights
-from mibench.data.split import IdentitySplit, Images
-from mibench.rng import Streams
+from mibench.data.split import Images
+from mibench.rng import Streams, derive
 from mibench.targets import CATALOGUE
 
 from .augment import channels_last_store
@@ -31,23 +32,27 @@ class TrainClassifier(SupervisedRecipe):
     least_smoothing: ClassVar[float] = 0.0
     init: str | None = None  # backbone to start from: ir50@ms1m (facenet64, facenet112), ir152@ms1m, vgg16_bn@imagenet
 
-    def check(self) -> None:
+    def check(self, images: int | None = None) -> None:
         """Raise where a setting makes no sense."""
-        super().check()
+        super().check(images)
         if not self.least_smoothing <= self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
-    def run(self, data: IdentitySplit, context: TrainingContext) -> TrainedWeights:
-        """Train on ``data.private("train", size)``, from the checkpoint when there is one."""
+    def parts(self, data: Any) -> tuple[Images, Images, int]:
+        """Images to train on and images to measure on, with labels, and the number of classes."""
+        return data.private("train", self.size), data.private("test", self.size), data.num_classes
+
+    def run(self, data: Any, context: TrainingContext) -> TrainedWeights:
+        """Train on the first of :meth:`parts`, from the checkpoint when there is one."""
         self.check()
-        train, test = data.private("train", self.size), data.private("test", self.size)
-        _check_images(train, self.size, data.num_classes)
-        _check_images(test, self.size, data.num_classes)
+        train, test, classes = self.parts(data)
+        _check_images(train, self.size, classes)
+        _check_images(test, self.size, classes)
         device = context.device
         train_store, test_store = (channels_last_store(images.pixels, device) for images in (train, test))
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
         streams = Streams(context.seed, ("train", self.kind, self.architecture))
-        network, architecture, arguments = build(self, streams, context.defences, num_classes=data.num_classes)
+        network, architecture, arguments = build(self, streams, context.defences, num_classes=classes)
         if self.init is not None:
             self.start(network, context.initial)
         normalise_inside(network, self.image)
@@ -60,24 +65,37 @@ class TrainClassifier(SupervisedRecipe):
             streams=streams,
             loss=self.loss,
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
-            num_classes=data.num_classes,
+            num_classes=classes,
+            fresh_network=partial(another, self, architecture, arguments),
         )
         weights = stored_weights(network, self.storage)
         network.load_state_dict(weights)  # what is measured below is what is stored
+
+        def measured(answering: nn.Module, store: Tensor, labels: Tensor) -> float:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(derive(streams.seed, *streams.names, "accuracy"))  # for one that draws its answers
+                return accuracy(answering, store, labels)
+
+        others = {
+            f"test_accuracy_{name}": measured(answering, test_store, test_labels)
+            for defence in context.defences
+            for name, answering in defence.other_answers(network).items()
+        }
         return TrainedWeights(
             architecture=architecture,
             arguments=arguments,
             image=self.image,
             weights=weights,
-            classes=data.num_classes,
+            classes=classes,
             measured={
-                "test_accuracy": accuracy(network, test_store, test_labels),
+                "test_accuracy": measured(network, test_store, test_labels),
                 "test_images": len(test),
-                "train_accuracy": accuracy(network, train_store, train_labels),
+                "train_accuracy": measured(network, train_store, train_labels),
                 "train_images": len(train),
                 "epoch": fitted.epoch,
                 "selection": fitted.selection,
                 "storage": self.storage,
+                **others,
                 **fitted.measured,
             },
         )
@@ -137,17 +155,16 @@ def build(
         MibenchError: the architecture is unknown, is of no use to a defence, or has no dropout although the recipe sets
             one.
     """
-    known = CATALOGUE[recipe.kind]
+    known = CATALOGUE[recipe.trains or recipe.kind]
     if recipe.architecture not in known:
         hint = suggest(recipe.architecture, known) or f"; choose one of {', '.join(known)}"
         raise MibenchError(f"unknown {recipe.kind} architecture {recipe.architecture!r}{hint}")
     name, arguments = recipe.architecture, {**arguments, **recipe.arguments()}
     for defence in defences:
         name, arguments = defence.architecture(name, arguments)
-    module, _, attribute = known[name].partition(":")
-    architecture = getattr(importlib.import_module(module), attribute)
-    if name == recipe.architecture and (reason := network_traits(architecture).only_imported) is not None:
-        raise MibenchError(f"{recipe.architecture} can only be imported: {reason}")
+    architecture = _architecture(recipe, name)
+    if name == recipe.architecture and (reason := network_traits(architecture).not_trained) is not None:
+        raise MibenchError(f"{recipe.architecture} is not trained by itself: {reason}")
     network: nn.Module = initial_weights(streams, "initial weights", build=lambda: architecture(**arguments))
     if recipe.dropout is not None:
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
@@ -158,6 +175,35 @@ def build(
         for layer in layers:
             layer.p = recipe.dropout
     return network, name, arguments
+
+
+def another(
+    recipe: SupervisedRecipe,
+    name: str,
+    arguments: Mapping[str, Any],
+    streams: Streams,
+    *,
+    num_classes: int,
+    width: float = 1.0,
+) -> nn.Module:
+    """A network beside the recipe's, for a defence: of the same architecture, behind the same normalisation.
+
+    Args:
+        recipe: of the training.
+        name, arguments: of its network, as :func:`build` gave them.
+        streams: whence the initial weights.
+        num_classes: of the other one.
+        width: times that of the recipe's network.
+    """
+    chosen = {**arguments, "num_classes": num_classes, "width": width * float(arguments.get("width", 1.0))}
+    network: nn.Module = initial_weights(streams, "weights", build=lambda: _architecture(recipe, name)(**chosen))
+    normalise_inside(network, recipe.image)
+    return network
+
+
+def _architecture(recipe: SupervisedRecipe, name: str) -> Any:
+    module, _, attribute = CATALOGUE[recipe.trains or recipe.kind][name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def normalise_inside(network: nn.Module, image: ImageSpec) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from mibench.api.training import TrainingState, autocast, check_storage, copied_
 from mibench.rng import Streams, derive
 from mibench.targets.networks.ir import Backbone
 
-from .augment import AUGMENTATIONS, check_augmentation, training_batch
+from .augment import AUGMENTATIONS, check_augmentation, plain_batch, training_batch
 from .defended import DefendedTraining
 from .optimisation import build_optimiser, learning_rate_at
 
@@ -42,6 +42,7 @@ class SupervisedRecipe(Recipe):
 
     cost_only: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})  # settings that change no result
     augmentations: ClassVar[tuple[str, ...]] = AUGMENTATIONS
+    trains: ClassVar[str | None] = None  # kind of the architecture that is trained; None: the recipe's own
 
     architecture: str
     width: float = 1.0
@@ -62,7 +63,7 @@ class SupervisedRecipe(Recipe):
     evaluate_every: int = 1  # epochs; the last one is always evaluated
     checkpoint_seconds: float = 300.0  # besides the end of every epoch
 
-    def check(self) -> None:
+    def check(self, images: int | None = None) -> None:
         """Raise where a setting makes no sense."""
         check_augmentation(self.augment, self.augmentations)
         self.rate(0, 1)
@@ -81,6 +82,10 @@ class SupervisedRecipe(Recipe):
             raise MibenchError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
         if self.size < 1:
             raise MibenchError(f"size must be 1 pixel or more, got {self.size}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise MibenchError(f"dropout must be in [0, 1), got {self.dropout}")
+        if images is not None and images < 2:
+            raise MibenchError(f"training needs 2 images or more, got {images}")
 
     @property
     def image(self) -> ImageSpec:
@@ -122,7 +127,7 @@ class TrainingSummary:
 
     epoch: int
     selection: str
-    measured: Mapping[str, float | int | str]
+    measured: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
 def fit(
@@ -136,6 +141,7 @@ def fit(
     loss: Loss,
     evaluate: Evaluate,
     num_classes: int = 0,
+    fresh_network: Callable[..., nn.Module] | None = None,
 ) -> TrainingSummary:
     """Train ``network`` in place.
 
@@ -147,9 +153,10 @@ def fit(
         loss: network output, goals of a batch and the epoch (from 0) to named scalars, ``loss`` (to minimise, a mean)
             among them.
         evaluate: the network to named numbers; the first one decides ``select="best_on_test"`` (higher is better).
-        num_classes: of a classifier, for its defences.
+        num_classes, fresh_network: of a classifier, for its defences (:class:`~mibench.api.TrainingTask`).
     """
-    return _Training(network, store, goals, recipe, context, streams, loss, evaluate, num_classes).to_the_end()
+    training = _Training(network, store, goals, recipe, context, streams, loss, evaluate, num_classes, fresh_network)
+    return training.to_the_end()
 
 
 class _Training:
@@ -166,6 +173,7 @@ class _Training:
         loss: Loss,
         evaluate: Evaluate,
         num_classes: int,
+        fresh_network: Callable[..., nn.Module] | None,
     ) -> None:
         if len(store) < 2:
             raise MibenchError(f"training needs 2 images or more, got {len(store)}")
@@ -187,6 +195,8 @@ class _Training:
             batch_size=self.batch_size,
             num_classes=num_classes,
             size=recipe.size,
+            images=lambda indices: plain_batch(store, indices, context.device),
+            fresh_network=fresh_network,
         )
         optimiser = build_optimiser(
             network,
@@ -239,9 +249,11 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(step, self.steps_per_epoch)
         indices = self._indices(step)
-        generator = self.streams.generator("augment", step)
-        images = self.recipe.batch(self.store, indices, generator, self.context.device)
-        images = images.contiguous(memory_format=self.layout)
+        images = self.defended.inputs(indices)
+        if images is None:
+            generator = self.streams.generator("augment", step)
+            images = self.recipe.batch(self.store, indices, generator, self.context.device)
+            images = images.contiguous(memory_format=self.layout)
         goals = self.goals[indices.to(self.goals.device, non_blocking=True)]
         batch = self.defended.batch(
             Batch(images=images, labels=goals, step=step, epoch=step // self.steps_per_epoch, plain=len(indices))

@@ -69,13 +69,13 @@ class TrainLargeClassifier(TrainClassifier):
             flip=self.flip,
         )
 
-    def check(self) -> None:
+    def check(self, images: int | None = None) -> None:
         """Raise where a setting makes no sense."""
         if self.schedule not in SCHEDULES:
             raise MibenchError(f"unknown schedule {self.schedule!r}", cure=f"choose one of {', '.join(SCHEDULES)}")
         if not self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must be 1 at most, got {self.label_smoothing}")
-        super().check()
+        super().check(images)
         _ = self.jitter  # checks its own settings
         if not self.std > 0:
             raise MibenchError(f"std must be a positive number, got {self.std}")
@@ -132,8 +132,8 @@ class TrainTimmTarget(TrainLargeClassifier):
     architecture: str = "timm"
     model: str = ""
 
-    def check(self) -> None:
-        super().check()
+    def check(self, images: int | None = None) -> None:
+        super().check(images)
         if not self.model:
             raise MibenchError("which of timm's models? --set train.model=NAME, vit_small_patch16_224 say")
 

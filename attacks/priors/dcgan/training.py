@@ -52,8 +52,8 @@ class TrainDCGAN(Recipe):
     checkpoint_seconds: float = 300.0
     log_steps: int = 200
 
-    def check(self) -> None:
-        """Raise when a value cannot be."""
+    def check(self, images: int | None = None) -> None:
+        """Raise when a value cannot be, or there are fewer images than in a batch."""
         check_storage(self.storage)
         for name in ("steps", "critic_steps", "batch_size", "z_dim", "log_steps"):
             if getattr(self, name) < 1:
@@ -63,6 +63,12 @@ class TrainDCGAN(Recipe):
         for name in ("width", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise MibenchError(f"train.{name} must be positive and finite, got {getattr(self, name)}")
+        if images is not None and images < self.batch_size:
+            raise MibenchError(f"{images} public images are fewer than train.batch_size={self.batch_size}; lower it")
+
+    def arguments(self) -> dict[str, object]:
+        """What builds the networks."""
+        return {"z_dim": self.z_dim, "width": self.width}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +80,18 @@ class TrainGMI(TrainDCGAN):
 
     penalty: float = 10.0  # weight of the gradient penalty
 
+    def check(self, images: int | None = None) -> None:
+        super().check(images)
+        if not 0 <= self.penalty < math.inf:
+            raise MibenchError(f"train.penalty must be finite and not negative, got {self.penalty}")
+
     def run(self, data: Callable[[int], Tensor], context: TrainingContext) -> TrainedWeights:
         """Train on ``data(64)``, uint8 ``(N, 3, 64, 64)``."""
         self.check()
-        if not 0 <= self.penalty < math.inf:
-            raise MibenchError(f"train.penalty must be finite and not negative, got {self.penalty}")
         critic = initial_weights(_seeds(context), "discriminator", build=lambda: Critic(width=self.width))
         training = _Training(self, _pictures(data(SIZE), self), critic, _Wasserstein(self.penalty), context)
         training.finish()
-        return training.trained({"z_dim": self.z_dim, "width": self.width})
+        return training.trained(self.arguments())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +109,20 @@ class TrainKEDMI(TrainDCGAN):
     kernels: int = 64  # of the minibatch discrimination
     dimensions: int = 50
 
-    def run(self, data: PriorTrainingData, context: TrainingContext) -> TrainedWeights:
-        """Train on ``data.public(64)`` and the victim's scores of them."""
-        self.check()
+    def check(self, images: int | None = None) -> None:
+        super().check(images)
         if not 0 <= self.entropy_weight < math.inf or min(self.kernels, self.dimensions) < 1:
             raise MibenchError(
                 "train.entropy_weight must be finite and not negative, train.kernels and train.dimensions at least 1, "
                 f"got {self.entropy_weight}, {self.kernels} and {self.dimensions}"
             )
+
+    def arguments(self) -> dict[str, object]:
+        return {**super().arguments(), "kernels": self.kernels, "dimensions": self.dimensions}
+
+    def run(self, data: PriorTrainingData, context: TrainingContext) -> TrainedWeights:
+        """Train on ``data.public(64)`` and the victim's scores of them."""
+        self.check()
         classes = data.victim.num_classes
         network = initial_weights(
             _seeds(context),
@@ -120,14 +135,7 @@ class TrainKEDMI(TrainDCGAN):
         labels = soft_labels(data, pictures, context)
         training = _Training(self, pictures, network, _InversionSpecific(labels, self.entropy_weight), context)
         training.finish()
-        arguments = {
-            "z_dim": self.z_dim,
-            "width": self.width,
-            "kernels": self.kernels,
-            "dimensions": self.dimensions,
-            "num_classes": classes,
-        }
-        return training.trained(arguments, queries_forward=len(pictures))
+        return training.trained({**self.arguments(), "num_classes": classes}, queries_forward=len(pictures))
 
 
 @torch.no_grad()
@@ -356,8 +364,5 @@ def _pictures(pictures: Tensor, recipe: TrainDCGAN) -> Tensor:
         raise MibenchError(
             f"the prior trains on uint8 (N, 3, {SIZE}, {SIZE}), got {pictures.dtype} {tuple(pictures.shape)}"
         )
-    if len(pictures) < recipe.batch_size:
-        raise MibenchError(
-            f"{len(pictures)} public images are fewer than train.batch_size={recipe.batch_size}", cure="lower it"
-        )
+    recipe.check(len(pictures))
     return pictures

@@ -80,17 +80,14 @@ class TrainStyleGAN2(Recipe):
 
     def run(self, data: Callable[[int], Tensor], context: TrainingContext) -> TrainedWeights:
         """Train on ``data(resolution)``, uint8 ``(N, 3, R, R)``, to the end; from the checkpoint when there is one."""
-        self._check()
+        self.check()
         pictures = data(self.resolution)
         expected = (3, self.resolution, self.resolution)
         if pictures.dtype != torch.uint8 or tuple(pictures.shape[1:]) != expected:
             raise MibenchError(
                 f"the prior trains on uint8 (N, {expected}), got {pictures.dtype} {tuple(pictures.shape)}"
             )
-        if len(pictures) < self.batch_size:
-            raise MibenchError(
-                f"{len(pictures)} public images are fewer than batch_size={self.batch_size}", cure="lower it"
-            )
+        self.check(len(pictures))
         training = _Training(self, pictures, context)
         training.finish()
         return training.trained()
@@ -114,8 +111,20 @@ class TrainStyleGAN2(Recipe):
             "channel_max": self.discriminator_max,
         }
 
-    def _check(self) -> None:
+    def arguments(self) -> dict[str, object]:
+        """What builds the prior."""
+        widths = {"discriminator_base": self.discriminator_base, "discriminator_max": self.discriminator_max}
+        return {**self.generator_arguments(), **widths}
+
+    def check(self, images: int | None = None) -> None:
+        """Raise when a value cannot be, or there are fewer images than in a batch."""
         check_storage(self.storage)
+        for name in (
+            *("images", "z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "discriminator_base"),
+            *("discriminator_max", "batch_size", "shards", "r1_interval", "log_images"),
+        ):
+            if getattr(self, name) < 1:
+                raise MibenchError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
             raise MibenchError(f"resolution={self.resolution} is not a power of two from 8 upwards")
         if not 0 < self.r1_batch <= self.batch_size:
@@ -126,6 +135,8 @@ class TrainStyleGAN2(Recipe):
                 raise MibenchError(
                     f"{name}={size} in shards={self.shards} must leave multiples of {GROUP} or fewer each"
                 )
+        if images is not None and images < self.batch_size:
+            raise MibenchError(f"{images} public images are fewer than batch_size={self.batch_size}; lower it")
 
 
 @dataclass(frozen=True)
@@ -234,13 +245,9 @@ class _Training:
         recipe = self.recipe
         weights = stored_weights(self.average, recipe.storage, "G.")
         weights |= stored_weights(self.discriminator, recipe.storage, "D.")
-        arguments = recipe.generator_arguments() | {
-            "discriminator_base": recipe.discriminator_base,
-            "discriminator_max": recipe.discriminator_max,
-        }
         return TrainedWeights(
             architecture="stylegan2",
-            arguments=arguments,
+            arguments=recipe.arguments(),
             image=ImageSpec(size=recipe.resolution),
             weights=weights,
             measured={"images_shown": self.state.step * recipe.batch_size, **self.monitor.measured},

@@ -17,17 +17,18 @@ from mibench.errors import MibenchError
 from mibench.metrics.extractors import JudgeExtractor
 from mibench.settings import Layer
 from mibench.system.devices import choose_device
+from mibench.system.files import check_writable
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.weights import cards
 from mibench.weights.accuracy import measure_accuracy
-from mibench.weights.save import save_weights, to_safetensors
+from mibench.weights.save import refuse_other_card, save_weights, to_safetensors
 
-from .checkpoint_card import Import, Origin
+from .checkpoint_card import IMPORT_SCOPES, Import, Origin
 from .network_loading import check_numbers, fitted
 from .reader import read_weights, unwrapped
 from .requested_name import OF_A_DATASET, RequestedName, parse
-from .text import listed, shown
+from .text import listed
 
 CLASSIFIERS = ("target", "judge")  # what has a test accuracy
 
@@ -51,6 +52,9 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
         MibenchError: any other mistake in the input.
     """
     wanted = parse(request.wanted)
+    for scope in request.settings:
+        if scope not in IMPORT_SCOPES:
+            raise MibenchError(registry.unknown("scope of settings", scope, IMPORT_SCOPES))
     importer = find_importer(wanted)
     chosen = choose_device(device)
     target = wanted.target
@@ -60,6 +64,9 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
         )
     if request.reported is not None and not 1 < request.reported <= 100:
         raise MibenchError(f"--reported is a test accuracy in percent, such as 91.16; got {request.reported:g}")
+    shelf = request.output or home()
+    check_writable(shelf / "cards", shelf / "weights")
+    _existing(wanted, request.output)  # a name whose files are another card's is refused here
     hashes = dict(zip(request.files, request.sha256, strict=False))
     files: Sequence[WeightsContents] = [read_weights(path, sha256=hashes.get(path)) for path in request.files]
     files, trained, network = _taken_in(wanted, importer, files, request.settings.get("import", {}))
@@ -99,7 +106,7 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
                 f"another process has written {wanted.name!r} meanwhile", cure="look at it, then import again"
             )
 
-    path, card = _shelved(card, content, request.output or home(), before, unchanged)
+    path, card = _shelved(card, content, shelf, before, unchanged)
     remarks = list(trained.notes)
     remarks += [
         f"{file.file} holds other weights too ({', '.join(file.others)}): {file.container} was taken; "
@@ -202,14 +209,8 @@ def _existing(wanted: RequestedName, output: Path | None) -> cards.CardFile | No
     """The card that has this name, or this place, already."""
     folder = output or home()
     place = folder / "cards" / f"{wanted.card_name.stem}.yaml"
+    refuse_other_card(wanted.card_name, folder)
     if place.is_file():
         content = config.read_yaml(place)
-        found = cards.CardFile(
-            str(content.get("name")), str(content.get("kind")), place, folder / "weights", "user", content
-        )
-        if found.name != wanted.name:
-            raise MibenchError(
-                f"{place} is the card of {shown(found.name)!r}", cure=f"choose another tag for {wanted.name!r}"
-            )
-        return found
+        return cards.CardFile(wanted.name, str(content.get("kind")), place, folder / "weights", "user", content)
     return cards.all_cards().get(wanted.name) if output is None else None

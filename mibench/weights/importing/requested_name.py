@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from mibench import registry
 from mibench.errors import MibenchError
-from mibench.records import CardName
+from mibench.records import PLAIN_NAMES, CardName, is_plain_name
 from mibench.weights.cards import CARD_KINDS
 from mibench.weights.prior_class import prior_class
 
 from .text import shown
 
 EXAMPLE = "target:ir152@celeba or target:vgg16@celeba+bido"
-PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # names become file names
 OF_A_DATASET = ("target", "judge", "regressor")  # their classes are a data set's; a prior's origin is only a name
 
 
@@ -67,7 +65,9 @@ def parse(text: str) -> RequestedName:
     if colon and architecture and not at:
         raise MibenchError(f"--as {shown(text)}: say what it was trained on, such as {kind}:{architecture}@celeba")
     parts = [architecture, dataset, *([tag] if plus else [])]
-    if not colon or not all(PART.fullmatch(part) for part in parts):
+    if plus and not is_plain_name(tag):
+        raise MibenchError(f"--as {shown(text)}: a tag becomes part of file names: {PLAIN_NAMES}")
+    if not colon or not all(is_plain_name(part) for part in parts):
         raise MibenchError(f"--as {shown(text)}: expected KIND:ARCHITECTURE@DATASET[+TAG], such as {EXAMPLE}")
     if kind not in CARD_KINDS:
         raise MibenchError(registry.unknown("kind of network", kind, CARD_KINDS))
@@ -78,4 +78,4 @@ def parse(text: str) -> RequestedName:
         registry.entry(kind, architecture)
     if kind in OF_A_DATASET:
         registry.entry("dataset", dataset)
-    return RequestedName(kind=kind, card_name=CardName(architecture, dataset, tag or None))
+    return RequestedName(kind=kind, card_name=CardName(architecture, dataset, tag or None).checked("--as"))

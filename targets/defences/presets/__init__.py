@@ -1,0 +1,1 @@
+"""Settings of defences by tier, each value with its source."""

@@ -1,0 +1,19 @@
+"""What a victim answers, whatever it grants: probabilities of the classes, or a vote for one of them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from mibench.api import Access, Victim
+
+
+def confidence_in_classes(victim: Victim, images: Tensor) -> Tensor:
+    """Confidence ``(N, C)`` in every class for images ``(N, 3, H, W)``.
+
+    With scores it is their softmax. With labels only it is 1 for the class that the victim names and 0 for the others:
+    the mean over views of an image is then the share of views that the victim still calls so.
+    """
+    if victim.access >= Access.SCORES:
+        return victim.scores(images)
+    return one_hot(victim.labels(images), victim.num_classes).float()

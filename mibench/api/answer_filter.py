@@ -1,0 +1,87 @@
+"""Answer-time filters: defences that train nothing and change what a classifier answers.
+
+A filter acts for an adversary who sees scores or labels. Who holds the network differentiates through its logits and
+never meets a filter, so a filtered target grants no gradients.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .defence import Defence
+from .victim import Access
+
+
+class AnswerStage(enum.IntEnum):
+    """Where a filter acts on the way from logits to an answer.
+
+    Several filters act in this order, whatever the order they were named in; those of one stage act by their names.
+    """
+
+    LOGITS = 1  # before the softmax
+    PERTURB = 2  # changes scores
+    SELECT = 3  # leaves scores out
+    QUANTISE = 4  # answers fewer digits
+    WITHHOLD = 5  # answers no scores at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFilter(Defence):
+    """A filter and its settings. A subclass overrides :meth:`logits` or :meth:`scores`.
+
+    The label that a filtered classifier answers is that of the unfiltered logits.
+
+    Attributes:
+        stage: where it acts.
+        grants: the most that an adversary can still ask for: scores, or labels.
+    """
+
+    stage: ClassVar[AnswerStage]
+    grants: ClassVar[Access] = Access.SCORES
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Logits ``(N, C)`` in the place of the network's. Row by row: an answer never depends on its batch."""
+        return logits
+
+    def scores(self, scores: Tensor, images: Tensor) -> Tensor:
+        """Scores in the place of those that the stages before left, row by row.
+
+        Args:
+            scores: float32 ``(N, C)`` in [0, 1].
+            images: float32 ``(N, 3, H, W)`` in [0, 1], what was asked about.
+
+        Returns:
+            float32 ``(N, C)`` in [0, 1]; rows need not sum to 1.
+        """
+        return scores
+
+
+class FilteredAnswers:
+    """The answers of a victim behind filters, which it calls with logits and images.
+
+    Args:
+        filters: one or more, in any order.
+    """
+
+    def __init__(self, filters: Iterable[AnswerFilter]) -> None:
+        self.filters = tuple(sorted(filters, key=lambda one: (one.stage, one.name)))
+
+    @property
+    def grants(self) -> Access:
+        """The most that all filters grant."""
+        return min((one.grants for one in self.filters), default=Access.GRADIENTS)
+
+    def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Answers, float32 ``(N, C)``, from logits ``(N, C)`` of images ``(N, 3, H, W)``."""
+        logits = logits.float()
+        for one in self.filters:
+            logits = one.logits(logits)
+        scores = logits.softmax(dim=1)
+        for one in self.filters:
+            scores = one.scores(scores, images)
+        return scores

@@ -1,0 +1,78 @@
+"""Answer-time filters of a target, as its card names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mibench import registry
+from mibench import settings as config
+from mibench.api import Access, AccessName, AnswerFilter, Card, Defence, FilteredAnswers
+from mibench.errors import MibenchError
+from mibench.settings import Layer
+
+
+def filters_of(defences: Sequence[Defence]) -> tuple[AnswerFilter, ...]:
+    """Those of the defences that act on answers."""
+    return tuple(one for one in defences if isinstance(one, AnswerFilter))
+
+
+def trains_nothing(defences: Sequence[Defence]) -> bool:
+    """Whether there are defences and all of them only filter answers."""
+    return bool(defences) and len(filters_of(defences)) == len(defences)
+
+
+def access_behind(defences: Sequence[Defence]) -> AccessName:
+    """The most that a target grants behind the filters among its defences; gradients without any."""
+    return FilteredAnswers(filters_of(defences)).grants.name.lower()  # type: ignore[return-value]
+
+
+def filter_settings(card: Card) -> dict[str, Mapping[str, Any]]:
+    """The filters of a target with every setting, as its card has them; empty without any.
+
+    Raises:
+        MibenchError: the card names a filter without its settings.
+    """
+    defence = card.defence
+    if defence is None:
+        return {}
+    for name in defence.filters:
+        if name not in defence.settings:
+            raise MibenchError(f"card {card.name!r} names the filter {name!r} without its settings; make it again")
+    return {name: defence.settings[name] for name in defence.filters}
+
+
+def build_answers(card: Card) -> FilteredAnswers | None:
+    """What a target answers through; None where nothing filters its answers.
+
+    Raises:
+        MibenchError: a filter is not installed or is none, a setting is missing, unknown, or makes no sense.
+    """
+    filters: list[AnswerFilter] = []
+    for name, values in filter_settings(card).items():
+        kind = registry.load("defence", name)
+        if not issubclass(kind, AnswerFilter):
+            raise MibenchError(f"card {card.name!r} names {name!r} as a filter of its answers, which it is not")
+        missing = [setting for setting in config.setting_names(kind) if setting not in values]
+        if missing:
+            raise MibenchError(f"card {card.name!r} lacks the setting {missing[0]!r} of the filter {name!r}")
+        built, _ = config.resolve(kind, [Layer(f"card {card.name}", values)], scope="defence")
+        built.check()
+        filters.append(built)
+    return FilteredAnswers(filters) if filters else None
+
+
+def why_less(card: Card, needed: Access) -> str | None:
+    """Why a filtered target does not grant ``needed``, with the cure; None where no filter is the cause."""
+    answers = build_answers(card)
+    if answers is None or card.defence is None or needed <= answers.grants:
+        return None
+    names = ", ".join(card.defence.filters)
+    if needed < Access.GRADIENTS:
+        return f"target {card.name!r} answers labels only ({names})"
+    trained = [name for name in card.defence.settings if name not in card.defence.filters]
+    instead = f"the same weights without filters, defended by {'+'.join(trained)}" if trained else card.defence.twin
+    return (
+        f"target {card.name!r} filters its answers ({names}), which an attacker with gradients bypasses: "
+        f"attack {instead} instead"
+    )
