@@ -10,7 +10,8 @@ from typing import Any, Literal
 from mibench.errors import MibenchError
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_CARD_NAME = re.compile(rf"({_PLAIN_NAME.pattern})@({_PLAIN_NAME.pattern})(?:\+({_PLAIN_NAME.pattern}))?")
+_TAG = rf"{_PLAIN_NAME.pattern}(?:\+{_PLAIN_NAME.pattern})*"  # several where defences are combined
+_CARD_NAME = re.compile(rf"({_PLAIN_NAME.pattern})@({_PLAIN_NAME.pattern})(?:\+({_TAG}))?")
 LONGEST_NAME = 150  # characters: file systems take 255 bytes, and a file adds its hash, ending and process number
 PLAIN_NAMES = f"letters, digits, '_', '.' and '-', beginning with a letter or digit, {LONGEST_NAME} characters at most"
 
@@ -63,6 +64,8 @@ class CardName:
     def checked(self, option: str = "--tag") -> CardName:
         """The same name, if files can be called by it. Architecture and data set are registered, so theirs can.
 
+        A tag is a plain name, or several joined by ``+`` (the defences of a target).
+
         Args:
             option: where the tag comes from, for the message.
 
@@ -70,7 +73,7 @@ class CardName:
             MibenchError: with the tag and the rule.
         """
         given = self.tag
-        if given is not None and not is_plain_name(given):
+        if given is not None and not (isinstance(given, str) and all(map(is_plain_name, given.split("+")))):
             got = f"{given[:LONGEST_NAME]!r}" if isinstance(given, str) else f"a {type(given).__name__}"
             raise MibenchError(f"{option}: a tag becomes part of file names: {PLAIN_NAMES}; got {got}")
         if len(str(self)) > LONGEST_NAME:

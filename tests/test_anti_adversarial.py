@@ -67,6 +67,7 @@ def hooks_of(defence: AntiAdversarial, network: nn.Module, precision: str = "flo
         size=32,
         device=torch.device("cpu"),
         streams=Streams(0, ("test",)),
+        images=lambda indices: torch.rand(len(indices), 3, 32, 32),
         autocast=lambda: autocast(context),
     )
     return defence.hooks(network, task)

@@ -282,6 +282,7 @@ def _task(batch_size: int = 12, identities: int = CLASSES):
         size=32,
         device=torch.device("cpu"),
         streams=Streams(0, ("t",)),
+        images=lambda indices: torch.rand(len(indices), 3, 32, 32),
         autocast=torch.no_grad,
     )
 

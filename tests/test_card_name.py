@@ -56,7 +56,7 @@ def test_a_prior_is_called_after_its_target_and_back() -> None:
     assert prior.stem == "kedmi_celeba_vgg16-bido"
 
 
-BAD_TAGS = ["", "a/b", "../up", "a@b", "a+b", "a b", "a\nb", "a\x1b[31mb", "\0", ".hidden", "-x", "ä", "x" * 200, 5]
+BAD_TAGS = ["", "a/b", "../up", "a@b", "a+", "a b", "a\nb", "a\x1b[31mb", "\0", ".hidden", "-x", "ä", "x" * 200, 5]
 
 
 @pytest.mark.parametrize("tag", BAD_TAGS)
@@ -65,7 +65,7 @@ def test_a_tag_that_makes_no_file_is_refused_before_anything_is_made(home: Path,
     with pytest.raises(MibenchError, match=r"--tag: a tag becomes part of file names|too long a name") as caught:
         mibench.train("target", "vgg16", tag=tag, device="cpu")
     assert "\n" not in str(caught.value)
-    if isinstance(tag, str) and tag not in ("", "a+b", "a@b"):
+    if isinstance(tag, str) and tag not in ("", "a@b"):
         with pytest.raises(MibenchError, match=r"--as .*a tag becomes part of file names|too long a name"):
             mibench.import_weights("gone.pt", f"target:vgg16@synthfaces+{tag}")
     assert not home.exists()

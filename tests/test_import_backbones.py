@@ -83,7 +83,7 @@ def test_trainings_from_different_backbones_do_not_share_a_checkpoint(home: Path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"init": "ir50"}, r"train.init=ir50: name the whole card, such as ir50@ms1m"),
+        ({"init": "ir50"}, r"train.init=ir50; name the whole card, such as ir50@ms1m"),
         (
             {"init": "ir50@casia"},
             r"no weights of the backbone 'ir50@casia' are here.*mibench import FILE --as backbone",

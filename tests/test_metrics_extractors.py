@@ -158,7 +158,7 @@ def test_inception_says_what_is_wrong_with_its_weights(tmp_path, monkeypatch):
         InceptionExtractor()
     assert "\n" not in str(unset.value)
     monkeypatch.setenv("MIBENCH_INCEPTION", str(tmp_path / "absent.pth"))
-    with pytest.raises(MibenchError, match=r"none at .*absent.pth: `mibench fetch inception`"):
+    with pytest.raises(MibenchError, match=r"none at .*absent.pth; `mibench fetch inception`"):
         InceptionExtractor()
     wrong = tmp_path / inception_asset().file
     wrong.write_bytes(b"<html>quota exceeded</html>")

@@ -14,7 +14,7 @@ from mibench import registry
 
 ROOT = Path(mibench.__file__).resolve().parent
 # Names of parties that are ordinary words here: what a run is compared with, kinds of files, what is counted.
-ORDINARY = {"floor", "identity", "module", "onnx", "torchscript", "timm"}
+ORDINARY = {"floor", "identity", "module", "onnx", "torchscript", "timm", "none", "noise", "temperature", "rounding"}
 # Recipes of an audit, files that others have published, examples of a grammar, a protocol called like an attack.
 ALLOWED = {
     "audits/judge_and_prior.py",
@@ -25,7 +25,7 @@ ALLOWED = {
     "weights/importing/requested_name.py",
     "weights/training_inputs.py",
 }
-KINDS = ("attack", "target", "prior", "judge")
+KINDS = ("attack", "target", "prior", "judge", "defence")
 MODULES = sorted(
     path
     for path in ROOT.rglob("*.py")

@@ -121,7 +121,7 @@ def test_cards_of_target_and_judge_agree_on_the_data(
         raise MibenchError("far enough")
 
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(training, "_data_for", spy)
+    monkeypatch.setattr(training, "data_for", spy)
     for kind, architecture in (("target", "vgg16"), ("judge", "facenet112")):
         wanted = training.Training(
             kind=kind,

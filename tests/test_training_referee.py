@@ -69,7 +69,7 @@ def test_a_prior_sees_public_pixels_only(toy: Path) -> None:
     assert card.kind == "prior"
     resolved = training.resolve_training(toy_training("prior", "toygan"))
     recipe, dataset = resolved.recipe, resolved.dataset
-    handed = training._data_for(recipe, dataset, None, torch.device("cpu"))
+    handed = training.data_for(recipe, dataset, None, torch.device("cpu"))
     assert handed(8).shape == (24, 3, 8, 8)
     assert not hasattr(handed, "private")
 
@@ -85,7 +85,7 @@ def test_a_prior_made_against_a_target_is_named_after_it_and_may_only_query_it(t
     assert card.measured == {"queries_forward": 24}
     resolved = training.resolve_training(toy_training("prior", "toyaimed", target="toynet"))
     recipe, dataset = resolved.recipe, resolved.dataset
-    handed = training._data_for(recipe, dataset, target, torch.device("cpu"))
+    handed = training.data_for(recipe, dataset, target, torch.device("cpu"))
     assert not hasattr(handed, "private")
     with pytest.raises(MibenchError, match="grants SCORES"):
         handed.victim.logits(torch.rand(1, 3, 8, 8))

@@ -105,6 +105,7 @@ def hooks_of(defence: TrapMID, network: nn.Module) -> TrainingHooks:
         size=32,
         device=torch.device("cpu"),
         streams=Streams(0, ("test",)),
+        images=lambda indices: torch.rand(len(indices), 3, 32, 32),
         autocast=lambda: torch.autocast("cpu", enabled=False),
         fresh_network=lambda streams, **changes: another(recipe, "vgg16", arguments, streams, **changes),
     )

@@ -37,6 +37,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # What PIL's readers raise on damaged files, besides their own errors (which are OSErrors).
+ANEW = "unpack or download it again"  # the cure of a file that cannot be read
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
 
 
@@ -183,10 +184,12 @@ def _opened(path: Path) -> Iterator[Any]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MibenchError(f"{path} claims too many pixels, a bomb rather than a picture", cure="remove it") from error
     except UnidentifiedImageError as error:
-        raise MibenchError(f"{path} is no image ({', '.join(FORMATS)} are read): {looks_like(path)}") from error
+        raise MibenchError(
+            f"{path} is no image ({', '.join(FORMATS)} are read): {looks_like(path)}", cure=ANEW
+        ) from error
     except _DAMAGE as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise MibenchError(f"{path} cannot be decoded ({reason})", cure="unpack or download it again") from error
+        raise MibenchError(f"{path} cannot be decoded ({reason})", cure=ANEW) from error
 
 
 @functools.cache
@@ -198,6 +201,6 @@ def _silence_bombs() -> None:
 
 
 def looks_like(path: Path) -> str:
-    """What an unreadable file looks like and what to do, for a message."""
+    """What an unreadable file looks like, for a message; the cure is :data:`ANEW`."""
     with path.open("rb") as file:
-        return f"{beginning(file.read(HEAD))}; unpack or download it again"
+        return beginning(file.read(HEAD))

@@ -101,7 +101,7 @@ class Training:
         Raises:
             MibenchError: a name that no file can have.
         """
-        tag, option = self.tag or tag_of(self.defences), "--tag"
+        tag, option = self.tag if self.tag is not None else tag_of(self.defences), "--tag"
         if tag is None and self.kind == "backbone":
             tag = PUBLIC
         if tag is None and self.target:

@@ -56,11 +56,11 @@ def read_list(path: Path) -> list[tuple[str, int]]:
 
 def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
     """The variables of a file."""
-    from mibench.data.images import looks_like
+    from mibench.data.images import ANEW, looks_like
 
     order = ENDS.get(content[126:128])
     if len(content) < HEADER or order is None:
-        raise MibenchError(f"{path} is no MATLAB file: {looks_like(path)}")
+        raise MibenchError(f"{path} is no MATLAB file: {looks_like(path)}", cure=ANEW)
     if content[124:126] not in (b"\x00\x01", b"\x01\x00"):
         raise MibenchError(
             f"{path} is a MATLAB file of another version than the released lists (5)", cure="restore them"

@@ -64,8 +64,8 @@ def parse(text: str) -> RequestedName:
     dataset, plus, tag = rest.partition("+")
     if colon and architecture and not at:
         raise MibenchError(f"--as {shown(text)}: say what it was trained on, such as {kind}:{architecture}@celeba")
-    parts = [architecture, dataset, *([tag] if plus else [])]
-    if plus and not is_plain_name(tag):
+    parts = [architecture, dataset, *(tag.split("+") if plus else [])]
+    if plus and not all(map(is_plain_name, tag.split("+"))):
         raise MibenchError(f"--as {shown(text)}: a tag becomes part of file names: {PLAIN_NAMES}")
     if not colon or not all(is_plain_name(part) for part in parts):
         raise MibenchError(f"--as {shown(text)}: expected KIND:ARCHITECTURE@DATASET[+TAG], such as {EXAMPLE}")
