@@ -111,7 +111,7 @@ def _accuracies(reporter: Reporter) -> Iterator[Finding]:
             if card.dataset_digest not in (None, dataset.digest):
                 changed = what_changed(str(card.dataset_digest), dataset.digest)
                 raise MibenchError(f"it was trained on another version of {card.dataset}: {changed}")
-            classifier = load.build_judge(file, device, cache=None)
+            classifier = load.build_classifier_extractor(file, device, cache=None)
             images = dataset.seen_by(file.kind).private("test", card.image.size)
         except MibenchError as error:
             yield Finding(f"{file.name} accuracy", False, f"cannot be measured: {error}")

@@ -27,7 +27,7 @@ from typing import Any
 
 from mibench.errors import MibenchError, suggest
 from mibench.records import PLAIN_NAMES, is_plain_name
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 from mibench.system.text_files import shown
 
 from . import plugins
@@ -83,7 +83,7 @@ class Entry:
         """
         module, _, attribute = self.address.partition(":")
         try:
-            with spoken_aside():
+            with stdout_to_stderr():
                 found: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise MibenchError(
@@ -117,7 +117,7 @@ def catalogue() -> dict[str, dict[str, Entry]]:
     for point in sorted(set(entry_points(group=GROUP)), key=lambda p: (_distribution(p), p.name)):
         owner = _distribution(point)
         try:
-            with spoken_aside():
+            with stdout_to_stderr():
                 offered = point.load()
         except (ImportError, AttributeError) as error:
             raise MibenchError(

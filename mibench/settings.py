@@ -161,13 +161,13 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
     for name, given in chosen.items():
         found = _value(instance, name)
         check_value(found, f"{scope}.{name}", origins[name])  # again: the text "nan" has become a number by now
-        if _truth_as_number(given, found):
+        if _bool_given_for_number(given, found):
             raise MibenchError(f"{scope}.{name}: expected a number, got {shown(given)} (from {origins[name]})")
     return instance, {name: Setting(_value(instance, name), origins[name], by_user[name]) for name in known}
 
 
 def check_value(value: Any, place: str, origin: str) -> None:
-    """Refuse what no setting means: numbers that are not finite or need more than 64 bits, null characters in text.
+    """Reject numbers that are not finite or need more than 64 bits, and null characters in text.
 
     Args:
         value: a setting, lists and mappings of settings included.
@@ -193,10 +193,10 @@ def check_value(value: Any, place: str, origin: str) -> None:
             check_value(item, place, origin)
 
 
-def _truth_as_number(given: Any, found: Any) -> bool:
+def _bool_given_for_number(given: Any, found: Any) -> bool:
     """Whether a yes or no was taken for 1 or 0, in a list too: ``true`` is no number of steps."""
     if isinstance(given, list | tuple) and isinstance(found, list | tuple):
-        return any(_truth_as_number(one, other) for one, other in zip(given, found, strict=False))
+        return any(_bool_given_for_number(one, other) for one, other in zip(given, found, strict=False))
     return isinstance(given, bool) and isinstance(found, int | float) and not isinstance(found, bool)
 
 

@@ -20,7 +20,7 @@ ALLOWED = {
 }
 
 
-# The rooms of the referee, lowest first: a room imports from itself and from what is below it.
+# The packages of the referee, lowest first: each imports from itself and from what is below it.
 ROOMS = (
     "errors",
     "version",

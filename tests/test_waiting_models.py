@@ -122,7 +122,7 @@ def attending(monkeypatch: pytest.MonkeyPatch) -> tuple[int, Callable[[], list[A
     done: list[Any] = []
     monkeypatch.setattr(interrupts, "_write", done.append)
     heard, rung = os.pipe()
-    thread = threading.Thread(target=interrupts.attend, args=(heard, done.append))
+    thread = threading.Thread(target=interrupts.watch_signals, args=(heard, done.append))
     thread.start()
 
     def ended() -> list[Any]:
@@ -143,7 +143,7 @@ def test_the_first_ctrl_c_is_patient_and_the_second_is_not(monkeypatch: pytest.M
     assert ended() == [interrupts.STOPPING]
     rung, ended = attending(monkeypatch)
     os.write(rung, bytes([signal.SIGTERM, signal.SIGINT, signal.SIGINT]))
-    assert [each for each in ended() if each != interrupts.STOPPING] == [interrupts.WORDS, 130]
+    assert [each for each in ended() if each != interrupts.STOPPING] == [interrupts.INTERRUPTED_MESSAGE, 130]
 
 
 def test_nobody_leaves_before_the_words_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_nobody_leaves_before_the_words_are_out(monkeypatch: pytest.MonkeyPatch)
     go_on.set()
     for thread in threads:
         thread.join()
-    assert events == [interrupts.WORDS, 130, 130]
+    assert events == [interrupts.INTERRUPTED_MESSAGE, 130, 130]
 
 
 HANGS = """
@@ -248,4 +248,4 @@ def test_a_model_that_catches_ctrl_c_is_ended_by_the_second(toy: Path, tmp_path:
     child.send_signal(signal.SIGINT)
     _, said = child.communicate()
     assert child.returncode == 130
-    assert interrupts.WORDS in said
+    assert interrupts.INTERRUPTED_MESSAGE in said

@@ -190,7 +190,7 @@ def _likeness(recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _judge(judge: AuxiliaryModel, recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
     most = recognised.get("control_private_test_acc1")
     if judge.accuracy is None:
-        return ["nothing is known of the judge's accuracy, so its verdicts stand on nothing"]
+        return ["nothing is known of the judge's accuracy, so its verdicts cannot be trusted"]
     sentences = []
     if judge.accuracy < WEAK_JUDGE:
         sentences.append(

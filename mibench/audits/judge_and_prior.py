@@ -17,7 +17,7 @@ from mibench.system.progress import Reporter
 from mibench.weights.accuracy import measure_accuracy
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
-from mibench.weights.load import build_judge
+from mibench.weights.load import build_classifier_extractor
 from mibench.weights.minimum_accuracy import percent
 from mibench.weights.prior_class import prior_class
 from mibench.weights.training import Training, resolve_training, train
@@ -140,7 +140,7 @@ def judge_of(plan: ModelPlan, material: AuditData, device: str, reporter: Report
     file, people = plan.card, material.counts["people"]
     test = material.dataset.private("test", file.card().image.size)
     chosen = choose_device(device)
-    classifier = build_judge(file, chosen, None)
+    classifier = build_classifier_extractor(file, chosen, None)
     share = measure_accuracy(classifier, test, device=chosen, reporter=reporter).value
     if share < least_accuracy(people):
         raise MibenchError(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import rich_click as click
 
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .options import access_option, device_option, json_option, output_option, plugin_option, set_option
@@ -111,7 +111,7 @@ def audit(
 
     from .progress import reporter
 
-    found = spoken_aside()(audit_model)(
+    found = stdout_to_stderr()(audit_model)(
         model,
         weights=weights,
         data=data,

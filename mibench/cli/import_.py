@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
@@ -72,7 +72,7 @@ def import_command(
 
     from .progress import reporter
 
-    done = spoken_aside()(import_weights)(
+    done = stdout_to_stderr()(import_weights)(
         files,
         wanted,
         settings={scope: values for scope, values in parse_assignments(assignments, IMPORT_SCOPES).items() if values},

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
-WORDS = "interrupted: everything finished is kept; repeat the command to continue"
+INTERRUPTED_MESSAGE = "interrupted: everything finished is kept; repeat the command to continue"
 STOPPING = "stopping as soon as the code that runs comes back; Ctrl-C once more ends at once, what is finished is kept"
 PATIENCE = 3.0  # seconds that stopping in order may take before a word is said about it
 
@@ -52,7 +52,7 @@ def listen() -> None:
     heard, rung = os.pipe()
     os.set_blocking(rung, False)
     signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
-    threading.Thread(target=attend, args=(heard,), daemon=True, name="interrupts").start()
+    threading.Thread(target=watch_signals, args=(heard,), daemon=True, name="interrupts").start()
 
 
 def leave_at_once() -> None:
@@ -60,7 +60,7 @@ def leave_at_once() -> None:
     _ctrl_c.at_once = True
 
 
-def attend(heard: int, leave: Callable[[int], object] = _leave) -> None:
+def watch_signals(heard: int, leave: Callable[[int], object] = _leave) -> None:
     """Read the numbers of signals from a pipe: the second SIGINT ends the program, wherever its main thread is."""
     told = threading.Event()
     count = 0
@@ -83,7 +83,7 @@ def _end(leave: Callable[[int], object]) -> None:
     with _ending:  # the main thread and the one that reads may both get here: who comes second waits for the words
         if not _said.is_set():
             _said.set()
-            _write(WORDS)
+            _write(INTERRUPTED_MESSAGE)
     leave(INTERRUPTED)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from mibench.system.precision import PRECISIONS
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .format import text_columns
@@ -88,7 +88,7 @@ def run(
 
     from .progress import reporter
 
-    result = spoken_aside()(run_attack)(
+    result = stdout_to_stderr()(run_attack)(
         attack,
         target,
         dataset,

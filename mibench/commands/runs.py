@@ -222,7 +222,7 @@ def forecast(
     """What a sweep would do, and what it would cost: ``mibench sweep --dry-run``. Starts and writes nothing.
 
     >>> import mibench
-    >>> {cell.state for cell in mibench.forecast("smoke", out="nowhere", device="cpu").standings}
+    >>> {cell.state for cell in mibench.forecast("smoke", out="nowhere", device="cpu").cell_statuses}
     {'to do'}
 
     Args:

@@ -46,7 +46,7 @@ def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Verdicts(NamedTuple):
-    """What logits say of labels, a number for each row: the logits of many images and many people fill a memory."""
+    """What logits say of labels, a number for each row: stored instead of logits, which would not fit in memory."""
 
     predicted: Tensor  # int64
     hit1: Tensor  # bool, as hit5
@@ -140,7 +140,7 @@ def measure_legacy(inputs: ScoringInputs) -> list[Estimate]:
     fields: estimates.EstimateFields = {"extractor": inputs.extractor, "unit": "draw"}
     names = ("acc1_std_legacy", "acc1_std_draws")
     if reason := inputs.fixed.get("hit1"):
-        return [estimates.cannot_differ(name, reason, **fields) for name in names]
+        return [estimates.not_informative(name, reason, **fields) for name in names]
     if table.shape[1] < 2 or bool(table.isna().to_numpy().any()):
         reason = "a spread over draws needs at least two selected samples and as many for every identity"
         return [estimates.null(name, reason, **fields) for name in names]

@@ -1,5 +1,4 @@
-"""Controls: images that no attack made, judged by the same path. What looks like a leak without one, and what perfect
-looks like."""
+"""Controls: images that no attack made, judged by the same path. Lower and upper reference values."""
 
 from __future__ import annotations
 
@@ -153,7 +152,7 @@ def measure(inputs: ScoringInputs) -> list[Estimate]:
             by_regressor = name == "true_identity_error"
             extractor = str(inputs.identity_params["regressor"]) if by_regressor else inputs.extractor
             if reason := inputs.fixed.get(column):
-                measured.append(estimates.cannot_differ(label, reason, extractor=extractor))
+                measured.append(estimates.not_informative(label, reason, extractor=extractor))
                 continue
             share = name == "acc1"
             measured.append(

@@ -100,7 +100,7 @@ class _NetworkExtractor:
         """Name and resize, as written beside every number."""
         return f"{self.name} ({self.resize} to {self.image.size})"
 
-    def _refuse_none(self, images: Tensor) -> None:
+    def _require_images(self, images: Tensor) -> None:
         if not len(images):
             raise MibenchError(f"{self.name!r} was given no image", cure="check the reconstructions and the split")
 
@@ -147,8 +147,8 @@ class JudgeExtractor(_NetworkExtractor):
         return ClassifierOutput(*(torch.cat(tensors).clone() for tensors in zip(*parts, strict=True)))
 
     def batches(self, images: Tensor) -> Iterator[ClassifierOutput]:
-        """The same batch by batch, for who needs no logits of all images at once: ``N * C`` numbers are many."""
-        self._refuse_none(images)
+        """The same batch by batch, for callers that do not need all ``N * C`` logits at once."""
+        self._require_images(images)
         for output in self._outputs(images):
             yield ClassifierOutput(output[0].float().cpu(), output[1].float().cpu())
 
@@ -197,7 +197,7 @@ class JudgeExtractor(_NetworkExtractor):
         return Judged(found["features"], verdicts, int(found["classes"]))
 
     def cached(self, images: Tensor) -> ClassifierOutput:
-        """The same, kept in the cache folder under a hash of images, weights and preprocessing."""
+        """Cached version of :meth:`__call__`, under a hash of images, weights and preprocessing."""
         if self._cache is None:
             return self(images)
         outputs = cached_tensors(self._cache, self._key(images), lambda: self(images)._asdict())
@@ -212,7 +212,7 @@ class RegressorExtractor(_NetworkExtractor):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Vectors ``(N, K)``, float32 on the CPU, of uint8 or float images ``(N, 3, H, W)``."""
-        self._refuse_none(images)
+        self._require_images(images)
         vectors = []
         for output in self._outputs(images):
             vector = output if isinstance(output, Tensor) else output[-1]
@@ -289,7 +289,7 @@ class InceptionExtractor:
         return torch.cat(features).clone()
 
     def cached(self, images: Tensor, scaling: str = "unit") -> Tensor:
-        """The same, kept in the cache folder."""
+        """Cached version of :meth:`__call__`."""
         if self._cache is None:
             return self(images, scaling)
         key = content_hash(images, f"inception 1|{self._sha256}|{scaling}|{self._batch}|{self._device.type}")

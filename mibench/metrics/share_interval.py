@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 ADDED = 0.5  # of an identity at 1 and of one at 0, ours: see above
 
 
@@ -32,7 +32,7 @@ def clopper_pearson(share: float, trials: float) -> tuple[float, float]:
     from scipy.special import betaincinv  # type: ignore[import-untyped]
 
     successes, failures = share * trials, (1 - share) * trials
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE_LEVEL) / 2
     low = 0.0 if share <= 0 else float(betaincinv(successes, failures + 1, tail))
     high = 1.0 if share >= 1 else float(betaincinv(successes + 1, failures, 1 - tail))
     return low, high

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _COUNTED = ("queries_forward", "queries_backward", "seconds")
-_TRUTHS = ("selected", "hit1", "hit5")
+_BOOLEAN_COLUMNS = ("selected", "hit1", "hit5")
 
 
 class LabelledImages(Protocol):
@@ -129,7 +129,7 @@ class StoredRun:
 
     @cached_property
     def floor(self) -> StoredRun | None:
-        """The run that this one is compared with; None where it is one itself, or the floor is not beside it."""
+        """The run that this one is compared with; None where it is one itself, or the floor is missing from its folder."""
         name = self.record.get("floor")
         folder = self.path.parent / str(name)
         return StoredRun(folder) if name and (folder / "run.json").exists() else None
@@ -148,11 +148,11 @@ class StoredRun:
             table = pd.read_csv(file)
         except (ValueError, OSError) as error:
             raise self._spoilt(f"{file} cannot be read as a table") from error
-        for column in (*_TRUTHS, "identity", "sample"):
+        for column in (*_BOOLEAN_COLUMNS, "identity", "sample"):
             if column not in table:
                 raise self._spoilt(f"{file} has no column {column!r}")
         for column, fits, kind in (
-            *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _TRUTHS),
+            *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _BOOLEAN_COLUMNS),
             *((count, pd.api.types.is_integer_dtype, "whole numbers") for count in ("identity", "sample")),
         ):
             if not fits(table[column]):

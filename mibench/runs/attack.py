@@ -32,7 +32,7 @@ MICRO_BATCH = 256
 
 @dataclass
 class Execution:
-    """Where a run computes: the device, how many images at a time, whom it tells. None of it changes a result."""
+    """Where a run computes: device, images at a time, progress reporter. None of it changes a result."""
 
     device: torch.device
     micro_batch: int = MICRO_BATCH
@@ -61,7 +61,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
         raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network", cure=mapping_priors())
     machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
-    run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
+    run = _AttackRunner(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
     with deterministic(machine.device, plan.spec.precision) as varying:
         machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}", attack=plan.spec.attack)
         try:
@@ -80,7 +80,7 @@ def note_varying(folder: RunDir, operations: set[str]) -> None:
 
 
 @dataclass
-class _Attacking:
+class _AttackRunner:
     """The objects of one run at work."""
 
     plan: Plan
@@ -202,7 +202,7 @@ class _Attacking:
 def max_micro_batch(prior: Prior | None, device: torch.device) -> int:
     """The most images of a prior to decode at a time: a power of two that takes half of the memory at most.
 
-    A GPU that is asked for more says so; on a CPU memory is promised, and the process is killed when it is not there.
+    A GPU raises an out-of-memory error; a CPU overcommits and the process is killed.
     What is free now does not count: kernels round by the size of a batch, and a run resumed later must not.
     """
     each, total = None if prior is None else prior.bytes_per_image, total_memory(device)

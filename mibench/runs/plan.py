@@ -1,6 +1,6 @@
 """From names to a plan: a request, resolved once into a record of everything that a run needs to know.
 
-Nothing downstream asks the makers of a plan again: what the engine, the referee, a sweep or a table needs is a field.
+Later stages read only the plan: what the engine, the referee, a sweep or a table needs is a field.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Plan:
         )
         others = {name: setting for name, setting in self.origins.items() if not name.startswith("attack.")}
         files = {"target": self.target, "judge": self.judge, "prior": self.prior, "regressor": self.regressor}
-        return _plan(spec, draft, self.dataset, files, self.cards, _scoped("attack", draft.attack_origins) | others)
+        return _plan(spec, draft, self.dataset, files, self.cards, _add_scope("attack", draft.attack_origins) | others)
 
 
 def make_plan(request: RunRequest) -> Plan:
@@ -128,8 +128,8 @@ def make_plan(request: RunRequest) -> Plan:
         seed=names.seed,
         precision=names.precision,
     )
-    origins = _scoped("attack", draft.attack_origins) | _scoped("dataset", dataset_origins)
-    origins |= _scoped("prior", prior_origins) | _scoped("protocol", draft.protocol_origins)
+    origins = _add_scope("attack", draft.attack_origins) | _add_scope("dataset", dataset_origins)
+    origins |= _add_scope("prior", prior_origins) | _add_scope("protocol", draft.protocol_origins)
     return _plan(spec, draft, dataset, files, loaded, origins)
 
 
@@ -180,7 +180,7 @@ def _plan(
     )
 
 
-def _scoped(scope: str, origins: Mapping[str, Setting]) -> Origins:
+def _add_scope(scope: str, origins: Mapping[str, Setting]) -> Origins:
     return {f"{scope}.{name}": setting for name, setting in origins.items()}
 
 

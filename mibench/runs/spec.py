@@ -36,7 +36,7 @@ class EvalProtocol:
         query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
             included; all attacks get as many (:mod:`mibench.runs.budget`). None: as many as each attack's preset asks.
         prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given. No
-            regressor: nobody knows the truth about the data.
+            regressor: the data set has no ground truth.
         prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
             ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).

@@ -62,7 +62,7 @@ class CellStatus:
         return self.state
 
 
-def standings(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = False) -> list[CellStatus]:
+def cell_statuses(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = False) -> list[CellStatus]:
     """Where each cell stands in the output folder ``out``."""
     return [_standing(cell, out, allow_changed_code) for cell in cells]
 

@@ -19,7 +19,7 @@ def held(lock: Path, what: str, *, patience: float = 0, reporter: Reporter | Non
 
     Args:
         lock: the file that is locked; its folder exists, and it stays.
-        what: happens to what, for the one line: ``runs/x is being written``.
+        what: busy message, to which the other process is added: ``runs/x is being written``.
         patience: seconds to wait for another process that holds it; -1: for as long as it takes.
         reporter: who hears that another process is waited for; None: the reporter of the command that runs.
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from mibench.errors import MibenchError
 from mibench.system.progress import Reporter
 
-LISTENING = 0.5  # seconds between two looks whether Ctrl-C was pressed: waiting without end is deaf on some systems
+POLL_SECONDS = 0.5  # seconds between two looks whether Ctrl-C was pressed: waiting without end is deaf on some systems
 
 
-class Turn:
+class ForkSafeLock:
     """What one thread has at a time, and may take again within."""
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class Turn:
         _turns.append(self)
 
     @contextmanager
-    def taken(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def acquired(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Have the turn; ``waiting`` is called before this thread has to wait for another."""
         lock = self._lock
         if not lock.acquire(blocking=False):
             waiting()
-            while not lock.acquire(timeout=LISTENING):
+            while not lock.acquire(timeout=POLL_SECONDS):
                 pass
         before, self._owner = self._owner, threading.get_ident()
         try:
@@ -47,8 +47,8 @@ class Turn:
             self._lock, self._owner = threading.RLock(), None
 
 
-_turns: list[Turn] = []
-_computing = Turn()
+_turns: list[ForkSafeLock] = []
+_computing = ForkSafeLock()
 _forked = False  # this process is a copy of one that had loaded torch
 
 
@@ -82,7 +82,7 @@ def computing(reporter: Reporter) -> Iterator[None]:
     def waiting() -> None:
         reporter.say("another thread of this process is computing; this one begins when that has ended")
 
-    with _computing.taken(waiting):
+    with _computing.acquired(waiting):
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         with torch.random.fork_rng(devices):
             yield

@@ -34,7 +34,7 @@ CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 @dataclass(frozen=True)
 class CardFile:
-    """A card on disk, unread but for its head.
+    """A card on disk, of which only name and kind are parsed.
 
     Attributes:
         name: ``architecture@dataset`` or ``architecture@dataset+tag``.

@@ -16,7 +16,7 @@ from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, hold_out, name_some, pictures_in, released_shuffle, subfolders
 from mibench.data.datasets.public_source import public_source, without_public
 from mibench.data.files import FileSplit
-from mibench.data.identity_names import alike, alike_but_for_case, composed, spelt
+from mibench.data.identity_names import alike, alike_but_for_case, both_spellings, composed
 from mibench.data.images import Framing
 from mibench.data.rows import Role, Row
 from mibench.data.split import Images
@@ -137,7 +137,7 @@ class FaceScrub(FileSplit):
             )
         if twins := [*alike(names), *alike_but_for_case(names)]:
             raise MibenchError(
-                f"{self.folder} has two folders {spelt(*twins[0])}", cure="join them: a person is one class"
+                f"{self.folder} has two folders {both_spellings(*twins[0])}", cure="join them: a person is one class"
             )
         return found
 
