@@ -87,8 +87,8 @@ def import_command(
     )
     card = done.card
     if as_json:
-        said = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}
-        click.echo(json.dumps({"card": str(done.path), **said, **plain(dataclasses.asdict(card))}, indent=2))
+        details = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}
+        click.echo(json.dumps({"card": str(done.path), **details, **plain(dataclasses.asdict(card))}, indent=2))
         return
     state = "already present with the same weights" if done.unchanged else f"{card.weights.bytes / 1e6:.2f} MB"
     tell(f"{card.name}: {state}")

@@ -49,10 +49,10 @@ def listen() -> None:
         return
     _ctrl_c.at_once = False
     signal.signal(signal.SIGINT, _ctrl_c)
-    heard, rung = os.pipe()
-    os.set_blocking(rung, False)
-    signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
-    threading.Thread(target=watch_signals, args=(heard,), daemon=True, name="interrupts").start()
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    threading.Thread(target=watch_signals, args=(read_fd,), daemon=True, name="interrupts").start()
 
 
 def leave_at_once() -> None:
@@ -60,22 +60,22 @@ def leave_at_once() -> None:
     _ctrl_c.at_once = True
 
 
-def watch_signals(heard: int, leave: Callable[[int], object] = _leave) -> None:
+def watch_signals(read_fd: int, leave: Callable[[int], object] = _leave) -> None:
     """Read the numbers of signals from a pipe: the second SIGINT ends the program, wherever its main thread is."""
-    told = threading.Event()
+    stopped = threading.Event()
     count = 0
-    while numbers := os.read(heard, 64):
+    while numbers := os.read(read_fd, 64):
         for _ in range(numbers.count(signal.SIGINT)):
             count += 1
             if count > 1:
-                told.set()
+                stopped.set()
                 _end(leave)
                 return
-            threading.Thread(target=_say_later, args=(told,), daemon=True, name="interrupts, words").start()
+            threading.Thread(target=_say_later, args=(stopped,), daemon=True, name="interrupts, words").start()
 
 
-def _say_later(told: threading.Event) -> None:
-    if not told.wait(PATIENCE):  # most often the program has ended by then
+def _say_later(stopped: threading.Event) -> None:
+    if not stopped.wait(PATIENCE):  # most often the program has ended by then
         _write(STOPPING)
 
 

@@ -27,13 +27,14 @@ def replace_unencodable() -> None:
 
 def disk_full_message(error: OSError) -> str:
     """The one line for a device that takes no more."""
-    place = error.filename if error.filename is not None else "the output"
+    filename = error.filename if error.filename is not None else "the output"
     return (
-        f"cannot write {place}: {error.strerror}; make room (everything finished is kept, the same command continues)"
+        f"cannot write {filename}: {error.strerror}; make room (everything finished is kept, "
+        "the same command continues)"
     )
 
 
 def discard_stdout() -> None:
-    """Forget what stdout still holds: Python would try to write it once more on its way out, and fail again."""
+    """Discard what stdout still holds: Python would try to write it once more on its way out, and fail again."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or no file at all
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

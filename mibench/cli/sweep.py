@@ -82,8 +82,8 @@ def sweep(
         stuck = [standing for standing in plan.cell_statuses if standing.state == "cannot start"]
         if stuck:
             more = ", ..." if len(stuck) > 1 else ""
-            found = f"{len(stuck)} of {len(plan.cell_statuses)} cells cannot start: {stuck[0].cell.title}{more}"
-            say(f"error: {found}", err=True)
+            cause = f"{len(stuck)} of {len(plan.cell_statuses)} cells cannot start: {stuck[0].cell.title}{more}"
+            say(f"error: {cause}", err=True)
             ctx.exit(1)
         return
     done = stdout_to_stderr()(run_sweep)(
@@ -194,14 +194,14 @@ def forecast_lines(plan: DryRun) -> list[str]:
     lines = text_columns(table)
     lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))] if reasons else []
     count = {state: sum(s.state == state for s in plan.cell_statuses) for state in ("complete", "cannot start")}
-    left = len(plan.cell_statuses) - sum(count.values())
+    remaining = len(plan.cell_statuses) - sum(count.values())
     lines += [
         "",
-        f"{len(plan.cell_statuses)} cells: {count['complete']} complete, {left} to run, "
+        f"{len(plan.cell_statuses)} cells: {count['complete']} complete, {remaining} to run, "
         f"{count['cannot start']} cannot start",
         f"remaining queries: {_queries(cost_estimate.queries)}",
     ]
-    if left:
+    if remaining:
         lines.append(f"estimated time: {_time(cost_estimate.seconds)} sequentially" + _together(plan))
         lines.append(f"({_basis(plan)}; start-up, judging and reports add a few seconds per cell)")
     return lines
@@ -212,9 +212,9 @@ def _together(plan: DryRun) -> str:
 
 
 def _basis(plan: DryRun) -> str:
-    found = {cost.basis for cost in (*plan.cost_estimate.cells, *plan.cost_estimate.floors.values())} - {""}
+    bases = {cost.basis for cost in (*plan.cost_estimate.cells, *plan.cost_estimate.floors.values())} - {""}
     threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''} each"
-    return f"{threads}, from " + " and ".join(sorted(found)) if found else threads
+    return f"{threads}, from " + " and ".join(sorted(bases)) if bases else threads
 
 
 def _cost(cost: Cost) -> tuple[str, str]:

@@ -45,18 +45,20 @@ def _pairs(names: Iterable[str], key: Callable[[str], str]) -> list[tuple[str, s
     return [(group[0], other) for group in groups.values() for other in group[1:]]
 
 
-def matched(wanted: Sequence[str], there: Sequence[str]) -> Mapping[str, str]:
+def matched(wanted: Sequence[str], available: Sequence[str]) -> Mapping[str, str]:
     """Each wanted name -> the available one: the same, else the only one with the same :func:`normalised_name`."""
-    present = set(there)
-    found = {name: name for name in wanted if name in present}
-    left: dict[str, list[str]] = defaultdict(list)
-    for name in there:
-        if name not in found:
-            left[normalised_name(name)].append(name)
+    present = set(available)
+    matches = {name: name for name in wanted if name in present}
+    unmatched: dict[str, list[str]] = defaultdict(list)
+    for name in available:
+        if name not in matches:
+            unmatched[normalised_name(name)].append(name)
     asked: dict[str, list[str]] = defaultdict(list)
     for name in wanted:
-        if name not in found:
+        if name not in matches:
             asked[normalised_name(name)].append(name)
-    return found | {
-        names[0]: left[key][0] for key, names in asked.items() if len(names) == 1 and len(left.get(key, ())) == 1
+    return matches | {
+        names[0]: unmatched[key][0]
+        for key, names in asked.items()
+        if len(names) == 1 and len(unmatched.get(key, ())) == 1
     }

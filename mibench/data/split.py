@@ -96,12 +96,12 @@ def shared_people(split: IdentitySplit) -> list[str]:
     noticed, to take one for two spoils every number.
     """
     private = {normalised_name(person): person for person in sorted(split.people("private"))}
-    found = []
+    shared = []
     for person in sorted(split.people("public")):
         known = private.get(normalised_name(person))
         if known is not None:
-            found.append(person if known == person else both_spellings(known, person))
-    return found
+            shared.append(person if known == person else both_spellings(known, person))
+    return shared
 
 
 class GroundTruth(ABC):

@@ -25,9 +25,9 @@ def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     Ties count against the attack for ``k`` = 1 unless the label is the first of the largest (as ``argmax`` does), and
     a row of NaN is a miss. With fewer than ``k`` classes every row of finite logits is a hit.
     """
-    own = logits.gather(1, labels.view(-1, 1))
+    label_logits = logits.gather(1, labels.view(-1, 1))
     index = torch.arange(logits.shape[1], device=logits.device)
-    ahead = (logits > own) | ((logits == own) & (index < labels.view(-1, 1)))
+    ahead = (logits > label_logits) | ((logits == label_logits) & (index < labels.view(-1, 1)))
     return (ahead.sum(dim=1) < k) & ~logits.isnan().any(dim=1)
 
 

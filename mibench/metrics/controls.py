@@ -99,9 +99,9 @@ def control_tables(
     if public is not None and len(public):
         seen = judge.cached(public.pixels)
         rows, labels, verdicts = [], [], []
-        places = rows_by_label(reference_labels)
+        rows_of_label = rows_by_label(reference_labels)
         for label in identities.tolist():
-            distance = nearest(seen.features, reference[rows_of(places, label)]).distance
+            distance = nearest(seen.features, reference[rows_of(rows_of_label, label)]).distance
             closest = distance.argsort(stable=True)[:per_identity]
             rows.append(closest)
             labels.append(torch.full_like(closest, label))

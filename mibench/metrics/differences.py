@@ -111,18 +111,18 @@ def combined_interval(first: Array, second: Array, trials: tuple[float, float]) 
     )
     cosine = max(0.0, _correlation(first, second))
 
-    def side(one: float, other: float) -> float:
+    def combined_half_width(one: float, other: float) -> float:
         return math.sqrt(max(0.0, one**2 - 2 * cosine * one * other + other**2))
 
-    return p - q - side(p - p_low, q_high - q), p - q + side(p_high - p, q - q_low)
+    return p - q - combined_half_width(p - p_low, q_high - q), p - q + combined_half_width(p_high - p, q - q_low)
 
 
 def _correlation(first: Array, second: Array) -> float:
     """Of two shares ``(I,)`` over identities, with ``ADDED`` of an identity at (1, 0) and of one at (0, 1)."""
     values = np.array([[*first, 1.0, 0.0], [*second, 0.0, 1.0]])
     weights = np.array([1.0] * len(first) + [ADDED] * 2)
-    apart = values - (values @ weights / weights.sum())[:, None]
-    covariance = (apart * weights) @ apart.T
+    centred = values - (values @ weights / weights.sum())[:, None]
+    covariance = (centred * weights) @ centred.T
     return float(covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
@@ -171,5 +171,5 @@ def not_rejected_from(values: Array, *, seed: int = 0, draws: int = SIGN_FLIPS) 
         smaller = np.minimum(*both)
         least.append(np.where((counts == 0) | (counts == len(values)), -math.inf, smaller))
     every = np.concatenate(least)
-    place = math.floor(ALPHA * len(every) + 1e-9)
-    return float(np.partition(every, place)[place])
+    index = math.floor(ALPHA * len(every) + 1e-9)
+    return float(np.partition(every, index)[index])

@@ -137,8 +137,8 @@ def ratio(
     low: float | None
     high: float | None
     if proportion:
-        low, high, worth = share_interval(top, bottom, trials)
-        params |= {"interval": CLOPPER_PEARSON, "effective_trials": round(worth, 2)}
+        low, high, effective_trials = share_interval(top, bottom, trials)
+        params |= {"interval": CLOPPER_PEARSON, "effective_trials": round(effective_trials, 2)}
     elif n == 1:
         low = high = None
         params["interval"] = "none: one identity"
@@ -313,11 +313,11 @@ def compared(
     estimate = paired_difference(name, first, second, trials=trials, seed=seed, **fields)
     if estimate.value is None or estimate.n < 2:
         return estimate
-    each = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     shown = {
-        "p_value": sign_flip_p_value(each, seed=seed),
+        "p_value": sign_flip_p_value(differences, seed=seed),
         "p_bootstrap": estimate.params["p_value"],
-        "detectable": detectable_difference(each),
+        "detectable": detectable_difference(differences),
     }
     return replace(estimate, params={**estimate.params, **shown})
 

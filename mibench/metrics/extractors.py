@@ -192,9 +192,9 @@ class JudgeExtractor(_NetworkExtractor):
             return {"features": seen.features, "classes": torch.tensor(seen.classes), **seen.verdicts._asdict()}
 
         digest = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
-        found = cached_tensors(self._cache, self._key(images, f"judged 1|{digest}"), tensors)
-        verdicts = Verdicts(*(found[name] for name in Verdicts._fields))
-        return Judged(found["features"], verdicts, int(found["classes"]))
+        cached = cached_tensors(self._cache, self._key(images, f"judged 1|{digest}"), tensors)
+        verdicts = Verdicts(*(cached[name] for name in Verdicts._fields))
+        return Judged(cached["features"], verdicts, int(cached["classes"]))
 
     def cached(self, images: Tensor) -> ClassifierOutput:
         """Cached version of :meth:`__call__`, under a hash of images, weights and preprocessing."""

@@ -129,7 +129,7 @@ class StoredRun:
 
     @cached_property
     def floor(self) -> StoredRun | None:
-        """The run that this one is compared with; None where it is one itself, or the floor is missing from its folder."""
+        """The run that this one is compared with; None where it is one itself, or it is not in the same folder."""
         name = self.record.get("floor")
         folder = self.path.parent / str(name)
         return StoredRun(folder) if name and (folder / "run.json").exists() else None
@@ -253,14 +253,16 @@ class StoredRun:
         prepare, attack = _cost([self.preparation]), _cost(units)
         protocol = self.specification.get("protocol")
         identities = protocol.get("identities") if isinstance(protocol, dict) else None
-        each: dict[str, float | None] = {}
+        per_identity: dict[str, float | None] = {}
         for fact in _COUNTED:
             first, second = prepare[fact], attack[fact]
-            each[fact] = None if first is None or second is None or not identities else (first + second) / identities
+            per_identity[fact] = (
+                None if first is None or second is None or not identities else (first + second) / identities
+            )
         return {
             "prepare": prepare,
             "attack": attack,
-            "identity": each,
+            "identity": per_identity,
             "prior": {"queries_forward": self.record.get("prior_queries_forward")},
         }
 
@@ -346,8 +348,8 @@ def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
     totals: dict[str, float | None] = {}
     for fact in (*_COUNTED, "peak_memory_bytes"):
         values = [part[fact] for part in parts if isinstance(part.get(fact), int | float)]
-        whole = bool(parts) and len(values) == len(parts)
-        totals[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
+        complete = bool(parts) and len(values) == len(parts)
+        totals[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if complete else None
     return totals
 
 

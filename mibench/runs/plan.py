@@ -223,12 +223,12 @@ def _prior_name(names: RunNames, attack: Attack, protocol: EvalProtocol) -> str:
     """The prior asked for, else the attack's own, else the protocol's; one made against a target is the target's."""
     name = names.prior or attack.prior or protocol.prior
     prior = CardName.complete(name, names.dataset)
-    aimed = (
+    is_target_specific = (
         prior.tag is None
         and prior.architecture in registry.names("prior")
         and prior_class(prior.architecture).per_target
     )
-    return f"{name}+{CardName.complete(names.target, names.dataset).as_tag}" if aimed else name
+    return f"{name}+{CardName.complete(names.target, names.dataset).as_tag}" if is_target_specific else name
 
 
 def _prior_queries(prior: Card | None) -> int | None:

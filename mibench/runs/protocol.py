@@ -91,5 +91,5 @@ def check_metrics(protocol: EvalProtocol) -> None:
 
 def _spelled_out(groups: Sequence[str]) -> tuple[str, ...]:
     """Groups of metrics with the default ones in place of the word ``default``; each once."""
-    each = (DEFAULT_METRICS if name == DEFAULT else (name,) for name in groups)
-    return tuple(dict.fromkeys(name for part in each for name in part))
+    metrics_of_groups = (DEFAULT_METRICS if name == DEFAULT else (name,) for name in groups)
+    return tuple(dict.fromkeys(name for part in metrics_of_groups for name in part))

@@ -49,9 +49,13 @@ def run_request(
     """
     with computing(machine.reporter):
         plan = make_plan(request)
-        if unused and isinstance(plan.dataset, FileSplit) and (left := plan.dataset.unused()):
-            more = f"; {len(left) - MAX_REMARKS:,} more remarks: mibench data verify" if len(left) > MAX_REMARKS else ""
-            machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(left[:MAX_REMARKS])}{more}")
+        if unused and isinstance(plan.dataset, FileSplit) and (remarks := plan.dataset.unused()):
+            more = (
+                f"; {len(remarks) - MAX_REMARKS:,} more remarks: mibench data verify"
+                if len(remarks) > MAX_REMARKS
+                else ""
+            )
+            machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(remarks[:MAX_REMARKS])}{more}")
         baseline = plan.floor()
         _refuse_early(plan, RunDir(out / plan.spec.run_name), machine, allow_changed_code)
         floor = None if baseline is None else _run_plan(baseline, out, machine, None, allow_changed_code)
@@ -83,9 +87,9 @@ def _run_plan(
             refuse_changed_code(folder, code)
         for doubt in _weight_warnings(plan) if floor is None else ():  # else the floor said them
             machine.reporter.say(f"warning: {doubt}")
-        if (found := completed(plan, folder, floor)) is not None:
+        if (finished := completed(plan, folder, floor)) is not None:
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
-            return found
+            return finished
         record, reading = folder.record(), _scoring_code_hashes(plan, floor)
         _begin(plan, folder, machine, code)
         started = time.time()
@@ -157,8 +161,8 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
 
 def _attacked(plan: Plan) -> str:
     """``50 of 5,000``."""
-    attacked, there = plan.spec.protocol.num_identities, plan.dataset.num_classes
-    return f"{attacked:,}" + (f" of {there:,}" if attacked < there else "")
+    attacked, available = plan.spec.protocol.num_identities, plan.dataset.num_classes
+    return f"{attacked:,}" + (f" of {available:,}" if attacked < available else "")
 
 
 def _attacked_classifier(card: Card) -> dict[str, object]:
@@ -220,14 +224,14 @@ def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
 
 def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter: Reporter) -> None:
     """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
-    found = open_run(folder.path)
+    run = open_run(folder.path)
     private = plan.dataset.private("train", plan.cards["target"].image.size, plan.spec.protocol.labels)
     names = registry.names("report")
     reporter.start("drawing")
     try:
         for number, name in enumerate(names):
             reporter.update(number, len(names), name)
-            registry.load("report", name)(found, floor=floor, private=private)
+            registry.load("report", name)(run, floor=floor, private=private)
     except OSError as error:
         raise write_error(folder.path, error) from error
     finally:

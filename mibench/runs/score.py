@@ -79,7 +79,7 @@ def write_images(folder: RunDir, reconstructions: Reconstructions, scores: Score
 
     Pixels are exactly the stored ones, so numbers measured on the files are the numbers of the run.
     """
-    places = {
+    row_of = {
         (unit, index): row
         for row, (unit, index) in enumerate(
             zip(reconstructions.units.tolist(), reconstructions.index.tolist(), strict=True)
@@ -87,7 +87,7 @@ def write_images(folder: RunDir, reconstructions: Reconstructions, scores: Score
     }
     chosen = scores.samples[scores.samples["selected"]].sort_values(["identity", "sample"])
     for identity, rows in chosen.groupby("identity"):
-        order = [places[unit, index] for unit, index in zip(rows["unit"], rows["index"], strict=True)]
+        order = [row_of[unit, index] for unit, index in zip(rows["unit"], rows["index"], strict=True)]
         atomic_write(folder.path / "images" / f"{identity:04d}.png", strip_png(reconstructions.images[order]))
 
 
@@ -98,12 +98,12 @@ def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
         MibenchError: a unit is missing or damaged; says to continue the run first.
     """
     check_units(plan, folder)
-    found: list[tuple[int, Tensor, Tensor, Tensor]] = []
+    stored: list[tuple[int, Tensor, Tensor, Tensor]] = []
     for index, identities in enumerate(plan.units):
         tensors, _ = folder.load(unit_stem(index))
         _check_unit(tensors, identities, folder.tensors_path(unit_stem(index)))
-        found.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
-    return Reconstructions.of(found)
+        stored.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
+    return Reconstructions.of(stored)
 
 
 def check_units(plan: Plan, folder: RunDir) -> None:

@@ -90,8 +90,8 @@ class EvalProtocol:
 
     def resolved(self, classes: int) -> EvalProtocol:
         """The same protocol with the number of identities in place of "all"."""
-        there = max(classes - self.first_identity, 1)
-        count = self.identities or min(there, self.at_most or there)
+        available = max(classes - self.first_identity, 1)
+        count = self.identities or min(available, self.at_most or available)
         return dataclasses.replace(self, identities=count, at_most=None)
 
     @property

@@ -69,12 +69,12 @@ def planned(plan: Plan, missing: Sequence[int], prepared: bool) -> Queries | Non
 
 def total(parts: Iterable[Queries | None]) -> Queries | None:
     """The sum; None when a part is unknown."""
-    found = Queries()
+    queries = Queries()
     for part in parts:
         if part is None:
             return None
-        found = Queries(found.forward + part.forward, found.backward + part.backward)
-    return found
+        queries = Queries(queries.forward + part.forward, queries.backward + part.backward)
+    return queries
 
 
 def weight(queries: Queries) -> float:

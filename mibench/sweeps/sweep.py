@@ -300,9 +300,11 @@ def _jobs(outcomes: Sequence[Outcome]) -> list[Job]:
     return [Job(index=index, request=one.cell.request, makes=one.makes) for index, one in open_ones]
 
 
-def _weights(left: Sequence[CellStatus]) -> list[float]:
+def _weights(unfinished: Sequence[CellStatus]) -> list[float]:
     """How far each cell moves the bar: by what it still has to compute, as far as it can say."""
-    planned = [estimate.planned(one.plan, one.missing, one.prepared) if one.plan is not None else None for one in left]
+    planned = [
+        estimate.planned(one.plan, one.missing, one.prepared) if one.plan is not None else None for one in unfinished
+    ]
     known = [estimate.weight(queries) for queries in planned if queries is not None]
     usual = max(sum(known) / len(known), 1.0) if known else 1.0
     return [usual if queries is None else max(estimate.weight(queries), 0.01 * usual) for queries in planned]

@@ -29,7 +29,7 @@ LONGEST = 200  # characters of somebody else's message
 SCRIPT = 'keep what belongs to a script below `if __name__ == "__main__":`'
 
 # One call at a time: what is swapped belongs to the whole process. A call within a call is of the same thread.
-_turn = ForkSafeLock()
+_lock = ForkSafeLock()
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
             put back, or failed.
     """
     with (
-        _turn.acquired(),
+        _lock.acquired(),
         randomness_of_others.apart(),
         settings_kept() as stuck,
         stdout_to_stderr(),

@@ -1,7 +1,7 @@
 """One computation at a time in a process: what a run sets (torch's switches, the filters of warnings, the fonts of
 figures, where stdout goes) belongs to all threads. A second thread waits; processes side by side need not.
 
-A forked child finds every turn free that another thread of its parent had taken: that thread is not in the child.
+In a forked child every lock is free that another thread of its parent held: that thread is not in the child.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ POLL_SECONDS = 0.5  # seconds between two looks whether Ctrl-C was pressed: wait
 
 
 class ForkSafeLock:
-    """What one thread has at a time, and may take again within."""
+    """A reentrant lock between threads that a forked child does not inherit from another thread."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._owner: int | None = None
-        _turns.append(self)
+        _locks.append(self)
 
     @contextmanager
     def acquired(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Have the turn; ``waiting`` is called before this thread has to wait for another."""
+        """Hold the lock; ``waiting`` is called before this thread has to wait for another."""
         lock = self._lock
         if not lock.acquire(blocking=False):
             waiting()
@@ -42,12 +42,12 @@ class ForkSafeLock:
             lock.release()
 
     def after_fork(self) -> None:
-        """Free it in a child, unless the thread that forked has it."""
+        """Release it in a child, unless the thread that forked holds it."""
         if self._owner not in (None, threading.get_ident()):
             self._lock, self._owner = threading.RLock(), None
 
 
-_turns: list[ForkSafeLock] = []
+_locks: list[ForkSafeLock] = []
 _computing = ForkSafeLock()
 _forked = False  # this process is a copy of one that had loaded torch
 
@@ -55,8 +55,8 @@ _forked = False  # this process is a copy of one that had loaded torch
 def _after_fork() -> None:
     global _forked
     _forked = "torch" in sys.modules
-    for turn in _turns:
-        turn.after_fork()
+    for lock in _locks:
+        lock.after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -225,7 +225,7 @@ class CelebA(CelebAFiles):
 
 
 def _places(names: Sequence[str]) -> list[str]:
-    return [f"{place}{name}" for place in ("meta/", "") for name in names]
+    return [f"{prefix}{name}" for prefix in ("meta/", "") for name in names]
 
 
 def _one_person_a_class(listed: Listed) -> str:

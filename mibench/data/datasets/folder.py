@@ -69,13 +69,13 @@ class Folder(FileSplit):
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """The folder of each class."""
-        found = subfolders(self.layout.train, self._passed)
+        names = subfolders(self.layout.train, self._passed)
         _ = self._in_test
         others = {real(folder) for folder in (self._public_folder, self.layout.public) if folder is not None}
-        places = {name: real(self.layout.train / name) for name in found}
-        people = [name for name in found if places[name] not in others]
-        seen = Counter(places.values())
-        if twice := [name for name in people if seen[places[name]] > 1]:
+        real_paths = {name: real(self.layout.train / name) for name in names}
+        people = [name for name in names if real_paths[name] not in others]
+        seen = Counter(real_paths.values())
+        if twice := [name for name in people if seen[real_paths[name]] > 1]:
             raise MibenchError(f"{name_some(twice)} are links to one folder", cure="remove one: a person is one class")
         if twins := alike(people):
             raise MibenchError(
@@ -256,14 +256,14 @@ class Folder(FileSplit):
         if self.public_from != "own":
             return None
         if self.public_root:
-            place = folder_of(self.name, self.public_root)
-            if not is_folder(place):
+            folder = folder_of(self.name, self.public_root)
+            if not is_folder(folder):
                 raise MibenchError(
-                    f"dataset.public_root={place} is no folder", cure="name the one with the public images"
+                    f"dataset.public_root={folder} is no folder", cure="name the one with the public images"
                 )
-            if real(place) == real(self.folder):
+            if real(folder) == real(self.folder):
                 raise MibenchError("dataset.public_root is dataset.root: private images cannot be the public ones")
-            return place
+            return folder
         return self.layout.public
 
     @cached_property

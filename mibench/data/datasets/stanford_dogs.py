@@ -151,26 +151,26 @@ class StanfordDogs(FileSplit):
     @cached_property
     def _there(self) -> dict[Role, list[Row]]:
         """The split, without the pictures that are not there: they move no others."""
-        found: dict[Role, list[Row]] = {}
+        rows_of_role: dict[Role, list[Row]] = {}
         folders: dict[str, set[str]] = {}
         everything = [row for rows in self._dealt.values() for row in rows]
         for row in everything:
             _, breed, _ = PurePosixPath(row.name).parts
             if breed not in folders:
-                place = self.folder / PICTURES / breed
-                folders[breed] = {entry.name for entry in entries(place)} if is_folder(place) else set()
+                breed_folder = self.folder / PICTURES / breed
+                folders[breed] = {entry.name for entry in entries(breed_folder)} if is_folder(breed_folder) else set()
         exists = [PurePosixPath(row.name).name in folders[PurePosixPath(row.name).parts[1]] for row in everything]
         kept = {row.name for row in without_missing(everything, exists, self.missing, str(self.folder / PICTURES))}
         for role, rows in self._dealt.items():
-            found[role] = [row for row in rows if row.name in kept]
-        return found
+            rows_of_role[role] = [row for row in rows if row.name in kept]
+        return rows_of_role
 
     @cached_property
     def _dealt(self) -> dict[Role, list[Row]]:
         """The split of everything that is listed."""
         train, test = released_shuffle(len(self._listed))
         rows = self._listed
-        return {"train": [rows[place] for place in train], "test": [rows[place] for place in test]}
+        return {"train": [rows[index] for index in train], "test": [rows[index] for index in test]}
 
     @cached_property
     def _listed(self) -> list[Row]:

@@ -43,12 +43,12 @@ def read_list(path: Path) -> list[tuple[str, int]]:
         raise MibenchError(f"cannot read {path}: {error.strerror}", cure="restore it") from error
     if content is None:
         raise MibenchError(f"{path} is larger than any list of pictures", cure="restore the released file")
-    found = _read(path, content)
+    variables = _read(path, content)
     for name in WANTED:
-        if name not in found:
+        if name not in variables:
             raise MibenchError(f"{path} has no variable {name!r}", cure="restore the released file")
-    names = [_text(cell, path) for cell in found["file_list"]]
-    labels = [_number(cell, path) for cell in found["labels"]]
+    names = [_text(cell, path) for cell in variables["file_list"]]
+    labels = [_number(cell, path) for cell in variables["labels"]]
     if len(names) != len(labels) or not names:
         raise MibenchError(f"{path} has {len(names)} names and {len(labels)} labels", cure="restore the released file")
     return list(zip(names, labels, strict=True))
@@ -65,7 +65,7 @@ def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
         raise MibenchError(
             f"{path} is a MATLAB file of another version than the released lists (5)", cure="restore them"
         )
-    found, room = {}, LARGEST_UNPACKED
+    variables, room = {}, LARGEST_UNPACKED
     try:
         for variable in _variables(content, order):
             room -= len(variable)
@@ -75,27 +75,27 @@ def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
                     cure="restore the released file",
                 )
             name, items = _Variable(variable, order).read()
-            found[name] = items
+            variables[name] = items
     except (ValueError, struct.error, zlib.error) as error:
         raise MibenchError(
             f"{path} is a damaged MATLAB file, or no flat list ({error})", cure="restore the released file"
         ) from error
-    return found
+    return variables
 
 
 def _variables(content: bytes, order: str) -> Iterator[bytes]:
     """The bytes of each variable, unpacked but for what goes beyond the bound."""
-    place = HEADER
-    while place + 8 <= len(content):
-        kind, length = struct.unpack_from(f"{order}II", content, place)
-        if place + 8 + length > len(content):
+    offset = HEADER
+    while offset + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, offset)
+        if offset + 8 + length > len(content):
             raise ValueError("it is cut off")
         if kind == COMPRESSED:
-            packed = content[place + 8 : place + 8 + length]
+            packed = content[offset + 8 : offset + 8 + length]
             yield zlib.decompressobj().decompress(packed, LARGEST_UNPACKED + 1)
         else:
-            yield content[place : place + 8 + length]
-        place += 8 + length
+            yield content[offset : offset + 8 + length]
+        offset += 8 + length
 
 
 class _Variable:
@@ -143,15 +143,15 @@ class _Variable:
     def _value(self, kind: int, items: int) -> Any:
         """What is behind the head of an array that is no cell: a text, or a list of numbers."""
         if kind == TEXT:
-            found, content = self._element(CODECS)
-            codec = CODECS[found]
+            element_type, content = self._element(CODECS)
+            codec = CODECS[element_type]
             return content.decode(codec if "utf-" not in codec or codec == "utf-8" else codec + self._end)
         if kind not in NUMBERS:
             raise ValueError(f"an array of class {kind}")
         if items > MOST_ITEMS:
             raise ValueError(f"it claims {items:,} numbers")
-        found, content = self._element(DTYPES)
-        numbers = np.frombuffer(content, dtype=self.order + DTYPES[found])
+        element_type, content = self._element(DTYPES)
+        numbers = np.frombuffer(content, dtype=self.order + DTYPES[element_type])
         if len(numbers) != items:
             raise ValueError("an array of another length than it says")
         return numbers.tolist()
