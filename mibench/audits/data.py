@@ -67,23 +67,23 @@ def read_material(request: AuditRequest) -> AuditData:
 
 def _places(request: AuditRequest) -> dict[str, object]:
     """What the flags say about the data, as settings of the data set."""
-    places: dict[str, object] = {}
+    folders: dict[str, object] = {}
     for option, field, path in (("--data", "root", request.data), ("--public", "public_root", request.public)):
         if path is None:
             continue
         if not is_folder(path):
             raise MibenchError(f"{option} {path}: there is no such folder")
-        places[field] = str(real(path))
+        folders[field] = str(real(path))
     if request.classes in ORDERS:
-        places["labels"] = request.classes
+        folders["labels"] = request.classes
     elif request.classes is not None:
         if not is_file(Path(request.classes)):
             raise MibenchError(
                 f"--classes {request.classes}: there is no such file; it holds one directory name a line, in the "
                 f"model's order of classes (or say {' or '.join(ORDERS)})"
             )
-        places["classes"] = str(real(Path(request.classes)))
-    return places
+        folders["classes"] = str(real(Path(request.classes)))
+    return folders
 
 
 def _counts(dataset: IdentitySplit) -> dict[str, int]:

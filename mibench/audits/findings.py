@@ -144,15 +144,15 @@ def _leak(
     people: int,
     weak: bool,
 ) -> list[str]:
-    found, chance = recognised["acc1"], 1 / people
-    if found["value"] is None:
-        return [f"nothing can be said: {found['reason']}"]
+    accuracy, chance = recognised["acc1"], 1 / people
+    if accuracy["value"] is None:
+        return [f"nothing can be said: {accuracy['reason']}"]
     if against.value is None:  # the run is a floor itself, or they do not compare
-        more = found["low"] is not None and found["low"] > chance
+        more = accuracy["low"] is not None and accuracy["low"] > chance
         liked = "gives their label most steadily" if granted < Access.SCORES else "scores highest"
         sentence = (
             f"no optimisation ran: of what the prior draws, the images that the model {liked} are taken for the "
-            f"right person in {found['value']:.1%}"
+            f"right person in {accuracy['value']:.1%}"
         )
         ending = "more often than chance" if more else "which chance alone can explain"
         level = f"only attacks that make do with {granted.name.lower()} could run" if granted < Access.GRADIENTS else ""
@@ -178,8 +178,8 @@ def _leak(
 
 
 def _likeness(recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    control, found = recognised.get("control_nearest_public_acc1"), recognised["acc1"]
-    if control is None or control["value"] is None or found["value"] is None or control["value"] < found["value"]:
+    control, accuracy = recognised.get("control_nearest_public_acc1"), recognised["acc1"]
+    if control is None or control["value"] is None or accuracy["value"] is None or control["value"] < accuracy["value"]:
         return []
     return [
         f"public images picked for their likeness are taken for the right person in {control['value']:.1%}, which the "

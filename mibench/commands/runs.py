@@ -173,8 +173,10 @@ def compare(
     Raises:
         MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
     """
-    found: RunComparison = registry.load("comparison", "table")(runs, reference=reference, metrics=metrics, mix=mix)
-    return found
+    comparison: RunComparison = registry.load("comparison", "table")(
+        runs, reference=reference, metrics=metrics, mix=mix
+    )
+    return comparison
 
 
 def sweep(

@@ -81,20 +81,20 @@ class Fetcher:
         return outcomes
 
     def _by_hand(self, entry: ByHand) -> Outcome:
-        place = entry.place(self.folder)
+        path = entry.place(self.folder)
         if entry.present(self.folder):
-            return Outcome(entry=entry, status="there", path=place)
+            return Outcome(entry=entry, status="there", path=path)
         if self.offline:
-            wanted = f"{', '.join(entry.files)} in {place}" if entry.files and place else f"files from {entry.where}"
+            wanted = f"{', '.join(entry.files)} in {path}" if entry.files and path else f"files from {entry.where}"
             raise MibenchError(
                 f"offline: {entry.name} is not here: it wants {wanted}", cure=f"`mibench fetch {entry.name}` says how"
             )
-        return Outcome(entry=entry, status="by hand", path=place)
+        return Outcome(entry=entry, status="by hand", path=path)
 
     def _asset(self, asset: Asset) -> Outcome:
         target = asset.place(self.folder)
-        if (found := self._there(asset, target)) is not None:
-            return found
+        if (outcome := self._there(asset, target)) is not None:
+            return outcome
         if self.offline:
             raise MibenchError(
                 f"offline: {asset.name} is not at {target}",

@@ -79,10 +79,10 @@ def computing(reporter: Reporter) -> Iterator[None]:
             cure="start it with multiprocessing's 'spawn', or call torch.set_num_threads(1) in it first",
         )
 
-    def waiting() -> None:
+    def say_waiting() -> None:
         reporter.say("another thread of this process is computing; this one begins when that has ended")
 
-    with _computing.acquired(waiting):
+    with _computing.acquired(say_waiting):
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         with torch.random.fork_rng(devices):
             yield
