@@ -87,7 +87,7 @@ def _fetched() -> Iterator[Finding]:
     """Files of `mibench fetch`: those that are here, each by its hash."""
     fetcher = Fetcher(offline=True)
     assets = [
-        asset for asset in known.catalogue().values() if isinstance(asset, known.Asset) and asset.place().exists()
+        asset for asset in known.catalogue().values() if isinstance(asset, known.Asset) and asset.path_in().exists()
     ]
     if not assets:
         yield Finding("assets", True, f"none in {known.assets_folder()}; `mibench fetch` lists what there is")

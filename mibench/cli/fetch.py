@@ -126,8 +126,8 @@ def show_list(entries: list[Known], folder: Path | None, as_json: bool) -> None:
 
     rows = []
     for entry in entries:
-        path = entry.place(folder)
-        present = entry.place(folder).is_file() if isinstance(entry, Asset) else entry.present(folder)
+        path = entry.path_in(folder)
+        present = entry.path_in(folder).is_file() if isinstance(entry, Asset) else entry.present(folder)
         rows.append(
             {
                 "name": entry.name,

@@ -49,7 +49,7 @@ class Asset:
         """The bare file name."""
         return PurePosixPath(self.path).name
 
-    def place(self, folder: Path | None = None) -> Path:
+    def path_in(self, folder: Path | None = None) -> Path:
         """Where the file lies: below ``$MIBENCH_HOME/assets``, or in ``folder``."""
         return assets_folder() / self.path if folder is None else folder / self.file
 
@@ -89,7 +89,7 @@ class ByHand:
     dataset: str = ""
     brings: tuple[str, ...] = ()
 
-    def place(self, folder: Path | None = None) -> Path | None:
+    def path_in(self, folder: Path | None = None) -> Path | None:
         """The folder the files belong in; None when any will do."""
         if folder is not None:
             return folder
@@ -97,12 +97,12 @@ class ByHand:
 
     def present(self, folder: Path | None = None) -> bool:
         """Whether everything named in ``files`` is there; never without a list of files."""
-        path = self.place(folder)
+        path = self.path_in(folder)
         return path is not None and bool(self.files) and all((path / name).exists() for name in self.files)
 
     def instructions(self, folder: Path | None = None) -> list[str]:
         """Where, which files, where to put them, which command checks them: a line each."""
-        path = self.place(folder)
+        path = self.path_in(folder)
         named = str(path) if path is not None else "any folder"
         lines = [f"{self.name}: {self.what}", f"  not fetched by a program: {self.why}", f"  licence: {self.licence}"]
         lines.append(f"  from: {self.where}")

@@ -248,7 +248,7 @@ class InceptionExtractor:
         named = path or os.environ.get(INCEPTION_VARIABLE)
         asset = inception_asset()
         sha256 = sha256 or asset.sha256
-        file = Path(named).expanduser() if named else asset.place()
+        file = Path(named).expanduser() if named else asset.path_in()
         # what is said here becomes the reason of a metric without value: it names no folder of this machine
         where = f".../{file.name}" if named else f"$MIBENCH_HOME/assets/{asset.path}"
         if not file.is_file():

@@ -37,7 +37,7 @@ class CelebAFiles(FileSplit):
 
     def rows(self, role: Role) -> Sequence[Row]:
         """Listed images that are there."""
-        return self._there[role]
+        return self._present[role]
 
     def picture(self, row: Row) -> Picture:
         """The file whose stem is listed: a list may say .jpg where the files are .png."""
@@ -66,7 +66,7 @@ class CelebAFiles(FileSplit):
             )
 
     @cached_property
-    def _there(self) -> Listed:
+    def _present(self) -> Listed:
         rows = [row for role in ROLES for row in self.listed[role]]
         exists = [stem_of(row.name) in self._files for row in rows]
         kept = without_missing(rows, exists, self.missing, str(needed(self.folder, FOLDERS)))
@@ -104,9 +104,9 @@ def inspect_images(folder: Path, holds: str) -> Iterator[Finding]:
     """The folder of images under any of its names."""
     from mibench.data.checks import expect_folder
 
-    folder_of_images = first_of(folder, FOLDERS)
+    image_folder = first_of(folder, FOLDERS)
     yield from expect_folder(
-        folder, FOLDERS[0] if folder_of_images is None else folder_of_images.relative_to(folder).as_posix(), holds
+        folder, FOLDERS[0] if image_folder is None else image_folder.relative_to(folder).as_posix(), holds
     )
 
 

@@ -51,7 +51,7 @@ def subfolders(folder: Path, passed: Passed) -> list[str]:
     for entry in entries(folder):
         if entry.name.startswith((".", "__MACOSX")):
             passed.add("hidden entries were", Path(entry.path))
-        elif (kind := _there(entry)) == "folder":
+        elif (kind := _kind_of_entry(entry)) == "folder":
             names.append(entry.name)
         else:
             passed.add("files beside the class folders were" if kind == "file" else NO_FILES, Path(entry.path))
@@ -72,7 +72,7 @@ def pictures_in(folder: Path, passed: Passed) -> list[str]:
         suffix = path.suffix.lower()
         if entry.name.startswith("."):
             passed.add("hidden entries were", path)
-        elif (kind := _there(entry)) == "folder":
+        elif (kind := _kind_of_entry(entry)) == "folder":
             passed.add("folders inside class folders were", path)
         elif kind != "file":
             passed.add(NO_FILES, path)
@@ -85,7 +85,7 @@ def pictures_in(folder: Path, passed: Passed) -> list[str]:
     return sorted(names, key=lambda name: (composed(name), name))
 
 
-def _there(entry: os.DirEntry[str]) -> Kind:
+def _kind_of_entry(entry: os.DirEntry[str]) -> Kind:
     kind = kind_of(entry)
     if kind == "nothing":
         raise MibenchError(f"{entry.path} is a link that leads nowhere", cure="restore what it points at, or remove it")

@@ -86,7 +86,7 @@ class StanfordDogs(FileSplit):
 
     def rows(self, role: Role) -> Sequence[Row]:
         """Listed pictures that are there; public ones come from elsewhere or not at all."""
-        return () if role == "public" else self._there[role]
+        return () if role == "public" else self._present[role]
 
     def picture(self, row: Row) -> Picture:
         """The whole file, or its first box."""
@@ -129,7 +129,7 @@ class StanfordDogs(FileSplit):
         """The numbers of the released split, the annotations, what is not there."""
         train, test = (len(self._dealt[part]) for part in ("train", "test"))
         yield Finding("fine", f"{train:,} train and {test:,} test pictures are listed")
-        absent = train + test - sum(len(rows) for rows in self._there.values())
+        absent = train + test - sum(len(rows) for rows in self._present.values())
         if absent:
             yield Finding("note", f"{absent:,} listed pictures are left out")
         if self.cropped != "never":
@@ -139,8 +139,8 @@ class StanfordDogs(FileSplit):
     def _boxes(self) -> dict[str, tuple[int, int, int, int]]:
         """Name -> first box of every picture that is there."""
         boxes = {}
-        for role in self._there:
-            for row in self._there[role]:
+        for role in self._present:
+            for row in self._present[role]:
                 boxes[row.name] = first_box(self._annotation(row))
         return boxes
 
@@ -149,7 +149,7 @@ class StanfordDogs(FileSplit):
         return self.folder / ANNOTATIONS / breed / PurePosixPath(file).stem
 
     @cached_property
-    def _there(self) -> dict[Role, list[Row]]:
+    def _present(self) -> dict[Role, list[Row]]:
         """The split, without the pictures that are not there: they move no others."""
         rows_of_role: dict[Role, list[Row]] = {}
         folders: dict[str, set[str]] = {}

@@ -104,7 +104,7 @@ class _Variable:
     def __init__(self, content: bytes, order: str) -> None:
         self.content = content
         self.order = order
-        self.place = 0
+        self.offset = 0
 
     def read(self) -> tuple[str, list[Any]]:
         """Its name and its items: numbers, texts (one for an array of text), or those of its cells."""
@@ -119,20 +119,20 @@ class _Variable:
         return name, [self._cell() for _ in range(items)]
 
     def _cell(self) -> Any:
-        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.place)
+        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.offset)
         if kind == MATRIX and not length:
-            self.place += 8
+            self.offset += 8
             return []
         inner, items, _ = self._head()
         return self._value(inner, items)
 
     def _head(self) -> tuple[int, int, str]:
         """Class, number of items and name of an array; the place is behind them."""
-        (kind,) = struct.unpack_from(f"{self.order}I", self.content, self.place)
-        (word,) = struct.unpack_from(f"{self.order}I", self.content, self.place + 16)
+        (kind,) = struct.unpack_from(f"{self.order}I", self.content, self.offset)
+        (word,) = struct.unpack_from(f"{self.order}I", self.content, self.offset + 16)
         if kind != MATRIX or word & COMPLEX:
             raise ValueError("something that is no array of text or real numbers")
-        self.place += 24
+        self.offset += 24
         _, lengths = self._element(SIDES)
         sides = struct.unpack(f"{self.order}{len(lengths) // 4}i", lengths)
         if min(sides, default=-1) < 0:
@@ -162,13 +162,13 @@ class _Variable:
 
     def _element(self, types: Any) -> tuple[int, bytes]:
         """Type and bytes of the next element, which must be one of ``types``."""
-        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.place)
-        start, following = self.place + 8, self.place + 8 + length + -length % 8
+        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.offset)
+        start, following = self.offset + 8, self.offset + 8 + length + -length % 8
         if kind >> 16:  # four bytes or fewer stand in the tag itself
-            kind, length, start, following = kind & 0xFFFF, kind >> 16, self.place + 4, self.place + 8
+            kind, length, start, following = kind & 0xFFFF, kind >> 16, self.offset + 4, self.offset + 8
         if kind not in types or length > len(self.content) - start:
             raise ValueError(f"an element of type {kind} and {length:,} bytes")
-        self.place = following
+        self.offset = following
         return kind, self.content[start : start + length]
 
 
