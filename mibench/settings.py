@@ -194,7 +194,7 @@ def check_value(value: Any, setting_name: str, origin: str) -> None:
 
 
 def _bool_given_for_number(given: Any, parsed: Any) -> bool:
-    """Whether a yes or no was taken for 1 or 0, in a list too: ``true`` is no number of steps."""
+    """Whether a boolean was parsed as 1 or 0, in a list too: ``true`` is no number of steps."""
     if isinstance(given, list | tuple) and isinstance(parsed, list | tuple):
         return any(_bool_given_for_number(one, other) for one, other in zip(given, parsed, strict=False))
     return isinstance(given, bool) and isinstance(parsed, int | float) and not isinstance(parsed, bool)

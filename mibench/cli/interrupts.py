@@ -17,7 +17,7 @@ from typing import Any
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
 INTERRUPTED_MESSAGE = "interrupted: everything finished is kept; repeat the command to continue"
 STOPPING = "stopping as soon as the code that runs comes back; Ctrl-C once more ends at once, what is finished is kept"
-PATIENCE = 3.0  # seconds that stopping in order may take before a word is said about it
+PATIENCE = 3.0  # seconds that an orderly stop may take before a message says so
 
 
 _leave = os._exit  # the system's own: the guard around other people's code takes its place later

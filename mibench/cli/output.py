@@ -12,7 +12,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def on_terminal(stream: Any) -> bool:
-    """Whether somebody watches; nobody does where there is no stream, or one that knows how to write and nothing more
+    """Whether a person watches; nobody does where there is no stream, or one that can only write
     (pythonw, notebooks, services)."""
     isatty = getattr(stream, "isatty", None)
     return isatty is not None and bool(isatty())

@@ -27,7 +27,7 @@ Settings = Mapping[str, Mapping[str, object]]  # scope -> name -> value
 class RunRequest:
     """What a person asks for, on the command line, from Python, in a suite or through an audit.
 
-    None means: not said, so the configuration file or the default decides.
+    None means: not given, so the configuration file or the default decides.
 
     Attributes:
         judge: another set of weights than the protocol's judge on this data set (one trained on somebody's own data).

@@ -98,7 +98,7 @@ class EvalProtocol:
     def num_identities(self) -> int:
         """How many classes are attacked."""
         if self.identities is None:
-            raise MibenchError(f"protocol {self.name!r} attacks all classes, and nobody has said how many there are")
+            raise MibenchError(f"protocol {self.name!r} attacks all classes, and their number is not known yet")
         return self.identities
 
     @property

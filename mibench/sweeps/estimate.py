@@ -34,7 +34,7 @@ BACKWARD = 2.0  # a backward pass costs about two forward passes; scales finishe
 
 @dataclass(frozen=True)
 class Cost:
-    """Images still to be shown and seconds still to go; None: nobody can say beforehand."""
+    """Images still to be shown and seconds still to go; None: not known beforehand."""
 
     queries: Queries | None
     seconds: float | None
@@ -107,7 +107,7 @@ def _open(cell_statuses: Sequence[CellStatus]) -> list[CellStatus]:
 
 
 def _shared_floors(cell_statuses: Sequence[CellStatus], out: Path) -> dict[str, Plan]:
-    """Floors that running the cells will make on the way: not cells themselves, and not all there."""
+    """Floors that running the cells will make on the way: not cells themselves, and not complete."""
     own = {standing.folder for standing in cell_statuses}
     floors = {s.floor.spec.run_name: s.floor for s in _open(cell_statuses) if s.floor is not None}
     return {name: plan for name, plan in floors.items() if name not in own and progress(plan, out)[0]}

@@ -1,4 +1,4 @@
-"""A sweep from beginning to end: what is there, what is left, run it, one table out.
+"""A sweep from beginning to end: which cells are complete, run the others, one table out.
 
 Files of the output folder, beside the run directories::
 
@@ -84,7 +84,7 @@ class DryRun:
 def forecast(
     suite: Suite, out: Path, *, jobs: int | None = None, device: str = "auto", allow_changed_code: bool = False
 ) -> DryRun:
-    """What is there, what is left and what it will cost. Times a few images; writes and starts nothing."""
+    """Which cells are complete, which are left, and their cost. Times a few images; writes and starts nothing."""
     check_compared(suite)
     devices = worker_devices(device, jobs)
     threads = threads_each(len(devices))

@@ -60,7 +60,7 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 def _scalar(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
-    """A number or a truth value. The tag may have been written by hand, so the text is looked at again."""
+    """A number or a boolean. The tag may have been written by hand, so the text is checked again."""
     if not isinstance(node, yaml.ScalarNode):
         raise _refuse(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} does not fit what follows it", node)
     text = str(node.value)

@@ -16,7 +16,7 @@ def check_same_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
 
     Args:
         kind: of the weights, for the message.
-        card: whose ``dataset_digest`` or ``measured.dataset_digest`` is looked at; a card of another data set is fine.
+        card: whose ``dataset_digest`` or ``measured.dataset_digest`` is compared; a card of another data set is fine.
         dataset: what is used now.
 
     Raises:

@@ -137,7 +137,7 @@ class Folder(FileSplit):
 
     @classmethod
     def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
-        """The folder itself; its layout is looked at when the split is made."""
+        """The folder itself; its layout is read when the split is made."""
         del settings
         yield from expect_folder(folder.parent, folder.name, "a folder for each person")
 
@@ -160,7 +160,7 @@ class Folder(FileSplit):
             yield Finding("note", line)
 
     def unused(self) -> list[str]:
-        """What lies there and is not used, and names that were taken for one: a line each, for people."""
+        """Files that are not used, and names that were treated as one: a line each, for people."""
         train, test = self.layout.train.name, self.layout.test and self.layout.test.name
         lines = [
             f"one person is {both_spellings(name, other)}: in {train}/ and in {test}/"

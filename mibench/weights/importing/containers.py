@@ -1,6 +1,6 @@
 """Finds the weights in what a file holds: containers, prefixes of wrappers, and whatever else was saved with them.
 
-What is looked at are plain dicts and lists; tensors in them are
+Only plain dicts and lists are searched; tensors in them are
 :class:`~mibench.weights.importing.claimed_sizes.DeclaredTensor`.
 """
 

@@ -99,7 +99,7 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     made = Origin(request=request, wanted=wanted, files=files, trained=trained, target=target)
     card, doubts = made.card(content, dataset, accuracy)
 
-    def unchanged() -> None:  # since it was looked at: measuring takes a while
+    def unchanged() -> None:  # since it was read: measuring takes a while
         hashes = [file and file.card().weights.sha256 for file in (before, _existing(wanted, request.output))]
         if hashes[1] not in (hashes[0], digest):
             raise MibenchError(
