@@ -118,7 +118,7 @@ def test_measuring_counts_images() -> None:
 def attending(monkeypatch: pytest.MonkeyPatch) -> tuple[int, Callable[[], list[Any]]]:
     """Where numbers of signals go in, and what came of them once that end is closed."""
     monkeypatch.setattr(interrupts, "PATIENCE", 0)
-    monkeypatch.setattr(interrupts, "_said", threading.Event())
+    monkeypatch.setattr(interrupts, "_interrupted", threading.Event())
     done: list[Any] = []
     monkeypatch.setattr(interrupts, "_write", done.append)
     heard, rung = os.pipe()
@@ -156,7 +156,7 @@ def test_nobody_leaves_before_the_words_are_out(monkeypatch: pytest.MonkeyPatch)
         go_on.wait()
         events.append(text)
 
-    monkeypatch.setattr(interrupts, "_said", threading.Event())
+    monkeypatch.setattr(interrupts, "_interrupted", threading.Event())
     monkeypatch.setattr(interrupts, "_write", slowly)
     threads = [threading.Thread(target=interrupts._end, args=(events.append,)) for _ in range(2)]
     threads[0].start()

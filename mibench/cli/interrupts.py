@@ -39,7 +39,7 @@ class _CtrlC:
 
 _ctrl_c = _CtrlC()
 _ending = threading.RLock()  # one more Ctrl-C may come while the main thread holds it
-_said = threading.Event()
+_interrupted = threading.Event()
 
 
 def listen() -> None:
@@ -81,8 +81,8 @@ def _say_later(stopped: threading.Event) -> None:
 
 def _end(leave: Callable[[int], object]) -> None:
     with _ending:  # the main thread and the one that reads may both get here: who comes second waits for the words
-        if not _said.is_set():
-            _said.set()
+        if not _interrupted.is_set():
+            _interrupted.set()
             _write(INTERRUPTED_MESSAGE)
     leave(INTERRUPTED)
 

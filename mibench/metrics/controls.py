@@ -113,9 +113,9 @@ def control_tables(
         chosen = torch.isin(private_test.labels, identities).nonzero().squeeze(1)
         if len(chosen):
             pixels = private_test.pixels[chosen]
-            own = private_test.labels[chosen]
-            judged = judge.cached_judged(pixels, own)
-            add("private_test", pixels, own, judged.features, judged.verdicts)
+            labels_of_chosen = private_test.labels[chosen]
+            judged = judge.cached_judged(pixels, labels_of_chosen)
+            add("private_test", pixels, labels_of_chosen, judged.features, judged.verdicts)
     return tables
 
 

@@ -61,13 +61,13 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
     position = torch.empty(queries.shape[0], dtype=torch.int64)
     rows_of_label = rows_by_label(reference_labels)
     for label, rows in rows_by_label(labels).items():
-        own = references[rows_of(rows_of_label, label)]
-        if own.shape[0] == 0:
+        class_features = references[rows_of(rows_of_label, label)]
+        if class_features.shape[0] == 0:
             raise MibenchError(
                 f"class {label} has reconstructions but no private image",
                 cure="give the private images of every attacked identity",
             )
-        neighbours = nearest(queries[rows], own)
+        neighbours = nearest(queries[rows], class_features)
         distance[rows], position[rows] = neighbours.distance, neighbours.position
     return Nearest(distance, position)
 

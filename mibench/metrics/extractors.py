@@ -159,15 +159,15 @@ class JudgeExtractor(_NetworkExtractor):
             MibenchError: a label that is none of its classes.
         """
         features, verdicts, classes = [], [], 0
-        for output, own in zip(self.batches(images), labels.split(self._batch), strict=True):
+        for output, batch_labels in zip(self.batches(images), labels.split(self._batch), strict=True):
             classes = output.logits.shape[1]
-            if int(own.max()) >= classes or int(own.min()) < 0:
+            if int(batch_labels.max()) >= classes or int(batch_labels.min()) < 0:
                 raise MibenchError(
                     f"class {int(labels.max())} is outside the {classes} classes of judge {self.name!r}; "
                     "the judge was trained for another data set"
                 )
             features.append(output.features)
-            verdicts.append(Verdicts.of(output.logits, own))
+            verdicts.append(Verdicts.of(output.logits, batch_labels))
         joined = Verdicts(*(column.clone() for column in Verdicts.joined(verdicts)))
         return Judged(torch.cat(features).clone(), joined, classes)
 

@@ -135,9 +135,11 @@ def make_plan(request: RunRequest) -> Plan:
 
 def _weights(card: Card) -> Weights:
     """What a run says of a set of weights; of a target whose answers are filtered also the filters."""
-    own = Weights(card=card.name, architecture=card.architecture, sha256=card.weights.sha256, arguments=card.arguments)
+    unfiltered = Weights(
+        card=card.name, architecture=card.architecture, sha256=card.weights.sha256, arguments=card.arguments
+    )
     filters = filter_settings(card)
-    return FilteredWeights(**vars(own), filters=filters) if filters else own
+    return FilteredWeights(**vars(unfiltered), filters=filters) if filters else unfiltered
 
 
 def _plan(
@@ -197,8 +199,8 @@ def _dataset_and_weights(draft: Draft) -> tuple[IdentitySplit, Origins, dict[str
     files: dict[str, CardFile] = {}
     kind: type[IdentitySplit] = registry.load("dataset", names.dataset)
     try:
-        own = Layer(f"protocol {protocol.name}", protocol.dataset)
-        dataset, origins = config.resolve(kind, [own, *draft.layers["dataset"]], scope="dataset")
+        protocol_layer = Layer(f"protocol {protocol.name}", protocol.dataset)
+        dataset, origins = config.resolve(kind, [protocol_layer, *draft.layers["dataset"]], scope="dataset")
     except MibenchError as error:
         problems += error.problems
     needed: dict[str, str | None] = {
