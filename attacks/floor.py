@@ -11,7 +11,7 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, Queries, Reconstruction, State
 from mibench.rng import Streams
 
-from .final_selection import robust_confidence
+from .final_ranking import robust_confidence
 from .initial_selection import choose, pool, pool_confidence
 from .rendering import decoder, render_images
 from .requirements import check_ranges, require_prior

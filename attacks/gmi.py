@@ -21,7 +21,7 @@ from mibench.rng import Streams
 
 from .batching import micro_batches, should_report
 from .diagnostics import by_twentieth, stacked
-from .final_selection import robust_confidence
+from .final_ranking import robust_confidence
 from .latent_optimisation import check_settings, compares_its_batch, stalled
 from .losses import IDENTITY_LOSSES
 from .rendering import render_images

@@ -22,7 +22,7 @@ from mibench.api import Attack, Context, MappingPrior, MibenchError, Prior, Quer
 from mibench.rng import Streams
 
 from .batching import micro_batches
-from .final_selection import robust_confidence
+from .final_ranking import robust_confidence
 from .initial_selection import choose, image_confidence, pool
 from .rendering import Decoder, render_images
 from .requirements import check_ranges, require_prior

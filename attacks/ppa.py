@@ -22,7 +22,7 @@ from mibench.rng import Streams
 from .augment import apply_crops, draw_crops
 from .batching import blocks, scatter_into_step, shuffled_candidates
 from .diagnostics import by_epoch, stacked, stray_note
-from .final_selection import robust_confidence
+from .final_ranking import robust_confidence
 from .initial_selection import choose, pool, pool_confidence
 from .losses import IDENTITY_LOSSES, identity_loss, negative_log_realness
 from .parameterisation import DirectStyles, gather_rows

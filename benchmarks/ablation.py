@@ -69,7 +69,7 @@ def main(target: str, protocol: str, identities: int | None, seeds: str, out: Pa
 
 def markdown(table: Any) -> str:
     """Value and interval of every variant, and the paired difference of acc@1 from the full method."""
-    from mibench.metrics.estimates import compared, holm, mean
+    from mibench.metrics.estimates import compared, holm_adjust, mean
 
     averaged = table.groupby(["variant", "identity"])[list(METRICS)].mean().reset_index()
     seeds = table["seed"].nunique()
@@ -81,7 +81,7 @@ def markdown(table: Any) -> str:
             continue
         other = averaged[averaged.variant == variant].set_index("identity")["hit1"]
         tested[variant] = compared("acc1", other.to_numpy(), full.loc[other.index].to_numpy())
-    adjusted = dict(zip(tested, holm([c.params["p_value"] for c in tested.values()]), strict=True))
+    adjusted = dict(zip(tested, holm_adjust([c.params["p_value"] for c in tested.values()]), strict=True))
     lines = [
         "| variant | " + " | ".join(METRICS.values()) + " | acc@1 minus full | p (Holm) |",
         "| --- |" + " --- |" * (len(METRICS) + 2),

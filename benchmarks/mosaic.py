@@ -26,7 +26,7 @@ def main(people: int, blocks: str) -> None:
     from mibench.weights import cards, load
 
     split = registry.load("dataset", "synthfaces")()
-    judge = load.build_judge(cards.find("judge", "facenet112", "synthfaces"), torch.device("cpu"), None)
+    judge = load.build_classifier_extractor(cards.find("judge", "facenet112", "synthfaces"), torch.device("cpu"), None)
     shown = split.private("test", SIZE, list(range(people)))
     click.echo("| blocks | right |")
     click.echo("| --- | --- |")

@@ -33,7 +33,7 @@ from mibench.attacks.augment import apply_crops, draw_crops
 from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.dmmia.memory import MemoryBank
 from mibench.attacks.dmmia.prototypes import draw_prototypes, imr_loss, representation
-from mibench.attacks.final_selection import robust_confidence
+from mibench.attacks.final_ranking import robust_confidence
 from mibench.attacks.gmi import GMI, momentum_step
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.losses import cross_entropy, negative_log_realness, poincare

@@ -34,7 +34,7 @@ from mibench.weights import cards, load
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table as Markdown.")
 def main(priors: str, judge: str, count: int, truncations: str, grid: Path | None, out: Path | None) -> None:
     device = torch.device("cpu")
-    extractor = load.build_judge(cards.find("judge", judge, "synthfaces"), device, None)
+    extractor = load.build_classifier_extractor(cards.find("judge", judge, "synthfaces"), device, None)
     public = SynthFaces().public(64, 2 * count).pixels
     features = extractor(public).features.float()
     real, other = features[:count], features[count:]

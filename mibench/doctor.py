@@ -37,10 +37,10 @@ class Finding:
 
 def examine(*, full: bool = False, reporter: Reporter | None = None) -> list[Finding]:
     """Everything that can be checked here; ``full`` measures classifiers again."""
-    found = [*_machine(), *_weights(), *_fetched()]
+    findings = [*_machine(), *_weights(), *_fetched()]
     if full:
-        found += _accuracies(reporter or Reporter())
-    return found
+        findings += _accuracies(reporter or Reporter())
+    return findings
 
 
 def _machine() -> Iterator[Finding]:
@@ -51,12 +51,12 @@ def _machine() -> Iterator[Finding]:
     yield Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
     if (memory := total_memory(torch.device("cpu"))) is not None:
         yield Finding("memory", memory > 2e9, f"{memory / 1e9:.1f} GB")
-    place = home()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    yield Finding("disk", free > LEAST_DISK, f"{free / 1e9:.1f} GB free at {place}")
-    yield Finding("MIBENCH_HOME", os.access(place, os.W_OK), f"{home()}{'' if home().exists() else ' (not made yet)'}")
+    folder = home()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    yield Finding("disk", free > LEAST_DISK, f"{free / 1e9:.1f} GB free at {folder}")
+    yield Finding("MIBENCH_HOME", os.access(folder, os.W_OK), f"{home()}{'' if home().exists() else ' (not made yet)'}")
     catalogue = registry.catalogue()
     for kind in ("attack", "target", "dataset"):
         yield Finding(f"{kind}s", bool(catalogue[kind]), ", ".join(catalogue[kind]) or "none is installed")
@@ -86,10 +86,12 @@ def _weights() -> Iterator[Finding]:
 def _fetched() -> Iterator[Finding]:
     """Files of `mibench fetch`: those that are here, each by its hash."""
     fetcher = Fetcher(offline=True)
-    here = [asset for asset in known.catalogue().values() if isinstance(asset, known.Asset) and asset.place().exists()]
-    if not here:
+    assets = [
+        asset for asset in known.catalogue().values() if isinstance(asset, known.Asset) and asset.path_in().exists()
+    ]
+    if not assets:
         yield Finding("assets", True, f"none in {known.assets_folder()}; `mibench fetch` lists what there is")
-    for asset in here:
+    for asset in assets:
         try:
             (outcome,) = fetcher.fetch([asset])
         except MibenchError as error:
@@ -106,12 +108,14 @@ def _accuracies(reporter: Reporter) -> Iterator[Finding]:
         card = file.card()
         claimed = (card.measured or {}).get("test_accuracy")
         try:
-            said = (card.recipe or {}).get("dataset")  # the settings that it was trained with
-            dataset = registry.load("dataset", card.dataset)(**(said if isinstance(said, dict) else {}))
+            dataset_settings = (card.recipe or {}).get("dataset")  # the settings that it was trained with
+            dataset = registry.load("dataset", card.dataset)(
+                **(dataset_settings if isinstance(dataset_settings, dict) else {})
+            )
             if card.dataset_digest not in (None, dataset.digest):
                 changed = what_changed(str(card.dataset_digest), dataset.digest)
                 raise MibenchError(f"it was trained on another version of {card.dataset}: {changed}")
-            classifier = load.build_judge(file, device, cache=None)
+            classifier = load.build_classifier_extractor(file, device, cache=None)
             images = dataset.seen_by(file.kind).private("test", card.image.size)
         except MibenchError as error:
             yield Finding(f"{file.name} accuracy", False, f"cannot be measured: {error}")

@@ -1,4 +1,4 @@
-"""What a user's mistake raises. It lives apart from the contract so that naming it costs no torch."""
+"""What a user's mistake raises. It lives apart from the contract so that importing it does not load torch."""
 
 from __future__ import annotations
 

@@ -48,32 +48,32 @@ def attack_class(address: str) -> type:
     text, colon, attribute = address.rpartition(":")
     path = Path(text if colon and text else address)
     if path.suffix != ".py" or not path.is_file():
-        raise MibenchError(f"attack {address}: there is no file {path} (seen from {Path.cwd().name or '/'})")
+        raise MibenchError(f"attack {address}: there is no file {path} (working directory {Path.cwd().name or '/'})")
     module = _load_file(path, f"attack {address}")
-    here = [name for name, found in vars(module).items() if _is_attack(found, Attack, module)]
-    offered = f"(attacks in it: {', '.join(here) or 'none'})"
+    attacks = [name for name, candidate in vars(module).items() if _is_attack(candidate, Attack, module)]
+    offered = f"(attacks in it: {', '.join(attacks) or 'none'})"
     if not colon or not text or not attribute:
         raise MibenchError(f"attack {address}: name its class, {path}:CLASS {offered}")
-    found = getattr(module, attribute, None)
-    if not (inspect.isclass(found) and issubclass(found, Attack)):
+    candidate = getattr(module, attribute, None)
+    if not (inspect.isclass(candidate) and issubclass(candidate, Attack)):
         raise MibenchError(f"attack {address}: {path} has no attack {attribute!r} {offered}")
-    if inspect.isabstract(found):
-        lacking = ", ".join(sorted(found.__abstractmethods__))
+    if inspect.isabstract(candidate):
+        lacking = ", ".join(sorted(candidate.__abstractmethods__))
         raise MibenchError(f"attack {address}: the class lacks {lacking}")
-    if not dataclasses.is_dataclass(found) or "__dataclass_fields__" not in vars(found):
+    if not dataclasses.is_dataclass(candidate) or "__dataclass_fields__" not in vars(candidate):
         raise MibenchError(
             f"attack {address}: an attack is a dataclass", cure="write @dataclass(frozen=True, kw_only=True)"
         )
     for attribute_name, kind in (("name", str), ("access", int)):
-        if not isinstance(getattr(found, attribute_name, None), kind):
+        if not isinstance(getattr(candidate, attribute_name, None), kind):
             raise MibenchError(f"attack {address}: it needs the class variable {attribute_name!r}")
-    if not is_plain_name(found.name):
-        raise MibenchError(f"attack {address}: its name becomes a folder: {PLAIN_NAMES}; got {found.name[:200]!r}")
-    return found
+    if not is_plain_name(candidate.name):
+        raise MibenchError(f"attack {address}: its name becomes a folder: {PLAIN_NAMES}; got {candidate.name[:200]!r}")
+    return candidate
 
 
-def _is_attack(found: Any, base: type, module: ModuleType) -> bool:
-    return inspect.isclass(found) and issubclass(found, base) and found.__module__ == module.__name__
+def _is_attack(value: Any, base: type, module: ModuleType) -> bool:
+    return inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
 
 
 def add(path: str) -> bool:
@@ -82,12 +82,12 @@ def add(path: str) -> bool:
     Raises:
         MibenchError: there is no catalogue there.
     """
-    place = str(Path(path).resolve())
+    resolved = str(Path(path).resolve())
     known = added()
-    if place in known:
+    if resolved in known:
         return False
-    catalogue_of(place)
-    os.environ[VARIABLE] = os.pathsep.join([*known, place])
+    catalogue_of(resolved)
+    os.environ[VARIABLE] = os.pathsep.join([*known, resolved])
     return True
 
 
@@ -96,30 +96,30 @@ def added() -> tuple[str, ...]:
     return tuple(filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)))
 
 
-def catalogue_of(place: str) -> Mapping[str, Mapping[str, str]]:
+def catalogue_of(address: str) -> Mapping[str, Mapping[str, str]]:
     """The ``CATALOGUE`` of a file or package folder.
 
     Raises:
         MibenchError: there is none, or it cannot be loaded.
     """
-    path = Path(place)
-    said = f"plugin {path.name}"
+    path = Path(address)
+    label = f"plugin {path.name}"
     if path.is_dir() and not (path / "__init__.py").is_file():
         inside = sorted(file.parent.name for file in path.glob("*/__init__.py"))
         hint = f"; name the package in it: {path.name}/{inside[0]}" if inside else ""
-        raise MibenchError(f"{said}: it has no __init__.py, so it is no package{hint}")
+        raise MibenchError(f"{label}: it has no __init__.py, so it is no package{hint}")
     if not path.is_dir() and not (path.is_file() and path.suffix == ".py"):
-        raise MibenchError(f"{said}: expected a package folder or a .py file, there is none")
+        raise MibenchError(f"{label}: expected a package folder or a .py file, there is none")
     name = path.stem
     _search(path.parent)
-    with _foreign(said):
+    with _foreign(label):
         module = importlib.import_module(name)
     where = Path(getattr(module, "__file__", None) or "/").resolve()
     if where not in (path.resolve(), (path / "__init__.py").resolve()):
-        raise MibenchError(f"{said}: another module is called {name!r}", cure="give the plugin another name")
+        raise MibenchError(f"{label}: another module is called {name!r}", cure="give the plugin another name")
     offered = getattr(module, CATALOGUE, None)
     if not isinstance(offered, Mapping) or not all(isinstance(names, Mapping) for names in offered.values()):
-        raise MibenchError(f'{said}: it has no {CATALOGUE}, such as {{"attack": {{"mine": "{name}.attack:Mine"}}}}')
+        raise MibenchError(f'{label}: it has no {CATALOGUE}, such as {{"attack": {{"mine": "{name}.attack:Mine"}}}}')
     return offered
 
 
@@ -132,17 +132,17 @@ def source_hash(path: Path) -> str:
 
 
 def _sources(path: Path) -> dict[str, bytes]:
-    folder, found = path.parent, dict[str, bytes]()
-    waiting = [path]
-    while waiting:
-        file = waiting.pop()
+    folder, contents = path.parent, dict[str, bytes]()
+    queue = [path]
+    while queue:
+        file = queue.pop()
         name = file.relative_to(folder).as_posix()
-        if name in found:
+        if name in contents:
             continue
-        found[name] = file.read_bytes()
+        contents[name] = file.read_bytes()
         with contextlib.suppress(SyntaxError, ValueError):  # the import says what is wrong with it
-            waiting += [beside for wanted in _imported(ast.parse(found[name])) for beside in _files(folder, wanted)]
-    return found
+            queue += [beside for wanted in _imported(ast.parse(contents[name])) for beside in _files(folder, wanted)]
+    return contents
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
@@ -156,14 +156,14 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 def _files(folder: Path, module: str) -> list[Path]:
     """The files in ``folder`` that an import of ``module`` runs."""
-    parts, found = module.split("."), list[Path]()
+    parts, files = module.split("."), list[Path]()
     for count in range(1, len(parts) + 1):
-        place = folder.joinpath(*parts[:count])
-        found += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
-    return found
+        stem = folder.joinpath(*parts[:count])
+        files += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()]
+    return files
 
 
-def _load_file(path: Path, said: str) -> ModuleType:
+def _load_file(path: Path, label: str) -> ModuleType:
     """Run a file as a module of its own, once for the same contents."""
     resolved = path.resolve()
     name = f"mibench_plugin_{resolved.stem}_{source_hash(resolved)[:12]}"
@@ -173,12 +173,12 @@ def _load_file(path: Path, said: str) -> ModuleType:
     _forget(resolved.parent / beside for beside in _sources(resolved))
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
-        raise MibenchError(f"{said}: it is no Python file")
+        raise MibenchError(f"{label}: it is no Python file")
     module = importlib.util.module_from_spec(spec)
     _search(resolved.parent)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        with _foreign(said):
+        with _foreign(label):
             spec.loader.exec_module(module)
     except MibenchError:
         del sys.modules[name]
@@ -202,21 +202,21 @@ def _search(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _foreign(said: str) -> Iterator[None]:
+def _foreign(label: str) -> Iterator[None]:
     """Somebody's code on import, behind the guard; what it raises becomes one line."""
     from mibench.system.foreign_code import foreign  # loads torch, as an attack does
 
     try:
-        with foreign(said, "on import"):
+        with foreign(label, "on import"):
             yield
     except MibenchError:
         raise
     except ModuleNotFoundError as error:
         raise MibenchError(
-            f"{said}: it needs module {error.name!r}, which is not installed", cure="install it"
+            f"{label}: it needs module {error.name!r}, which is not installed", cure="install it"
         ) from error
     except Exception as error:  # it may raise anything; the line says what it was
-        raise MibenchError(f"{said}: it fails on import: {_worded(error)}") from error
+        raise MibenchError(f"{label}: it fails on import: {_worded(error)}") from error
 
 
 def _worded(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 from mibench.errors import MibenchError, suggest
 from mibench.records import PLAIN_NAMES, is_plain_name
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 from mibench.system.text_files import shown
 
 from . import plugins
@@ -83,8 +83,8 @@ class Entry:
         """
         module, _, attribute = self.address.partition(":")
         try:
-            with spoken_aside():
-                found: Any = importlib.import_module(module)
+            with stdout_to_stderr():
+                value: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise MibenchError(
                 f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed",
@@ -92,14 +92,14 @@ class Entry:
             ) from error
         for part in filter(None, attribute.split(".")):
             try:
-                found = getattr(found, part)
+                value = getattr(value, part)
             except AttributeError as error:
                 raise MibenchError(
                     f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which "
                     "does not exist",
                     cure=f"repair or uninstall {self.distribution}",
                 ) from error
-        return found
+        return value
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -113,29 +113,33 @@ def catalogue() -> dict[str, dict[str, Entry]]:
     Raises:
         MibenchError: two distributions claim one name, a catalogue cannot be read, or a kind is unknown.
     """
-    found: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+    entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
     for point in sorted(set(entry_points(group=GROUP)), key=lambda p: (_distribution(p), p.name)):
         owner = _distribution(point)
         try:
-            with spoken_aside():
+            with stdout_to_stderr():
                 offered = point.load()
         except (ImportError, AttributeError) as error:
             raise MibenchError(
                 f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error})",
                 cure=f"repair or uninstall {owner}",
             ) from error
-        _offer(found, owner, offered)
-    for place in plugins.added():
-        _offer(found, f"plugin {Path(place).name}", plugins.catalogue_of(place), installed=False)
-    return {kind: dict(sorted(names.items())) for kind, names in found.items()}
+        _offer(entries, owner, offered)
+    for address in plugins.added():
+        _offer(entries, f"plugin {Path(address).name}", plugins.catalogue_of(address), installed=False)
+    return {kind: dict(sorted(names.items())) for kind, names in entries.items()}
 
 
 def _offer(
-    found: dict[str, dict[str, Entry]], owner: str, offered: Mapping[str, Mapping[str, str]], *, installed: bool = True
+    entries: dict[str, dict[str, Entry]],
+    owner: str,
+    offered: Mapping[str, Mapping[str, str]],
+    *,
+    installed: bool = True,
 ) -> None:
     """Add the names of one catalogue."""
     for kind, names in offered.items():
-        if kind not in found:
+        if kind not in entries:
             raise MibenchError(f"{owner} registers the unknown kind {kind!r}{suggest(kind, KINDS)}")
         for name, address in names.items():
             if not is_plain_name(name.replace(":", "", 1) if kind in OF_AN_ARCHITECTURE else name):
@@ -143,14 +147,14 @@ def _offer(
                     f"{owner} registers the {kind} {shown(name)}, which files cannot be called by: choose a name of "
                     f"{PLAIN_NAMES}"
                 )
-            other = found[kind].get(name)
+            other = entries[kind].get(name)
             if other is not None and other.address != address:
                 raise MibenchError(
                     f"two distributions register the {kind} {name!r}: {other.distribution} ({other.address}) and "
                     f"{owner} ({address})",
                     cure="uninstall one of them",
                 )
-            found[kind].setdefault(name, Entry(kind, name, address, owner, installed))
+            entries[kind].setdefault(name, Entry(kind, name, address, owner, installed))
 
 
 def add_plugin(path: str) -> None:
@@ -183,14 +187,14 @@ def entry(kind: str, name: str) -> Entry:
 
 
 def _from_file(address: str) -> Entry:
-    found: Any = plugins.attack_class(address)
-    taken = catalogue()["attack"].get(found.name)
+    attack: Any = plugins.attack_class(address)
+    taken = catalogue()["attack"].get(attack.name)
     if taken is not None:
         raise MibenchError(
-            f"attack {address}: it calls itself {found.name!r}, which is an attack of {taken.distribution}",
+            f"attack {address}: it calls itself {attack.name!r}, which is an attack of {taken.distribution}",
             cure="give the class another name, so that tables tell them apart",
         )
-    return Entry("attack", found.name, f"{found.__module__}:{found.__qualname__}", "a file", installed=False)
+    return Entry("attack", attack.name, f"{attack.__module__}:{attack.__qualname__}", "a file", installed=False)
 
 
 def load(kind: str, name: str) -> Any:
@@ -204,8 +208,8 @@ def role(part: str) -> str | None:
     Parts: ``baseline`` (the attack that every run is compared with), ``strongest`` (the attack of an audit),
     ``default_attack``, ``default_target``, ``default_judge``, ``default_prior`` and ``default_mapping_prior``.
     """
-    found = catalogue()["role"].get(part)
-    return None if found is None else found.address
+    entry_of_role = catalogue()["role"].get(part)
+    return None if entry_of_role is None else entry_of_role.address
 
 
 def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
@@ -214,19 +218,19 @@ def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
     Raises:
         MibenchError: two distributions offer one name.
     """
-    found: dict[str, tuple[str, str]] = {}
+    files: dict[str, tuple[str, str]] = {}
     for package in catalogue()[kind].values():
         for file in sorted(resources.files(package.address).iterdir(), key=lambda f: f.name):
             name = file.name.removesuffix(".yaml")
             if name == file.name:
                 continue
-            if name in found:
+            if name in files:
                 raise MibenchError(
-                    f"the {kind} {name!r} is offered twice, by {found[name][0]} and {package.distribution}",
+                    f"the {kind} {name!r} is offered twice, by {files[name][0]} and {package.distribution}",
                     cure="uninstall one of them",
                 )
-            found[name] = (f"{package.distribution}: {kind} {file.name}", file.read_text(encoding="utf-8"))
-    return dict(sorted(found.items()))
+            files[name] = (f"{package.distribution}: {kind} {file.name}", file.read_text(encoding="utf-8"))
+    return dict(sorted(files.items()))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

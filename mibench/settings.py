@@ -103,19 +103,19 @@ def _nested(kind: type | None, name: str) -> type | None:
 
 def setting_names(kind: type) -> tuple[str, ...]:
     """Dotted names of every setting of a dataclass."""
-    found: list[str] = []
+    names: list[str] = []
     for field in dataclasses.fields(kind):
         inner = _nested(kind, field.name)
-        found += [f"{field.name}.{name}" for name in setting_names(inner)] if inner else [field.name]
-    return tuple(found)
+        names += [f"{field.name}.{name}" for name in setting_names(inner)] if inner else [field.name]
+    return tuple(names)
 
 
 def adapter(kind: type[T]) -> pydantic.TypeAdapter[T]:
     """The validator of a dataclass; building one costs milliseconds, so each is built once."""
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = pydantic.TypeAdapter(kind)
-    found: pydantic.TypeAdapter[T] = _ADAPTERS[kind]
-    return found
+    result: pydantic.TypeAdapter[T] = _ADAPTERS[kind]
+    return result
 
 
 _ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {}
@@ -159,19 +159,19 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
         raise MibenchError(f"{scope}.{missing[0]} has no default", cure=f"add --set {scope}.{missing[0]}=VALUE")
     instance = _build(kind, chosen, origins, scope)
     for name, given in chosen.items():
-        found = _value(instance, name)
-        check_value(found, f"{scope}.{name}", origins[name])  # again: the text "nan" has become a number by now
-        if _truth_as_number(given, found):
+        resolved = _value(instance, name)
+        check_value(resolved, f"{scope}.{name}", origins[name])  # again: the text "nan" has become a number by now
+        if _bool_given_for_number(given, resolved):
             raise MibenchError(f"{scope}.{name}: expected a number, got {shown(given)} (from {origins[name]})")
     return instance, {name: Setting(_value(instance, name), origins[name], by_user[name]) for name in known}
 
 
-def check_value(value: Any, place: str, origin: str) -> None:
-    """Refuse what no setting means: numbers that are not finite or need more than 64 bits, null characters in text.
+def check_value(value: Any, setting_name: str, origin: str) -> None:
+    """Reject numbers that are not finite or need more than 64 bits, and null characters in text.
 
     Args:
         value: a setting, lists and mappings of settings included.
-        place, origin: which one and where it comes from, for the message.
+        setting_name, origin: which one and where it comes from, for the message.
 
     Raises:
         MibenchError: with the place, the value and the origin.
@@ -184,20 +184,20 @@ def check_value(value: Any, place: str, origin: str) -> None:
     elif isinstance(value, str) and "\0" in value:
         problem, cure = "holds a null character", "take it out"
     if problem is not None:
-        raise MibenchError(f"{place}: {problem}, got {shown(value)} (from {origin})", cure=cure)
+        raise MibenchError(f"{setting_name}: {problem}, got {shown(value)} (from {origin})", cure=cure)
     if isinstance(value, Mapping):
         for item in (*value.keys(), *value.values()):
-            check_value(item, place, origin)
+            check_value(item, setting_name, origin)
     elif isinstance(value, list | tuple):
         for item in value:
-            check_value(item, place, origin)
+            check_value(item, setting_name, origin)
 
 
-def _truth_as_number(given: Any, found: Any) -> bool:
-    """Whether a yes or no was taken for 1 or 0, in a list too: ``true`` is no number of steps."""
-    if isinstance(given, list | tuple) and isinstance(found, list | tuple):
-        return any(_truth_as_number(one, other) for one, other in zip(given, found, strict=False))
-    return isinstance(given, bool) and isinstance(found, int | float) and not isinstance(found, bool)
+def _bool_given_for_number(given: Any, parsed: Any) -> bool:
+    """Whether a boolean was parsed as 1 or 0, in a list too: ``true`` is no number of steps."""
+    if isinstance(given, list | tuple) and isinstance(parsed, list | tuple):
+        return any(_bool_given_for_number(one, other) for one, other in zip(given, parsed, strict=False))
+    return isinstance(given, bool) and isinstance(parsed, int | float) and not isinstance(parsed, bool)
 
 
 def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str], scope: str) -> T:
@@ -215,10 +215,10 @@ def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str],
         return adapter(kind).validate_python(nested)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        origin = next((origins[n] for n in origins if place == n or place.startswith(f"{n}.")), "")
-        where = f"{scope}.{place}" if place else scope
-        given = "" if isinstance(first["input"], dict) and not place else f", got {shown(first['input'])}"
+        setting_name = ".".join(str(part) for part in first["loc"])
+        origin = next((origins[n] for n in origins if setting_name == n or setting_name.startswith(f"{n}.")), "")
+        where = f"{scope}.{setting_name}" if setting_name else scope
+        given = "" if isinstance(first["input"], dict) and not setting_name else f", got {shown(first['input'])}"
         reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
         raise MibenchError(
             f"{where}: {reason[:1].lower()}{reason[1:]}{given}{f' (from {origin})' if origin else ''}"
@@ -240,22 +240,22 @@ def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict
         MibenchError: no ``=``, an unknown scope (with a suggestion), or one setting given twice.
     """
     allowed = tuple(scopes)
-    found: dict[str, dict[str, Any]] = {scope: {} for scope in allowed}
+    settings: dict[str, dict[str, Any]] = {scope: {} for scope in allowed}
     for text in assignments:
         name, equals, value = text.partition("=")
         beginning = typed(text)
         scope, dot, setting = name.strip().partition(".")
         if not equals or not dot or not setting:
             raise MibenchError(f"--set {beginning}: expected SCOPE.NAME=VALUE, such as {allowed[0]}.NAME=VALUE")
-        if scope not in found:
+        if scope not in settings:
             raise MibenchError(
                 f"--set {beginning}: unknown scope {shown(scope)}{suggest(scope, allowed)} "
                 f"(known: {', '.join(allowed)})"
             )
-        if setting in found[scope]:
+        if setting in settings[scope]:
             raise MibenchError(f"--set {typed(f'{scope}.{setting}')} is given twice", cure="keep one of them")
-        found[scope][setting] = parse_yaml(value, f"--set {beginning}")
-    return found
+        settings[scope][setting] = parse_yaml(value, f"--set {beginning}")
+    return settings
 
 
 @dataclass(frozen=True)

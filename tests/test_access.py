@@ -16,7 +16,7 @@ import mibench
 from mibench import registry
 from mibench.api import Access, AccessError, Attack, Context, MibenchError, Reconstruction
 from mibench.attacks.answers import confidence_in_classes
-from mibench.attacks.final_selection import robust_confidence
+from mibench.attacks.final_ranking import robust_confidence
 from mibench.attacks.floor import Floor
 from mibench.attacks.initial_selection import choose
 from mibench.audits.request import AuditRequest

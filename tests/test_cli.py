@@ -276,7 +276,7 @@ def test_ctrl_c_in_a_shell_leaves_with_130(toy_home: Path, tmp_path: Path) -> No
 
 
 def test_a_code_page_without_a_character_gets_another_one() -> None:
-    code = "from mibench.cli.output import any_code_page; any_code_page(); print('\\u2265')"
+    code = "from mibench.cli.output import replace_unencodable; replace_unencodable(); print('\\u2265')"
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"?", b"")

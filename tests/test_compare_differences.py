@@ -17,7 +17,7 @@ from mibench.results import open_run
 
 def test_every_pair_and_metric_is_one_family(compared):
     assert compared.family == len(compared.differences) == 2 * 3 * len(compared.tested)
-    adjusted = estimates.holm([each.p_value for each in compared.differences])
+    adjusted = estimates.holm_adjust([each.p_value for each in compared.differences])
     assert [each.p_holm for each in compared.differences] == pytest.approx(adjusted)
     ordered = sorted(compared.differences, key=lambda each: each.p_value)
     assert all(one.p_holm <= other.p_holm for one, other in itertools.pairwise(ordered))

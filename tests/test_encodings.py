@@ -10,11 +10,11 @@ import pytest
 
 WALK = r"""
 from mibench.cli import cli
-from mibench.cli.output import any_code_page
+from mibench.cli.output import replace_unencodable
 
 import click
 
-any_code_page()
+replace_unencodable()
 
 def walk(group, path=()):
     yield path

@@ -234,7 +234,9 @@ def test_a_run_that_was_moved_without_its_floor_says_so(toy: Path, tmp_path: Pat
     assert found.floor is not None
     (tmp_path / "elsewhere").mkdir()
     moved = found.path.rename(tmp_path / "elsewhere" / "renamed")
-    with pytest.raises(MibenchError, match=rf"not beside it; bring {found.floor.path.name} to"):
+    with pytest.raises(
+        MibenchError, match=rf"floor run {found.floor.path.name} of .* is missing from .*; copy it there"
+    ):
         runner.rescore(moved, "cpu")
     found.floor.path.rename(moved.parent / found.floor.path.name)
     before = result_files(moved)

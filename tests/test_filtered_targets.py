@@ -28,7 +28,7 @@ from mibench.results import StoredRun
 from mibench.targets.defences.answer_filters import LabelOnly, Noise, Rounding, Temperature, TopK
 from mibench.weights.answer_filters import build_answers
 from mibench.weights.cards import find, write_card
-from mibench.weights.load import build_judge, build_victim
+from mibench.weights.load import build_classifier_extractor, build_victim
 
 CPU = torch.device("cpu")
 TOY = {"target": "toynet+rounding", "dataset": "toyfaces", "protocol": "toy", "device": "cpu"}
@@ -94,7 +94,7 @@ def test_the_victim_of_a_card_answers_through_its_filters_and_the_referee_looks_
     expected = FilteredAnswers([TopK(k=1), Temperature(tau=2.0)])(plain.logits(shown), shown)
     assert torch.allclose(behind.scores(shown), expected, atol=1e-6)
     assert torch.equal(behind.labels(shown), plain.labels(shown))
-    seen = [build_judge(one, CPU, None)((shown * 255).byte()).logits for one in (file, twin)]
+    seen = [build_classifier_extractor(one, CPU, None)((shown * 255).byte()).logits for one in (file, twin)]
     assert torch.equal(*seen)
 
 
@@ -244,7 +244,7 @@ def test_a_filter_around_a_trained_defence_is_measured_after_the_training(
     assert alone.measured is not None
     assert both.measured["test_accuracy"] == alone.measured["test_accuracy"]
     assert "answer_accuracy" in both.measured
-    trained = [build_judge(find("target", card.name, "synthfaces"), CPU, None) for card in (both, alone)]
+    trained = [build_classifier_extractor(find("target", card.name, "synthfaces"), CPU, None) for card in (both, alone)]
     shown = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(*(one(shown).logits for one in trained))
     with pytest.raises(AccessError, match="without filters, defended by negls"):

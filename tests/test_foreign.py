@@ -26,7 +26,7 @@ from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.system.foreign_code import foreign, out_of_memory, worded
 from mibench.system.process_state import SETTINGS, settings_kept
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 numpy_wide: Any = np.random  # the generator of the whole process, which a person's code may use
 
@@ -148,7 +148,7 @@ def test_calls_that_overlap_put_stdout_back_once(capfd: pytest.CaptureFixture[st
     first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
-        with spoken_aside():
+        with stdout_to_stderr():
             first_in.set()
             second_in.wait(10)
         first_out.set()
@@ -157,7 +157,7 @@ def test_calls_that_overlap_put_stdout_back_once(capfd: pytest.CaptureFixture[st
     thread = threading.Thread(target=first)
     thread.start()
     first_in.wait(10)
-    with spoken_aside():
+    with stdout_to_stderr():
         second_in.set()
         first_out.wait(10)
         os.write(1, b"aside\n")

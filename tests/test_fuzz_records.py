@@ -23,7 +23,7 @@ from mibench.runs.plan import make_plan
 from mibench.runs.request import RunRequest
 from mibench.runs.run import completed
 from mibench.runs.store import RunDir
-from mibench.sweeps.status import standings
+from mibench.sweeps.status import cell_statuses
 from mibench.sweeps.suite import load_suite
 from mibench.sweeps.sweep import _remembered
 from mibench.system.devices import peak_memory, reset_peak_memory
@@ -159,7 +159,7 @@ def plan_of(folder: Path) -> Any:
 
 
 def read_suite(file: Path) -> None:
-    standings(load_suite(str(file)).cells, file.parent / "out")
+    cell_statuses(load_suite(str(file)).cells, file.parent / "out")
 
 
 def read_cards(home: Path) -> None:

@@ -20,8 +20,8 @@ ALLOWED = {
 }
 
 
-# The rooms of the referee, lowest first: a room imports from itself and from what is below it.
-ROOMS = (
+# The packages of the referee, lowest first: each imports from itself and from what is below it.
+PACKAGES = (
     "errors",
     "version",
     "rng",
@@ -104,8 +104,8 @@ def room_of(module: str) -> str:
 
 
 def upward_imports(graph: dict[str, set[str]]) -> list[str]:
-    """``lower -> higher`` for every import against the order of :data:`ROOMS`."""
-    rank = {room: number for number, room in enumerate(ROOMS)}
+    """``lower -> higher`` for every import against the order of :data:`PACKAGES`."""
+    rank = {package: number for number, package in enumerate(PACKAGES)}
     return sorted(
         f"{module} -> {other}"
         for module, others in graph.items()
@@ -173,9 +173,9 @@ def test_no_modules_import_each_other() -> None:
 def test_no_room_imports_upwards() -> None:
     graph = import_graph()
     strangers = {room_of(m) for m in graph if room_of(m) not in ("__init__", "__main__", *PARTIES)}
-    assert strangers - set(DATA_ONLY) == set(ROOMS), "every module of the referee belongs to a room with a rank"
+    assert strangers - set(DATA_ONLY) == set(PACKAGES), "every module of the referee belongs to a package with a rank"
     upward = upward_imports(graph)
-    assert not upward, f"these imports go upwards: {upward}; the order is {', '.join(ROOMS)}"
+    assert not upward, f"these imports go upwards: {upward}; the order is {', '.join(PACKAGES)}"
 
 
 def test_circles_and_upward_imports_are_noticed() -> None:

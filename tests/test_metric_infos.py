@@ -18,7 +18,7 @@ from mibench.reports.compare import compare
 from mibench.reports.tables import write_tables
 from mibench.results import difference, merged_infos, open_run, per_identity
 from mibench.results.formatting import number_text
-from mibench.sweeps.status import Outcome, standings
+from mibench.sweeps.status import Outcome, cell_statuses
 from mibench.sweeps.suite import load_suite
 from mibench.sweeps.tables import headline, sweep_table
 
@@ -67,7 +67,7 @@ def test_a_sweep_has_its_columns(runs: tuple[str, list[Path]], tmp_path: Path) -
     suite = load_suite(str(tmp_path / "suite.yaml"))
     outcomes = [
         Outcome(standing=each, status=each.state, reason=each.reason, run=each.run)
-        for each in standings(suite.cells, tmp_path / "runs")
+        for each in cell_statuses(suite.cells, tmp_path / "runs")
     ]
     table = sweep_table(outcomes, tmp_path / "runs")
     rows = list(csv.DictReader(table.csv().splitlines()))

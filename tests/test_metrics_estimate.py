@@ -174,9 +174,9 @@ def test_paired_difference_sees_what_overlapping_intervals_hide():
 
 
 def test_holm():
-    assert estimates.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert estimates.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert estimates.holm([]) == []
+    assert estimates.holm_adjust([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert estimates.holm_adjust([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert estimates.holm_adjust([]) == []
 
 
 def test_sign_flips_are_fishers_exact_test_where_all_patterns_are_few():

@@ -131,15 +131,15 @@ def test_inception_is_where_fid_looks(home: Path, monkeypatch: pytest.MonkeyPatc
     from pytorch_fid import inception
 
     asset = inception_asset()
-    assert asset.place() == home / "assets" / "inception" / asset.file
+    assert asset.path_in() == home / "assets" / "inception" / asset.file
     assert asset.file.endswith(f"-{asset.sha256[:8]}.pth")
     assert len(asset.sha256) == 64
     assert asset.urls == (inception.FID_WEIGHTS_URL,)
     monkeypatch.delenv("MIBENCH_INCEPTION", raising=False)
     with pytest.raises(MibenchError, match="`mibench fetch inception`"):
         InceptionExtractor()
-    asset.place().parent.mkdir(parents=True)
-    asset.place().write_bytes(b"found, and another file")
+    asset.path_in().parent.mkdir(parents=True)
+    asset.path_in().write_bytes(b"found, and another file")
     with pytest.raises(MibenchError, match="is not pt_inception"):
         InceptionExtractor()
 

@@ -49,7 +49,7 @@ def test_a_target_without_a_usable_gradient_grants_none(own_models: Path, own: P
         "def build(): return Rounded(nn.Flatten(), nn.Linear(192, 5))\n"
     )
     card = stored(own_models, taken_in(factory="own_rounded:build", arguments={}))
-    with pytest.raises(AccessError, match=r"gives no usable gradient: it is zero everywhere .* makes do with scores"):
+    with pytest.raises(AccessError, match=r"gives no usable gradient: it is zero everywhere .* needs only scores"):
         load.build_victim(card, Access.GRADIENTS, CPU)
     assert load.build_victim(card, Access.SCORES, CPU).scores(torch.rand(2, 3, SIZE, SIZE)).shape == (2, CLASSES)
 

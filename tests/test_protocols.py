@@ -225,7 +225,7 @@ def test_a_number_of_classes_that_a_data_set_lacks_is_refused(toy: Path) -> None
         toy_plan({"judge": "toyjudge", "prior": "toygan"}, protocol="celeba")
     with pytest.raises(MibenchError, match="attacks identities 6 to 6, toyfaces has 6"):
         toy_plan({"identities": None, "first_identity": 6}, protocol="toy")
-    with pytest.raises(MibenchError, match="nobody has said how many"):
+    with pytest.raises(MibenchError, match="their number is not known yet"):
         _ = EvalProtocol(name="p", prior="toygan", judge="toyjudge", samples=1).labels
 
 

@@ -148,7 +148,9 @@ def test_metrics_are_measured_on_what_judges_see(tree: Path, tmp_path: Path, mon
         return part
 
     monkeypatch.setattr(judging, "load_units", lambda *_: SimpleNamespace(images=torch.zeros(1, 3, 16, 16)))
-    monkeypatch.setattr(judging.load, "build_judge", lambda *_: SimpleNamespace(image=SimpleNamespace(size=16)))
+    monkeypatch.setattr(
+        judging.load, "build_classifier_extractor", lambda *_: SimpleNamespace(image=SimpleNamespace(size=16))
+    )
     monkeypatch.setattr(judging, "_inception", lambda *_: (object(), None))
     monkeypatch.setattr(StanfordDogs, "private", private)
     score = Mock(side_effect=MibenchError("far enough"))

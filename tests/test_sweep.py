@@ -283,15 +283,15 @@ def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from mibench.sweeps import sweep
 
-    assert sweep.crew_devices("cpu", None) == ("cpu",)
-    assert sweep.crew_devices("cpu", 2) == ("cpu", "cpu")
+    assert sweep.worker_devices("cpu", None) == ("cpu",)
+    assert sweep.worker_devices("cpu", 2) == ("cpu", "cpu")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert [sweep.threads_each(jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert sweep.crew_devices("auto", None) == ("cuda:0", "cuda:1")
-    assert sweep.crew_devices("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
-    assert sweep.crew_devices("cuda:1", None) == ("cuda:1",)
+    assert sweep.worker_devices("auto", None) == ("cuda:0", "cuda:1")
+    assert sweep.worker_devices("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
+    assert sweep.worker_devices("cuda:1", None) == ("cuda:1",)
 
 
 def test_cells_never_wait_for_a_floor_that_another_one_makes(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mibench.system import turns
 from mibench.system.devices import choose_device
 from mibench.system.process_state import SETTINGS
 from mibench.system.progress import Reporter
-from mibench.system.turns import Turn, computing
+from mibench.system.turns import ForkSafeLock, computing
 
 
 def state() -> dict[str, Any]:
@@ -200,23 +200,23 @@ def test_a_gpu_is_not_shared_by_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_turn_is_kept_by_the_thread_that_forks_and_freed_of_others() -> None:
-    turn = Turn()
-    with turn.taken():
+    turn = ForkSafeLock()
+    with turn.acquired():
         turn.after_fork()
-        with turn.taken():
+        with turn.acquired():
             pass
         assert in_thread(lambda: turn._lock.acquire(blocking=False))() is False
     taken, let = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with turn.taken():
+        with turn.acquired():
             taken.set()
             let.wait()
 
     end = in_thread(hold)
     taken.wait()
     turn.after_fork()  # as in a child, where that thread is not
-    with turn.taken():
+    with turn.acquired():
         let.set()
         end()
 

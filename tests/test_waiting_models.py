@@ -118,11 +118,11 @@ def test_measuring_counts_images() -> None:
 def attending(monkeypatch: pytest.MonkeyPatch) -> tuple[int, Callable[[], list[Any]]]:
     """Where numbers of signals go in, and what came of them once that end is closed."""
     monkeypatch.setattr(interrupts, "PATIENCE", 0)
-    monkeypatch.setattr(interrupts, "_said", threading.Event())
+    monkeypatch.setattr(interrupts, "_interrupted", threading.Event())
     done: list[Any] = []
     monkeypatch.setattr(interrupts, "_write", done.append)
     heard, rung = os.pipe()
-    thread = threading.Thread(target=interrupts.attend, args=(heard, done.append))
+    thread = threading.Thread(target=interrupts.watch_signals, args=(heard, done.append))
     thread.start()
 
     def ended() -> list[Any]:
@@ -143,7 +143,7 @@ def test_the_first_ctrl_c_is_patient_and_the_second_is_not(monkeypatch: pytest.M
     assert ended() == [interrupts.STOPPING]
     rung, ended = attending(monkeypatch)
     os.write(rung, bytes([signal.SIGTERM, signal.SIGINT, signal.SIGINT]))
-    assert [each for each in ended() if each != interrupts.STOPPING] == [interrupts.WORDS, 130]
+    assert [each for each in ended() if each != interrupts.STOPPING] == [interrupts.INTERRUPTED_MESSAGE, 130]
 
 
 def test_nobody_leaves_before_the_words_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_nobody_leaves_before_the_words_are_out(monkeypatch: pytest.MonkeyPatch)
         go_on.wait()
         events.append(text)
 
-    monkeypatch.setattr(interrupts, "_said", threading.Event())
+    monkeypatch.setattr(interrupts, "_interrupted", threading.Event())
     monkeypatch.setattr(interrupts, "_write", slowly)
     threads = [threading.Thread(target=interrupts._end, args=(events.append,)) for _ in range(2)]
     threads[0].start()
@@ -165,7 +165,7 @@ def test_nobody_leaves_before_the_words_are_out(monkeypatch: pytest.MonkeyPatch)
     go_on.set()
     for thread in threads:
         thread.join()
-    assert events == [interrupts.WORDS, 130, 130]
+    assert events == [interrupts.INTERRUPTED_MESSAGE, 130, 130]
 
 
 HANGS = """
@@ -248,4 +248,4 @@ def test_a_model_that_catches_ctrl_c_is_ended_by_the_second(toy: Path, tmp_path:
     child.send_signal(signal.SIGINT)
     _, said = child.communicate()
     assert child.returncode == 130
-    assert interrupts.WORDS in said
+    assert interrupts.INTERRUPTED_MESSAGE in said

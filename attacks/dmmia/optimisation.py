@@ -14,7 +14,7 @@ from mibench.api import Context, Reconstruction, State
 from mibench.attacks.augment import apply_crops, draw_crops
 from mibench.attacks.batching import blocks, micro_batches, scatter_into_step, shuffled_candidates
 from mibench.attacks.diagnostics import by_epoch, stacked, stray_note
-from mibench.attacks.final_selection import robust_confidence
+from mibench.attacks.final_ranking import robust_confidence
 from mibench.attacks.initial_selection import choose
 from mibench.attacks.losses import IDENTITY_LOSSES
 from mibench.attacks.parameterisation import DirectStyles, MappingNetworks, StyleParameters, gather_rows

@@ -145,7 +145,7 @@ class Victim:
             images = images.view_as(images)  # a node of our own, so that the hook counts and nothing else changes
             images.register_hook(lambda gradient: self._count(backward=count))
         if not self._normalises:
-            images = images.clone()  # a network may write to what it is given, and these are somebody else's
+            images = images.clone()  # a network may write to what it is given, and these belong to the caller
         if self._normalises:
             mean, std = self._moments_for(images)
             images = (images - mean) / std

@@ -92,9 +92,9 @@ def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) 
             seed=request.seed,
             min_accuracy=0.0,  # the model was measured when it was taken in; the verdict weighs the judge
             settings={
-                "attack": request.said("attack"),
+                "attack": request.settings_of("attack"),
                 "dataset": material.settings,
-                "prior": request.said("prior"),
+                "prior": request.settings_of("prior"),
                 "protocol": {**_protocol(request, material), **_access(request)},
             },
         ),
@@ -114,7 +114,10 @@ def _draft(request: AuditRequest, material: AuditData, attack: str | None) -> Dr
         MibenchError: all that the run itself would refuse once judge and prior are there: its protocol, its metrics,
             its settings, its budget.
     """
-    settings = {"attack": request.said("attack") if attack is not None else {}, "prior": request.said("prior")}
+    settings = {
+        "attack": request.settings_of("attack") if attack is not None else {},
+        "prior": request.settings_of("prior"),
+    }
     draft = read_draft(
         RunRequest(
             attack=attack or registry.role("baseline"),
@@ -139,7 +142,7 @@ def _check_prior(plan: ModelPlan, draft: Draft, attacked: AuditTarget) -> None:
 
 def _protocol(request: AuditRequest, material: AuditData) -> dict[str, object]:
     """The settings of the protocol."""
-    return {**request.said("protocol"), **_identities(request, material)}
+    return {**request.settings_of("protocol"), **_identities(request, material)}
 
 
 def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, reporter: Reporter) -> type[Attack]:

@@ -45,7 +45,7 @@ def read_material(request: AuditRequest) -> AuditData:
     Raises:
         MibenchError: a folder that is missing or has too little in it, people on both sides.
     """
-    settings = {**_places(request), **request.said("dataset")}
+    settings = {**_dataset_settings(request), **request.settings_of("dataset")}
     kind = registry.load("dataset", request.dataset)
     dataset, _ = config.resolve(kind, [Layer("--set", settings, by_user=True)], scope="dataset")
     dataset.check_disjoint()
@@ -65,25 +65,25 @@ def read_material(request: AuditRequest) -> AuditData:
     return AuditData(dataset, settings, counts, unused, owners_test=layout is None or layout.test is not None)
 
 
-def _places(request: AuditRequest) -> dict[str, object]:
+def _dataset_settings(request: AuditRequest) -> dict[str, object]:
     """What the flags say about the data, as settings of the data set."""
-    places: dict[str, object] = {}
+    settings: dict[str, object] = {}
     for option, field, path in (("--data", "root", request.data), ("--public", "public_root", request.public)):
         if path is None:
             continue
         if not is_folder(path):
             raise MibenchError(f"{option} {path}: there is no such folder")
-        places[field] = str(real(path))
+        settings[field] = str(real(path))
     if request.classes in ORDERS:
-        places["labels"] = request.classes
+        settings["labels"] = request.classes
     elif request.classes is not None:
         if not is_file(Path(request.classes)):
             raise MibenchError(
                 f"--classes {request.classes}: there is no such file; it holds one directory name a line, in the "
                 f"model's order of classes (or say {' or '.join(ORDERS)})"
             )
-        places["classes"] = str(real(Path(request.classes)))
-    return places
+        settings["classes"] = str(real(Path(request.classes)))
+    return settings
 
 
 def _counts(dataset: IdentitySplit) -> dict[str, int]:

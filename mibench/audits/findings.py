@@ -65,7 +65,7 @@ class Verdict:
         )
         lines = [f"{name:8}{text}" for name, text in rows]
         lines[1:1] = [f"{'':8}{note}" for note in model["notes"]]
-        lines += ["", "taken for the right person by the judge, 95 % intervals over people:"]
+        lines += ["", "recognised as the target identity by the judge, 95 % intervals over people:"]
         shown = [(title, facts["recognised"][name]) for name, title in ROWS if name in facts["recognised"]]
         width = max(len(title) for title, _ in shown)
         lines += [f"  {title:{width}}  {_interval(number)}" for title, number in shown]
@@ -144,15 +144,15 @@ def _leak(
     people: int,
     weak: bool,
 ) -> list[str]:
-    found, chance = recognised["acc1"], 1 / people
-    if found["value"] is None:
-        return [f"nothing can be said: {found['reason']}"]
+    accuracy, chance = recognised["acc1"], 1 / people
+    if accuracy["value"] is None:
+        return [f"nothing can be said: {accuracy['reason']}"]
     if against.value is None:  # the run is a floor itself, or they do not compare
-        more = found["low"] is not None and found["low"] > chance
+        more = accuracy["low"] is not None and accuracy["low"] > chance
         liked = "gives their label most steadily" if granted < Access.SCORES else "scores highest"
         sentence = (
-            f"no optimisation ran: of what the prior draws, the images that the model {liked} are taken for the "
-            f"right person in {found['value']:.1%}"
+            f"no optimisation ran: of what the prior draws, the images that the model {liked} are recognised as "
+            f"the target identity in {accuracy['value']:.1%}"
         )
         ending = "more often than chance" if more else "which chance alone can explain"
         level = f"only attacks that make do with {granted.name.lower()} could run" if granted < Access.GRADIENTS else ""
@@ -162,8 +162,8 @@ def _leak(
     )
     if against.low is not None and against.low > 0:
         return [
-            f"the model leaks: with {granted.name.lower()}, {attack} makes images that are taken for the right person "
-            f"{points} points [{low}, {high}] more often than what the prior gives without it"
+            f"the model leaks: with {granted.name.lower()}, {attack} makes images that are recognised as the "
+            f"target identity {points} points [{low}, {high}] more often than what the prior gives without it"
         ]
     if weak:
         return [
@@ -178,19 +178,19 @@ def _leak(
 
 
 def _likeness(recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    control, found = recognised.get("control_nearest_public_acc1"), recognised["acc1"]
-    if control is None or control["value"] is None or found["value"] is None or control["value"] < found["value"]:
+    control, accuracy = recognised.get("control_nearest_public_acc1"), recognised["acc1"]
+    if control is None or control["value"] is None or accuracy["value"] is None or control["value"] < accuracy["value"]:
         return []
     return [
-        f"public images picked for their likeness are taken for the right person in {control['value']:.1%}, which the "
-        "attack does not exceed: a face of somebody else can look as much like them to this judge"
+        f"public images picked for their likeness are recognised as the target identity in {control['value']:.1%}, "
+        "which the attack does not exceed: a face of somebody else can look as much like them to this judge"
     ]
 
 
 def _judge(judge: AuxiliaryModel, recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
     most = recognised.get("control_private_test_acc1")
     if judge.accuracy is None:
-        return ["nothing is known of the judge's accuracy, so its verdicts stand on nothing"]
+        return ["nothing is known of the judge's accuracy, so its verdicts cannot be trusted"]
     sentences = []
     if judge.accuracy < WEAK_JUDGE:
         sentences.append(

@@ -17,7 +17,7 @@ from mibench.system.progress import Reporter
 from mibench.weights.accuracy import measure_accuracy
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
-from mibench.weights.load import build_judge
+from mibench.weights.load import build_classifier_extractor
 from mibench.weights.minimum_accuracy import percent
 from mibench.weights.prior_class import prior_class
 from mibench.weights.training import Training, resolve_training, train
@@ -115,12 +115,12 @@ def plan_judge(request: AuditRequest, material: AuditData) -> ModelPlan:
         file, people = find_card("judge", request.judge, request.dataset), material.counts["people"]
         if (classes := file.card().classes) != people:
             raise MibenchError(f"--judge {file.name} knows {classes} people, the data has {people}; leave it out")
-        return _there("judge", file, request)
+        return _existing_model("judge", file, request)
     count = material.counts["train"]
     least, most = JUDGE_EPOCHS
     epochs = min(max(math.ceil(JUDGE_STEPS / max(count // JUDGE_BATCH, 1)), least), most)
     settings = {**JUDGE_SETTINGS, "epochs": epochs, "batch_size": min(JUDGE_BATCH, max(count // 2, 2))}
-    settings |= request.said("judge_training")
+    settings |= request.settings_of("judge_training")
     if (architecture := registry.role("default_judge")) is None:
         raise MibenchError("no installed package declares a judge to train", cure="name one with --judge")
     announcement = (
@@ -140,7 +140,7 @@ def judge_of(plan: ModelPlan, material: AuditData, device: str, reporter: Report
     file, people = plan.card, material.counts["people"]
     test = material.dataset.private("test", file.card().image.size)
     chosen = choose_device(device)
-    classifier = build_judge(file, chosen, None)
+    classifier = build_classifier_extractor(file, chosen, None)
     share = measure_accuracy(classifier, test, device=chosen, reporter=reporter).value
     if share < least_accuracy(people):
         raise MibenchError(
@@ -173,7 +173,7 @@ def plan_prior(
     if "@" in name or "+" in name:
         file = find_card("prior", name, request.dataset)
         compatibility.check_data("prior", file.card(), material.dataset)
-        return _there("prior", file, request)
+        return _existing_model("prior", file, request)
     per_target = prior_class(name).per_target
     compatibility.check_mapping(attack, name, name)
     count = material.counts["public"]
@@ -181,7 +181,7 @@ def plan_prior(
     if name == "stylegan2":
         size = target.card().image.size
         settings["resolution"] = min(max(2 ** math.floor(math.log2(size)), SMALLEST_PRIOR), LARGEST_PRIOR)
-    settings |= request.said("prior_training")
+    settings |= request.settings_of("prior_training")
     announcement = f"prior: none named, so {name} is trained on the {count:,} public images"
     length = next((length for length in ("steps", "images") if length in settings), None)
     against = target if per_target else None
@@ -200,9 +200,9 @@ def prior_of(plan: ModelPlan, device: str, reporter: Reporter) -> AuxiliaryModel
     return _trained(plan, device, reporter) if plan.card is None else AuxiliaryModel(plan.card, own=False)
 
 
-def _there(kind: str, file: CardFile, request: AuditRequest) -> ModelPlan:
-    """A card that is there; settings of a training that will not be are refused."""
-    if request.said(f"{kind}_training"):
+def _existing_model(kind: str, file: CardFile, request: AuditRequest) -> ModelPlan:
+    """The plan of an existing card; settings for a training that will not happen are refused."""
+    if request.settings_of(f"{kind}_training"):
         raise MibenchError(f"--{kind} {file.name} is there already, nothing is trained: drop --set {kind}_training.*")
     return ModelPlan(kind, card=file, arguments=file.card().arguments)
 

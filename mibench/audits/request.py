@@ -66,7 +66,7 @@ class AuditRequest:
             if scope not in SCOPES:
                 raise MibenchError(registry.unknown("scope of settings", scope, SCOPES))
 
-    def said(self, scope: str) -> dict[str, object]:
+    def settings_of(self, scope: str) -> dict[str, object]:
         """The settings of a scope."""
         return dict(self.settings.get(scope, {}))
 

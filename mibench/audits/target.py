@@ -182,12 +182,12 @@ def _taken(request: AuditRequest, material: AuditData) -> _Taken:
     settings |= {n: v for n in ("range", "mean", "std") if (v := getattr(request, n))}
     files: list[WeightsContents] = []
     if architecture == "module":
-        settings |= {"factory": request.model, "arguments": request.said("model"), "features": request.features}
+        settings |= {"factory": request.model, "arguments": request.settings_of("model"), "features": request.features}
         files = [read_weights(request.weights)] if request.weights is not None else []
     else:
         if request.weights is not None:
             raise MibenchError(f"--model {request.model} holds its weights", cure="drop --weights")
-        if request.features or request.said("model"):
+        if request.features or request.settings_of("model"):
             raise MibenchError("--features and --set model.* belong to a model in code; a file has its layers sealed")
         files = [_whole(Path(request.model), architecture)]
     try:

@@ -12,7 +12,7 @@ import rich_click as click
 from mibench.errors import MibenchError, MisfitError
 from mibench.system.canonical import plain
 from mibench.system.openmp import wait_briefly
-from mibench.system.stdout_guard import last_words_aside, no_quiet_end
+from mibench.system.stdout_guard import intercept_os_exit, redirect_atexit_output
 from mibench.version import __version__
 
 from .audit import audit
@@ -21,9 +21,9 @@ from .data import data
 from .doctor import doctor
 from .fetch import fetch
 from .import_ import import_command
-from .interrupts import INTERRUPTED, WORDS, leave_at_once, listen
+from .interrupts import INTERRUPTED, INTERRUPTED_MESSAGE, leave_at_once, listen
 from .list import list_command
-from .output import NO_ROOM, any_code_page, let_go, no_room
+from .output import NO_ROOM, discard_stdout, disk_full_message, replace_unencodable
 from .prose import say
 from .run import run
 from .score import score
@@ -32,7 +32,9 @@ from .sweep import sweep
 from .train import train
 
 BAD_INPUT = 2
-UNREAD = 141  # what shells see of any program that writes to a pipe nobody reads; 1 would say that a metric is missing
+EXIT_BROKEN_PIPE = (
+    141  # what shells see of any program that writes to a pipe nobody reads; 1 would say that a metric is missing
+)
 JSON = "mibench.cli.json"  # key of a context's facts
 
 
@@ -68,17 +70,17 @@ class _Commands(click.RichGroup):
             say(f"error: {text}", err=True)
             ctx.exit(BAD_INPUT)
         except BrokenPipeError:  # its reader has had enough, as `head` has: nobody to tell
-            let_go()
-            ctx.exit(UNREAD)
+            discard_stdout()
+            ctx.exit(EXIT_BROKEN_PIPE)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            let_go()
-            say(f"error: {no_room(error)}", err=True)
+            discard_stdout()
+            say(f"error: {disk_full_message(error)}", err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             json_error(ctx, "interrupted", INTERRUPTED)
-            click.echo(f"\n{WORDS}", err=True)
+            click.echo(f"\n{INTERRUPTED_MESSAGE}", err=True)
             ctx.exit(INTERRUPTED)
 
 
@@ -109,11 +111,11 @@ for _command in (run, audit, sweep, list_command, show, score, train, import_com
 def main() -> None:
     """Entry point of the ``mibench`` program."""
     wait_briefly()  # before any command loads torch
-    any_code_page()
-    no_quiet_end()
+    replace_unencodable()
+    intercept_os_exit()
     listen()
     try:
         cli()
     finally:
         leave_at_once()
-        atexit.register(last_words_aside)  # the last one in is the first to run
+        atexit.register(redirect_atexit_output)  # the last one in is the first to run

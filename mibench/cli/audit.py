@@ -8,7 +8,7 @@ from typing import Literal
 
 import rich_click as click
 
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .options import access_option, device_option, json_option, output_option, plugin_option, set_option
@@ -111,7 +111,7 @@ def audit(
 
     from .progress import reporter
 
-    found = spoken_aside()(audit_model)(
+    result = stdout_to_stderr()(audit_model)(
         model,
         weights=weights,
         data=data,
@@ -137,11 +137,11 @@ def audit(
         reporter=reporter(),
     )
     if as_json:
-        click.echo(json.dumps({"path": str(found.path), **found.verdict.as_json()}, indent=2))
+        click.echo(json.dumps({"path": str(result.path), **result.verdict.as_json()}, indent=2))
     else:
-        for line in (*found.verdict.lines(), "", f"numbers: {found.path}", f"tables and figures: {found.run.path}"):
+        for line in (*result.verdict.lines(), "", f"numbers: {result.path}", f"tables and figures: {result.run.path}"):
             say(line)
-    for name, reason in found.run.missing.items():
+    for name, reason in result.run.missing.items():
         say(f"error: the protocol requires {name}, which has no value: {reason}", err=True)
-    if found.run.missing:
+    if result.run.missing:
         ctx.exit(1)

@@ -7,7 +7,7 @@ import json
 import rich_click as click
 
 from mibench.errors import printable
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .options import json_option
@@ -34,7 +34,7 @@ def doctor(ctx: click.Context, *, full: bool, as_json: bool) -> None:
 
     from .progress import reporter
 
-    findings = spoken_aside()(examine)(full=full, reporter=reporter())
+    findings = stdout_to_stderr()(examine)(full=full, reporter=reporter())
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:

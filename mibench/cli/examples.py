@@ -35,17 +35,17 @@ def fitted(lines: list[str], width: int) -> list[str]:
     """
     examples = [_EXAMPLE.fullmatch(line) for line in lines]
     above = any(match and match["comment"] and len(match[0]) > width for match in examples)
-    found: list[str] = []
+    wrapped: list[str] = []
     for line, match in zip(lines, examples, strict=True):
         if match is None:
-            found += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+            wrapped += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
         elif above and match["comment"]:
-            found += [f"{match['indent']}# {match['comment']}", *_command(match["indent"], match["command"], width)]
+            wrapped += [f"{match['indent']}# {match['comment']}", *_command(match["indent"], match["command"], width)]
         elif match["comment"]:
-            found.append(line)
+            wrapped.append(line)
         else:
-            found += _command(match["indent"], match["command"], width)
-    return found
+            wrapped += _command(match["indent"], match["command"], width)
+    return wrapped
 
 
 def _command(indent: str, command: str, width: int) -> list[str]:

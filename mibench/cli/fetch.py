@@ -75,9 +75,9 @@ def fetch(
     else:
         for line in (line for outcome in outcomes for line in lines(outcome, folder)):
             tell(line)
-    left = [outcome.entry.name for outcome in outcomes if outcome.status == "by hand"]
-    if left:
-        say(f"error: {', '.join(left)} cannot be downloaded automatically: follow the instructions", err=True)
+    by_hand = [outcome.entry.name for outcome in outcomes if outcome.status == "by hand"]
+    if by_hand:
+        say(f"error: {', '.join(by_hand)} cannot be downloaded automatically: follow the instructions", err=True)
         ctx.exit(2)
 
 
@@ -91,8 +91,8 @@ def lines(outcome: Outcome, folder: Path | None) -> list[str]:
             return entry.instructions(folder)
         return [f"{entry.name}: already present: {outcome.path}", f"  check: {entry.check}"]
     how = "fetched to" if outcome.status == "fetched" else "already present, hash checked:"
-    found = [f"{entry.name}: {how} {outcome.path}", f"  sha256 {outcome.sha256}, {outcome.size:,} bytes"]
-    return found + ([f"  next: {next_command(outcome)}"] if entry.use else [])
+    text = [f"{entry.name}: {how} {outcome.path}", f"  sha256 {outcome.sha256}, {outcome.size:,} bytes"]
+    return text + ([f"  next: {next_command(outcome)}"] if entry.use else [])
 
 
 def next_command(outcome: Outcome) -> str:
@@ -126,15 +126,15 @@ def show_list(entries: list[Known], folder: Path | None, as_json: bool) -> None:
 
     rows = []
     for entry in entries:
-        place = entry.place(folder)
-        here = entry.place(folder).is_file() if isinstance(entry, Asset) else entry.present(folder)
+        path = entry.path_in(folder)
+        present = entry.path_in(folder).is_file() if isinstance(entry, Asset) else entry.present(folder)
         rows.append(
             {
                 "name": entry.name,
                 "what": entry.what,
                 "fetched": isinstance(entry, Asset),
-                "here": here,
-                "path": None if place is None else str(place),
+                "here": present,
+                "path": None if path is None else str(path),
                 "licence": entry.licence,
                 "sha256": entry.sha256 or None if isinstance(entry, Asset) else None,
                 "from": list(entry.urls) if isinstance(entry, Asset) else [entry.where],

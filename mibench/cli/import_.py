@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, set_option
@@ -72,7 +72,7 @@ def import_command(
 
     from .progress import reporter
 
-    done = spoken_aside()(import_weights)(
+    done = stdout_to_stderr()(import_weights)(
         files,
         wanted,
         settings={scope: values for scope, values in parse_assignments(assignments, IMPORT_SCOPES).items() if values},
@@ -87,8 +87,8 @@ def import_command(
     )
     card = done.card
     if as_json:
-        said = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}
-        click.echo(json.dumps({"card": str(done.path), **said, **plain(dataclasses.asdict(card))}, indent=2))
+        details = {"unchanged": done.unchanged, "remarks": list(done.remarks), "doubts": list(done.doubts)}
+        click.echo(json.dumps({"card": str(done.path), **details, **plain(dataclasses.asdict(card))}, indent=2))
         return
     state = "already present with the same weights" if done.unchanged else f"{card.weights.bytes / 1e6:.2f} MB"
     tell(f"{card.name}: {state}")

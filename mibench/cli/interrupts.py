@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any
 
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
-WORDS = "interrupted: everything finished is kept; repeat the command to continue"
+INTERRUPTED_MESSAGE = "interrupted: everything finished is kept; repeat the command to continue"
 STOPPING = "stopping as soon as the code that runs comes back; Ctrl-C once more ends at once, what is finished is kept"
-PATIENCE = 3.0  # seconds that stopping in order may take before a word is said about it
+PATIENCE = 3.0  # seconds that an orderly stop may take before a message says so
 
 
 _leave = os._exit  # the system's own: the guard around other people's code takes its place later
@@ -39,7 +39,7 @@ class _CtrlC:
 
 _ctrl_c = _CtrlC()
 _ending = threading.RLock()  # one more Ctrl-C may come while the main thread holds it
-_said = threading.Event()
+_interrupted = threading.Event()
 
 
 def listen() -> None:
@@ -49,10 +49,10 @@ def listen() -> None:
         return
     _ctrl_c.at_once = False
     signal.signal(signal.SIGINT, _ctrl_c)
-    heard, rung = os.pipe()
-    os.set_blocking(rung, False)
-    signal.set_wakeup_fd(rung, warn_on_full_buffer=False)
-    threading.Thread(target=attend, args=(heard,), daemon=True, name="interrupts").start()
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    threading.Thread(target=watch_signals, args=(read_fd,), daemon=True, name="interrupts").start()
 
 
 def leave_at_once() -> None:
@@ -60,30 +60,30 @@ def leave_at_once() -> None:
     _ctrl_c.at_once = True
 
 
-def attend(heard: int, leave: Callable[[int], object] = _leave) -> None:
+def watch_signals(read_fd: int, leave: Callable[[int], object] = _leave) -> None:
     """Read the numbers of signals from a pipe: the second SIGINT ends the program, wherever its main thread is."""
-    told = threading.Event()
+    stopped = threading.Event()
     count = 0
-    while numbers := os.read(heard, 64):
+    while numbers := os.read(read_fd, 64):
         for _ in range(numbers.count(signal.SIGINT)):
             count += 1
             if count > 1:
-                told.set()
+                stopped.set()
                 _end(leave)
                 return
-            threading.Thread(target=_say_later, args=(told,), daemon=True, name="interrupts, words").start()
+            threading.Thread(target=_say_later, args=(stopped,), daemon=True, name="interrupts, words").start()
 
 
-def _say_later(told: threading.Event) -> None:
-    if not told.wait(PATIENCE):  # most often the program has ended by then
+def _say_later(stopped: threading.Event) -> None:
+    if not stopped.wait(PATIENCE):  # most often the program has ended by then
         _write(STOPPING)
 
 
 def _end(leave: Callable[[int], object]) -> None:
     with _ending:  # the main thread and the one that reads may both get here: who comes second waits for the words
-        if not _said.is_set():
-            _said.set()
-            _write(WORDS)
+        if not _interrupted.is_set():
+            _interrupted.set()
+            _write(INTERRUPTED_MESSAGE)
     leave(INTERRUPTED)
 
 

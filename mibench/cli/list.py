@@ -59,11 +59,11 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
         kinds = [wanted]
     else:
         kinds = list(PLURALS)
-    found = {name: rows(PLURALS[name]) for name in kinds}
+    tables = {name: rows(PLURALS[name]) for name in kinds}
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(tables, indent=2))
         return
-    for number, (name, entries) in enumerate(found.items()):
+    for number, (name, entries) in enumerate(tables.items()):
         if number:
             click.echo()
         tell(name, title=True)
@@ -84,7 +84,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
     }
     if kind in special:
         return special[kind]()
-    found = []
+    entries = []
     for entry in registry.catalogue()[kind].values():
         row: dict[str, Any] = {"name": entry.name, "from": entry.distribution}
         if kind in ("attack", "defence"):
@@ -92,12 +92,12 @@ def rows(kind: str) -> list[dict[str, Any]]:
             row["detail"] = "presets: " + (", ".join(row["presets"]) or "none")
         elif entry.distribution != "mibench":
             row["detail"] = f"from {entry.distribution}"
-        found.append(row)
-    return found
+        entries.append(row)
+    return entries
 
 
 def _weights() -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for file in cards.all_cards().values():
         measured = settings.read_yaml(file.path).get("measured")  # a card itself would import torch
         measured = measured if isinstance(measured, dict) else {}
@@ -107,8 +107,8 @@ def _weights() -> list[dict[str, Any]]:
         parts += [] if accuracy is None else [f"test accuracy {accuracy:.1%} ({_counted(measured)})"]
         parts += [] if file.origin == "mibench" else [f"from {file.origin}"]
         row: dict[str, Any] = {"name": file.name, "kind": file.kind, "from": file.origin, "file": str(file.path)}
-        found.append(row | {"test_accuracy": accuracy, "detail": ", ".join(parts)})
-    return found
+        entries.append(row | {"test_accuracy": accuracy, "detail": ", ".join(parts)})
+    return entries
 
 
 def _counted(measured: Mapping[str, Any]) -> str:
@@ -119,9 +119,9 @@ def _counted(measured: Mapping[str, Any]) -> str:
 
 def _described(kind: str) -> list[dict[str, Any]]:
     """YAML files of a kind with their one-line description."""
-    found = []
+    entries = []
     for name, (source, text) in registry.yaml_files(kind).items():
         content = as_mapping(settings.parse_yaml(text, source), source)
         row = {"name": name, "detail": " ".join(str(content.get("description", "")).split())}
-        found.append(row | ({"version": content.get("version", 1)} if kind == "protocol" else {}))
-    return found
+        entries.append(row | ({"version": content.get("version", 1)} if kind == "protocol" else {}))
+    return entries

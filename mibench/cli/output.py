@@ -12,28 +12,29 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def on_terminal(stream: Any) -> bool:
-    """Whether somebody watches; nobody does where there is no stream, or one that knows how to write and nothing more
+    """Whether a person watches; nobody does where there is no stream, or one that can only write
     (pythonw, notebooks, services)."""
     isatty = getattr(stream, "isatty", None)
     return isatty is not None and bool(isatty())
 
 
-def any_code_page() -> None:
+def replace_unencodable() -> None:
     """Print another character in the place of one that the terminal's code page lacks; a table stays a table."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # absent where something else took the place of stdout
     if reconfigure is not None:
         reconfigure(errors="replace")
 
 
-def no_room(error: OSError) -> str:
+def disk_full_message(error: OSError) -> str:
     """The one line for a device that takes no more."""
-    place = error.filename if error.filename is not None else "the output"
+    filename = error.filename if error.filename is not None else "the output"
     return (
-        f"cannot write {place}: {error.strerror}; make room (everything finished is kept, the same command continues)"
+        f"cannot write {filename}: {error.strerror}; make room (everything finished is kept, "
+        "the same command continues)"
     )
 
 
-def let_go() -> None:
-    """Forget what stdout still holds: Python would try to write it once more on its way out, and fail again."""
+def discard_stdout() -> None:
+    """Discard what stdout still holds: Python would try to write it once more on its way out, and fail again."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or no file at all
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,10 +40,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def times(passed: float | None, left: float | None) -> str:
+def times(passed: float | None, remaining: float | None) -> str:
     """``1:05 elapsed, 0:35 left``."""
     parts = [f"{duration(passed)} elapsed"] if passed is not None else []
-    return ", ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])])
+    return ", ".join([*parts, *([f"{duration(remaining)} left"] if remaining is not None else [])])
 
 
 class PlainReporter(Reporter):
@@ -106,9 +106,9 @@ class PlainReporter(Reporter):
             return
         self._last = now
         moved, passed = share - self._begun[1], now - self._begun[0]
-        left = f", {duration(passed * (1 - share) / moved)} left" if moved > 0 else ""
+        remaining = f", {duration(passed * (1 - share) / moved)} left" if moved > 0 else ""
         detail = f", {text}" if text else ""
-        click.echo(printable(f"{self._title}: {share:.0%}{detail}{left}"), err=True)
+        click.echo(printable(f"{self._title}: {share:.0%}{detail}{remaining}"), err=True)
 
     @contextmanager
     def aside(self, text: str) -> Iterator[Reporter]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from mibench.system.precision import PRECISIONS
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .format import text_columns
@@ -88,7 +88,7 @@ def run(
 
     from .progress import reporter
 
-    result = spoken_aside()(run_attack)(
+    result = stdout_to_stderr()(run_attack)(
         attack,
         target,
         dataset,
@@ -162,7 +162,7 @@ def cost_line(run: StoredRun) -> str:
     from mibench.results import count_text
 
     cost = run.cost()
-    prepare, attack, each = cost["prepare"], cost["attack"], cost["identity"]
+    prepare, attack, per_identity = cost["prepare"], cost["attack"], cost["identity"]
 
     def both(stage: Mapping[str, float | None]) -> str:
         return f"{count_text(stage['queries_forward'])}+{count_text(stage['queries_backward'])}"
@@ -170,8 +170,8 @@ def cost_line(run: StoredRun) -> str:
     seconds = [s for s in (prepare["seconds"], attack["seconds"]) if s is not None]
     peaks = [p for p in (prepare["peak_memory_bytes"], attack["peak_memory_bytes"]) if p is not None]
     line = (
-        f"queries per identity: {count_text(each['queries_forward'])} forward, "
-        f"{count_text(each['queries_backward'])} backward (prepare {both(prepare)}, attack {both(attack)})"
+        f"queries per identity: {count_text(per_identity['queries_forward'])} forward, "
+        f"{count_text(per_identity['queries_backward'])} backward (prepare {both(prepare)}, attack {both(attack)})"
     )
     if seconds and peaks:
         line += f"; {sum(seconds):.1f} s, {max(peaks) / 1e9:.2f} GB"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, plugin_option
@@ -33,4 +33,4 @@ def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None
     from .progress import reporter
     from .run import finish
 
-    finish(ctx, spoken_aside()(score_run)(path, device=device, reporter=reporter()), as_json)
+    finish(ctx, stdout_to_stderr()(score_run)(path, device=device, reporter=reporter()), as_json)

@@ -74,28 +74,28 @@ def plain_in_order(value: object) -> object:
 
 
 def _settings(kind: str, name: str) -> dict[str, object]:
-    found = registry.load(kind, name)
-    document = (found.__doc__ or "").strip().splitlines()
+    party = registry.load(kind, name)
+    document = (party.__doc__ or "").strip().splitlines()
     content: dict[str, object] = {
         "name": name,
         "about": document[0] if document else "",
         "from": registry.entry(kind, name).distribution,
     }
     if kind == "attack":
-        content["access"] = found.access.name.lower()
-        if found.uses_up_to is not None:
-            content["uses_up_to"] = found.uses_up_to.name.lower()
+        content["access"] = party.access.name.lower()
+        if party.uses_up_to is not None:
+            content["uses_up_to"] = party.uses_up_to.name.lower()
     if kind == "defence":
         from mibench.api import AnswerFilter  # here, since it imports torch
 
-        content["control"] = found.control
-        if issubclass(found, AnswerFilter):
-            content["grants"] = found.grants.name.lower()
-        content["applies_to"] = list(found.compatible) if found.compatible is not None else "every target"
+        content["control"] = party.control
+        if issubclass(party, AnswerFilter):
+            content["grants"] = party.grants.name.lower()
+        content["applies_to"] = list(party.compatible) if party.compatible is not None else "every target"
     if kind in ("attack", "defence"):
         content["presets"] = sorted(settings.presets_of(kind, name).presets)
     content["settings"] = {
-        field.name: _default(field) for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())
+        field.name: _default(field) for field in (dataclasses.fields(party) if dataclasses.is_dataclass(party) else ())
     }
     return content
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .format import text_columns
@@ -71,20 +71,22 @@ def sweep(
     from .progress import reporter
 
     if dry_run:
-        plan = spoken_aside()(forecast)(suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
+        plan = stdout_to_stderr()(forecast)(
+            suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code
+        )
         if as_json:
             click.echo(json.dumps(forecast_plain(plan), indent=2))
         else:
             for line in forecast_lines(plan):
                 say(line)
-        stuck = [standing for standing in plan.standings if standing.state == "cannot start"]
+        stuck = [standing for standing in plan.cell_statuses if standing.state == "cannot start"]
         if stuck:
             more = ", ..." if len(stuck) > 1 else ""
-            found = f"{len(stuck)} of {len(plan.standings)} cells cannot start: {stuck[0].cell.title}{more}"
-            say(f"error: {found}", err=True)
+            cause = f"{len(stuck)} of {len(plan.cell_statuses)} cells cannot start: {stuck[0].cell.title}{more}"
+            say(f"error: {cause}", err=True)
             ctx.exit(1)
         return
-    done = spoken_aside()(run_sweep)(
+    done = stdout_to_stderr()(run_sweep)(
         suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()
     )
     if as_json:
@@ -126,7 +128,7 @@ def sweep_lines(done: Sweep) -> list[str]:
 
 def forecast_plain(plan: DryRun) -> dict[str, object]:
     """A forecast as JSON."""
-    outlook = plan.outlook
+    cost_estimate = plan.cost_estimate
     cells = [
         {
             **standing.cell.key,
@@ -138,7 +140,7 @@ def forecast_plain(plan: DryRun) -> dict[str, object]:
             "folder": standing.folder,
             **cost_plain(cost),
         }
-        for standing, reason, cost in zip(plan.standings, plan.last_time, outlook.cells, strict=True)
+        for standing, reason, cost in zip(plan.cell_statuses, plan.last_time, cost_estimate.cells, strict=True)
     ]
     return {
         "suite": plan.suite.name,
@@ -146,12 +148,12 @@ def forecast_plain(plan: DryRun) -> dict[str, object]:
         "jobs": plan.jobs,
         "threads": plan.threads,
         "cells": cells,
-        "floors": {name: cost_plain(cost) for name, cost in outlook.floors.items()},
+        "floors": {name: cost_plain(cost) for name, cost in cost_estimate.floors.items()},
         "total": {
-            "queries_forward": outlook.queries.forward if outlook.queries else None,
-            "queries_backward": outlook.queries.backward if outlook.queries else None,
-            "seconds": _rounded(outlook.seconds),
-            "seconds_side_by_side": _rounded(outlook.seconds_side_by_side),
+            "queries_forward": cost_estimate.queries.forward if cost_estimate.queries else None,
+            "queries_backward": cost_estimate.queries.backward if cost_estimate.queries else None,
+            "seconds": _rounded(cost_estimate.seconds),
+            "seconds_side_by_side": _rounded(cost_estimate.seconds_side_by_side),
         },
     }
 
@@ -172,7 +174,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 def forecast_lines(plan: DryRun) -> list[str]:
     """Cells, floors and totals for people."""
-    outlook = plan.outlook
+    cost_estimate = plan.cost_estimate
     reasons: list[str] = []  # each once, below the table: they are long, and cells share them
 
     def note(reason: str) -> str:
@@ -181,38 +183,38 @@ def forecast_lines(plan: DryRun) -> list[str]:
         return f"({reasons.index(reason) + 1})"
 
     table = [("cell", "state", "queries left", "time left")]
-    for standing, failure, cost in zip(plan.standings, plan.last_time, outlook.cells, strict=True):
+    for standing, failure, cost in zip(plan.cell_statuses, plan.last_time, cost_estimate.cells, strict=True):
         if standing.state == "cannot start":
             state = f"cannot start {note(standing.reason)}"
         else:
             state = standing.text + (f", failed last time {note(failure)}" if failure else "")
         idle = standing.state in ("complete", "cannot start")
         table.append((standing.cell.title, state, *(("", "") if idle else _cost(cost))))
-    table += [(f"{name}, computed on the way", "to do", *_cost(cost)) for name, cost in outlook.floors.items()]
+    table += [(f"{name}, computed on the way", "to do", *_cost(cost)) for name, cost in cost_estimate.floors.items()]
     lines = text_columns(table)
     lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))] if reasons else []
-    count = {state: sum(s.state == state for s in plan.standings) for state in ("complete", "cannot start")}
-    left = len(plan.standings) - sum(count.values())
+    count = {state: sum(s.state == state for s in plan.cell_statuses) for state in ("complete", "cannot start")}
+    remaining = len(plan.cell_statuses) - sum(count.values())
     lines += [
         "",
-        f"{len(plan.standings)} cells: {count['complete']} complete, {left} to run, "
+        f"{len(plan.cell_statuses)} cells: {count['complete']} complete, {remaining} to run, "
         f"{count['cannot start']} cannot start",
-        f"remaining queries: {_queries(outlook.queries)}",
+        f"remaining queries: {_queries(cost_estimate.queries)}",
     ]
-    if left:
-        lines.append(f"estimated time: {_time(outlook.seconds)} sequentially" + _together(plan))
+    if remaining:
+        lines.append(f"estimated time: {_time(cost_estimate.seconds)} sequentially" + _together(plan))
         lines.append(f"({_basis(plan)}; start-up, judging and reports add a few seconds per cell)")
     return lines
 
 
 def _together(plan: DryRun) -> str:
-    return f", {_time(plan.outlook.seconds_side_by_side)} with {plan.jobs} jobs" if plan.jobs > 1 else ""
+    return f", {_time(plan.cost_estimate.seconds_side_by_side)} with {plan.jobs} jobs" if plan.jobs > 1 else ""
 
 
 def _basis(plan: DryRun) -> str:
-    found = {cost.basis for cost in (*plan.outlook.cells, *plan.outlook.floors.values())} - {""}
+    bases = {cost.basis for cost in (*plan.cost_estimate.cells, *plan.cost_estimate.floors.values())} - {""}
     threads = f"{plan.threads} thread{'s' if plan.threads > 1 else ''} each"
-    return f"{threads}, from " + " and ".join(sorted(found)) if found else threads
+    return f"{threads}, from " + " and ".join(sorted(bases)) if bases else threads
 
 
 def _cost(cost: Cost) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import rich_click as click
 
 from mibench.errors import printable
 from mibench.system.precision import PRECISIONS
-from mibench.system.stdout_guard import spoken_aside
+from mibench.system.stdout_guard import stdout_to_stderr
 
 from .examples import CommandWithExamples
 from .options import device_option, json_option, output_option, plugin_option, set_option
@@ -89,7 +89,7 @@ def train(
     from .progress import reporter
 
     started = time.monotonic()
-    trained = spoken_aside()(train_network)(
+    trained = stdout_to_stderr()(train_network)(
         kind,
         architecture,
         dataset=dataset,

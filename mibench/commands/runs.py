@@ -176,9 +176,9 @@ def compare(
     Raises:
         MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
     """
-    comparison: ComparisonFunction = registry.load("comparison", "table")
-    found = comparison(runs, reference=reference, metrics=metrics, mix=mix, by=by)
-    return found
+    table: ComparisonFunction = registry.load("comparison", "table")
+    comparison = table(runs, reference=reference, metrics=metrics, mix=mix, by=by)
+    return comparison
 
 
 def sweep(
@@ -226,7 +226,7 @@ def forecast(
     """What a sweep would do, and what it would cost: ``mibench sweep --dry-run``. Starts and writes nothing.
 
     >>> import mibench
-    >>> {cell.state for cell in mibench.forecast("smoke", out="nowhere", device="cpu").standings}
+    >>> {cell.state for cell in mibench.forecast("smoke", out="nowhere", device="cpu").cell_statuses}
     {'to do'}
 
     Args:

@@ -11,13 +11,13 @@ Settings = Mapping[str, object]
 
 def scoped(settings: Settings) -> dict[str, dict[str, object]]:
     """``{"attack.steps": 3}`` and ``{"attack": {"steps": 3}}`` alike -> ``{"attack": {"steps": 3}}``."""
-    found: dict[str, dict[str, object]] = {}
+    by_scope: dict[str, dict[str, object]] = {}
     for name, value in settings.items():
         scope, dot, setting = name.partition(".")
         if dot:
-            found.setdefault(scope, {})[setting] = value
+            by_scope.setdefault(scope, {})[setting] = value
         elif isinstance(value, Mapping):
-            found.setdefault(scope, {}).update(value)
+            by_scope.setdefault(scope, {}).update(value)
         else:
             raise MibenchError(f"settings[{name!r}]: expected 'scope.name' or a mapping, got {value!r}")
-    return found
+    return by_scope

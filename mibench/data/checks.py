@@ -41,16 +41,18 @@ def expect_folder(root: Path, name: str, holds: str) -> Iterator[Finding]:
         name: its name; may have several parts.
         holds: what is in it, in words.
     """
-    place = root / name
-    last = place.name
-    if is_folder(place):
-        inside = entries(place)
+    folder = root / name
+    last = folder.name
+    if is_folder(folder):
+        inside = entries(folder)
         visible = [entry for entry in inside if not entry.name.startswith((".", "__MACOSX"))]
         if [entry.name for entry in visible] == [last] and kind_of(visible[0]) == "folder":
-            yield Finding("wrong", f"{name}/ lies one folder too deep, in {name}/{last}", f"move it up: {place / last}")
+            yield Finding(
+                "wrong", f"{name}/ lies one folder too deep, in {name}/{last}", f"move it up: {folder / last}"
+            )
             return
         if not inside:
-            yield Finding("wrong", f"{name}/ is empty ({holds})", f"unpack the images into {place}")
+            yield Finding("wrong", f"{name}/ is empty ({holds})", f"unpack the images into {folder}")
             return
         yield Finding("fine", f"{name}/: {holds}")
         return
@@ -66,13 +68,13 @@ def expect_file(root: Path, names: str | Sequence[str], holds: str) -> Iterator[
         holds: what is in it, in words.
     """
     accepted = [names] if isinstance(names, str) else list(names)
-    found = next((root / name for name in accepted if is_file(root / name)), None)
-    if found is None:
+    file = next((root / name for name in accepted if is_file(root / name)), None)
+    if file is None:
         yield _absent(root, accepted[0], holds, is_file)
-    elif found.stat().st_size == 0:
-        yield Finding("wrong", f"{found} is empty ({holds})", "download it again")
+    elif file.stat().st_size == 0:
+        yield Finding("wrong", f"{file} is empty ({holds})", "download it again")
     else:
-        yield Finding("fine", f"{found.relative_to(root)}: {holds}")
+        yield Finding("fine", f"{file.relative_to(root)}: {holds}")
 
 
 def _absent(root: Path, name: str, holds: str, is_one: Callable[[Path], bool]) -> Finding:

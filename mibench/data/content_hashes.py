@@ -61,11 +61,11 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter | None = None) -> l
     stamps = {key: _stamp(key) for key in dict.fromkeys(keys)}
     root = cache_root()
     with _ledger(None if root is None else root / "contents.sqlite") as ledger:
-        found = _remembered(ledger, stamps)
-        unread = [key for key in stamps if key not in found]
+        hashes = _remembered(ledger, stamps)
+        unread = [key for key in stamps if key not in hashes]
         if unread:
-            found |= _read(ledger, unread, stamps, reporter or current_reporter())
-    return [found[key] for key in keys]
+            hashes |= _read(ledger, unread, stamps, reporter or current_reporter())
+    return [hashes[key] for key in keys]
 
 
 def _read(
@@ -76,20 +76,20 @@ def _read(
     def task(chunk: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         return [(key, _sha256(key)) for key in chunk]
 
-    found: dict[bytes, bytes] = {}
+    hashes: dict[bytes, bytes] = {}
     waiting: list[tuple[bytes, bytes]] = []
     with reporter.aside(f"reading {len(keys):,} files, once, to know them again") as progress:
         try:
             for read in in_parallel(task, keys, ahead=COMMIT):
-                found.update(read)
+                hashes.update(read)
                 waiting += read
-                progress.update(len(found), len(keys))
+                progress.update(len(hashes), len(keys))
                 if len(waiting) >= COMMIT:
                     _note(ledger, waiting, stamps)
                     waiting = []
         finally:
             _note(ledger, waiting, stamps)
-    return found
+    return hashes
 
 
 def _sha256(key: bytes) -> bytes:
@@ -102,12 +102,12 @@ def _sha256(key: bytes) -> bytes:
 
 def _stamp(key: bytes) -> Stamp:
     try:
-        found = os.stat(key)  # noqa: PTH116
+        status = os.stat(key)  # noqa: PTH116
     except OSError as error:
         raise _unreadable(key, error.strerror or str(error)) from error
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device has no end
         raise _unreadable(key, "it is no file")
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino % LARGEST
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino % LARGEST
 
 
 def _unreadable(key: bytes, reason: str) -> MibenchError:
@@ -116,9 +116,9 @@ def _unreadable(key: bytes, reason: str) -> MibenchError:
 
 def _remembered(ledger: sqlite3.Connection | None, stamps: dict[bytes, Stamp]) -> dict[bytes, bytes]:
     """The hashes that are known of files as they are now."""
-    found: dict[bytes, bytes] = {}
+    hashes: dict[bytes, bytes] = {}
     if ledger is None:
-        return found
+        return hashes
     keys = list(stamps)
     try:
         for start in range(0, len(keys), AT_ONCE):
@@ -126,10 +126,10 @@ def _remembered(ledger: sqlite3.Connection | None, stamps: dict[bytes, Stamp]) -
             asked = f"SELECT path, size, modified, changed, inode, sha256 FROM files WHERE path IN ({_marks(part)})"
             for path, size, modified, changed, inode, sha256 in ledger.execute(asked, part):
                 if (size, modified, changed, inode) == stamps[path] and len(sha256) == hashlib.sha256().digest_size:
-                    found[path] = sha256
+                    hashes[path] = sha256
     except sqlite3.Error as error:
         _log.warning("the ledger of file contents cannot be read (%s); files are read again", error)
-    return found
+    return hashes
 
 
 def _marks(values: Sequence[object]) -> str:

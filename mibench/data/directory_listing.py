@@ -21,8 +21,8 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         MibenchError: the folder is not there or cannot be read.
     """
     try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            return sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         raise MibenchError(
             f"cannot read the folder {folder}: {error.strerror}", cure="restore it or its permissions"
@@ -42,8 +42,8 @@ def kind_of(path: Path | os.DirEntry[str]) -> Kind:
     except (FileNotFoundError, NotADirectoryError):
         return "nothing"
     except OSError as error:
-        place = os.fspath(path)
-        raise MibenchError(f"{place} cannot be read: {error.strerror}", cure="restore it, or remove it") from error
+        name = os.fspath(path)
+        raise MibenchError(f"{name} cannot be read: {error.strerror}", cure="restore it, or remove it") from error
     except ValueError as error:  # a NUL, which no name has
         raise MibenchError(f"{os.fspath(path)} is no name of a file: {error}", cure="name another") from error
     if stat.S_ISDIR(mode):

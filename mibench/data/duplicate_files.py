@@ -25,14 +25,14 @@ def copies(some: Sequence[Path], others: Sequence[Path]) -> list[tuple[str, str]
     theirs = [path for size in shared for path in reversed(other_sizes[size])]
     hashes = content_hashes([*ours, *theirs])
     known = dict(zip(hashes[len(ours) :], theirs, strict=True))
-    found = [
+    pairs = [
         (path, known[content]) for path, content in zip(ours, hashes[: len(ours)], strict=True) if content in known
     ]
-    return [(str(path), str(other)) for path, other in sorted(found)]
+    return [(str(path), str(other)) for path, other in sorted(pairs)]
 
 
 def _by_size(paths: Sequence[Path]) -> dict[int, list[Path]]:
-    found: dict[int, list[Path]] = defaultdict(list)
+    by_size: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
-        found[path.stat().st_size].append(path)
-    return found
+        by_size[path.stat().st_size].append(path)
+    return by_size

@@ -118,7 +118,7 @@ class FileSplit(IdentitySplit):
         # a class that a shuffle over everybody left without test images is no mistake of who asks
         if unknown := wanted - set(range(self.num_classes)):
             raise MibenchError(f"{self.name} has no class {min(unknown)} among its {part} images")
-        return self._load(rows, size, [place for place, row in enumerate(rows) if row.label in wanted])
+        return self._load(rows, size, [index for index, row in enumerate(rows) if row.label in wanted])
 
     def public(self, size: int, count: int | None = None) -> Images:
         """Public images, in the order of their list."""
@@ -147,7 +147,7 @@ class FileSplit(IdentitySplit):
 
     def _load(self, rows: Sequence[Row], size: int, wanted: list[int] | None) -> Images:
         """Images of some rows of a whole list: parts of one list share one cache."""
-        chosen = rows if wanted is None else [rows[place] for place in wanted]
+        chosen = rows if wanted is None else [rows[index] for index in wanted]
         pixels = load_pixels([self.picture(row) for row in rows], size, self.framing, wanted)
         labels = torch.from_numpy(np.array([row.label for row in chosen], dtype=np.int64))
         return Images(pixels, labels, tuple(row.identity for row in chosen))
@@ -179,10 +179,10 @@ def name_hash(name: str, salt: str) -> bytes:
 
 def check_contiguous(rows: Iterable[Row], where: str) -> None:
     """Raise unless the labels are 0, 1, ..., C-1 with none left out: a class without images cannot be learnt."""
-    found = {row.label for row in rows}
-    highest = max(found, default=-1)
-    if lacking := highest + 1 - len(found):  # counted, not listed: a label may be any number
-        first = next(label for label in range(highest) if label not in found)
+    labels = {row.label for row in rows}
+    highest = max(labels, default=-1)
+    if lacking := highest + 1 - len(labels):  # counted, not listed: a label may be any number
+        first = next(label for label in range(highest) if label not in labels)
         raise MibenchError(
             f"{where}: labels go up to {highest} but {lacking} have no image (first: {first})",
             cure="number the classes 0, 1, 2 ... without gaps",
@@ -207,8 +207,8 @@ def without_missing(rows: Sequence[Row], exists: Iterable[bool], missing: Missin
     Raises:
         MibenchError: some do not, and ``missing`` is ``refuse``; the line counts them and names the first.
     """
-    there = list(exists)
-    absent = [row for row, found in zip(rows, there, strict=True) if not found]
+    exist = list(exists)
+    absent = [row for row, present in zip(rows, exist, strict=True) if not present]
     if absent and missing == "refuse":
         raise MibenchError(
             f"{where} lacks {len(absent)} of the {len(rows)} listed images (first: {absent[0].name})",
@@ -217,4 +217,4 @@ def without_missing(rows: Sequence[Row], exists: Iterable[bool], missing: Missin
                 "others keep their place)"
             ),
         )
-    return [row for row, found in zip(rows, there, strict=True) if found]
+    return [row for row, present in zip(rows, exist, strict=True) if present]

@@ -48,9 +48,9 @@ class Parts:
     @property
     def digest(self) -> str:
         """As it stands on cards and in records."""
-        each = asdict(self)
-        whole = hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()[:WHOLE]
-        return "-".join([whole, *(part[:PART] for part in each.values())])
+        parts = asdict(self)
+        combined = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:WHOLE]
+        return "-".join([combined, *(part[:PART] for part in parts.values())])
 
 
 @runtime_checkable

@@ -16,13 +16,13 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def folded(name: str) -> str:
+def normalised_name(name: str) -> str:
     """What two names have in common that differ at most in Unicode form and in upper and lower case."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
-def spelt(one: str, other: str) -> str:
-    """How two names differ that :func:`folded` takes for one, with both in full: what looks the same is escaped."""
+def both_spellings(one: str, other: str) -> str:
+    """How two names differ that :func:`normalised_name` maps to one, both in full: what looks the same is escaped."""
     if composed(one) == composed(other):
         return f"{one!a} and {other!a}, which differ only in Unicode form"
     return f"{one!r} and {other!r}, which differ only in upper and lower case"
@@ -35,7 +35,7 @@ def alike(names: Iterable[str]) -> list[tuple[str, str]]:
 
 def alike_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of different names that differ in upper and lower case only."""
-    return [pair for pair in _pairs(names, folded) if composed(pair[0]) != composed(pair[1])]
+    return [pair for pair in _pairs(names, normalised_name) if composed(pair[0]) != composed(pair[1])]
 
 
 def _pairs(names: Iterable[str], key: Callable[[str], str]) -> list[tuple[str, str]]:
@@ -45,18 +45,20 @@ def _pairs(names: Iterable[str], key: Callable[[str], str]) -> list[tuple[str, s
     return [(group[0], other) for group in groups.values() for other in group[1:]]
 
 
-def matched(wanted: Sequence[str], there: Sequence[str]) -> Mapping[str, str]:
-    """Each wanted name -> the name that is there: the same, else the only one that :func:`folded` takes for it."""
-    present = set(there)
-    found = {name: name for name in wanted if name in present}
-    left: dict[str, list[str]] = defaultdict(list)
-    for name in there:
-        if name not in found:
-            left[folded(name)].append(name)
+def matched(wanted: Sequence[str], available: Sequence[str]) -> Mapping[str, str]:
+    """Each wanted name -> the available one: the same, else the only one with the same :func:`normalised_name`."""
+    present = set(available)
+    matches = {name: name for name in wanted if name in present}
+    unmatched: dict[str, list[str]] = defaultdict(list)
+    for name in available:
+        if name not in matches:
+            unmatched[normalised_name(name)].append(name)
     asked: dict[str, list[str]] = defaultdict(list)
     for name in wanted:
-        if name not in found:
-            asked[folded(name)].append(name)
-    return found | {
-        names[0]: left[key][0] for key, names in asked.items() if len(names) == 1 and len(left.get(key, ())) == 1
+        if name not in matches:
+            asked[normalised_name(name)].append(name)
+    return matches | {
+        names[0]: unmatched[key][0]
+        for key, names in asked.items()
+        if len(names) == 1 and len(unmatched.get(key, ())) == 1
     }

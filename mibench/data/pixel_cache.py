@@ -102,16 +102,16 @@ class PixelCache:
     def _open(self, name: str, shape: tuple[int, ...], kind: type, mode: Any) -> Any:
         """A mapped array, or None when the file is not there or is not what it should be."""
         try:
-            found = np.lib.format.open_memmap(self.folder / name, mode=mode)
+            mapped = np.lib.format.open_memmap(self.folder / name, mode=mode)
         except (OSError, ValueError, EOFError):
             return None
-        return found if found.shape == shape and found.dtype == kind else None
+        return mapped if mapped.shape == shape and mapped.dtype == kind else None
 
     def _mapped(self, mode: str) -> np.memmap[Any, np.dtype[np.uint8]]:
-        found: np.memmap[Any, np.dtype[np.uint8]] | None = self._open("pixels.npy", self.shape, np.uint8, mode)
-        if found is None:
+        pixels: np.memmap[Any, np.dtype[np.uint8]] | None = self._open("pixels.npy", self.shape, np.uint8, mode)
+        if pixels is None:
             raise MibenchError(f"{self.folder} was deleted or cannot be mapped while in use", cure=WITHOUT)
-        return found
+        return pixels
 
     @contextmanager
     def _writing(self, reporter: Reporter) -> Iterator[None]:
@@ -153,8 +153,8 @@ class PixelCache:
                 def commit() -> None:  # pixels to the disk first, then the word that they are there
                     nonlocal kept
                     pixels.sync()
-                    for place in range(kept, written):
-                        done.put(int(rows[place]), stamps[place])
+                    for index in range(kept, written):
+                        done.put(int(rows[index]), stamps[index])
                     kept = written
 
                 try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mibench.api import MibenchError
-from mibench.data.identity_names import folded, spelt
+from mibench.data.identity_names import both_spellings, normalised_name
 
 Part = Literal["train", "test"]
 
@@ -95,17 +95,17 @@ def shared_people(split: IdentitySplit) -> list[str]:
     Names that differ only in Unicode form or in upper and lower case are one person here: to take two people for one is
     noticed, to take one for two spoils every number.
     """
-    private = {folded(person): person for person in sorted(split.people("private"))}
-    found = []
+    private = {normalised_name(person): person for person in sorted(split.people("private"))}
+    shared = []
     for person in sorted(split.people("public")):
-        known = private.get(folded(person))
+        known = private.get(normalised_name(person))
         if known is not None:
-            found.append(person if known == person else spelt(known, person))
-    return found
+            shared.append(person if known == person else both_spellings(known, person))
+    return shared
 
 
 class GroundTruth(ABC):
-    """Data sets that know the truth about an identity (``synthfaces``) implement this besides."""
+    """Data sets that know the truth about an identity (``synthfaces``) also implement this."""
 
     identity_dim: ClassVar[int]
 

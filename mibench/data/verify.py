@@ -102,8 +102,8 @@ def _pictures(split: FileSplit, full: bool, reporter: Reporter) -> Iterator[Find
 
     bad: list[Problem] = []
     with reporter.aside(f"decoding {len(pictures):,} images") as progress:
-        for number, found in enumerate(in_parallel(task, pictures, ahead=4096), start=1):
-            bad += found
+        for number, finding in enumerate(in_parallel(task, pictures, ahead=4096), start=1):
+            bad += finding
             progress.update(min(number * CHUNK, len(pictures)), len(pictures))
     yield from map(_as_finding, bad[:NAMED])
     if len(bad) > NAMED:

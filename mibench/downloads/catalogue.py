@@ -49,7 +49,7 @@ class Asset:
         """The bare file name."""
         return PurePosixPath(self.path).name
 
-    def place(self, folder: Path | None = None) -> Path:
+    def path_in(self, folder: Path | None = None) -> Path:
         """Where the file lies: below ``$MIBENCH_HOME/assets``, or in ``folder``."""
         return assets_folder() / self.path if folder is None else folder / self.file
 
@@ -89,7 +89,7 @@ class ByHand:
     dataset: str = ""
     brings: tuple[str, ...] = ()
 
-    def place(self, folder: Path | None = None) -> Path | None:
+    def path_in(self, folder: Path | None = None) -> Path | None:
         """The folder the files belong in; None when any will do."""
         if folder is not None:
             return folder
@@ -97,13 +97,13 @@ class ByHand:
 
     def present(self, folder: Path | None = None) -> bool:
         """Whether everything named in ``files`` is there; never without a list of files."""
-        place = self.place(folder)
-        return place is not None and bool(self.files) and all((place / name).exists() for name in self.files)
+        path = self.path_in(folder)
+        return path is not None and bool(self.files) and all((path / name).exists() for name in self.files)
 
     def instructions(self, folder: Path | None = None) -> list[str]:
         """Where, which files, where to put them, which command checks them: a line each."""
-        place = self.place(folder)
-        named = str(place) if place is not None else "any folder"
+        path = self.path_in(folder)
+        named = str(path) if path is not None else "any folder"
         lines = [f"{self.name}: {self.what}", f"  not fetched by a program: {self.why}", f"  licence: {self.licence}"]
         lines.append(f"  from: {self.where}")
         lines += [f"  {number}. {step.format(place=named)}" for number, step in enumerate(self.steps, 1)]
@@ -127,13 +127,13 @@ def catalogue() -> Mapping[str, Known]:
 
     text = (resources.files("mibench.downloads") / "catalogue.yaml").read_text(encoding="utf-8")
     content: Mapping[str, Mapping[str, Mapping[str, Any]]] = parse_yaml(text, "catalogue.yaml")
-    found: dict[str, Known] = {}
+    entries: dict[str, Known] = {}
     for name, fields in content["fetched"].items():
-        found[name] = Asset(name=name, **{**fields, "urls": tuple(fields["urls"])})
+        entries[name] = Asset(name=name, **{**fields, "urls": tuple(fields["urls"])})
     for name, fields in content["by_hand"].items():
         tuples = {key: tuple(fields[key]) for key in ("steps", "files", "brings") if key in fields}
-        found[name] = ByHand(name=name, **{**fields, **tuples})
-    return found
+        entries[name] = ByHand(name=name, **{**fields, **tuples})
+    return entries
 
 
 def entry(name: str) -> Known:
@@ -144,11 +144,11 @@ def entry(name: str) -> Known:
     """
     known = catalogue()
     by_file = {item.file: item for item in known.values() if isinstance(item, Asset)}
-    found = known.get(name) or by_file.get(name)
-    if found is None:
+    match = known.get(name) or by_file.get(name)
+    if match is None:
         near = suggest(name, known)
         raise MibenchError(f"unknown file {name!r}{near} (`mibench fetch --list` shows all)")
-    return found
+    return match
 
 
 def source_of(card: str) -> str | None:

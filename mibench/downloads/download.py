@@ -81,20 +81,20 @@ class Fetcher:
         return outcomes
 
     def _by_hand(self, entry: ByHand) -> Outcome:
-        place = entry.place(self.folder)
+        path = entry.path_in(self.folder)
         if entry.present(self.folder):
-            return Outcome(entry=entry, status="there", path=place)
+            return Outcome(entry=entry, status="there", path=path)
         if self.offline:
-            wanted = f"{', '.join(entry.files)} in {place}" if entry.files and place else f"files from {entry.where}"
+            wanted = f"{', '.join(entry.files)} in {path}" if entry.files and path else f"files from {entry.where}"
             raise MibenchError(
                 f"offline: {entry.name} is not here: it wants {wanted}", cure=f"`mibench fetch {entry.name}` says how"
             )
-        return Outcome(entry=entry, status="by hand", path=place)
+        return Outcome(entry=entry, status="by hand", path=path)
 
     def _asset(self, asset: Asset) -> Outcome:
-        target = asset.place(self.folder)
-        if (found := self._there(asset, target)) is not None:
-            return found
+        target = asset.path_in(self.folder)
+        if (outcome := self._existing_file(asset, target)) is not None:
+            return outcome
         if self.offline:
             raise MibenchError(
                 f"offline: {asset.name} is not at {target}",
@@ -110,7 +110,7 @@ class Fetcher:
         lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
         try:
             with lock:
-                return self._there(asset, target) or self._download(asset, target)
+                return self._existing_file(asset, target) or self._download(asset, target)
         except filelock.Timeout as error:
             raise MibenchError(
                 f"{asset.name} is being fetched to {target} by another process", cure="wait for it"
@@ -118,7 +118,7 @@ class Fetcher:
         except OSError as error:
             raise cannot_write(target, error) from error
 
-    def _there(self, asset: Asset, target: Path) -> Outcome | None:
+    def _existing_file(self, asset: Asset, target: Path) -> Outcome | None:
         """The file that lies there already, checked as a download would be; None when there is none."""
         if not target.exists():
             return None

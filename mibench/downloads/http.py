@@ -172,8 +172,8 @@ class Transfer:
     def _answer(self, error: urllib.error.HTTPError, part: PartialFile) -> None:
         """An error status: whole already, begin again, try again, or never."""
         if error.code == 416:
-            whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", "").strip())
-            if whole and int(whole[1]) == part.size and self.size in (None, part.size):
+            content_range = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", "").strip())
+            if content_range and int(content_range[1]) == part.size and self.size in (None, part.size):
                 return
             raise _RestartError("the server's file is shorter than the part here")
         if error.code in TRANSIENT:
@@ -201,9 +201,9 @@ class Transfer:
             raise _StumbledError(f"the connection broke after {part.size + len(first)} of {total} bytes")
         if not part.size and (problem := complaint(first, self.kind)) is not None:
             raise NotServed(f"the server sent {problem}")
-        whole = self.size if total is None else total
-        if whole is not None:
-            self.room(whole - part.size)
+        expected = self.size if total is None else total
+        if expected is not None:
+            self.room(expected - part.size)
         part.describe(url=url, mark=_mark(headers), total=total)
         began, begun = time.monotonic(), part.size
         chunk = first
@@ -211,25 +211,25 @@ class Transfer:
             part.write(chunk)
             seconds = time.monotonic() - began
             speed = f"{(part.size - begun) / 1e6 / seconds:.1f} MB/s" if seconds > 1 else ""
-            if whole is not None:
-                self.reporter.update(part.size, whole, speed)
-                if part.size > whole:  # an answer without a length can go on for ever
+            if expected is not None:
+                self.reporter.update(part.size, expected, speed)
+                if part.size > expected:  # an answer without a length can go on for ever
                     part.restart()
-                    raise NotServed(f"the server sends more than the {whole} bytes of the file")
+                    raise NotServed(f"the server sends more than the {expected} bytes of the file")
             chunk = response.read(CHUNK)
-        if whole is not None and part.size < whole:
-            raise _StumbledError(f"the connection broke after {part.size} of {whole} bytes")
+        if expected is not None and part.size < expected:
+            raise _StumbledError(f"the connection broke after {part.size} of {expected} bytes")
 
     def _begin(self, response: Any, part: PartialFile) -> int | None:
         """Where the answer begins; returns the bytes of the whole file, or None when the server does not say."""
         length = response.headers.get("Content-Length", "")
         announced = int(length) if length.isdigit() else None
         if response.status == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-            if not part.size or found is None or int(found[1]) != part.size:
+            content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+            if not part.size or content_range is None or int(content_range[1]) != part.size:
                 raise _RestartError("the server answers with another piece than was asked for")
-            if found[2] != "*":
-                return int(found[2])
+            if content_range[2] != "*":
+                return int(content_range[2])
             return None if announced is None else part.size + announced
         if response.status != 200:
             raise NotServed(f"the server answers {response.status} {response.reason}")

@@ -63,10 +63,10 @@ class PartialFile:
     def memo(self) -> Mapping[str, Any]:
         """What the part is a part of; {} when nothing is known, as after a damaged memo."""
         try:
-            found = json.loads(self.memo_path.read_text(encoding="utf-8"))
+            content = json.loads(self.memo_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def describe(self, **memo: Any) -> None:
         """Write the memo, before the first byte it describes."""

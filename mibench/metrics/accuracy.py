@@ -25,9 +25,9 @@ def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     Ties count against the attack for ``k`` = 1 unless the label is the first of the largest (as ``argmax`` does), and
     a row of NaN is a miss. With fewer than ``k`` classes every row of finite logits is a hit.
     """
-    own = logits.gather(1, labels.view(-1, 1))
+    label_logits = logits.gather(1, labels.view(-1, 1))
     index = torch.arange(logits.shape[1], device=logits.device)
-    ahead = (logits > own) | ((logits == own) & (index < labels.view(-1, 1)))
+    ahead = (logits > label_logits) | ((logits == label_logits) & (index < labels.view(-1, 1)))
     return (ahead.sum(dim=1) < k) & ~logits.isnan().any(dim=1)
 
 
@@ -46,7 +46,7 @@ def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Verdicts(NamedTuple):
-    """What logits say of labels, a number for each row: the logits of many images and many people fill a memory."""
+    """What logits say of labels, a number for each row: stored instead of logits, which would not fit in memory."""
 
     predicted: Tensor  # int64
     hit1: Tensor  # bool, as hit5
@@ -140,7 +140,7 @@ def measure_legacy(inputs: ScoringInputs) -> list[Estimate]:
     fields: estimates.EstimateFields = {"extractor": inputs.extractor, "unit": "draw"}
     names = ("acc1_std_legacy", "acc1_std_draws")
     if reason := inputs.fixed.get("hit1"):
-        return [estimates.cannot_differ(name, reason, **fields) for name in names]
+        return [estimates.not_informative(name, reason, **fields) for name in names]
     if table.shape[1] < 2 or bool(table.isna().to_numpy().any()):
         reason = "a spread over draws needs at least two selected samples and as many for every identity"
         return [estimates.null(name, reason, **fields) for name in names]

@@ -1,5 +1,4 @@
-"""Controls: images that no attack made, judged by the same path. What looks like a leak without one, and what perfect
-looks like."""
+"""Controls: images that no attack made, judged by the same path. Lower and upper reference values."""
 
 from __future__ import annotations
 
@@ -100,9 +99,9 @@ def control_tables(
     if public is not None and len(public):
         seen = judge.cached(public.pixels)
         rows, labels, verdicts = [], [], []
-        places = rows_by_label(reference_labels)
+        rows_of_label = rows_by_label(reference_labels)
         for label in identities.tolist():
-            distance = nearest(seen.features, reference[rows_of(places, label)]).distance
+            distance = nearest(seen.features, reference[rows_of(rows_of_label, label)]).distance
             closest = distance.argsort(stable=True)[:per_identity]
             rows.append(closest)
             labels.append(torch.full_like(closest, label))
@@ -114,9 +113,9 @@ def control_tables(
         chosen = torch.isin(private_test.labels, identities).nonzero().squeeze(1)
         if len(chosen):
             pixels = private_test.pixels[chosen]
-            own = private_test.labels[chosen]
-            judged = judge.cached_judged(pixels, own)
-            add("private_test", pixels, own, judged.features, judged.verdicts)
+            labels_of_chosen = private_test.labels[chosen]
+            judged = judge.cached_judged(pixels, labels_of_chosen)
+            add("private_test", pixels, labels_of_chosen, judged.features, judged.verdicts)
     return tables
 
 
@@ -153,7 +152,7 @@ def measure(inputs: ScoringInputs) -> list[Estimate]:
             by_regressor = name == "true_identity_error"
             extractor = str(inputs.identity_params["regressor"]) if by_regressor else inputs.extractor
             if reason := inputs.fixed.get(column):
-                measured.append(estimates.cannot_differ(label, reason, extractor=extractor))
+                measured.append(estimates.not_informative(label, reason, extractor=extractor))
                 continue
             share = name == "acc1"
             measured.append(

@@ -31,7 +31,7 @@ from .share_interval import ADDED, share_interval
 
 Array = NDArray[np.float64]
 
-LEVEL = 0.05
+ALPHA = 0.05
 SIGN_FLIPS = 20_000  # many, since Holm's adjustment reads the far tail of p values
 _CHUNK = 8_000_000  # most signs multiplied at once
 
@@ -88,12 +88,12 @@ def student_interval(differences: Array) -> tuple[float, float]:
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     n, mean = len(differences), float(differences.mean())
-    half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * float(differences.std(ddof=1)) / math.sqrt(n)
     return mean - half, mean + half
 
 
 def combined_interval(first: Array, second: Array, trials: tuple[float, float]) -> tuple[float, float]:
-    """The interval of the mean of ``first - second``, shares of the same identities ``(I,)``, out of theirs.
+    """The interval of the mean of ``first - second``, shares of the same identities ``(I,)``, from their own intervals.
 
     The distance from the difference to its end is put together from the distances of either share to its own end, as
     the sides of a triangle with the correlation as the cosine between them. Identities that are alike by chance would
@@ -111,18 +111,18 @@ def combined_interval(first: Array, second: Array, trials: tuple[float, float]) 
     )
     cosine = max(0.0, _correlation(first, second))
 
-    def side(one: float, other: float) -> float:
+    def combined_half_width(one: float, other: float) -> float:
         return math.sqrt(max(0.0, one**2 - 2 * cosine * one * other + other**2))
 
-    return p - q - side(p - p_low, q_high - q), p - q + side(p_high - p, q - q_low)
+    return p - q - combined_half_width(p - p_low, q_high - q), p - q + combined_half_width(p_high - p, q - q_low)
 
 
 def _correlation(first: Array, second: Array) -> float:
     """Of two shares ``(I,)`` over identities, with ``ADDED`` of an identity at (1, 0) and of one at (0, 1)."""
     values = np.array([[*first, 1.0, 0.0], [*second, 0.0, 1.0]])
     weights = np.array([1.0] * len(first) + [ADDED] * 2)
-    apart = values - (values @ weights / weights.sum())[:, None]
-    covariance = (apart * weights) @ apart.T
+    centred = values - (values @ weights / weights.sum())[:, None]
+    covariance = (centred * weights) @ centred.T
     return float(covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
@@ -144,7 +144,7 @@ def difference_interval(
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     values = one - other
     low, high = student_interval(values) if trials is None else combined_interval(one, other, trials)
-    if sign_flip_p_value(values, seed=seed, draws=draws) > LEVEL:
+    if sign_flip_p_value(values, seed=seed, draws=draws) > ALPHA:
         return min(low, 0.0), max(high, 0.0)
     if not low <= 0 <= high:
         return low, high
@@ -171,5 +171,5 @@ def not_rejected_from(values: Array, *, seed: int = 0, draws: int = SIGN_FLIPS) 
         smaller = np.minimum(*both)
         least.append(np.where((counts == 0) | (counts == len(values)), -math.inf, smaller))
     every = np.concatenate(least)
-    place = math.floor(LEVEL * len(every) + 1e-9)
-    return float(np.partition(every, place)[place])
+    index = math.floor(ALPHA * len(every) + 1e-9)
+    return float(np.partition(every, index)[index])

@@ -59,15 +59,15 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
     """
     distance = torch.empty(queries.shape[0], dtype=torch.float64)
     position = torch.empty(queries.shape[0], dtype=torch.int64)
-    places = rows_by_label(reference_labels)
+    rows_of_label = rows_by_label(reference_labels)
     for label, rows in rows_by_label(labels).items():
-        own = references[rows_of(places, label)]
-        if own.shape[0] == 0:
+        class_features = references[rows_of(rows_of_label, label)]
+        if class_features.shape[0] == 0:
             raise MibenchError(
                 f"class {label} has reconstructions but no private image",
                 cure="give the private images of every attacked identity",
             )
-        neighbours = nearest(queries[rows], own)
+        neighbours = nearest(queries[rows], class_features)
         distance[rows], position[rows] = neighbours.distance, neighbours.position
     return Nearest(distance, position)
 
@@ -75,9 +75,9 @@ def nearest_in_class(queries: Tensor, labels: Tensor, references: Tensor, refere
 def centre_distance(queries: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
     """Squared L2 distance ``(N,)``, float64, to the mean feature of the query's class (KEDMI's ``calc_center``)."""
     distance = torch.empty(queries.shape[0], dtype=torch.float64)
-    places = rows_by_label(reference_labels)
+    rows_of_label = rows_by_label(reference_labels)
     for label, rows in rows_by_label(labels).items():
-        centre = references[rows_of(places, label)].double().mean(dim=0)
+        centre = references[rows_of(rows_of_label, label)].double().mean(dim=0)
         distance[rows] = (queries[rows].double() - centre).square().sum(dim=1)
     return distance
 

@@ -58,7 +58,7 @@ class MeanOptions(EstimateFields, Resampling, total=False):
 
 
 RESAMPLES = 1000
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 CLOPPER_PEARSON = "clopper-pearson"  # in params["interval"] of a share
 _NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
 _CHUNK = 8_000_000  # most weights held at once by the weighted median
@@ -69,7 +69,7 @@ def null(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
     return Estimate(name=name, value=None, reason=reason, **fields)
 
 
-def cannot_differ(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
+def not_informative(name: str, reason: str, **fields: Unpack[EstimateFields]) -> Estimate:
     """A null whose value would be the same whatever an attack did: no protocol demands it, no test is spent on it."""
     fields["params"] = {**fields.get("params", {}), "cannot_differ": True}
     return null(name, reason, **fields)
@@ -93,7 +93,7 @@ def resample_counts(identities: int, resamples: int = RESAMPLES, seed: int = 0) 
 
 def percentile_interval(statistics: Array) -> tuple[float, float]:
     """The central 95 % of the resampled statistics ``(B,)``."""
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE_LEVEL) / 2
     low, high = np.quantile(statistics, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -137,8 +137,8 @@ def ratio(
     low: float | None
     high: float | None
     if proportion:
-        low, high, worth = share_interval(top, bottom, trials)
-        params |= {"interval": CLOPPER_PEARSON, "effective_trials": round(worth, 2)}
+        low, high, effective_trials = share_interval(top, bottom, trials)
+        params |= {"interval": CLOPPER_PEARSON, "effective_trials": round(effective_trials, 2)}
     elif n == 1:
         low = high = None
         params["interval"] = "none: one identity"
@@ -313,16 +313,16 @@ def compared(
     estimate = paired_difference(name, first, second, trials=trials, seed=seed, **fields)
     if estimate.value is None or estimate.n < 2:
         return estimate
-    each = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     shown = {
-        "p_value": sign_flip_p_value(each, seed=seed),
+        "p_value": sign_flip_p_value(differences, seed=seed),
         "p_bootstrap": estimate.params["p_value"],
-        "detectable": detectable_difference(each),
+        "detectable": detectable_difference(differences),
     }
     return replace(estimate, params={**estimate.params, **shown})
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_adjust(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: p values that hold for the whole family, in the order given."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)

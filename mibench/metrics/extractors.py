@@ -100,7 +100,7 @@ class _NetworkExtractor:
         """Name and resize, as written beside every number."""
         return f"{self.name} ({self.resize} to {self.image.size})"
 
-    def _refuse_none(self, images: Tensor) -> None:
+    def _require_images(self, images: Tensor) -> None:
         if not len(images):
             raise MibenchError(f"{self.name!r} was given no image", cure="check the reconstructions and the split")
 
@@ -147,8 +147,8 @@ class JudgeExtractor(_NetworkExtractor):
         return ClassifierOutput(*(torch.cat(tensors).clone() for tensors in zip(*parts, strict=True)))
 
     def batches(self, images: Tensor) -> Iterator[ClassifierOutput]:
-        """The same batch by batch, for who needs no logits of all images at once: ``N * C`` numbers are many."""
-        self._refuse_none(images)
+        """The same batch by batch, for callers that do not need all ``N * C`` logits at once."""
+        self._require_images(images)
         for output in self._outputs(images):
             yield ClassifierOutput(output[0].float().cpu(), output[1].float().cpu())
 
@@ -159,15 +159,15 @@ class JudgeExtractor(_NetworkExtractor):
             MibenchError: a label that is none of its classes.
         """
         features, verdicts, classes = [], [], 0
-        for output, own in zip(self.batches(images), labels.split(self._batch), strict=True):
+        for output, batch_labels in zip(self.batches(images), labels.split(self._batch), strict=True):
             classes = output.logits.shape[1]
-            if int(own.max()) >= classes or int(own.min()) < 0:
+            if int(batch_labels.max()) >= classes or int(batch_labels.min()) < 0:
                 raise MibenchError(
                     f"class {int(labels.max())} is outside the {classes} classes of judge {self.name!r}; "
                     "the judge was trained for another data set"
                 )
             features.append(output.features)
-            verdicts.append(Verdicts.of(output.logits, own))
+            verdicts.append(Verdicts.of(output.logits, batch_labels))
         joined = Verdicts(*(column.clone() for column in Verdicts.joined(verdicts)))
         return Judged(torch.cat(features).clone(), joined, classes)
 
@@ -192,12 +192,12 @@ class JudgeExtractor(_NetworkExtractor):
             return {"features": seen.features, "classes": torch.tensor(seen.classes), **seen.verdicts._asdict()}
 
         digest = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
-        found = cached_tensors(self._cache, self._key(images, f"judged 1|{digest}"), tensors)
-        verdicts = Verdicts(*(found[name] for name in Verdicts._fields))
-        return Judged(found["features"], verdicts, int(found["classes"]))
+        cached = cached_tensors(self._cache, self._key(images, f"judged 1|{digest}"), tensors)
+        verdicts = Verdicts(*(cached[name] for name in Verdicts._fields))
+        return Judged(cached["features"], verdicts, int(cached["classes"]))
 
     def cached(self, images: Tensor) -> ClassifierOutput:
-        """The same, kept in the cache folder under a hash of images, weights and preprocessing."""
+        """Cached version of :meth:`__call__`, under a hash of images, weights and preprocessing."""
         if self._cache is None:
             return self(images)
         outputs = cached_tensors(self._cache, self._key(images), lambda: self(images)._asdict())
@@ -212,7 +212,7 @@ class RegressorExtractor(_NetworkExtractor):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Vectors ``(N, K)``, float32 on the CPU, of uint8 or float images ``(N, 3, H, W)``."""
-        self._refuse_none(images)
+        self._require_images(images)
         vectors = []
         for output in self._outputs(images):
             vector = output if isinstance(output, Tensor) else output[-1]
@@ -248,7 +248,7 @@ class InceptionExtractor:
         named = path or os.environ.get(INCEPTION_VARIABLE)
         asset = inception_asset()
         sha256 = sha256 or asset.sha256
-        file = Path(named).expanduser() if named else asset.place()
+        file = Path(named).expanduser() if named else asset.path_in()
         # what is said here becomes the reason of a metric without value: it names no folder of this machine
         where = f".../{file.name}" if named else f"$MIBENCH_HOME/assets/{asset.path}"
         if not file.is_file():
@@ -289,7 +289,7 @@ class InceptionExtractor:
         return torch.cat(features).clone()
 
     def cached(self, images: Tensor, scaling: str = "unit") -> Tensor:
-        """The same, kept in the cache folder."""
+        """Cached version of :meth:`__call__`."""
         if self._cache is None:
             return self(images, scaling)
         key = content_hash(images, f"inception 1|{self._sha256}|{scaling}|{self._batch}|{self._device.type}")

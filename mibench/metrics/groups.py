@@ -9,8 +9,8 @@ from torch import Tensor
 def rows_by_label(labels: Tensor) -> dict[int, Tensor]:
     """Label -> its rows, both ascending, of int64 labels ``(N,)``."""
     order = labels.argsort(stable=True)
-    found, counts = labels[order].unique_consecutive(return_counts=True)
-    return dict(zip(found.tolist(), order.split(counts.tolist()), strict=True))
+    present, counts = labels[order].unique_consecutive(return_counts=True)
+    return dict(zip(present.tolist(), order.split(counts.tolist()), strict=True))
 
 
 def rows_of(groups: dict[int, Tensor], label: int) -> Tensor:

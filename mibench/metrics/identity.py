@@ -152,7 +152,7 @@ def measure(inputs: ScoringInputs) -> list[Estimate]:
         return [estimates.null(name, reason, **fields) for name in names]
     error = inputs.mean(names[0], "true_identity_error", **fields)
     if reason := inputs.fixed.get("true_identity_rank"):
-        return [error, *(estimates.cannot_differ(name, reason, **fields) for name in names[1:])]
+        return [error, *(estimates.not_informative(name, reason, **fields) for name in names[1:])]
     chosen = inputs.samples[inputs.selected]
     identities = chosen["identity"].to_numpy(dtype=np.int64)
     ranks = chosen["true_identity_rank"].to_numpy(dtype=np.float64)

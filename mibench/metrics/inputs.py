@@ -104,7 +104,7 @@ class ScoringInputs:
         """
         fields.setdefault("extractor", self.extractor)
         if reason := self.fixed.get(column):
-            return estimates.cannot_differ(name, reason, **fields)
+            return estimates.not_informative(name, reason, **fields)
         if reason := self.reasons.get(column):
             return estimates.null(name, reason, **fields)
         table = self.samples if every else self.samples[self.selected]

@@ -181,44 +181,46 @@ def score(
 
     progress(0, steps, "judging private images")
     reference = judge.cached_features(private.pixels)
-    kept, hashes = _ordered(reconstructions)
+    ordered, hashes = _ordered(reconstructions)
     progress(1, steps, "judging reconstructions")
-    seen = judge.judged(kept.images, kept.labels)
-    ranks = _ranks(kept.labels)
-    notes = _count_notes(kept.labels, per_identity)
+    judge_output = judge.judged(ordered.images, ordered.labels)
+    ranks = _ranks(ordered.labels)
+    notes = _count_notes(ordered.labels, per_identity)
     reasons: dict[str, str] = {}
-    fixed = {f"hit{k}": always_hit(k, seen.classes, f"judge {judge.name!r}") for k in (1, 5)}
+    constant_columns = {f"hit{k}": always_hit(k, judge_output.classes, f"judge {judge.name!r}") for k in (1, 5)}
     columns: dict[str, TableColumn] = {
-        "identity": kept.labels,
+        "identity": ordered.labels,
         "sample": ranks,
         "selected": ranks < per_identity,
-        "confidence": kept.confidence.double(),
-        **judged_columns(seen.features, seen.verdicts, kept.labels, reference, private.labels),
-        "unit": kept.units,
-        "index": kept.index,
+        "confidence": ordered.confidence.double(),
+        **judged_columns(judge_output.features, judge_output.verdicts, ordered.labels, reference, private.labels),
+        "unit": ordered.units,
+        "index": ordered.index,
         "image_sha256": hashes,
     }
     if second is None:
-        features, references = unit_features(seen.features), unit_features(reference)
+        features, references = unit_features(judge_output.features), unit_features(reference)
         feature_extractor = f"{judge.record}, unit length"
     else:
-        features, references = second(kept.images).features, second.cached_features(private.pixels)
+        features, references = second(ordered.images).features, second.cached_features(private.pixels)
         feature_extractor = second.record
-    columns["feature_distance"] = nearest_in_class(features, kept.labels, references, private.labels).distance
+    columns["feature_distance"] = nearest_in_class(features, ordered.labels, references, private.labels).distance
 
     progress(2, steps, "asking the attacked model and the regressor")
     if target is None:
         reasons["target_hit1"] = reasons["target_confidence"] = "the attacked model was not given to the scoring"
     else:
-        asked = target.judged(kept.images, kept.labels)
-        fixed["target_hit1"] = fixed["target_confidence"] = always_hit(1, asked.classes, "the attacked model")
-        columns["target_hit1"] = asked.verdicts.hit1
-        columns["target_confidence"] = asked.verdicts.confidence
+        target_output = target.judged(ordered.images, ordered.labels)
+        constant_columns["target_hit1"] = constant_columns["target_confidence"] = always_hit(
+            1, target_output.classes, "the attacked model"
+        )
+        columns["target_hit1"] = target_output.verdicts.hit1
+        columns["target_confidence"] = target_output.verdicts.confidence
     identity_params: dict[str, str | int | float] = {}
     if truth is None:
         reasons["true_identity_error"] = "this data set has no ground-truth identities, or no regressor was given"
     else:
-        error, rank = true_identity(kept.images, kept.labels, truth)
+        error, rank = true_identity(ordered.images, ordered.labels, truth)
         columns["true_identity_error"], columns["true_identity_rank"] = error, rank
         identity_params = {
             "regressor": truth.regressor,
@@ -226,13 +228,13 @@ def score(
             "standardised": truth.error is not None,
         }
         if identity_params["ranked_among"] == 1:
-            fixed["true_identity_rank"] = "there is nobody else to rank the true person among"
+            constant_columns["true_identity_rank"] = "there is nobody else to rank the true person among"
         if truth.error is not None:
             identity_params["regressor_rmse"] = float(truth.error.double().square().mean().sqrt())
 
     progress(3, steps, "scoring controls")
     controls = control_tables(
-        kept.labels.unique(),
+        ordered.labels.unique(),
         judge=judge,
         reference=reference,
         reference_labels=private.labels,
@@ -242,7 +244,7 @@ def score(
         truth=truth,
     )
     table = _table(columns)
-    features_of = _inception_features(kept, ranks < per_identity, private_native, inception)
+    features_of = _inception_features(ordered, ranks < per_identity, private_native, inception)
     if features_of is None:
         reasons["fid"] = (
             "private images at the size of the reconstructions were not given to the scoring"
@@ -251,13 +253,13 @@ def score(
         )
     inputs = ScoringInputs(
         samples=table,
-        features=seen.features,
+        features=judge_output.features,
         private_features=reference,
         private_labels=private.labels,
         extractor=judge.record,
         feature_extractor=feature_extractor,
         reasons=reasons,
-        fixed={name: reason for name, reason in fixed.items() if reason},
+        fixed={name: reason for name, reason in constant_columns.items() if reason},
         inception=features_of,
         inception_name=inception.name if inception is not None else ScoringInputs.inception_name,
         controls=controls,
@@ -344,7 +346,7 @@ def _count_notes(labels: Tensor, per_identity: int) -> tuple[str, ...]:
 
 
 def _inception_features(
-    kept: Reconstructions, selected: Tensor, native: Images | None, inception: InceptionExtractor | None
+    ordered: Reconstructions, selected: Tensor, native: Images | None, inception: InceptionExtractor | None
 ) -> Callable[[str], tuple[Tensor, Tensor, Tensor]] | None:
     if inception is None or native is None:
         return None
@@ -352,7 +354,7 @@ def _inception_features(
 
     @lru_cache(maxsize=4)
     def features(scaling: str) -> tuple[Tensor, Tensor, Tensor]:
-        fake = extractor(kept.images[selected], scaling)
+        fake = extractor(ordered.images[selected], scaling)
         return fake, extractor.cached(reference.pixels, scaling), reference.labels
 
     return features

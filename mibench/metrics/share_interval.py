@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 ADDED = 0.5  # of an identity at 1 and of one at 0, ours: see above
 
 
@@ -32,7 +32,7 @@ def clopper_pearson(share: float, trials: float) -> tuple[float, float]:
     from scipy.special import betaincinv  # type: ignore[import-untyped]
 
     successes, failures = share * trials, (1 - share) * trials
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE_LEVEL) / 2
     low = 0.0 if share <= 0 else float(betaincinv(successes, failures + 1, tail))
     high = 1.0 if share >= 1 else float(betaincinv(successes + 1, failures, 1 - tail))
     return low, high
@@ -55,15 +55,15 @@ def effective_trials(successes: Array, sizes: Array, trials: float | None = None
     if n < 2 or float(successes.sum()) in (0.0, total):
         return identities  # nothing is known of the spread; it is never larger than with all-or-nothing identities
     usual = total / n
-    whole, count = total + 2 * ADDED * usual, n + 2 * ADDED
-    share = (float(successes.sum()) + ADDED * usual) / whole
+    total_weight, count = total + 2 * ADDED * usual, n + 2 * ADDED
+    share = (float(successes.sum()) + ADDED * usual) / total_weight
     squares = float(((successes - share * sizes) ** 2).sum()) + ADDED * usual**2 * ((1 - share) ** 2 + share**2)
-    variance = squares * count / (count - 1) / whole**2
+    variance = squares * count / (count - 1) / total_weight**2
     return float(np.clip(share * (1 - share) / variance, identities, most))
 
 
 def share_interval(successes: Array, sizes: Array, trials: float | None = None) -> tuple[float, float, float]:
     """``low``, ``high`` and the effective trials of a share; arguments as for :func:`effective_trials`."""
-    worth = effective_trials(successes, sizes, trials)
-    low, high = clopper_pearson(float(successes.sum() / sizes.sum()), worth)
-    return low, high, worth
+    effective = effective_trials(successes, sizes, trials)
+    low, high = clopper_pearson(float(successes.sum() / sizes.sum()), effective)
+    return low, high, effective

@@ -19,7 +19,7 @@ def damaged(run: StoredRun) -> Problem | None:
     The cause is a predicate: :meth:`~mibench.errors.Problem.of` puts the run in front.
 
     Looked at are the scores, the attack's state and every unit; tables and figures may be edited by their owner. A run
-    that recorded no hashes, or is not finished, is not judged.
+    that recorded no hashes, or is not finished, is not checked.
     """
     outputs = run.record.get("outputs")
     if run.status != "complete" or not isinstance(outputs, dict):
@@ -28,7 +28,7 @@ def damaged(run: StoredRun) -> Problem | None:
     for name, digest in outputs.items():
         if name not in SCORES and not name.endswith(".safetensors"):
             continue
-        if not (run.path / name).is_file():  # nor a pipe, which nobody may ever write to
+        if not (run.path / name).is_file():  # not a regular file (a pipe would block)
             wrong[name] = "is missing"
             continue
         try:
@@ -41,9 +41,5 @@ def damaged(run: StoredRun) -> Problem | None:
         return None
     more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
     first = ", ".join(f"{name} {what}" for name, what in list(wrong.items())[:2])
-    cure = (
-        f"mibench score {run.path}"
-        if set(wrong) <= set(SCORES)
-        else "give the command of the run again, which makes them anew"
-    )
+    cure = f"mibench score {run.path}" if set(wrong) <= set(SCORES) else "rerun the original command to regenerate them"
     return Problem(f"is damaged since it was finished: {first}{more}", cure)

@@ -15,13 +15,13 @@ _FIELDS = frozenset(field.name for field in dataclasses.fields(MetricInfo))
 def read_infos(stored: Iterable[JsonObject]) -> dict[str, MetricInfo]:
     """``metrics`` of ``run.json``, checked already; fields, topics and views of a later version are left out."""
     infos: dict[str, MetricInfo] = {}
-    for each in stored:
-        fields = {name: value for name, value in each.items() if name in _FIELDS}
-        if "proportion" not in fields and (known := built_in_infos().get(each["name"])) is not None:
+    for entry in stored:
+        fields = {name: value for name, value in entry.items() if name in _FIELDS}
+        if "proportion" not in fields and (known := built_in_infos().get(entry["name"])) is not None:
             fields["proportion"] = known.proportion  # a run from before metrics said so
-        fields["topic"] = topic if (topic := each.get("topic")) in TOPICS else "other"
-        fields["views"] = tuple(view for view in VIEWS if view in each.get("views", VIEWS))
-        infos.setdefault(each["name"], MetricInfo(**fields))
+        fields["topic"] = topic if (topic := entry.get("topic")) in TOPICS else "other"
+        fields["views"] = tuple(view for view in VIEWS if view in entry.get("views", VIEWS))
+        infos.setdefault(entry["name"], MetricInfo(**fields))
     return infos
 
 
@@ -35,7 +35,7 @@ def built_in_infos() -> Mapping[str, MetricInfo]:
 def merged_infos(of_runs: Iterable[Mapping[str, MetricInfo]]) -> dict[str, MetricInfo]:
     """The metrics of several runs in the order of tables: by topic, then as they were met; the first run's words."""
     infos: dict[str, MetricInfo] = {}
-    for each in of_runs:
-        for name, info in each.items():
+    for of_run in of_runs:
+        for name, info in of_run.items():
             infos.setdefault(name, info)
     return dict(sorted(infos.items(), key=lambda item: TOPICS.index(item[1].topic)))

@@ -124,7 +124,7 @@ def pooled(like: Estimate, values: pd.Series[float], *, seeds: int, samples: int
 def compared(
     name: str, first: pd.Series[float], second: pd.Series[float], *, trials: tuple[float, float] | None = None
 ) -> Estimate:
-    """``first - second`` over the same identities in the same order: ``estimate.compared``."""
+    """``first - second`` over the same identities in the same order: :func:`mibench.metrics.estimates.compared`."""
     from mibench.metrics import estimates
 
     return estimates.compared(name, first.tolist(), second.tolist(), trials=trials)
@@ -139,9 +139,9 @@ def _trials(run: StoredRun, other: StoredRun, column: str) -> tuple[float, float
 
 def adjusted(p_values: Sequence[float]) -> list[float]:
     """Holm's adjustment of a family of p values, in the order given."""
-    from mibench.metrics.estimates import holm
+    from mibench.metrics.estimates import holm_adjust
 
-    return holm(p_values)
+    return holm_adjust(p_values)
 
 
 def _is_numeric(values: pd.Series[float]) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _COUNTED = ("queries_forward", "queries_backward", "seconds")
-_TRUTHS = ("selected", "hit1", "hit5")
+_BOOLEAN_COLUMNS = ("selected", "hit1", "hit5")
 
 
 class LabelledImages(Protocol):
@@ -129,7 +129,7 @@ class StoredRun:
 
     @cached_property
     def floor(self) -> StoredRun | None:
-        """The run that this one is compared with; None where it is one itself, or the floor is not beside it."""
+        """The run that this one is compared with; None where it is one itself, or it is not in the same folder."""
         name = self.record.get("floor")
         folder = self.path.parent / str(name)
         return StoredRun(folder) if name and (folder / "run.json").exists() else None
@@ -148,11 +148,11 @@ class StoredRun:
             table = pd.read_csv(file)
         except (ValueError, OSError) as error:
             raise self._spoilt(f"{file} cannot be read as a table") from error
-        for column in (*_TRUTHS, "identity", "sample"):
+        for column in (*_BOOLEAN_COLUMNS, "identity", "sample"):
             if column not in table:
                 raise self._spoilt(f"{file} has no column {column!r}")
         for column, fits, kind in (
-            *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _TRUTHS),
+            *((truth, pd.api.types.is_bool_dtype, "True and False") for truth in _BOOLEAN_COLUMNS),
             *((count, pd.api.types.is_integer_dtype, "whole numbers") for count in ("identity", "sample")),
         ):
             if not fits(table[column]):
@@ -253,14 +253,16 @@ class StoredRun:
         prepare, attack = _cost([self.preparation]), _cost(units)
         protocol = self.specification.get("protocol")
         identities = protocol.get("identities") if isinstance(protocol, dict) else None
-        each: dict[str, float | None] = {}
+        per_identity: dict[str, float | None] = {}
         for fact in _COUNTED:
             first, second = prepare[fact], attack[fact]
-            each[fact] = None if first is None or second is None or not identities else (first + second) / identities
+            per_identity[fact] = (
+                None if first is None or second is None or not identities else (first + second) / identities
+            )
         return {
             "prepare": prepare,
             "attack": attack,
-            "identity": each,
+            "identity": per_identity,
             "prior": {"queries_forward": self.record.get("prior_queries_forward")},
         }
 
@@ -346,8 +348,8 @@ def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
     totals: dict[str, float | None] = {}
     for fact in (*_COUNTED, "peak_memory_bytes"):
         values = [part[fact] for part in parts if isinstance(part.get(fact), int | float)]
-        whole = bool(parts) and len(values) == len(parts)
-        totals[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if whole else None
+        complete = bool(parts) and len(values) == len(parts)
+        totals[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if complete else None
     return totals
 
 

@@ -32,7 +32,7 @@ MICRO_BATCH = 256
 
 @dataclass
 class Execution:
-    """Where a run computes: the device, how many images at a time, whom it tells. None of it changes a result."""
+    """Where a run computes: device, images at a time, progress reporter. None of it changes a result."""
 
     device: torch.device
     micro_batch: int = MICRO_BATCH
@@ -61,7 +61,7 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
         raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network", cure=mapping_priors())
     machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
-    run = _Attacking(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
+    run = _AttackRunner(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
     with deterministic(machine.device, plan.spec.precision) as varying:
         machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}", attack=plan.spec.attack)
         try:
@@ -80,7 +80,7 @@ def note_varying(folder: RunDir, operations: set[str]) -> None:
 
 
 @dataclass
-class _Attacking:
+class _AttackRunner:
     """The objects of one run at work."""
 
     plan: Plan
@@ -202,12 +202,12 @@ class _Attacking:
 def max_micro_batch(prior: Prior | None, device: torch.device) -> int:
     """The most images of a prior to decode at a time: a power of two that takes half of the memory at most.
 
-    A GPU that is asked for more says so; on a CPU memory is promised, and the process is killed when it is not there.
+    A GPU raises an out-of-memory error; a CPU overcommits and the process is killed.
     What is free now does not count: kernels round by the size of a batch, and a run resumed later must not.
     """
-    each, total = None if prior is None else prior.bytes_per_image, total_memory(device)
+    bytes_per_image, total = None if prior is None else prior.bytes_per_image, total_memory(device)
     count = MICRO_BATCH
-    while each and total and count > 1 and count * each > total / 2:
+    while bytes_per_image and total and count > 1 and count * bytes_per_image > total / 2:
         count //= 2
     return count
 
@@ -217,7 +217,7 @@ def _public(dataset: IdentitySplit, size: int, device: torch.device) -> Callable
     return lambda n: dataset.public(size, n).floats().to(device)
 
 
-def check_reconstruction(found: Reconstruction, identities: tuple[int, ...], size: int, plan: Plan) -> None:
+def check_reconstruction(reconstruction: Reconstruction, identities: tuple[int, ...], size: int, plan: Plan) -> None:
     """Refuse what is not a reconstruction of this unit.
 
     Raises:
@@ -228,18 +228,23 @@ def check_reconstruction(found: Reconstruction, identities: tuple[int, ...], siz
         if not condition:
             raise MibenchError(f"attack {plan.attack.name!r} returned {what}: expected {expected}, got {got}")
 
-    count = int(found.labels.shape[0])
+    count = int(reconstruction.labels.shape[0])
     shape = (count, 3, size, size)
-    expect(tuple(found.images.shape) == shape, "images of another shape", shape, tuple(found.images.shape))
     expect(
-        tuple(found.confidence.shape) == (count,),
+        tuple(reconstruction.images.shape) == shape,
+        "images of another shape",
+        shape,
+        tuple(reconstruction.images.shape),
+    )
+    expect(
+        tuple(reconstruction.confidence.shape) == (count,),
         "confidence of another shape",
         (count,),
-        tuple(found.confidence.shape),
+        tuple(reconstruction.confidence.shape),
     )
-    numbers = bool(torch.isfinite(found.images).all() & torch.isfinite(found.confidence).all())
+    numbers = bool(torch.isfinite(reconstruction.images).all() & torch.isfinite(reconstruction.confidence).all())
     expect(numbers, "numbers that are not finite", "finite images and confidence", "NaN or infinity")
-    labels = found.labels.tolist()
+    labels = reconstruction.labels.tolist()
     foreign = sorted(set(labels) - set(identities))
     expect(not foreign, "labels that are not in the unit", f"identities {list(identities)}", foreign[:5])
     need = plan.spec.protocol.samples
@@ -253,22 +258,26 @@ def check_reconstruction(found: Reconstruction, identities: tuple[int, ...], siz
         )
 
 
-def keep_most_confident(found: Reconstruction, count: int | None) -> Reconstruction:
+def keep_most_confident(reconstruction: Reconstruction, count: int | None) -> Reconstruction:
     """The ``count`` reconstructions of each identity that the adversary is surest of, in the order they came in.
 
     Equal confidences: the earlier one. None keeps all.
     """
     if count is None:
-        return found
-    ranked = found.confidence.detach().cpu().argsort(descending=True, stable=True)
-    labels = found.labels.cpu()[ranked]
+        return reconstruction
+    ranked = reconstruction.confidence.detach().cpu().argsort(descending=True, stable=True)
+    labels = reconstruction.labels.cpu()[ranked]
     kept = torch.cat([ranked[rows[:count]] for rows in rows_by_label(labels).values()]).sort().values
-    latents = found.latents[kept.to(found.latents.device)] if len(found.latents) == len(labels) else found.latents
+    latents = (
+        reconstruction.latents[kept.to(reconstruction.latents.device)]
+        if len(reconstruction.latents) == len(labels)
+        else reconstruction.latents
+    )
     return replace(
-        found,
-        images=found.images[kept.to(found.images.device)],
-        labels=found.labels[kept.to(found.labels.device)],
-        confidence=found.confidence[kept.to(found.confidence.device)],
+        reconstruction,
+        images=reconstruction.images[kept.to(reconstruction.images.device)],
+        labels=reconstruction.labels[kept.to(reconstruction.labels.device)],
+        confidence=reconstruction.confidence[kept.to(reconstruction.confidence.device)],
         latents=latents,
     )
 

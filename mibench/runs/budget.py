@@ -81,7 +81,7 @@ def _largest(attack: Attack, name: str, protocol: EvalProtocol, allowed: int) ->
     present: int = getattr(attack, name)
     fits: dict[int, Attack] = {}
 
-    def judged(value: int) -> bool | None:
+    def fits_budget(value: int) -> bool | None:
         """Whether a value fits; None when the attack refuses it."""
         try:
             changed = dataclasses.replace(attack, **{name: value})
@@ -93,7 +93,7 @@ def _largest(attack: Attack, name: str, protocol: EvalProtocol, allowed: int) ->
         return True
 
     low, high = 0, present
-    while judged(high):
+    while fits_budget(high):
         if high > allowed:
             raise MibenchError(
                 f"attack {attack.name!r} says that {name} decides its queries, but {name}={high} plans no more than "
@@ -103,7 +103,7 @@ def _largest(attack: Attack, name: str, protocol: EvalProtocol, allowed: int) ->
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        verdict = judged(middle)
+        verdict = fits_budget(middle)
         if verdict is False or (verdict is None and middle > present):
             high = middle
         else:
@@ -116,16 +116,16 @@ def _largest(attack: Attack, name: str, protocol: EvalProtocol, allowed: int) ->
 
 def _too_much(attack: Attack, protocol: EvalProtocol, needed: int, when: str = "") -> MibenchError:
     """What the attack needs, what it may have, and which settings would lower it."""
-    each, setting = -(-needed // protocol.num_identities), attack.budget_setting
+    per_identity, setting = -(-needed // protocol.num_identities), attack.budget_setting
     value = f" with {setting}={getattr(attack, setting)}" if setting is not None and not when else when
     cheaper = [f"attack.{name}" for name in _costly(attack, protocol, needed) if name != setting]
     cures = [f"leave attack.{setting} to the budget"] if setting is not None and not when else []
     cures += [f"lower {' or '.join(cheaper)}"] if cheaper else []
     cure = "".join(f"{one}, or " for one in cures)
     return MibenchError(
-        f"attack {attack.name!r}{value} shows its victim {each} images per identity (forwards plus backwards, "
+        f"attack {attack.name!r}{value} shows its victim {per_identity} images per identity (forwards plus backwards, "
         f"preparation included), protocol {protocol.title!r} allows {protocol.query_budget}",
-        cure=f"{cure}--set protocol.query_budget={each}",
+        cure=f"{cure}--set protocol.query_budget={per_identity}",
     )
 
 

@@ -42,7 +42,7 @@ def check_target_access(attack: Attack, target: Card) -> None:
 
 
 def access_error(attack: type[Attack], granted: Access, because: str) -> AccessError:
-    """The refusal of an attack that needs more than there is; names those that need less."""
+    """The refusal of an attack that needs more than is granted; names those that need less."""
     return AccessError(
         f"attack {attack.name!r} needs {attack.access.name.lower()}, {because}",
         cure=f"choose {_attacks_within(granted)}",
@@ -66,7 +66,7 @@ def check_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
 
 
 def check_identities(protocol: EvalProtocol, dataset: IdentitySplit) -> None:
-    """Refuse a protocol that attacks classes which there are not."""
+    """Refuse a protocol that attacks classes which the data set does not have."""
     if protocol.labels[-1] >= dataset.num_classes:
         raise MibenchError(
             f"protocol {protocol.name!r} attacks identities {protocol.labels[0]} to {protocol.labels[-1]}, "

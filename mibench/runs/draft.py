@@ -65,7 +65,7 @@ class Draft:
         """The draft of the run that this one, settled, is compared with; None: it is one itself.
 
         The floor takes the preset that was asked for, where it has one of that name, and every setting of the attack
-        that a person asked for and that it has too (pool, candidates, truncation): it searches as its attack does.
+        that a person asked for and that it has too (pool, candidates, truncation): both search the same candidates.
 
         Raises:
             MibenchError: the protocol grants less than the floor needs, or has a budget that it exceeds.

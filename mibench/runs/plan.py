@@ -1,6 +1,6 @@
 """From names to a plan: a request, resolved once into a record of everything that a run needs to know.
 
-Nothing downstream asks the makers of a plan again: what the engine, the referee, a sweep or a table needs is a field.
+Later stages read only the plan: what the engine, the referee, a sweep or a table needs is a field.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Plan:
         )
         others = {name: setting for name, setting in self.origins.items() if not name.startswith("attack.")}
         files = {"target": self.target, "judge": self.judge, "prior": self.prior, "regressor": self.regressor}
-        return _plan(spec, draft, self.dataset, files, self.cards, _scoped("attack", draft.attack_origins) | others)
+        return _plan(spec, draft, self.dataset, files, self.cards, _add_scope("attack", draft.attack_origins) | others)
 
 
 def make_plan(request: RunRequest) -> Plan:
@@ -128,16 +128,18 @@ def make_plan(request: RunRequest) -> Plan:
         seed=names.seed,
         precision=names.precision,
     )
-    origins = _scoped("attack", draft.attack_origins) | _scoped("dataset", dataset_origins)
-    origins |= _scoped("prior", prior_origins) | _scoped("protocol", draft.protocol_origins)
+    origins = _add_scope("attack", draft.attack_origins) | _add_scope("dataset", dataset_origins)
+    origins |= _add_scope("prior", prior_origins) | _add_scope("protocol", draft.protocol_origins)
     return _plan(spec, draft, dataset, files, loaded, origins)
 
 
 def _weights(card: Card) -> Weights:
     """What a run says of a set of weights; of a target whose answers are filtered also the filters."""
-    own = Weights(card=card.name, architecture=card.architecture, sha256=card.weights.sha256, arguments=card.arguments)
+    unfiltered = Weights(
+        card=card.name, architecture=card.architecture, sha256=card.weights.sha256, arguments=card.arguments
+    )
     filters = filter_settings(card)
-    return FilteredWeights(**vars(own), filters=filters) if filters else own
+    return FilteredWeights(**vars(unfiltered), filters=filters) if filters else unfiltered
 
 
 def _plan(
@@ -180,7 +182,7 @@ def _plan(
     )
 
 
-def _scoped(scope: str, origins: Mapping[str, Setting]) -> Origins:
+def _add_scope(scope: str, origins: Mapping[str, Setting]) -> Origins:
     return {f"{scope}.{name}": setting for name, setting in origins.items()}
 
 
@@ -197,8 +199,8 @@ def _dataset_and_weights(draft: Draft) -> tuple[IdentitySplit, Origins, dict[str
     files: dict[str, CardFile] = {}
     kind: type[IdentitySplit] = registry.load("dataset", names.dataset)
     try:
-        own = Layer(f"protocol {protocol.name}", protocol.dataset)
-        dataset, origins = config.resolve(kind, [own, *draft.layers["dataset"]], scope="dataset")
+        protocol_layer = Layer(f"protocol {protocol.name}", protocol.dataset)
+        dataset, origins = config.resolve(kind, [protocol_layer, *draft.layers["dataset"]], scope="dataset")
     except MibenchError as error:
         problems += error.problems
     needed: dict[str, str | None] = {
@@ -223,12 +225,12 @@ def _prior_name(names: RunNames, attack: Attack, protocol: EvalProtocol) -> str:
     """The prior asked for, else the attack's own, else the protocol's; one made against a target is the target's."""
     name = names.prior or attack.prior or protocol.prior
     prior = CardName.complete(name, names.dataset)
-    aimed = (
+    is_target_specific = (
         prior.tag is None
         and prior.architecture in registry.names("prior")
         and prior_class(prior.architecture).per_target
     )
-    return f"{name}+{CardName.complete(names.target, names.dataset).as_tag}" if aimed else name
+    return f"{name}+{CardName.complete(names.target, names.dataset).as_tag}" if is_target_specific else name
 
 
 def _prior_queries(prior: Card | None) -> int | None:

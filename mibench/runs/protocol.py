@@ -62,7 +62,7 @@ def check_metrics(protocol: EvalProtocol) -> None:
 
     Raises:
         MibenchError: an unknown group; an estimate in ``required`` that no chosen group yields, with the group to add.
-            One that no group of ours yields is left to groups of others, where there are any: it may be theirs.
+            An estimate that no built-in group yields may come from a third party's group, where one is chosen.
     """
     from mibench.metrics.declared import declared_estimates  # loads torch, which showing a protocol need not
 
@@ -91,5 +91,5 @@ def check_metrics(protocol: EvalProtocol) -> None:
 
 def _spelled_out(groups: Sequence[str]) -> tuple[str, ...]:
     """Groups of metrics with the default ones in place of the word ``default``; each once."""
-    each = (DEFAULT_METRICS if name == DEFAULT else (name,) for name in groups)
-    return tuple(dict.fromkeys(name for part in each for name in part))
+    metrics_of_groups = (DEFAULT_METRICS if name == DEFAULT else (name,) for name in groups)
+    return tuple(dict.fromkeys(name for part in metrics_of_groups for name in part))

@@ -27,14 +27,14 @@ Settings = Mapping[str, Mapping[str, object]]  # scope -> name -> value
 class RunRequest:
     """What a person asks for, on the command line, from Python, in a suite or through an audit.
 
-    None means: not said, so the configuration file or the default decides.
+    None means: not given, so the configuration file or the default decides.
 
     Attributes:
         judge: another set of weights than the protocol's judge on this data set (one trained on somebody's own data).
         min_accuracy: least test accuracy in [0, 1] of target and judge, by their cards; None means twice chance.
         access: the most that the adversary may ask of the victim (labels, scores, gradients): ``protocol.access``.
         settings: scope (attack, dataset, prior, protocol) -> values, as ``--set`` gives them.
-        config: a file with the same fields, weaker than what is said here.
+        config: a file with the same fields, overridden by these fields.
     """
 
     attack: str | None = None
@@ -54,7 +54,7 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunNames:
-    """The names and numbers that hold: flag, else file, else the default here. None leaves it to the rest of the run.
+    """The resolved names and numbers: flag, else file, else the default here. None leaves it to the rest of the run.
 
     Attributes:
         attack, target: by default those that the parties declare (:func:`mibench.registry.role`).
@@ -81,7 +81,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(RunNames))
 
 
 def read_request(request: RunRequest) -> tuple[RunNames, dict[str, tuple[Layer, ...]]]:
-    """The names that hold, and what was set in each scope, the weakest layer first.
+    """The resolved names, and what was set in each scope, the weakest layer first.
 
     Raises:
         MibenchError: a file that cannot be read, an unknown key or scope, a value of another kind than belongs there.

@@ -35,7 +35,7 @@ from mibench.system.turns import computing
 from mibench.weights import cards, load
 
 FLOOR_PATIENCE = 3600.0  # seconds that a run waits for another one that is making the floor both need
-NAMED = 4  # remarks on the data that are said; `mibench data verify` says all
+MAX_REMARKS = 4  # remarks on the data that are printed; `mibench data verify` prints all
 RESULT_FILES = ("samples.csv", "metrics.json")
 DRAWN_FOLDERS = ("tables", "figures", "images")
 
@@ -49,9 +49,13 @@ def run_request(
     """
     with computing(machine.reporter):
         plan = make_plan(request)
-        if unused and isinstance(plan.dataset, FileSplit) and (left := plan.dataset.unused()):
-            more = f"; {len(left) - NAMED:,} more remarks: mibench data verify" if len(left) > NAMED else ""
-            machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(left[:NAMED])}{more}")
+        if unused and isinstance(plan.dataset, FileSplit) and (remarks := plan.dataset.unused()):
+            more = (
+                f"; {len(remarks) - MAX_REMARKS:,} more remarks: mibench data verify"
+                if len(remarks) > MAX_REMARKS
+                else ""
+            )
+            machine.reporter.say(f"data set {plan.spec.dataset}: {'; '.join(remarks[:MAX_REMARKS])}{more}")
         baseline = plan.floor()
         _refuse_early(plan, RunDir(out / plan.spec.run_name), machine, allow_changed_code)
         floor = None if baseline is None else _run_plan(baseline, out, machine, None, allow_changed_code)
@@ -81,12 +85,12 @@ def _run_plan(
         code = code_hashes(plan.parties)
         if not allow_changed_code:
             refuse_changed_code(folder, code)
-        for doubt in _doubts(plan) if floor is None else ():  # else the floor said them
+        for doubt in _weight_warnings(plan) if floor is None else ():  # else the floor said them
             machine.reporter.say(f"warning: {doubt}")
-        if (found := completed(plan, folder, floor)) is not None:
+        if (finished := completed(plan, folder, floor)) is not None:
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
-            return found
-        record, reading = folder.record(), _reading_code(plan, floor)
+            return finished
+        record, reading = folder.record(), _scoring_code_hashes(plan, floor)
         _begin(plan, folder, machine, code)
         started = time.time()
         try:
@@ -113,10 +117,10 @@ def _run_plan(
 def completed(plan: Plan, folder: RunDir, floor: StoredRun | None) -> StoredRun | None:
     """The run where it is complete, its files intact and read by today's code, else None. Nothing is written.
 
-    What is claimed is looked at: every file that results are in, the attack's state and each unit, by hash.
+    Every recorded output is verified by hash: the files that results are in, the attack's state and each unit.
     """
     record = folder.record()
-    if record.get("status") != "complete" or record.get("reading") != _reading_code(plan, floor):
+    if record.get("status") != "complete" or record.get("reading") != _scoring_code_hashes(plan, floor):
         return None
     stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units)
     return StoredRun(folder.path, reused=True) if stored and _outputs_intact(folder, record) else None
@@ -157,8 +161,8 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
 
 def _attacked(plan: Plan) -> str:
     """``50 of 5,000``."""
-    attacked, there = plan.spec.protocol.num_identities, plan.dataset.num_classes
-    return f"{attacked:,}" + (f" of {there:,}" if attacked < there else "")
+    attacked, available = plan.spec.protocol.num_identities, plan.dataset.num_classes
+    return f"{attacked:,}" + (f" of {available:,}" if attacked < available else "")
 
 
 def _attacked_classifier(card: Card) -> dict[str, object]:
@@ -170,7 +174,7 @@ def _attacked_classifier(card: Card) -> dict[str, object]:
     }
 
 
-def _doubts(plan: Plan) -> Iterator[str]:
+def _weight_warnings(plan: Plan) -> Iterator[str]:
     """What may make the weights of a run other than a reader expects."""
     for file in filter(None, (plan.target, plan.judge, plan.prior, plan.regressor)):
         if (owner := cards.hides_shipped(file)) is not None:
@@ -205,12 +209,12 @@ def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:
 
 
 def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
-    """Leave word in run.json where that is still possible; the error itself goes on to the person either way.
+    """Record the failure in run.json where that is still possible; the error itself reaches the person either way.
 
     A run that met a mistake in its input before it had computed anything never began: it leaves no file.
     """
     if fresh and isinstance(error, MibenchError) and not folder.anything_stored():
-        folder.forget()
+        folder.discard_new_run()
         return
     try:
         folder.update_record(status="failed", error=f"{type(error).__name__}: {error}")
@@ -220,21 +224,21 @@ def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
 
 def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter: Reporter) -> None:
     """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
-    found = open_run(folder.path)
+    run = open_run(folder.path)
     private = plan.dataset.private("train", plan.cards["target"].image.size, plan.spec.protocol.labels)
     names = registry.names("report")
     reporter.start("drawing")
     try:
         for number, name in enumerate(names):
             reporter.update(number, len(names), name)
-            registry.load("report", name)(found, floor=floor, private=private)
+            registry.load("report", name)(run, floor=floor, private=private)
     except OSError as error:
         raise write_error(folder.path, error) from error
     finally:
         reporter.stop()
 
 
-def _reading_code(plan: Plan, floor: StoredRun | None) -> dict[str, str]:
+def _scoring_code_hashes(plan: Plan, floor: StoredRun | None) -> dict[str, str]:
     """What determines the files made from units: scoring, metrics, reports, and the floor they are compared with."""
     hashes = {"scoring": code_hash("mibench.metrics.scoring", "mibench")}
     for name in plan.spec.protocol.metrics or DEFAULT_METRICS:
@@ -271,7 +275,7 @@ def _missing(plan: Plan, folder: RunDir) -> dict[str, str]:
     missing: dict[str, str] = {}
     for name in plan.spec.protocol.required:
         if name.startswith("true_identity") and not isinstance(plan.dataset, GroundTruth):
-            continue  # nobody knows the truth about photographs: null with the reason, and no reason to fail
+            continue  # photographs have no ground truth: null with the reason, and no reason to fail
         if name not in metrics:
             missing[name] = "it was not computed"
         elif metrics[name]["value"] is None and not metrics[name].get("params", {}).get("cannot_differ"):
@@ -317,8 +321,8 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
     floor_name = folder.record().get("floor")
     if floor_name and not RunDir(path.parent / floor_name).exists():
         raise MibenchError(
-            f"the floor that {path} is compared with is not beside it",
-            cure=f"bring {floor_name} to {path.parent} as well",
+            f"floor run {floor_name} of {path} is missing from {path.parent}",
+            cure="copy it there",
         )
     check_writable(path)
     check_units(plan, folder)
@@ -328,7 +332,7 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
         write_reports(plan, folder, floor, machine.reporter)
         folder.update_record(
             status="complete",
-            reading=_reading_code(plan, floor),
+            reading=_scoring_code_hashes(plan, floor),
             outputs=_outputs(folder),
             missing=_missing(plan, folder),
             scored=_now(),

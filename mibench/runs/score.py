@@ -40,7 +40,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
             reconstructions = load_units(plan, folder)
             size = int(reconstructions.images.shape[-1])
             controls = min(protocol.public_control, dataset.public_count()) if protocol.public_control else 0
-            judge = load.build_judge(plan.judge, device, cache, protocol.judge_resize)
+            judge = load.build_classifier_extractor(plan.judge, device, cache, protocol.judge_resize)
             inception, reason = _inception(device, cache)
             scores = score(
                 reconstructions,
@@ -48,7 +48,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
                 judge=judge,
                 per_identity=protocol.samples,
                 private_native=dataset.private("train", size, protocol.labels) if inception is not None else None,
-                target=load.build_judge(plan.target, device, None),
+                target=load.build_classifier_extractor(plan.target, device, None),
                 truth=_truth(plan, device),
                 inception=inception,
                 inception_reason=reason,
@@ -67,7 +67,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
     atomic_write(folder.path / "samples.csv", scores.samples.to_csv(index=False, lineterminator="\n").encode())
     write_json(folder.path / "metrics.json", scores.as_json())
     folder.update_record(metrics=[dataclasses.asdict(info) for info in scores.infos])
-    if isinstance(dataset, GroundTruth):  # a made-up world: its faces are nobody's
+    if isinstance(dataset, GroundTruth):  # synthetic data: no real people
         write_images(folder, reconstructions, scores)
     for note in scores.notes:
         machine.reporter.say(note)
@@ -79,7 +79,7 @@ def write_images(folder: RunDir, reconstructions: Reconstructions, scores: Score
 
     Pixels are exactly the stored ones, so numbers measured on the files are the numbers of the run.
     """
-    places = {
+    row_of = {
         (unit, index): row
         for row, (unit, index) in enumerate(
             zip(reconstructions.units.tolist(), reconstructions.index.tolist(), strict=True)
@@ -87,7 +87,7 @@ def write_images(folder: RunDir, reconstructions: Reconstructions, scores: Score
     }
     chosen = scores.samples[scores.samples["selected"]].sort_values(["identity", "sample"])
     for identity, rows in chosen.groupby("identity"):
-        order = [places[unit, index] for unit, index in zip(rows["unit"], rows["index"], strict=True)]
+        order = [row_of[unit, index] for unit, index in zip(rows["unit"], rows["index"], strict=True)]
         atomic_write(folder.path / "images" / f"{identity:04d}.png", strip_png(reconstructions.images[order]))
 
 
@@ -98,12 +98,12 @@ def load_units(plan: Plan, folder: RunDir) -> Reconstructions:
         MibenchError: a unit is missing or damaged; says to continue the run first.
     """
     check_units(plan, folder)
-    found: list[tuple[int, Tensor, Tensor, Tensor]] = []
+    stored: list[tuple[int, Tensor, Tensor, Tensor]] = []
     for index, identities in enumerate(plan.units):
         tensors, _ = folder.load(unit_stem(index))
         _check_unit(tensors, identities, folder.tensors_path(unit_stem(index)))
-        found.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
-    return Reconstructions.of(found)
+        stored.append((index, tensors["images"], tensors["labels"], tensors["confidence"]))
+    return Reconstructions.of(stored)
 
 
 def check_units(plan: Plan, folder: RunDir) -> None:

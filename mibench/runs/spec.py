@@ -36,7 +36,7 @@ class EvalProtocol:
         query_budget: images shown to the victim forwards plus backwards, per attacked identity, the shared preparation
             included; all attacks get as many (:mod:`mibench.runs.budget`). None: as many as each attack's preset asks.
         prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given. No
-            regressor: nobody knows the truth about the data.
+            regressor: the data set has no ground truth.
         prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
             ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
@@ -90,15 +90,15 @@ class EvalProtocol:
 
     def resolved(self, classes: int) -> EvalProtocol:
         """The same protocol with the number of identities in place of "all"."""
-        there = max(classes - self.first_identity, 1)
-        count = self.identities or min(there, self.at_most or there)
+        available = max(classes - self.first_identity, 1)
+        count = self.identities or min(available, self.at_most or available)
         return dataclasses.replace(self, identities=count, at_most=None)
 
     @property
     def num_identities(self) -> int:
         """How many classes are attacked."""
         if self.identities is None:
-            raise MibenchError(f"protocol {self.name!r} attacks all classes, and nobody has said how many there are")
+            raise MibenchError(f"protocol {self.name!r} attacks all classes, and their number is not known yet")
         return self.identities
 
     @property

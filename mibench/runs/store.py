@@ -88,7 +88,7 @@ class RunDir(WorkDirectory):
         """Whether a state or a unit was ever stored, intact or not."""
         return self.tensors_path("state").exists() or any((self.path / "units").glob("*"))
 
-    def forget(self) -> None:
+    def discard_new_run(self) -> None:
         """Take back what the beginning of a run wrote. The lock stays: another process may wait for it."""
         for name in ("run.json", "config.yaml", "log.jsonl"):
             with suppress(OSError):

@@ -34,7 +34,7 @@ BACKWARD = 2.0  # a backward pass costs about two forward passes; scales finishe
 
 @dataclass(frozen=True)
 class Cost:
-    """Images still to be shown and seconds still to go; None: nobody can say beforehand."""
+    """Images still to be shown and seconds still to go; None: not known beforehand."""
 
     queries: Queries | None
     seconds: float | None
@@ -69,12 +69,12 @@ def planned(plan: Plan, missing: Sequence[int], prepared: bool) -> Queries | Non
 
 def total(parts: Iterable[Queries | None]) -> Queries | None:
     """The sum; None when a part is unknown."""
-    found = Queries()
+    queries = Queries()
     for part in parts:
         if part is None:
             return None
-        found = Queries(found.forward + part.forward, found.backward + part.backward)
-    return found
+        queries = Queries(queries.forward + part.forward, queries.backward + part.backward)
+    return queries
 
 
 def weight(queries: Queries) -> float:
@@ -82,14 +82,14 @@ def weight(queries: Queries) -> float:
     return queries.forward + BACKWARD * queries.backward
 
 
-def outlook(standings: Sequence[CellStatus], out: Path, device: torch.device, jobs: int) -> CostEstimate:
+def cost_estimate(cell_statuses: Sequence[CellStatus], out: Path, device: torch.device, jobs: int) -> CostEstimate:
     """What is left to do with ``jobs`` workers. Times are taken with PyTorch's present number of threads."""
     clock = CostEstimator(out, device)
-    shared = _shared_floors(standings, out)
-    costs = {id(one): clock.cost(one.plan, one.missing, one.prepared) for one in _open(standings)}
+    shared = _shared_floors(cell_statuses, out)
+    costs = {id(one): clock.cost(one.plan, one.missing, one.prepared) for one in _open(cell_statuses)}
     floors = {name: clock.cost(plan, *progress(plan, out)) for name, plan in shared.items()}
     nothing = Cost(Queries(), 0.0)
-    cells = tuple(costs.get(id(standing), nothing) for standing in standings)
+    cells = tuple(costs.get(id(standing), nothing) for standing in cell_statuses)
     every = [*floors.values(), *costs.values()]
     seconds = [cost.seconds for cost in every if cost.seconds is not None]
     known = len(seconds) == len(every)
@@ -102,15 +102,15 @@ def outlook(standings: Sequence[CellStatus], out: Path, device: torch.device, jo
     )
 
 
-def _open(standings: Sequence[CellStatus]) -> list[CellStatus]:
-    return [standing for standing in standings if standing.state in ("to do", "part done")]
+def _open(cell_statuses: Sequence[CellStatus]) -> list[CellStatus]:
+    return [standing for standing in cell_statuses if standing.state in ("to do", "part done")]
 
 
-def _shared_floors(standings: Sequence[CellStatus], out: Path) -> dict[str, Plan]:
-    """Floors that running the cells will make on the way: not cells themselves, and not all there."""
-    own = {standing.folder for standing in standings}
-    found = {s.floor.spec.run_name: s.floor for s in _open(standings) if s.floor is not None}
-    return {name: plan for name, plan in found.items() if name not in own and progress(plan, out)[0]}
+def _shared_floors(cell_statuses: Sequence[CellStatus], out: Path) -> dict[str, Plan]:
+    """Floors that running the cells will make on the way: not cells themselves, and not complete."""
+    own = {standing.folder for standing in cell_statuses}
+    floors = {s.floor.spec.run_name: s.floor for s in _open(cell_statuses) if s.floor is not None}
+    return {name: plan for name, plan in floors.items() if name not in own and progress(plan, out)[0]}
 
 
 def _side_by_side(seconds: Iterable[float], jobs: int) -> float:

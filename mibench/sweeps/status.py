@@ -62,12 +62,12 @@ class CellStatus:
         return self.state
 
 
-def standings(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = False) -> list[CellStatus]:
+def cell_statuses(cells: Iterable[Cell], out: Path, *, allow_changed_code: bool = False) -> list[CellStatus]:
     """Where each cell stands in the output folder ``out``."""
-    return [_standing(cell, out, allow_changed_code) for cell in cells]
+    return [_cell_status(cell, out, allow_changed_code) for cell in cells]
 
 
-def _standing(cell: Cell, out: Path, allow_changed_code: bool) -> CellStatus:
+def _cell_status(cell: Cell, out: Path, allow_changed_code: bool) -> CellStatus:
     try:
         plan = make_plan(cell.request)
         floor = plan.floor()

@@ -136,29 +136,29 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
         source: names the file in messages.
         name: of the suite when the file gives none.
     """
-    found = _mapping(content, source)
-    _known(found, KEYS, source)
+    fields = _mapping(content, source)
+    _known(fields, KEYS, source)
     common: dict[str, Any] = {
-        key: _text(found[key], f"{source}: {key}") for key in COMMON if found.get(key) is not None
+        key: _text(fields[key], f"{source}: {key}") for key in COMMON if fields.get(key) is not None
     }
-    if (least := found.get("min_accuracy")) is not None:
+    if (least := fields.get("min_accuracy")) is not None:
         if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
             raise MibenchError(f"{source}: min_accuracy: expected a share in [0, 1], got {shown(least)}")
         common["min_accuracy"] = least
-    settings = _settings(found.get("settings"), f"{source}: settings")
-    if found.get("defences") is not None:
-        found = {**found, "targets": _defended(found, source)}
-    if found.get("access") is not None:
-        settings.setdefault("protocol", {}).setdefault("access", _text(found["access"], f"{source}: access"))
-    entries = [_entries(found, axis, source) for axis in AXES]
+    settings = _settings(fields.get("settings"), f"{source}: settings")
+    if fields.get("defences") is not None:
+        fields = {**fields, "targets": _defended(fields, source)}
+    if fields.get("access") is not None:
+        settings.setdefault("protocol", {}).setdefault("access", _text(fields["access"], f"{source}: access"))
+    entries = [_entries(fields, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
-    title = _text(found.get("name", name), f"{source}: name")
+    title = _text(fields.get("name", name), f"{source}: name")
     if not is_plain_name(title):
         raise MibenchError(f"{source}: name: it becomes a folder: {PLAIN_NAMES}; got {shown(title)}")
-    kept = _without(cells, found.get("exclude"), f"{source}: exclude")
+    kept = _without(cells, fields.get("exclude"), f"{source}: exclude")
     if not kept:
         raise MibenchError(f"{source}: nothing is left to run: every cell is excluded", cure="exclude fewer")
-    asked = _mapping(found.get("compare"), f"{source}: compare")
+    asked = _mapping(fields.get("compare"), f"{source}: compare")
     _known(asked, ("reference", "metrics", "by"), f"{source}: compare")
     by = next((by for by in COMPARED_BY if by == asked.get("by", "attack")), None)
     if by is None:
@@ -174,7 +174,7 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
         metrics=tuple(_text(name, f"{source}: compare.metrics") for name in metrics),
         by=by,
         name=title,
-        description=" ".join(str(found.get("description", "")).split()),
+        description=" ".join(str(fields.get("description", "")).split()),
         protocol=common.get("protocol"),
         cells=kept,
     )
@@ -191,27 +191,27 @@ def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settin
     return Cell(label=str(label), request=RunRequest(**{**fields, "settings": merged}))
 
 
-def _entries(found: Mapping[str, object], axis: Axis, source: str) -> list[dict[str, object]]:
+def _entries(fields: Mapping[str, object], axis: Axis, source: str) -> list[dict[str, object]]:
     """The values along an axis, each as the fields of a request that it fills."""
-    place = f"{source}: {axis.key}"
-    given = found.get(axis.key, None if axis.default is None else list(axis.default))
+    location = f"{source}: {axis.key}"
+    given = fields.get(axis.key, None if axis.default is None else list(axis.default))
     if not isinstance(given, list) or not given:
-        raise MibenchError(f"{place}: expected a list of at least one {axis.field}, got {shown(given)}")
-    entries = [_entry(item, axis, f"{place}[{number}]") for number, item in enumerate(given)]
+        raise MibenchError(f"{location}: expected a list of at least one {axis.field}, got {shown(given)}")
+    entries = [_entry(item, axis, f"{location}[{number}]") for number, item in enumerate(given)]
     names = [entry.get("label", entry[axis.field]) for entry in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         cure = "give each a label of its own" if "label" in axis.details else "remove one"
-        raise MibenchError(f"{place}: {twice!r} stands twice", cure=cure)
+        raise MibenchError(f"{location}: {twice!r} stands twice", cure=cure)
     return entries
 
 
-def _defended(found: Mapping[str, object], source: str) -> list[str]:
+def _defended(fields: Mapping[str, object], source: str) -> list[str]:
     """The names of all targets under all defences: each target as it is for ``none``, else with the defence's tag."""
     axis = Axis("defences", "defence")
-    tags = [str(entry["defence"]) for entry in _entries(found, axis, source)]
+    tags = [str(entry["defence"]) for entry in _entries(fields, axis, source)]
     targets = next(axis for axis in AXES if axis.field == "target")
-    names = [str(entry["target"]) for entry in _entries(found, targets, source)]
+    names = [str(entry["target"]) for entry in _entries(fields, targets, source)]
     for name in names:
         if "+" in name:
             raise MibenchError(
@@ -221,45 +221,45 @@ def _defended(found: Mapping[str, object], source: str) -> list[str]:
     return [name if tag == UNDEFENDED else f"{name}+{tag}" for name in names for tag in tags]
 
 
-def _entry(item: object, axis: Axis, place: str) -> dict[str, object]:
+def _entry(item: object, axis: Axis, location: str) -> dict[str, object]:
     if not (isinstance(item, Mapping) and axis.details):
-        return {axis.field: _value(item, axis, place)}
-    entry = _mapping(item, place)
-    _known(entry, (axis.field, *axis.details), place)
+        return {axis.field: _value(item, axis, location)}
+    entry = _mapping(item, location)
+    _known(entry, (axis.field, *axis.details), location)
     if axis.field not in entry:
-        raise MibenchError(f"{place}: it needs the key {axis.field!r}")
-    result: dict[str, object] = {axis.field: _value(entry[axis.field], axis, place)}
+        raise MibenchError(f"{location}: it needs the key {axis.field!r}")
+    result: dict[str, object] = {axis.field: _value(entry[axis.field], axis, location)}
     for detail in axis.details:
         if entry.get(detail) is not None:
-            where = f"{place}.{detail}"
+            where = f"{location}.{detail}"
             read = _settings if detail == "settings" else _text
             result[detail] = read(entry[detail], where)
     return result
 
 
-def _value(item: object, axis: Axis, place: str) -> object:
+def _value(item: object, axis: Axis, location: str) -> object:
     if axis.kind is int:
         if isinstance(item, bool) or not isinstance(item, int) or item < 0:
-            raise MibenchError(f"{place}: a {axis.field} is a whole number from 0, got {shown(item)}")
+            raise MibenchError(f"{location}: a {axis.field} is a whole number from 0, got {shown(item)}")
         return item
-    return _text(item, place)
+    return _text(item, location)
 
 
-def _settings(given: object, place: str) -> dict[str, dict[str, object]]:
-    settings = _mapping(given, place)
-    _known(settings, SCOPES, place)
-    return {scope: _mapping(values, f"{place}.{scope}") for scope, values in settings.items()}
+def _settings(given: object, location: str) -> dict[str, dict[str, object]]:
+    settings = _mapping(given, location)
+    _known(settings, SCOPES, location)
+    return {scope: _mapping(values, f"{location}.{scope}") for scope, values in settings.items()}
 
 
-def _without(cells: tuple[Cell, ...], given: object, place: str) -> tuple[Cell, ...]:
+def _without(cells: tuple[Cell, ...], given: object, location: str) -> tuple[Cell, ...]:
     """The cells that no entry of ``exclude`` matches. An entry that matches none is a typing mistake."""
     if given is None:
         return cells
     if not isinstance(given, list):
-        raise MibenchError(f"{place}: expected a list of mappings such as {{attack: NAME, target: NAME}}")
+        raise MibenchError(f"{location}: expected a list of mappings such as {{attack: NAME, target: NAME}}")
     dropped: set[int] = set()
     for number, item in enumerate(given):
-        where = f"{place}[{number}]"
+        where = f"{location}[{number}]"
         pattern = _mapping(item, where)
         _known(pattern, MATCHED, where)
         if not pattern:
@@ -273,13 +273,13 @@ def _without(cells: tuple[Cell, ...], given: object, place: str) -> tuple[Cell, 
     return tuple(cell for index, cell in enumerate(cells) if index not in dropped)
 
 
-def _check_pattern(cells: Sequence[Cell], field: str, value: object, place: str) -> None:
+def _check_pattern(cells: Sequence[Cell], field: str, value: object, location: str) -> None:
     present = {name for cell in cells for name in _names(cell, field)}
     for wanted in value if isinstance(value, list) else [value]:
         if not isinstance(wanted, str | int):
-            raise MibenchError(f"{place}: {field}: expected a name or a list of names, got {shown(value)}")
+            raise MibenchError(f"{location}: {field}: expected a name or a list of names, got {shown(value)}")
         if wanted not in present:
-            raise MibenchError(f"{place}: {registry.unknown(field, str(wanted), map(str, present))}")
+            raise MibenchError(f"{location}: {registry.unknown(field, str(wanted), map(str, present))}")
 
 
 def _matches(cell: Cell, pattern: Mapping[str, object]) -> bool:
@@ -292,25 +292,25 @@ def _matches(cell: Cell, pattern: Mapping[str, object]) -> bool:
 
 def _names(cell: Cell, field: str) -> set[object]:
     """What a cell answers to: an attack by its name and by its label."""
-    found = {cell.axis(field)} | ({cell.label} if field == "attack" else set())
-    return {name for name in found if name is not None}
+    values = {cell.axis(field)} | ({cell.label} if field == "attack" else set())
+    return {name for name in values if name is not None}
 
 
-def _mapping(given: object, place: str) -> dict[str, object]:
+def _mapping(given: object, location: str) -> dict[str, object]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise MibenchError(f"{place}: expected a mapping of names to values, got {shown(given)}")
+        raise MibenchError(f"{location}: expected a mapping of names to values, got {shown(given)}")
     return {str(key): value for key, value in given.items()}
 
 
-def _known(found: Mapping[str, object], known: Sequence[str], place: str) -> None:
-    for key in found:
+def _known(fields: Mapping[str, object], known: Sequence[str], location: str) -> None:
+    for key in fields:
         if key not in known:
-            raise MibenchError(f"{place}: unknown key {shown(key)}{suggest(key, known)} (known: {', '.join(known)})")
+            raise MibenchError(f"{location}: unknown key {shown(key)}{suggest(key, known)} (known: {', '.join(known)})")
 
 
-def _text(given: object, place: str) -> str:
+def _text(given: object, location: str) -> str:
     if not isinstance(given, str) or not given:
-        raise MibenchError(f"{place}: expected a name, got {shown(given)}")
+        raise MibenchError(f"{location}: expected a name, got {shown(given)}")
     return given

@@ -1,4 +1,4 @@
-"""A sweep from beginning to end: what is there, what is left, run it, one table out.
+"""A sweep from beginning to end: which cells are complete, run the others, one table out.
 
 Files of the output folder, beside the run directories::
 
@@ -33,7 +33,7 @@ from mibench.system.text_files import read_object, shown
 from mibench.system.work_directory import WorkDirectory
 
 from . import estimate, tables
-from .status import CellStatus, finished, progress, standings
+from .status import CellStatus, cell_statuses, finished, progress
 from .suite import Suite
 from .workers import Event, Job, WorkerPool, demands
 
@@ -67,16 +67,16 @@ class DryRun:
     """What a sweep would do.
 
     Attributes:
-        standings: of each cell, in the order of the suite.
+        cell_statuses: of each cell, in the order of the suite.
         last_time: the reason of each cell's last failure, or None.
         jobs, threads: workers side by side, and PyTorch's threads in each.
     """
 
     suite: Suite
     path: Path
-    standings: tuple[CellStatus, ...]
+    cell_statuses: tuple[CellStatus, ...]
     last_time: tuple[str | None, ...]
-    outlook: estimate.CostEstimate
+    cost_estimate: estimate.CostEstimate
     jobs: int
     threads: int
 
@@ -84,21 +84,21 @@ class DryRun:
 def forecast(
     suite: Suite, out: Path, *, jobs: int | None = None, device: str = "auto", allow_changed_code: bool = False
 ) -> DryRun:
-    """What is there, what is left and what it will cost. Times a few images; writes and starts nothing."""
+    """Which cells are complete, which are left, and their cost. Times a few images; writes and starts nothing."""
     check_compared(suite)
-    devices = crew_devices(device, jobs)
+    devices = worker_devices(device, jobs)
     threads = threads_each(len(devices))
-    found = standings(suite.cells, out, allow_changed_code=allow_changed_code)
+    statuses = cell_statuses(suite.cells, out, allow_changed_code=allow_changed_code)
     before = _remembered(suite, out)
     with _threads(threads):
-        outlook = estimate.outlook(found, out, torch.device(devices[0]), len(devices))
-    reasons = [(before.get(_key(one)) or {}).get("reason") or None for one in found]
+        cost_estimate = estimate.cost_estimate(statuses, out, torch.device(devices[0]), len(devices))
+    reasons = [(before.get(_key(one)) or {}).get("reason") or None for one in statuses]
     return DryRun(
         suite=suite,
         path=out,
-        standings=tuple(found),
+        cell_statuses=tuple(statuses),
         last_time=tuple(reasons),
-        outlook=outlook,
+        cost_estimate=cost_estimate,
         jobs=len(devices),
         threads=threads,
     )
@@ -130,16 +130,16 @@ def sweep(
         MibenchError: the folder belongs to another suite or sweep, or cannot be written.
     """
     check_compared(suite)
-    devices = crew_devices(device, jobs)
+    devices = worker_devices(device, jobs)
     reporter = reporter or Reporter()
-    with _alone(out):
+    with _exclusive(out):
         before = _remembered(suite, out)
-        found = standings(suite.cells, out, allow_changed_code=allow_changed_code)
-        outcomes = [_before(one, before.get(_key(one)) or {}) for one in found]
-        crew = WorkerPool(
+        statuses = cell_statuses(suite.cells, out, allow_changed_code=allow_changed_code)
+        outcomes = [_before(one, before.get(_key(one)) or {}) for one in statuses]
+        pool = WorkerPool(
             out=out, devices=devices, threads=threads_each(len(devices)), allow_changed_code=allow_changed_code
         )
-        _conduct(suite, crew, outcomes, reporter)
+        _run_cells(suite, pool, outcomes, reporter)
         written = tables.write(suite, out, tables.sweep_table(outcomes, out))
         return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
 
@@ -160,7 +160,7 @@ def check_compared(suite: Suite) -> None:
             )
 
 
-def crew_devices(device: str, jobs: int | None) -> tuple[str, ...]:
+def worker_devices(device: str, jobs: int | None) -> tuple[str, ...]:
     """The device of each worker: one worker on a CPU and one for each GPU, unless ``jobs`` says how many."""
     if jobs is not None and jobs < 1:
         raise MibenchError(f"jobs must be at least 1, got {jobs}")
@@ -187,7 +187,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _exclusive(out: Path) -> Iterator[None]:
     """Hold the folder: two sweeps at once would run every cell twice."""
     lock = filelock.FileLock(out / ".sweep.lock", timeout=0)
     try:
@@ -260,29 +260,29 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _conduct(suite: Suite, crew: WorkerPool, outcomes: list[Outcome], reporter: Reporter) -> None:
+def _run_cells(suite: Suite, pool: WorkerPool, outcomes: list[Outcome], reporter: Reporter) -> None:
     """Run what is left; ``outcomes`` follows."""
-    log = WorkDirectory(crew.out)
+    log = WorkDirectory(pool.out)
     jobs = _jobs(outcomes)
     weights = _weights([outcomes[job.index].standing for job in jobs])
     bar = _Bar(outcomes, {job.index: weight for job, weight in zip(jobs, weights, strict=True)}, reporter)
     for outcome in outcomes:
         if outcome.status in FAILED:
             reporter.say(f"{outcome.standing.cell.title}: {outcome.status}: {outcome.reason}")
-    _save(suite, crew.out, outcomes)
+    _save(suite, pool.out, outcomes)
     if not jobs:
         return
-    log.log(event="sweep", suite=suite.name, cells=len(outcomes), left=len(jobs), devices=list(crew.devices))
+    log.log(event="sweep", suite=suite.name, cells=len(outcomes), left=len(jobs), devices=list(pool.devices))
     reporter.start(suite.name)
     try:
-        with closing(crew.run(jobs)) as events:
+        with closing(pool.run(jobs)) as events:
             for event in events:
                 cell = outcomes[event.index].standing.cell
                 if event.kind != "share":
                     log.log(event=event.kind, **cell.key, text=event.text, seconds=round(event.seconds, 3))
                 if event.kind in ("complete", "failed"):
-                    outcomes[event.index] = outcome = _after(outcomes[event.index], event, crew.out)
-                    _save(suite, crew.out, outcomes)
+                    outcomes[event.index] = outcome = _after(outcomes[event.index], event, pool.out)
+                    _save(suite, pool.out, outcomes)
                     reporter.say(bar.line(outcome))
                 bar.move(event)
     except KeyboardInterrupt:
@@ -300,12 +300,14 @@ def _jobs(outcomes: Sequence[Outcome]) -> list[Job]:
     return [Job(index=index, request=one.cell.request, makes=one.makes) for index, one in open_ones]
 
 
-def _weights(left: Sequence[CellStatus]) -> list[float]:
+def _weights(unfinished: Sequence[CellStatus]) -> list[float]:
     """How far each cell moves the bar: by what it still has to compute, as far as it can say."""
-    found = [estimate.planned(one.plan, one.missing, one.prepared) if one.plan is not None else None for one in left]
-    known = [estimate.weight(queries) for queries in found if queries is not None]
+    planned = [
+        estimate.planned(one.plan, one.missing, one.prepared) if one.plan is not None else None for one in unfinished
+    ]
+    known = [estimate.weight(queries) for queries in planned if queries is not None]
     usual = max(sum(known) / len(known), 1.0) if known else 1.0
-    return [usual if queries is None else max(estimate.weight(queries), 0.01 * usual) for queries in found]
+    return [usual if queries is None else max(estimate.weight(queries), 0.01 * usual) for queries in planned]
 
 
 def _after(outcome: Outcome, event: Event, out: Path) -> Outcome:

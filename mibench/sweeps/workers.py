@@ -265,7 +265,7 @@ def work(
         torch.set_num_threads(threads)
         attack = registry.entry("attack", str(request.attack)).name
         machine = Execution(choose_device(device), reporter=PipeReporter(connection, attack))
-        found = run_request(request, out, machine, allow_changed_code=allow_changed_code, unused=False)
+        run = run_request(request, out, machine, allow_changed_code=allow_changed_code, unused=False)
     except MibenchError as error:
         connection.send(("failed", one_line(str(error))))
         return
@@ -274,8 +274,8 @@ def work(
         connection.send(("failed", f"{reason} (traceback in {WORKERS_LOG})"))
         sys.stderr.write(f"{request.attack} against {request.target}, seed {request.seed}\n")
         raise
-    if found.missing:
-        connection.send(("failed", demands(found.missing)))
+    if run.missing:
+        connection.send(("failed", demands(run.missing)))
     else:
         connection.send(("complete", None))
 

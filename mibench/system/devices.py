@@ -87,31 +87,31 @@ def deterministic(device: torch.device, precision: str) -> Iterator[set[str]]:
 @contextmanager
 def _collected() -> Iterator[set[str]]:
     """Torch's warnings of operations that are not deterministic as a set of names; other warnings are shown as ever."""
-    found: set[str] = set()
+    operations: set[str] = set()
     with warnings.catch_warnings():
         warnings.filterwarnings("default", message=VARYING)  # once for each, also where warnings are errors
         show = warnings.showwarning
 
         def keep(message: Warning | str, *rest: Any, **more: Any) -> None:
             if match := re.match(VARYING, str(message)):
-                found.add(match[1] or match[2])
+                operations.add(match[1] or match[2])
             else:
                 show(message, *rest, **more)
 
         warnings.showwarning = keep
-        yield found
+        yield operations
 
 
 def total_memory(device: torch.device) -> int | None:
     """Bytes of the GPU, or of the machine and the control group that this process is in; None: the system is silent."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    found = []
+    limits = []
     with contextlib.suppress(AttributeError, OSError, ValueError):  # not on Windows
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return min(found, default=None)
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(limits, default=None)
 
 
 def reset_peak_memory(device: torch.device) -> None:

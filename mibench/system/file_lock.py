@@ -19,7 +19,7 @@ def held(lock: Path, what: str, *, patience: float = 0, reporter: Reporter | Non
 
     Args:
         lock: the file that is locked; its folder exists, and it stays.
-        what: happens to what, for the one line: ``runs/x is being written``.
+        what: busy message, to which the other process is added: ``runs/x is being written``.
         patience: seconds to wait for another process that holds it; -1: for as long as it takes.
         reporter: who hears that another process is waited for; None: the reporter of the command that runs.
 
@@ -28,15 +28,15 @@ def held(lock: Path, what: str, *, patience: float = 0, reporter: Reporter | Non
         OSError: the file cannot be made.
     """
     holder = lock.with_name(f"{lock.name}.pid")
-    taken = filelock.FileLock(lock)
+    file_lock = filelock.FileLock(lock)
     try:
-        taken.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except filelock.Timeout:
         busy = f"{what} by another process (pid {_number(holder)})"
         if patience:
             (reporter or current_reporter()).say(f"{busy}; waiting for it")
         try:
-            taken.acquire(timeout=patience)
+            file_lock.acquire(timeout=patience)
         except filelock.Timeout as error:
             raise MibenchError(f"{busy}", cure="wait for it or stop it first") from error
     try:
@@ -46,13 +46,13 @@ def held(lock: Path, what: str, *, patience: float = 0, reporter: Reporter | Non
     finally:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
-        taken.release()
+        file_lock.release()
 
 
 def _number(holder: Path) -> str:
     """The process that holds a lock, ``unknown`` where it has not said so (yet)."""
     try:
-        found = holder.read_text(encoding="ascii", errors="replace").strip()
+        pid = holder.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return "unknown"
-    return found if found.isdecimal() else "unknown"
+    return pid if pid.isdecimal() else "unknown"

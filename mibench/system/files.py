@@ -41,8 +41,8 @@ def check_writable(*folders: Path) -> None:
     """
     for folder in folders:
         try:
-            there = next(above for above in (folder, *folder.absolute().parents) if os.path.lexists(above))
-            with tempfile.TemporaryFile(dir=there):
+            existing = next(above for above in (folder, *folder.absolute().parents) if os.path.lexists(above))
+            with tempfile.TemporaryFile(dir=existing):
                 pass
         except OSError as error:
             raise write_error(folder, error) from error

@@ -16,8 +16,8 @@ import torch
 
 from mibench.errors import MibenchError, printable
 from mibench.system.process_state import randomness_of_others, settings_kept
-from mibench.system.stdout_guard import spoken_aside
-from mibench.system.turns import Turn
+from mibench.system.stdout_guard import stdout_to_stderr
+from mibench.system.turns import ForkSafeLock
 
 FULL = (  # what errors say that are no OutOfMemoryError: the CPU's allocator, CUDA and its libraries without torch's
     "DefaultCPUAllocator",
@@ -29,7 +29,7 @@ LONGEST = 200  # characters of somebody else's message
 SCRIPT = 'keep what belongs to a script below `if __name__ == "__main__":`'
 
 # One call at a time: what is swapped belongs to the whole process. A call within a call is of the same thread.
-_turn = Turn()
+_lock = ForkSafeLock()
 
 
 @contextmanager
@@ -49,10 +49,10 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
             put back, or failed.
     """
     with (
-        _turn.taken(),
+        _lock.acquired(),
         randomness_of_others.apart(),
         settings_kept() as stuck,
-        spoken_aside(),
+        stdout_to_stderr(),
         _no_command_line() as line,
     ):
         try:

@@ -17,13 +17,13 @@ LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "safetensors", "mibench")
 
 def versions(names: Iterable[str] = LIBRARIES) -> dict[str, str | None]:
     """Installed versions; None for what is not installed."""
-    found: dict[str, str | None] = {}
+    version_of: dict[str, str | None] = {}
     for name in names:
         try:
-            found[name] = version(name)
+            version_of[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            version_of[name] = None
+    return version_of
 
 
 def git_commit() -> str | None:

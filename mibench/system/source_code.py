@@ -25,16 +25,16 @@ def source_of(module: str) -> Path | None:
 def _imports(module: str, source: Path, content: bytes) -> frozenset[str]:
     """Absolute names that a module may import, anywhere in its text; some name attributes rather than modules."""
     package = module if source.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             parts = package.split(".") if package else []
             prefix = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
             base = ".".join(filter(None, (prefix, node.module)))
-            found |= {base, *(".".join(filter(None, (base, alias.name))) for alias in node.names)} - {""}
-    return frozenset(found)
+            modules |= {base, *(".".join(filter(None, (base, alias.name))) for alias in node.names)} - {""}
+    return frozenset(modules)
 
 
 def modules_of(

@@ -56,7 +56,7 @@ _aside = _Aside()
 
 
 @contextmanager
-def spoken_aside() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """Let nothing reach stdout, which programs read: what is printed meanwhile goes to stderr."""
     _aside.enter()
     try:
@@ -65,7 +65,7 @@ def spoken_aside() -> Iterator[None]:
         _aside.leave()
 
 
-def no_quiet_end() -> None:
+def intercept_os_exit() -> None:
     """Turn ``os._exit`` in this process into ``SystemExit``, which is reported: other people's code that calls it would
     end the program at once, without a word and with whatever exit code it names. Child processes keep theirs.
     """
@@ -79,7 +79,7 @@ def no_quiet_end() -> None:
     os._exit = ended
 
 
-def last_words_aside() -> None:
+def redirect_atexit_output() -> None:
     """For the end of a program whose output is complete: functions that other code registered for it may print."""
     # A stdout that cannot take what it still holds has to say so itself.
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -48,19 +48,19 @@ def _refuse(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     if not isinstance(node, yaml.MappingNode):
         raise _refuse("the tag !!map does not fit what follows it", node)
-    found: dict[Any, Any] = {}
+    mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool):
             raise _refuse(f"a key must be plain text, got {shown(key)}", key_node)
-        if key in found:
+        if key in mapping:
             raise _refuse(f"the key {shown(key)} stands twice", key_node)
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
 
 
 def _scalar(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
-    """A number or a truth value. The tag may have been written by hand, so the text is looked at again."""
+    """A number or a boolean. The tag may have been written by hand, so the text is checked again."""
     if not isinstance(node, yaml.ScalarNode):
         raise _refuse(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} does not fit what follows it", node)
     text = str(node.value)
@@ -151,8 +151,8 @@ def parse_yaml(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark is not None else ""
-        raise MibenchError(f"{source}{place}: not valid YAML: {reason}") from error
+        at_line = f" line {mark.line + 1}" if mark is not None else ""
+        raise MibenchError(f"{source}{at_line}: not valid YAML: {reason}") from error
     except (ValueError, OverflowError) as error:  # PyYAML's scanner: "\\UFFFFFFFF", a %YAML directive of 5,000 digits
         raise MibenchError(f"{source}: not valid YAML: {shown(str(error))}") from error
 
@@ -172,7 +172,7 @@ def as_mapping(value: Any, source: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise MibenchError(f"{source}: expected a mapping of names to values, got {type(value).__name__}")
-    found = {str(key): item for key, item in value.items()}
-    if len(found) != len(value):
+    mapping = {str(key): item for key, item in value.items()}
+    if len(mapping) != len(value):
         raise MibenchError(f"{source}: two keys read alike, one as text and one as a number")
-    return found
+    return mapping

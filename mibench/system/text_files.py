@@ -110,7 +110,7 @@ def read_object(path: Path, *, cure: str = CURE) -> dict[str, Any]:
     Raises:
         MibenchError: what is there is not JSON, or another kind of value; names the file.
     """
-    found = read_json(path, cure=cure)
-    if not isinstance(found, dict):
-        raise MibenchError(f"cannot read {path}: expected a JSON object, got {shown(found)}", cure=cure)
-    return found
+    content = read_json(path, cure=cure)
+    if not isinstance(content, dict):
+        raise MibenchError(f"cannot read {path}: expected a JSON object, got {shown(content)}", cure=cure)
+    return content

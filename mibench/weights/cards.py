@@ -34,7 +34,7 @@ CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 @dataclass(frozen=True)
 class CardFile:
-    """A card on disk, unread but for its head.
+    """A card on disk, of which only name and kind are parsed.
 
     Attributes:
         name: ``architecture@dataset`` or ``architecture@dataset+tag``.
@@ -96,8 +96,8 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
         card = adapter(Card).validate_python(dict(content))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise MibenchError(f"{source}: {place}: {first['msg'].lower()}") from error
+        field_path = ".".join(str(part) for part in first["loc"])
+        raise MibenchError(f"{source}: {field_path}: {first['msg'].lower()}") from error
     if card.kind not in CARD_KINDS:
         raise MibenchError(f"{source}: {registry.unknown('kind', card.kind, CARD_KINDS)}")
     if Path(card.weights.file).name != card.weights.file or not card.weights.file.endswith(".safetensors"):
@@ -116,7 +116,7 @@ def _folder_of(package: str) -> Path | None:
 
 
 def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
-    found = []
+    card_files = []
     for path in sorted(folder.glob("*.yaml")):
         content = read_yaml(path)
         for field in ("name", "kind"):
@@ -130,8 +130,8 @@ def _scan(folder: Path, weights_folder: Path, origin: str) -> list[CardFile]:
                 f"{shown(content['name'])}",
                 cure="repair or delete the file",
             ) from error
-        found.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
-    return found
+        card_files.append(CardFile(content["name"], content["kind"], path, weights_folder, origin, content))
+    return card_files
 
 
 def shipped_cards() -> dict[str, CardFile]:
@@ -140,7 +140,7 @@ def shipped_cards() -> dict[str, CardFile]:
     Raises:
         MibenchError: two distributions ship a card of one name, or a card cannot be read.
     """
-    found: dict[str, CardFile] = {}
+    card_files: dict[str, CardFile] = {}
     for entry in registry.catalogue()["cards"].values():
         folder = _folder_of(entry.address)
         if folder is None:
@@ -149,13 +149,13 @@ def shipped_cards() -> dict[str, CardFile]:
                 cure=f"repair or uninstall {entry.distribution}",
             )
         for card in _scan(folder, folder.parent / "weights", entry.distribution):
-            if card.name in found:
+            if card.name in card_files:
                 raise MibenchError(
-                    f"the card {card.name!r} is shipped twice: {found[card.name].path} and {card.path}",
+                    f"the card {card.name!r} is shipped twice: {card_files[card.name].path} and {card.path}",
                     cure="uninstall one of them",
                 )
-            found[card.name] = card
-    return found
+            card_files[card.name] = card
+    return card_files
 
 
 def all_cards() -> dict[str, CardFile]:
@@ -164,10 +164,10 @@ def all_cards() -> dict[str, CardFile]:
     Raises:
         MibenchError: as :func:`shipped_cards`.
     """
-    found = shipped_cards()
+    card_files = shipped_cards()
     if (own := home() / "cards").is_dir():
-        found |= {card.name: card for card in _scan(own, home() / "weights", "user")}
-    return dict(sorted(found.items()))
+        card_files |= {card.name: card for card in _scan(own, home() / "weights", "user")}
+    return dict(sorted(card_files.items()))
 
 
 def hides_shipped(file: CardFile) -> str | None:
@@ -233,7 +233,7 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
     have = [c.name for c in cards.values() if c.kind == kind and ("@" in wanted or c.card_name.dataset == dataset)]
     if kind == "target" and _from_user(architecture):
         raise MibenchError(
-            f"no target {name!r} has been taken in{suggest(name, have)}",
+            f"no target {name!r} has been imported by an audit{suggest(name, have)}",
             cure="mibench audit --model MODEL --data FOLDER does that",
         )
     published = source_of(name)
@@ -246,12 +246,12 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             f"no weights of the backbone {name!r} are here{suggest(name, have)}",
             cure=f"{trains}{get} and `mibench import FILE --as backbone:{name}`",
         )
-    said_how = f" ({get})" if published else ""
+    hint = f" ({get})" if published else ""
     raise MibenchError(
         f"no trained weights for the {kind} {name!r}",
         cure=(
             f"train them with `{training_command(kind, name)}`, or import published ones with `mibench import FILE "
-            f"--as {kind}:{name}`{said_how}{suggest(name, have)}"
+            f"--as {kind}:{name}`{hint}{suggest(name, have)}"
         ),
     )
 

@@ -159,7 +159,7 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
     )
     if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
         raise AccessError(
-            f"target {card.name!r} gives no usable gradient: {fault}", cure="choose an attack that makes do with scores"
+            f"target {card.name!r} gives no usable gradient: {fault}", cure="choose an attack that needs only scores"
         )
     victim.queries = Queries()  # a run counts from here
     return victim
@@ -177,7 +177,7 @@ def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.devi
     return prior.to(device)
 
 
-def build_judge(
+def build_classifier_extractor(
     file: CardFile, device: torch.device, cache: Path | None, resize: Resize = "low2high"
 ) -> JudgeExtractor:
     """A judge, or the attacked model as the referee looks at it: stored images in, features and logits out.

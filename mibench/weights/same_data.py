@@ -12,11 +12,11 @@ from mibench.weights.cards import training_command
 def check_same_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
     """Raise unless weights belong to a data set as it is now.
 
-    A card of imported weights is tied to no digest, but to the private images that its accuracy was measured on.
+    A card of imported weights has no dataset digest; it is matched by the private images of its measured accuracy.
 
     Args:
         kind: of the weights, for the message.
-        card: whose ``dataset_digest`` or ``measured.dataset_digest`` is looked at; a card of another data set is fine.
+        card: whose ``dataset_digest`` or ``measured.dataset_digest`` is compared; a card of another data set is fine.
         dataset: what is used now.
 
     Raises:

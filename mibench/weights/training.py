@@ -124,8 +124,8 @@ def find_recipe(kind: str, architecture: str) -> type[Recipe]:
     known = registry.names("recipe")
     for name in (f"{kind}:{architecture}", kind):
         if name in known:
-            found: type[Recipe] = registry.load("recipe", name)
-            return found
+            recipe: type[Recipe] = registry.load("recipe", name)
+            return recipe
     raise MibenchError(f"there is no recipe to train the {kind} {architecture!r} (known: {', '.join(known)})")
 
 
@@ -272,9 +272,11 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         settings["defence"] = plain(defended.settings)
     if public:
         settings["public_sha256"] = {name: file.card().weights.sha256 for name, file in public.items()}
-    workplace = WorkDirectory(home() / "training" / f"{training.card_name.stem}-{_digest(training, recipe, settings)}")
-    with workplace.writing():
-        checkpoint = FileCheckpoint(workplace.path / "checkpoint.pt")
+    work_directory = WorkDirectory(
+        home() / "training" / f"{training.card_name.stem}-{_digest(training, recipe, settings)}"
+    )
+    with work_directory.writing():
+        checkpoint = FileCheckpoint(work_directory.path / "checkpoint.pt")
         if checkpoint.path.is_file():
             reporter.say(f"continuing from {checkpoint.path}")
         context = TrainingContext(
@@ -282,7 +284,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             checkpoint=checkpoint,
             seed=settings["seed"],
             precision=settings["precision"],
-            log=workplace.log,
+            log=work_directory.log,
             progress=reporter.update,
             initial=None if backbone is None else load_weights(backbone),
             defences=tuple(one for one in resolved.defences if one not in filters),
@@ -295,7 +297,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         finally:
             reporter.stop()
         seconds = round(checkpoint.seconds_before + time.time() - started, 1)
-        workplace.log(event="trained", seconds=seconds, device=str(chosen))
+        work_directory.log(event="trained", seconds=seconds, device=str(chosen))
         if defended is not None:
             trained = dataclasses.replace(trained, measured={**trained.measured, "seconds": seconds})
         trained = measure_trained(trained, filters, dataset, chosen, reporter)

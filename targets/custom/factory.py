@@ -36,7 +36,7 @@ def find_factory(address: str) -> Callable[..., Any]:
     see_working_directory()
     try:
         with foreign(f"model {address}: {module}", "on import"):
-            found: Any = importlib.import_module(module)
+            loaded: Any = importlib.import_module(module)
     except MibenchError:
         raise
     except ModuleNotFoundError as error:
@@ -51,15 +51,15 @@ def find_factory(address: str) -> Callable[..., Any]:
     except Exception as error:  # a person's own code may raise anything; the line says what it was
         raise MibenchError(f"model {address}: {module} fails on import: {worded(error)}") from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            offered = [n for n, value in vars(found).items() if callable(value) and not n.startswith("_")]
+        if not hasattr(loaded, part):
+            offered = [n for n, value in vars(loaded).items() if callable(value) and not n.startswith("_")]
             raise MibenchError(
                 f"model {address}: {module} has no {part!r} (it has: {', '.join(sorted(offered)[:8]) or 'nothing'})"
             )
-        found = getattr(found, part)
-    if not callable(found):
-        raise MibenchError(f"model {address}: expected a function or class, got {type(found).__name__}")
-    factory: Callable[..., Any] = found
+        loaded = getattr(loaded, part)
+    if not callable(loaded):
+        raise MibenchError(f"model {address}: expected a function or class, got {type(loaded).__name__}")
+    factory: Callable[..., Any] = loaded
     return factory
 
 

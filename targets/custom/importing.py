@@ -44,15 +44,15 @@ def import_module(
         arguments=declared.arguments,
         channel_order=declared.channel_order,
     )
-    said: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     if files:
         with foreign(network.called, "when weights are loaded"):
-            said = fill(network.network, files[0])
+            remarks = fill(network.network, files[0])
     check_numbers(network.network, files[0].file if files else declared.factory)
     network.eval()
     image = declared.image(size)
     roles, notes = _probe(network, declared, image)
-    notes = [*said, *notes]
+    notes = [*remarks, *notes]
     features = declared.features
     if not features and "features" not in roles:
         linear = last_linear(network.network, declared.classes)

@@ -105,7 +105,7 @@ def check_numbers(network: nn.Module, source: str) -> None:
 def _restored(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
     """A network whose own attribute is called ``model`` or ``module`` gets the prefixes back."""
     prefixes = ["".join(stripped[start:]) for start in range(len(stripped), -1, -1)]
-    return next((found for p in prefixes if (found := _with(p, given)).keys() == wanted.keys()), None)
+    return next((renamed for p in prefixes if (renamed := _with(p, given)).keys() == wanted.keys()), None)
 
 
 def _rewrapped(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str, ...]) -> Weights | None:
@@ -113,8 +113,8 @@ def _rewrapped(given: Weights, wanted: Mapping[str, Tensor], stripped: tuple[str
     for theirs in _beginnings(given):
         bare = {name.removeprefix(theirs): tensor for name, tensor in given.items()}
         for ours in _beginnings(wanted):
-            if (found := _with(ours, bare)).keys() == wanted.keys():
-                return found
+            if (renamed := _with(ours, bare)).keys() == wanted.keys():
+                return renamed
     return None
 
 
@@ -198,10 +198,10 @@ def _with(prefix: str, weights: Weights) -> Weights:
 
 def _beginnings(names: Mapping[str, Tensor]) -> list[str]:
     """ "", ``a.``, ``a.b.`` as long as all names begin so and go on."""
-    found, rest = [""], list(names)
+    prefixes, rest = [""], list(names)
     while rest and all("." in name for name in rest) and len({name.partition(".")[0] for name in rest}) == 1:
-        found.append(f"{found[-1]}{rest[0].partition('.')[0]}.")
+        prefixes.append(f"{prefixes[-1]}{rest[0].partition('.')[0]}.")
         rest = [name.partition(".")[2] for name in rest]
-        if len(found) > 8:
+        if len(prefixes) > 8:
             break
-    return found
+    return prefixes

@@ -139,8 +139,8 @@ def refuse_state(network: nn.Module, called: str) -> None:
 
 def last_linear(network: nn.Module, classes: int) -> str | None:
     """Name of the last ``nn.Linear`` with ``classes`` outputs; what it is given are the penultimate features."""
-    found = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes and n]
-    return found[-1] if found else None
+    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes and n]
+    return names[-1] if names else None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -68,10 +68,10 @@ class OnnxNetwork(SealedNetwork):
         if batch is not None and count < batch:
             part = torch.cat([part, part[:1].expand(batch - count, *part.shape[1:])])
         try:
-            found = self._session.run(None, {self.entry.name: part.contiguous().numpy()})
+            outputs = self._session.run(None, {self.entry.name: part.contiguous().numpy()})
         except failures() as error:
             raise MibenchError(f"the ONNX model cannot run on images {tuple(part.shape)}: {worded(error)}") from error
-        return [torch.from_numpy(array)[:count] for array in found if getattr(array, "ndim", 0)]
+        return [torch.from_numpy(array)[:count] for array in outputs if getattr(array, "ndim", 0)]
 
 
 def session(content: bytes) -> Any:
@@ -123,14 +123,14 @@ def entry_of(opened: Any) -> Entry:
             f"the ONNX model takes {len(inputs)} inputs ({', '.join(i.name for i in inputs)}), not images alone"
         )
     shape = [side if isinstance(side, int) else None for side in inputs[0].shape]
-    said = f"{inputs[0].name}: {inputs[0].type} {tuple(inputs[0].shape)}"
+    described = f"{inputs[0].name}: {inputs[0].type} {tuple(inputs[0].shape)}"
     if inputs[0].type not in TYPES:
-        raise MibenchError(f"the ONNX model takes {said}; expected floating-point images (N, 3, H, W)")
+        raise MibenchError(f"the ONNX model takes {described}; expected floating-point images (N, 3, H, W)")
     if len(shape) != 4:
-        raise MibenchError(f"the ONNX model takes {said}, {len(shape)} axes; expected images (N, 3, H, W)")
+        raise MibenchError(f"the ONNX model takes {described}, {len(shape)} axes; expected images (N, 3, H, W)")
     channels_last = shape[1] != 3 and shape[3] == 3
     batch, channels, *sides = (shape[0], shape[3], shape[1], shape[2]) if channels_last else shape
     known = {side for side in sides if side is not None}
     if channels not in (3, None) or len(known) > 1:
-        raise MibenchError(f"the ONNX model takes {said}; expected square images of 3 channels, (N, 3, H, H)")
+        raise MibenchError(f"the ONNX model takes {described}; expected square images of 3 channels, (N, 3, H, H)")
     return Entry(inputs[0].name, TYPES[inputs[0].type], channels_last, batch, known.pop() if known else None)

@@ -85,4 +85,4 @@ def _ir(keys: set[str]) -> Kind:
 def units(keys: set[str], prefix: str) -> int:
     """How many residual units a body has, by the highest number."""
     pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
-    return 1 + max((int(found[1]) for key in keys if (found := pattern.match(key))), default=-1)
+    return 1 + max((int(match[1]) for key in keys if (match := pattern.match(key))), default=-1)

@@ -59,8 +59,8 @@ class ClassifierImporter:
 
     def explain(self, architecture: str, files: Sequence[WeightsContents]) -> str | None:
         """Why weights do not fit, from what they look like."""
-        found = kind_of(files[0].tensors)
-        return None if found is None or found.name == architecture else explanation(found)
+        kind = kind_of(files[0].tensors)
+        return None if kind is None or kind.name == architecture else explanation(kind)
 
 
 class BackboneImporter:
@@ -93,17 +93,17 @@ class BackboneImporter:
 
     def explain(self, architecture: str, files: Sequence[WeightsContents]) -> str | None:
         """Why weights do not fit, from what they look like."""
-        found = kind_of(files[0].tensors)
-        return None if found is None or found.name == f"{architecture} backbone" else explanation(found)
+        kind = kind_of(files[0].tensors)
+        return None if kind is None or kind.name == f"{architecture} backbone" else explanation(kind)
 
 
 import_classifier = ClassifierImporter()
 import_backbone = BackboneImporter()
 
 
-def explanation(found: Kind) -> str:
+def explanation(kind: Kind) -> str:
     """``it is the critic of GMI: give it with its generator``."""
-    return f"it is {found.text}" + (f" ({found.cure})" if found.cure else "")
+    return f"it is {kind.text}" + (f" ({kind.cure})" if kind.cure else "")
 
 
 def one_file(architecture: str, files: Sequence[WeightsContents]) -> WeightsContents:
@@ -117,8 +117,8 @@ def from_bido(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """BiDO's ``layer3.0.weight`` to VGG16's ``feature.14.weight``; other keys stay."""
     renamed = {}
     for key, tensor in tensors.items():
-        if found := BIDO_KEY.fullmatch(key):
-            key = f"feature.{BIDO_STARTS[int(found[1]) - 1] + int(found[2])}.{found[3]}"
+        if match := BIDO_KEY.fullmatch(key):
+            key = f"feature.{BIDO_STARTS[int(match[1]) - 1] + int(match[2])}.{match[3]}"
         renamed[key] = tensor
     return renamed
 
@@ -146,7 +146,7 @@ def _vgg(
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Weights, arguments and notes of a VGG16."""
     notes = []
-    if architecture == "vgg16" and (found := kind_of(tensors)) is not None and found.name == "bido":
+    if architecture == "vgg16" and (kind := kind_of(tensors)) is not None and kind.name == "bido":
         tensors = from_bido(tensors)
         notes.append("Keys of BiDO (layer1 to layer5) were renamed; its hidden layers are not returned.")
     channels = _length(tensors, "feature.40.weight", 0, PUBLISHED_CHANNELS)

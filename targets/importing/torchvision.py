@@ -55,20 +55,20 @@ class Settings:
                 raise MibenchError(
                     f"unknown setting 'import.{name}'{suggest(name, allowed)} (known: {', '.join(allowed)})"
                 )
-        found = dict(given)
+        settings = dict(given)
         for name in ("mean", "std"):
-            if name in found:
-                value = found[name]
-                found[name] = tuple(value) if isinstance(value, list | tuple) else (value,)
-                numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in found[name])
-                if len(found[name]) not in (1, 3) or not numbers or not all(map(math.isfinite, found[name])):
+            if name in settings:
+                value = settings[name]
+                settings[name] = tuple(value) if isinstance(value, list | tuple) else (value,)
+                numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in settings[name])
+                if len(settings[name]) not in (1, 3) or not numbers or not all(map(math.isfinite, settings[name])):
                     raise MibenchError(f"import.{name} takes one number or three, got {value!r}")
         for name, kind in (("size", int), ("transform_input", bool), ("model", str)):
-            if name in found and type(found[name]) is not kind:
-                raise MibenchError(f"import.{name} takes {_WORDS[kind]}, got {found[name]!r}")
-        if min(found.get("std", (1.0,))) <= 0:
+            if name in settings and type(settings[name]) is not kind:
+                raise MibenchError(f"import.{name} takes {_WORDS[kind]}, got {settings[name]!r}")
+        if min(settings.get("std", (1.0,))) <= 0:
             raise MibenchError(f"import.std must be positive, got {given['std']!r}")
-        return cls(**found)
+        return cls(**settings)
 
     def image(self, size: int) -> ImageSpec:
         """The images that the network takes; one number stands for three channels."""
@@ -145,8 +145,8 @@ def _classifier(
         skeleton = build(10, **options) if size is None else build(10, size=size, **options)
     final = _final_of(skeleton)
     classes = _rows(tensors, final, architecture)
-    published, found = skeleton.get_submodule(final).in_features, tensors[f"{final}.weight"].shape[1]
-    width = round(SIXTEENTHS * found / int(published)) / SIXTEENTHS
+    published, actual = skeleton.get_submodule(final).in_features, tensors[f"{final}.weight"].shape[1]
+    width = round(SIXTEENTHS * actual / int(published)) / SIXTEENTHS
     size = size or (299 if architecture == "inception_v3" else 224)
     notes = []
     counters = [key for key in skeleton.state_dict() if key.endswith("num_batches_tracked") and key not in tensors]
@@ -185,8 +185,8 @@ def _architecture(kind: str, name: str) -> Any:
 def _final_of(network: nn.Module) -> str:
     from mibench.targets.networks.torchvision_networks import Head
 
-    found: str = next(name for name, module in network.named_modules() if isinstance(module, Head))
-    return found
+    name_of_head: str = next(name for name, module in network.named_modules() if isinstance(module, Head))
+    return name_of_head
 
 
 def _rows(tensors: Mapping[str, Tensor], final: str, architecture: str) -> int:
@@ -200,12 +200,12 @@ def _rows(tensors: Mapping[str, Tensor], final: str, architecture: str) -> int:
     return int(weight.shape[0])
 
 
-def _size(architecture: str, tensors: Mapping[str, Tensor], said: int | None) -> int | None:
+def _size(architecture: str, tensors: Mapping[str, Tensor], requested: int | None) -> int | None:
     """The image size that was said or that the positions of a ViT tell; None: the architecture's own."""
     positions = tensors.get(POSITIONS)
     if positions is None or positions.ndim != 3:
-        return said
+        return requested
     size = PATCH * math.isqrt(max(positions.shape[1] - 1, 0))
-    if said is not None and said != size:
-        raise MibenchError(f"{architecture} has positions for images of {size} pixels, import.size says {said}")
+    if requested is not None and requested != size:
+        raise MibenchError(f"{architecture} has positions for images of {size} pixels, import.size says {requested}")
     return size

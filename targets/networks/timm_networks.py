@@ -63,9 +63,9 @@ class Timm:
 def _headed(network: nn.Module) -> nn.Module:
     final = getattr(network, "default_cfg", {}).get("classifier")
     if not isinstance(final, str):
-        found = ", ".join(final) if isinstance(final, tuple) else final
+        names = ", ".join(final) if isinstance(final, tuple) else final
         raise MibenchError(
-            f"timm's {type(network).__name__} ends in {found or 'no classifier'}; one linear layer is needed"
+            f"timm's {type(network).__name__} ends in {names or 'no classifier'}; one linear layer is needed"
         )
     return with_head(network, final)
 

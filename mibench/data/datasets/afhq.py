@@ -59,12 +59,12 @@ class AFHQ(PublicOnly):
 
     def remarks(self) -> Iterator[Finding]:
         """Which version these are, by their number."""
-        found = len(self.rows("public"))
-        if self.part == "train" and found not in RELEASED[self.animal]:
+        count = len(self.rows("public"))
+        if self.part == "train" and count not in RELEASED[self.animal]:
             first, second = RELEASED[self.animal]
             yield Finding(
                 "note",
-                f"{found:,} train images of the kind {self.animal}, version 1 has {first:,} and version 2 {second:,}",
+                f"{count:,} train images of the kind {self.animal}, version 1 has {first:,} and version 2 {second:,}",
                 "unpack the whole archive",
             )
 

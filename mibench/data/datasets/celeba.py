@@ -110,7 +110,7 @@ class CelebA(CelebAFiles):
         if settings.get("lists", "pinned") != "rebuilt":
             for role, (names, _) in LISTS.items():
                 if role != "public" or settings.get("public_from", "own") == "own":
-                    yield from expect_file(folder, _places(names), f"{role} list")
+                    yield from expect_file(folder, _paths(names), f"{role} list")
 
     @property
     def framing(self) -> Framing:
@@ -168,7 +168,7 @@ class CelebA(CelebAFiles):
 
     def _list(self, role: Role) -> Path:
         """The list of a role under any of its names, in ``meta/`` or beside it."""
-        return needed(self.folder, _places(LISTS[role][0]))
+        return needed(self.folder, _paths(LISTS[role][0]))
 
     def _hash(self, role: Role) -> str:
         path = self._list(role)
@@ -224,8 +224,8 @@ class CelebA(CelebAFiles):
         return listed
 
 
-def _places(names: Sequence[str]) -> list[str]:
-    return [f"{place}{name}" for place in ("meta/", "") for name in names]
+def _paths(names: Sequence[str]) -> list[str]:
+    return [f"{prefix}{name}" for prefix in ("meta/", "") for name in names]
 
 
 def _one_person_a_class(listed: Listed) -> str:

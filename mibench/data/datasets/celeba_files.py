@@ -37,7 +37,7 @@ class CelebAFiles(FileSplit):
 
     def rows(self, role: Role) -> Sequence[Row]:
         """Listed images that are there."""
-        return self._there[role]
+        return self._present[role]
 
     def picture(self, row: Row) -> Picture:
         """The file whose stem is listed: a list may say .jpg where the files are .png."""
@@ -66,17 +66,17 @@ class CelebAFiles(FileSplit):
             )
 
     @cached_property
-    def _there(self) -> Listed:
+    def _present(self) -> Listed:
         rows = [row for role in ROLES for row in self.listed[role]]
         exists = [stem_of(row.name) in self._files for row in rows]
         kept = without_missing(rows, exists, self.missing, str(needed(self.folder, FOLDERS)))
-        there = {row.name for row in kept}
-        return {role: [row for row in self.listed[role] if row.name in there] for role in ROLES}
+        present = {row.name for row in kept}
+        return {role: [row for row in self.listed[role] if row.name in present] for role in ROLES}
 
     @cached_property
     def _absent(self) -> list[Row]:
-        there = {row.name for role in ROLES for row in self.rows(role)}
-        return [row for role in ROLES for row in self.listed[role] if row.name not in there]
+        present = {row.name for role in ROLES for row in self.rows(role)}
+        return [row for role in ROLES for row in self.listed[role] if row.name not in present]
 
     @cached_property
     def _images(self) -> Path:
@@ -94,18 +94,20 @@ def first_of(folder: Path, names: Sequence[str]) -> Path | None:
 
 def needed(folder: Path, names: Sequence[str]) -> Path:
     """Like :func:`first_of`, for what :meth:`inspect` has already found."""
-    found = first_of(folder, names)
-    if found is None:
+    path = first_of(folder, names)
+    if path is None:
         raise MibenchError(f"{folder / names[0]} is missing", cure="restore it")
-    return found
+    return path
 
 
 def inspect_images(folder: Path, holds: str) -> Iterator[Finding]:
     """The folder of images under any of its names."""
     from mibench.data.checks import expect_folder
 
-    found = first_of(folder, FOLDERS)
-    yield from expect_folder(folder, FOLDERS[0] if found is None else found.relative_to(folder).as_posix(), holds)
+    image_folder = first_of(folder, FOLDERS)
+    yield from expect_folder(
+        folder, FOLDERS[0] if image_folder is None else image_folder.relative_to(folder).as_posix(), holds
+    )
 
 
 def image_files(folder: Path) -> dict[str, str]:
@@ -113,13 +115,13 @@ def image_files(folder: Path) -> dict[str, str]:
 
     Names, not paths: there are two hundred thousand, and making paths of all would take most of a command's start.
     """
-    found: dict[str, dict[str, str]] = {suffix: {} for suffix in SUFFIXES}
+    by_suffix: dict[str, dict[str, str]] = {suffix: {} for suffix in SUFFIXES}
     for entry in entries(folder):
         stem, _, suffix = entry.name.rpartition(".")
-        files = found.get(f".{suffix.lower()}")
+        files = by_suffix.get(f".{suffix.lower()}")
         if files is not None:
             files[stem] = entry.name
-    return {stem: name for files in found.values() for stem, name in files.items()}
+    return {stem: name for files in by_suffix.values() for stem, name in files.items()}
 
 
 def stem_of(name: str) -> str:
@@ -147,19 +149,19 @@ def is_number(text: str) -> bool:
 
 def read_numbers(path: Path, example: str) -> dict[str, int]:
     """``000001.jpg 2880`` a line: stem -> number, in the order of the file."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for number, fields in read_lines(path):
         if len(fields) != 2 or not is_number(fields[1]):
             raise MibenchError(
                 f"{path} line {number}: expected '{example}', got {' '.join(fields)[:80]!r}", cure="restore the file"
             )
         stem = stem_of(fields[0])
-        if stem in found:
+        if stem in numbers:
             raise MibenchError(f"{path} line {number}: {fields[0]} stands there twice", cure="restore the file")
-        found[stem] = int(fields[1])
-    if not found:
+        numbers[stem] = int(fields[1])
+    if not numbers:
         raise MibenchError(f"{path} is empty", cure="restore it")
-    return found
+    return numbers
 
 
 def read_identities(folder: Path) -> dict[str, int]:

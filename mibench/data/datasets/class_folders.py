@@ -47,15 +47,15 @@ def subfolders(folder: Path, passed: Passed) -> list[str]:
     Raises:
         MibenchError: the folder is not there, or a link in it leads nowhere or to itself.
     """
-    found = []
+    names = []
     for entry in entries(folder):
         if entry.name.startswith((".", "__MACOSX")):
             passed.add("hidden entries were", Path(entry.path))
-        elif (kind := _there(entry)) == "folder":
-            found.append(entry.name)
+        elif (kind := _kind_of_entry(entry)) == "folder":
+            names.append(entry.name)
         else:
             passed.add("files beside the class folders were" if kind == "file" else NO_FILES, Path(entry.path))
-    return found
+    return names
 
 
 def pictures_in(folder: Path, passed: Passed) -> list[str]:
@@ -66,13 +66,13 @@ def pictures_in(folder: Path, passed: Passed) -> list[str]:
     Raises:
         MibenchError: the folder is not there, or a link in it leads nowhere or to itself.
     """
-    found = []
+    names = []
     for entry in entries(folder):
         path = Path(entry.path)
         suffix = path.suffix.lower()
         if entry.name.startswith("."):
             passed.add("hidden entries were", path)
-        elif (kind := _there(entry)) == "folder":
+        elif (kind := _kind_of_entry(entry)) == "folder":
             passed.add("folders inside class folders were", path)
         elif kind != "file":
             passed.add(NO_FILES, path)
@@ -81,11 +81,11 @@ def pictures_in(folder: Path, passed: Passed) -> list[str]:
         elif suffix not in SUFFIXES:
             passed.add("files that are no images by name were", path)
         else:
-            found.append(entry.name)
-    return sorted(found, key=lambda name: (composed(name), name))
+            names.append(entry.name)
+    return sorted(names, key=lambda name: (composed(name), name))
 
 
-def _there(entry: os.DirEntry[str]) -> Kind:
+def _kind_of_entry(entry: os.DirEntry[str]) -> Kind:
     kind = kind_of(entry)
     if kind == "nothing":
         raise MibenchError(f"{entry.path} is a link that leads nowhere", cure="restore what it points at, or remove it")
@@ -112,10 +112,10 @@ def released_shuffle(count: int) -> tuple[list[int], list[int]]:
 
     It shuffles whatever files it found, so one file more or less deals out nearly all of them anew.
     """
-    places = np.arange(count)
-    np.random.RandomState(RELEASED_SEED).shuffle(places)
+    indices = np.arange(count)
+    np.random.RandomState(RELEASED_SEED).shuffle(indices)
     kept = int(RELEASED_SHARE * count)
-    return places[:kept].tolist(), places[kept:].tolist()
+    return indices[:kept].tolist(), indices[kept:].tolist()
 
 
 def name_some(names: Iterable[str], most: int = 3) -> str:

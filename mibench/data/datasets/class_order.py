@@ -40,7 +40,7 @@ def class_order(folders: Sequence[str], order: Order, listed: Sequence[str] | No
             f"two folders are the class {int(twice[0])} (one is {twice[0]!r})", cure="rename or join them"
         )
     if order == "names" and numbers != list(range(len(numbers))):
-        wanted = next(place for place, number in enumerate(numbers) if place != number)
+        wanted = next(index for index, number in enumerate(numbers) if index != number)
         raise MibenchError(
             f"the folders are numbers but not 0 to {len(numbers) - 1} (there is no {wanted}), so which class "
             "each is is in doubt",
@@ -56,15 +56,17 @@ def _as_listed(folders: Sequence[str], listed: Sequence[str]) -> tuple[str, ...]
     if len(set(listed)) != len(listed):
         twice = sorted({name for name in listed if list(listed).count(name) > 1})
         raise MibenchError(f"the file of classes names {name_some(twice)} twice; each name is one class")
-    found = matched(listed, folders)  # a list that was typed has another Unicode form than what some disks keep
-    if unknown := sorted(set(folders) - set(found.values())):
+    folder_of_name = matched(
+        listed, folders
+    )  # a list that was typed has another Unicode form than what some disks keep
+    if unknown := sorted(set(folders) - set(folder_of_name.values())):
         raise MibenchError(
             f"{len(unknown)} folders are not in the file of classes (first: {unknown[0]!r})",
             cure="add them at their places, or remove the folders",
         )
-    if empty := [name for name in listed if name not in found]:
+    if empty := [name for name in listed if name not in folder_of_name]:
         raise MibenchError(
             f"{len(empty)} classes of the file have no folder (first: {empty[0]!r})",
             cure="add images of each, a class without any can be neither attacked nor judged",
         )
-    return tuple(found[name] for name in listed)
+    return tuple(folder_of_name[name] for name in listed)

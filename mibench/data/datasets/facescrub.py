@@ -16,7 +16,7 @@ from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, hold_out, name_some, pictures_in, released_shuffle, subfolders
 from mibench.data.datasets.public_source import public_source, without_public
 from mibench.data.files import FileSplit
-from mibench.data.identity_names import alike, alike_but_for_case, composed, spelt
+from mibench.data.identity_names import alike, alike_but_for_case, both_spellings, composed
 from mibench.data.images import Framing
 from mibench.data.rows import Role, Row
 from mibench.data.split import Images
@@ -122,24 +122,24 @@ class FaceScrub(FileSplit):
 
     @cached_property
     def _groups(self) -> dict[str, int]:
-        return {group: sum(found == group for found, _ in self._people) for group in GROUPS}
+        return {group: sum(person_group == group for person_group, _ in self._people) for group in GROUPS}
 
     @cached_property
     def _people(self) -> list[tuple[str, str]]:
         """(group, name) of each class, in the order of the classes."""
-        found = [
+        people = [
             (group, name) for group in GROUPS for name in subfolders(self.folder / group / self.pictures, self._passed)
         ]
-        names = [name for _, name in found]
+        names = [name for _, name in people]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise MibenchError(
                 f"{name_some(twice)} stand among actors and actresses", cure="remove one of the two folders"
             )
         if twins := [*alike(names), *alike_but_for_case(names)]:
             raise MibenchError(
-                f"{self.folder} has two folders {spelt(*twins[0])}", cure="join them: a person is one class"
+                f"{self.folder} has two folders {both_spellings(*twins[0])}", cure="join them: a person is one class"
             )
-        return found
+        return people
 
     @cached_property
     def _dealt(self) -> dict[str, list[Row]]:
@@ -147,7 +147,7 @@ class FaceScrub(FileSplit):
         everything = [row for rows in by_class for row in rows]
         if self.split == "released":
             train, test = released_shuffle(len(everything))
-            return {"train": [everything[place] for place in train], "test": [everything[place] for place in test]}
+            return {"train": [everything[index] for index in train], "test": [everything[index] for index in test]}
         out = {name for rows in by_class for name in hold_out([row.name for row in rows], HELD_OUT, SALT)}
         return {
             "train": [row for row in everything if row.name not in out],
@@ -156,11 +156,11 @@ class FaceScrub(FileSplit):
 
     def _of_person(self, label: int, group: str, name: str) -> list[Row]:
         inner = f"{group}/{self.pictures}/{name}"
-        found = pictures_in(self.folder / inner, self._passed)
-        if len(found) < 2:
+        pictures = pictures_in(self.folder / inner, self._passed)
+        if len(pictures) < 2:
             raise MibenchError(
-                f"{self.folder / inner} has {len(found) or 'no'} image{('' if len(found) == 1 else 's')}: a "
+                f"{self.folder / inner} has {len(pictures) or 'no'} image{('' if len(pictures) == 1 else 's')}: a "
                 "class needs two, to train and to test",
                 cure="restore the files (removing the folder would move all later labels)",
             )
-        return [Row(f"{inner}/{file}", label, f"facescrub-{composed(name)}") for file in found]
+        return [Row(f"{inner}/{file}", label, f"facescrub-{composed(name)}") for file in pictures]

@@ -68,8 +68,8 @@ class FFHQ(PublicOnly):
         """``00000/00000.png`` and so on, below the variant's folder: a gap is noticed, it never moves the others."""
         count = self.images or 1 + max((int(Path(name).stem) for name in self._files), default=-1)
         rows = [Row(f"{self.variant}/{name}", -1, "") for name in numbered(count)]
-        there = (Path(row.name).name in self._files for row in rows)
-        return [row.name for row in without_missing(rows, there, self.missing, f"{self.folder / self.variant}")]
+        present = (Path(row.name).name in self._files for row in rows)
+        return [row.name for row in without_missing(rows, present, self.missing, f"{self.folder / self.variant}")]
 
     def picture(self, row: Row) -> Picture:
         """In its inner folder, or beside the others where a copy has no inner folders."""
@@ -87,14 +87,14 @@ class FFHQ(PublicOnly):
 
     def remarks(self) -> Iterator[Finding]:
         """Whether all of FFHQ is there."""
-        if (found := len(self.rows("public"))) != IMAGES:
-            yield Finding("note", f"{found:,} of FFHQ's {IMAGES:,} images", "unpack the rest")
+        if (count := len(self.rows("public"))) != IMAGES:
+            yield Finding("note", f"{count:,} of FFHQ's {IMAGES:,} images", "unpack the rest")
 
     @cached_property
     def _files(self) -> dict[str, Path]:
         """``00000.png`` -> file, of every picture there is; numbers are unique in FFHQ."""
         top = self.folder / self.variant
-        found: dict[str, Path] = {}
-        for place in (top, *(Path(entry.path) for entry in entries(top) if kind_of(entry) == "folder")):
-            found |= {entry.name: place / entry.name for entry in entries(place) if NUMBERED.fullmatch(entry.name)}
-        return found
+        files: dict[str, Path] = {}
+        for folder in (top, *(Path(entry.path) for entry in entries(top) if kind_of(entry) == "folder")):
+            files |= {entry.name: folder / entry.name for entry in entries(folder) if NUMBERED.fullmatch(entry.name)}
+        return files

@@ -25,7 +25,7 @@ from mibench.data.datasets.public_source import public_source
 from mibench.data.directory_listing import is_file, is_folder, real
 from mibench.data.duplicate_files import copies
 from mibench.data.files import FileSplit, folder_of
-from mibench.data.identity_names import alike, alike_but_for_case, composed, folded, matched, spelt
+from mibench.data.identity_names import alike, alike_but_for_case, both_spellings, composed, matched, normalised_name
 from mibench.data.images import Framing, Picture
 from mibench.data.rows import Role, Row
 from mibench.data.split import Images
@@ -69,17 +69,18 @@ class Folder(FileSplit):
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """The folder of each class."""
-        found = subfolders(self.layout.train, self._passed)
+        names = subfolders(self.layout.train, self._passed)
         _ = self._in_test
         others = {real(folder) for folder in (self._public_folder, self.layout.public) if folder is not None}
-        places = {name: real(self.layout.train / name) for name in found}
-        people = [name for name in found if places[name] not in others]
-        seen = Counter(places.values())
-        if twice := [name for name in people if seen[places[name]] > 1]:
+        real_paths = {name: real(self.layout.train / name) for name in names}
+        people = [name for name in names if real_paths[name] not in others]
+        seen = Counter(real_paths.values())
+        if twice := [name for name in people if seen[real_paths[name]] > 1]:
             raise MibenchError(f"{name_some(twice)} are links to one folder", cure="remove one: a person is one class")
         if twins := alike(people):
             raise MibenchError(
-                f"{self.layout.train} has two folders {spelt(*twins[0])}", cure="join them: a person is one class"
+                f"{self.layout.train} has two folders {both_spellings(*twins[0])}",
+                cure="join them: a person is one class",
             )
         return class_order(people, self.labels, self._listed)
 
@@ -136,7 +137,7 @@ class Folder(FileSplit):
 
     @classmethod
     def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
-        """The folder itself; its layout is looked at when the split is made."""
+        """The folder itself; its layout is read when the split is made."""
         del settings
         yield from expect_folder(folder.parent, folder.name, "a folder for each person")
 
@@ -159,15 +160,17 @@ class Folder(FileSplit):
             yield Finding("note", line)
 
     def unused(self) -> list[str]:
-        """What lies there and is not used, and names that were taken for one: a line each, for people."""
+        """Files that are not used, and names that were treated as one: a line each, for people."""
         train, test = self.layout.train.name, self.layout.test and self.layout.test.name
         lines = [
-            f"one person is {spelt(name, other)}: in {train}/ and in {test}/"
+            f"one person is {both_spellings(name, other)}: in {train}/ and in {test}/"
             for name, other in self._in_test.items()
             if name != other
         ]
         for one, other in alike_but_for_case(self.class_names):
-            lines.append(f"two people are called {spelt(one, other)}; join their folders if they are one person")
+            lines.append(
+                f"two people are called {both_spellings(one, other)}; join their folders if they are one person"
+            )
         return [*lines, *self.layout.unused, *self._passed.lines()]
 
     def _public_title(self) -> str:
@@ -189,8 +192,12 @@ class Folder(FileSplit):
         train, test = (subfolders(folder, self._passed) for folder in (self.layout.train, self.layout.test))
         pairs = matched(train, test)
         if alone := sorted((set(train) - set(pairs)) | (set(test) - set(pairs.values()))):
-            near = [name for name in (*train, *test) if name != alone[0] and folded(name) == folded(alone[0])]
-            why = f" ({spelt(alone[0], near[0])})" if near else ""
+            near = [
+                name
+                for name in (*train, *test)
+                if name != alone[0] and normalised_name(name) == normalised_name(alone[0])
+            ]
+            why = f" ({both_spellings(alone[0], near[0])})" if near else ""
             raise MibenchError(
                 f"{self.layout.train} and {self.layout.test} do not hold the same people: {name_some(alone)} in one of "
                 f"them only{why}; every class needs images to train and to test"
@@ -249,14 +256,14 @@ class Folder(FileSplit):
         if self.public_from != "own":
             return None
         if self.public_root:
-            place = folder_of(self.name, self.public_root)
-            if not is_folder(place):
+            folder = folder_of(self.name, self.public_root)
+            if not is_folder(folder):
                 raise MibenchError(
-                    f"dataset.public_root={place} is no folder", cure="name the one with the public images"
+                    f"dataset.public_root={folder} is no folder", cure="name the one with the public images"
                 )
-            if real(place) == real(self.folder):
+            if real(folder) == real(self.folder):
                 raise MibenchError("dataset.public_root is dataset.root: private images cannot be the public ones")
-            return place
+            return folder
         return self.layout.public
 
     @cached_property

@@ -121,10 +121,10 @@ def no_public_pictures(folder: Path) -> MibenchError:
     """The same for the folder of public images, which has none itself nor in its folders."""
     unread = [what for what in (_unread(folder), *(_unread(folder / name) for name in _folders(folder))) if what]
     below = _pictures_below(folder)
-    there = f", but {unread[0]}, which are not read ({', '.join(FORMATS)} are)" if unread else ""
-    there = f"; some lie deeper, inside {below}" if below is not None and not there else there
+    hint = f", but {unread[0]}, which are not read ({', '.join(FORMATS)} are)" if unread else ""
+    hint = f"; some lie deeper, inside {below}" if below is not None and not hint else hint
     return MibenchError(
-        f"{folder} has no image, neither itself nor in its folders{there}", cure="add some, or remove it"
+        f"{folder} has no image, neither itself nor in its folders{hint}", cure="add some, or remove it"
     )
 
 
@@ -153,12 +153,14 @@ def _holds_people(folder: Path) -> bool:
 
 def _unused(root: Path, folders: Sequence[str], used: Sequence[str], title: str) -> tuple[str, ...]:
     """Folders and pictures beside the parts of a layout."""
-    left = [name for name in folders if name not in (*used, "public")]
+    unused = [name for name in folders if name not in (*used, "public")]
     lines = []
-    if left:
-        hint = " (the public images are in public/, in lower case)" if "public" in map(str.lower, left) else ""
-        named = name_some(f"{name}/" for name in left)
-        lines.append(f"{named} {'is' if len(left) == 1 else 'are'} not used{hint}: images are taken from {title} only")
+    if unused:
+        hint = " (the public images are in public/, in lower case)" if "public" in map(str.lower, unused) else ""
+        named = name_some(f"{name}/" for name in unused)
+        lines.append(
+            f"{named} {'is' if len(unused) == 1 else 'are'} not used{hint}: images are taken from {title} only"
+        )
     if loose := pictures_in(root, Passed()):
         lines.append(f"{len(loose):,} images beside {title} are not used (first: {loose[0]})")
     return tuple(lines)
@@ -187,9 +189,9 @@ def _pictures_below(folder: Path) -> Path | None:
     level, seen = [folder], 0
     for _ in range(DEEPEST):
         below = []
-        for place in level:
-            for name in _folders(place):
-                inner = place / name
+        for parent in level:
+            for name in _folders(parent):
+                inner = parent / name
                 seen += 1
                 if inner.is_symlink():
                     continue

@@ -55,5 +55,5 @@ class MetFaces(PublicOnly):
 
     def remarks(self) -> Iterator[Finding]:
         """Whether these are as many as were released."""
-        if (found := len(self.rows("public"))) != IMAGES:
-            yield Finding("note", f"{found:,} images, MetFaces has {IMAGES:,}", "unpack the whole archive")
+        if (count := len(self.rows("public"))) != IMAGES:
+            yield Finding("note", f"{count:,} images, MetFaces has {IMAGES:,}", "unpack the whole archive")

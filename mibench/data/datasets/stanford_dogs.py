@@ -86,7 +86,7 @@ class StanfordDogs(FileSplit):
 
     def rows(self, role: Role) -> Sequence[Row]:
         """Listed pictures that are there; public ones come from elsewhere or not at all."""
-        return () if role == "public" else self._there[role]
+        return () if role == "public" else self._present[role]
 
     def picture(self, row: Row) -> Picture:
         """The whole file, or its first box."""
@@ -129,7 +129,7 @@ class StanfordDogs(FileSplit):
         """The numbers of the released split, the annotations, what is not there."""
         train, test = (len(self._dealt[part]) for part in ("train", "test"))
         yield Finding("fine", f"{train:,} train and {test:,} test pictures are listed")
-        absent = train + test - sum(len(rows) for rows in self._there.values())
+        absent = train + test - sum(len(rows) for rows in self._present.values())
         if absent:
             yield Finding("note", f"{absent:,} listed pictures are left out")
         if self.cropped != "never":
@@ -139,8 +139,8 @@ class StanfordDogs(FileSplit):
     def _boxes(self) -> dict[str, tuple[int, int, int, int]]:
         """Name -> first box of every picture that is there."""
         boxes = {}
-        for role in self._there:
-            for row in self._there[role]:
+        for role in self._present:
+            for row in self._present[role]:
                 boxes[row.name] = first_box(self._annotation(row))
         return boxes
 
@@ -149,28 +149,28 @@ class StanfordDogs(FileSplit):
         return self.folder / ANNOTATIONS / breed / PurePosixPath(file).stem
 
     @cached_property
-    def _there(self) -> dict[Role, list[Row]]:
+    def _present(self) -> dict[Role, list[Row]]:
         """The split, without the pictures that are not there: they move no others."""
-        found: dict[Role, list[Row]] = {}
+        rows_of_role: dict[Role, list[Row]] = {}
         folders: dict[str, set[str]] = {}
         everything = [row for rows in self._dealt.values() for row in rows]
         for row in everything:
             _, breed, _ = PurePosixPath(row.name).parts
             if breed not in folders:
-                place = self.folder / PICTURES / breed
-                folders[breed] = {entry.name for entry in entries(place)} if is_folder(place) else set()
+                breed_folder = self.folder / PICTURES / breed
+                folders[breed] = {entry.name for entry in entries(breed_folder)} if is_folder(breed_folder) else set()
         exists = [PurePosixPath(row.name).name in folders[PurePosixPath(row.name).parts[1]] for row in everything]
         kept = {row.name for row in without_missing(everything, exists, self.missing, str(self.folder / PICTURES))}
         for role, rows in self._dealt.items():
-            found[role] = [row for row in rows if row.name in kept]
-        return found
+            rows_of_role[role] = [row for row in rows if row.name in kept]
+        return rows_of_role
 
     @cached_property
     def _dealt(self) -> dict[Role, list[Row]]:
         """The split of everything that is listed."""
         train, test = released_shuffle(len(self._listed))
         rows = self._listed
-        return {"train": [rows[place] for place in train], "test": [rows[place] for place in test]}
+        return {"train": [rows[index] for index in train], "test": [rows[index] for index in test]}
 
     @cached_property
     def _listed(self) -> list[Row]:

@@ -43,12 +43,12 @@ def read_list(path: Path) -> list[tuple[str, int]]:
         raise MibenchError(f"cannot read {path}: {error.strerror}", cure="restore it") from error
     if content is None:
         raise MibenchError(f"{path} is larger than any list of pictures", cure="restore the released file")
-    found = _read(path, content)
+    variables = _read(path, content)
     for name in WANTED:
-        if name not in found:
+        if name not in variables:
             raise MibenchError(f"{path} has no variable {name!r}", cure="restore the released file")
-    names = [_text(cell, path) for cell in found["file_list"]]
-    labels = [_number(cell, path) for cell in found["labels"]]
+    names = [_text(cell, path) for cell in variables["file_list"]]
+    labels = [_number(cell, path) for cell in variables["labels"]]
     if len(names) != len(labels) or not names:
         raise MibenchError(f"{path} has {len(names)} names and {len(labels)} labels", cure="restore the released file")
     return list(zip(names, labels, strict=True))
@@ -65,7 +65,7 @@ def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
         raise MibenchError(
             f"{path} is a MATLAB file of another version than the released lists (5)", cure="restore them"
         )
-    found, room = {}, LARGEST_UNPACKED
+    variables, room = {}, LARGEST_UNPACKED
     try:
         for variable in _variables(content, order):
             room -= len(variable)
@@ -75,27 +75,27 @@ def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
                     cure="restore the released file",
                 )
             name, items = _Variable(variable, order).read()
-            found[name] = items
+            variables[name] = items
     except (ValueError, struct.error, zlib.error) as error:
         raise MibenchError(
             f"{path} is a damaged MATLAB file, or no flat list ({error})", cure="restore the released file"
         ) from error
-    return found
+    return variables
 
 
 def _variables(content: bytes, order: str) -> Iterator[bytes]:
     """The bytes of each variable, unpacked but for what goes beyond the bound."""
-    place = HEADER
-    while place + 8 <= len(content):
-        kind, length = struct.unpack_from(f"{order}II", content, place)
-        if place + 8 + length > len(content):
+    offset = HEADER
+    while offset + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, offset)
+        if offset + 8 + length > len(content):
             raise ValueError("it is cut off")
         if kind == COMPRESSED:
-            packed = content[place + 8 : place + 8 + length]
+            packed = content[offset + 8 : offset + 8 + length]
             yield zlib.decompressobj().decompress(packed, LARGEST_UNPACKED + 1)
         else:
-            yield content[place : place + 8 + length]
-        place += 8 + length
+            yield content[offset : offset + 8 + length]
+        offset += 8 + length
 
 
 class _Variable:
@@ -104,7 +104,7 @@ class _Variable:
     def __init__(self, content: bytes, order: str) -> None:
         self.content = content
         self.order = order
-        self.place = 0
+        self.offset = 0
 
     def read(self) -> tuple[str, list[Any]]:
         """Its name and its items: numbers, texts (one for an array of text), or those of its cells."""
@@ -119,20 +119,20 @@ class _Variable:
         return name, [self._cell() for _ in range(items)]
 
     def _cell(self) -> Any:
-        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.place)
+        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.offset)
         if kind == MATRIX and not length:
-            self.place += 8
+            self.offset += 8
             return []
         inner, items, _ = self._head()
         return self._value(inner, items)
 
     def _head(self) -> tuple[int, int, str]:
         """Class, number of items and name of an array; the place is behind them."""
-        (kind,) = struct.unpack_from(f"{self.order}I", self.content, self.place)
-        (word,) = struct.unpack_from(f"{self.order}I", self.content, self.place + 16)
+        (kind,) = struct.unpack_from(f"{self.order}I", self.content, self.offset)
+        (word,) = struct.unpack_from(f"{self.order}I", self.content, self.offset + 16)
         if kind != MATRIX or word & COMPLEX:
             raise ValueError("something that is no array of text or real numbers")
-        self.place += 24
+        self.offset += 24
         _, lengths = self._element(SIDES)
         sides = struct.unpack(f"{self.order}{len(lengths) // 4}i", lengths)
         if min(sides, default=-1) < 0:
@@ -143,15 +143,15 @@ class _Variable:
     def _value(self, kind: int, items: int) -> Any:
         """What is behind the head of an array that is no cell: a text, or a list of numbers."""
         if kind == TEXT:
-            found, content = self._element(CODECS)
-            codec = CODECS[found]
+            element_type, content = self._element(CODECS)
+            codec = CODECS[element_type]
             return content.decode(codec if "utf-" not in codec or codec == "utf-8" else codec + self._end)
         if kind not in NUMBERS:
             raise ValueError(f"an array of class {kind}")
         if items > MOST_ITEMS:
             raise ValueError(f"it claims {items:,} numbers")
-        found, content = self._element(DTYPES)
-        numbers = np.frombuffer(content, dtype=self.order + DTYPES[found])
+        element_type, content = self._element(DTYPES)
+        numbers = np.frombuffer(content, dtype=self.order + DTYPES[element_type])
         if len(numbers) != items:
             raise ValueError("an array of another length than it says")
         return numbers.tolist()
@@ -162,13 +162,13 @@ class _Variable:
 
     def _element(self, types: Any) -> tuple[int, bytes]:
         """Type and bytes of the next element, which must be one of ``types``."""
-        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.place)
-        start, following = self.place + 8, self.place + 8 + length + -length % 8
+        kind, length = struct.unpack_from(f"{self.order}II", self.content, self.offset)
+        start, following = self.offset + 8, self.offset + 8 + length + -length % 8
         if kind >> 16:  # four bytes or fewer stand in the tag itself
-            kind, length, start, following = kind & 0xFFFF, kind >> 16, self.place + 4, self.place + 8
+            kind, length, start, following = kind & 0xFFFF, kind >> 16, self.offset + 4, self.offset + 8
         if kind not in types or length > len(self.content) - start:
             raise ValueError(f"an element of type {kind} and {length:,} bytes")
-        self.place = following
+        self.offset = following
         return kind, self.content[start : start + length]
 
 

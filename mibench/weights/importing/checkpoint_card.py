@@ -102,7 +102,7 @@ class Origin:
                 "source": request.source or (release.source if release is not None else "not stated"),
                 **({"target": str(self.target)} if self.target else {}),
                 **({"dataset": plain(request.settings["dataset"])} if request.settings.get("dataset") else {}),
-                **self._said(),
+                **self._extras(),
             },
             reported=reported or None,
             measured=measured or None,
@@ -110,8 +110,8 @@ class Origin:
         )
         return card, doubts
 
-    def _said(self) -> dict[str, object]:
+    def _extras(self) -> dict[str, object]:
         """What the files say besides their weights, unless it is a novel."""
-        said = {file.file: dict(file.extras) for file in self.files if file.extras}
-        found = next(iter(said.values())) if len(self.files) == 1 and said else said
-        return {"said": found} if found and len(json.dumps(found)) <= MOST_SAID else {}
+        by_file = {file.file: dict(file.extras) for file in self.files if file.extras}
+        extras = next(iter(by_file.values())) if len(self.files) == 1 and by_file else by_file
+        return {"said": extras} if extras and len(json.dumps(extras)) <= MOST_SAID else {}

@@ -1,6 +1,6 @@
 """Finds the weights in what a file holds: containers, prefixes of wrappers, and whatever else was saved with them.
 
-What is looked at are plain dicts and lists; tensors in them are
+Only plain dicts and lists are searched; tensors in them are
 :class:`~mibench.weights.importing.claimed_sizes.DeclaredTensor`.
 """
 
@@ -67,8 +67,8 @@ def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[Dec
         what = "Tensor" if isinstance(content, DeclaredTensor) else type(content).__name__
         raise MibenchError(f"{source} holds a {what}, not named weights", cure="save the network's state_dict()")
     sets = dict(_sets(content, ()))
-    place = _chosen(content, sets, source, choice)
-    held = (sets.get(place) or content[place]) if place else content
+    address = _chosen(content, sets, source, choice)
+    held = (sets.get(address) or content[address]) if address else content
     tensors = {key: value for key, value in held.items() if isinstance(value, DeclaredTensor)}
     if not tensors:
         raise MibenchError(
@@ -76,11 +76,11 @@ def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[Dec
             cure="name the file of the network",
         )
     check_names(tensors, source)
-    said = {**(content if held is not content else {}), **held}
-    tops = {place.partition(".")[0] for place in sets}
+    metadata = {**(content if held is not content else {}), **held}
+    tops = {address.partition(".")[0] for address in sets}
     leftovers = {
         key: value
-        for key, value in said.items()
+        for key, value in metadata.items()
         if isinstance(key, str)
         and key not in tensors
         and key not in OLD_CONTAINERS
@@ -89,11 +89,11 @@ def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[Dec
     }
     tensors, stripped, averaged = strip(tensors)
     return Unpacked(
-        container=place or "bare",
+        container=address or "bare",
         tensors=tensors,
         stripped=stripped,
         averaged=averaged,
-        others=tuple(shown(other) for other in sets if other != place)[:5],
+        others=tuple(shown(other) for other in sets if other != address)[:5],
         extras=plain_only(leftovers),
     )
 
@@ -131,11 +131,11 @@ def _sets(held: Any, path: tuple[str, ...], budget: list[int] | None = None) -> 
         name = shown(key)
         if name.lower().startswith(OPTIMISERS):
             continue
-        place = (*path, name)
+        address = (*path, name)
         if isinstance(value, dict) and _is_set(value):
-            yield ".".join(place), value
-        elif len(place) < DEEPEST:
-            yield from _sets(value, place, budget)
+            yield ".".join(address), value
+        elif len(address) < DEEPEST:
+            yield from _sets(value, address, budget)
 
 
 def _is_set(held: Mapping[Any, Any]) -> bool:
@@ -190,8 +190,8 @@ def common_prefix(keys: Iterable[str]) -> str:
 def plain_only(values: Mapping[Any, Any]) -> dict[str, Any]:
     """What can be kept as plain values: text, numbers, and lists and mappings of them. The rest is dropped."""
     budget = [MOST_EXTRAS]
-    found = {shown(key): _plain(value, budget, depth=0) for key, value in values.items()}
-    return {key: value for key, value in found.items() if value is not _DROPPED}
+    plain = {shown(key): _plain(value, budget, depth=0) for key, value in values.items()}
+    return {key: value for key, value in plain.items() if value is not _DROPPED}
 
 
 _DROPPED = object()

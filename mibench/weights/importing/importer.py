@@ -99,9 +99,9 @@ def import_weights(request: Import, *, device: str = "auto", reporter: Reporter 
     made = Origin(request=request, wanted=wanted, files=files, trained=trained, target=target)
     card, doubts = made.card(content, dataset, accuracy)
 
-    def unchanged() -> None:  # since it was looked at: measuring takes a while
-        found = [file and file.card().weights.sha256 for file in (before, _existing(wanted, request.output))]
-        if found[1] not in (found[0], digest):
+    def unchanged() -> None:  # since it was read: measuring takes a while
+        hashes = [file and file.card().weights.sha256 for file in (before, _existing(wanted, request.output))]
+        if hashes[1] not in (hashes[0], digest):
             raise MibenchError(
                 f"another process has written {wanted.name!r} meanwhile", cure="look at it, then import again"
             )
@@ -162,8 +162,8 @@ def find_importer(wanted: RequestedName) -> Importer:
     known = registry.names("importer")
     for name in (f"{wanted.kind}:{wanted.architecture}", wanted.kind):
         if name in known:
-            found: Importer = registry.load("importer", name)
-            return found
+            importer: Importer = registry.load("importer", name)
+            return importer
     raise MibenchError(
         f"nothing here knows the released formats of the {wanted.kind} {wanted.architecture!r} "
         f"(importers: {', '.join(known) or 'none is installed'})"
@@ -178,12 +178,12 @@ def _dataset(wanted: RequestedName, settings: Mapping[str, object]) -> tuple[Ide
         return None, None
     try:
         kind = registry.load("dataset", wanted.dataset)
-        found, _ = config.resolve(kind, [Layer("--set", settings)], scope="dataset")
+        dataset, _ = config.resolve(kind, [Layer("--set", settings)], scope="dataset")
     except MibenchError as error:
         if settings:
             raise
         return None, str(error)
-    return found, None
+    return dataset, None
 
 
 def _check_classes(
@@ -208,9 +208,9 @@ def _check_classes(
 def _existing(wanted: RequestedName, output: Path | None) -> cards.CardFile | None:
     """The card that has this name, or this place, already."""
     folder = output or home()
-    place = folder / "cards" / f"{wanted.card_name.stem}.yaml"
+    path = folder / "cards" / f"{wanted.card_name.stem}.yaml"
     refuse_other_card(wanted.card_name, folder)
-    if place.is_file():
-        content = config.read_yaml(place)
-        return cards.CardFile(wanted.name, str(content.get("kind")), place, folder / "weights", "user", content)
+    if path.is_file():
+        content = config.read_yaml(path)
+        return cards.CardFile(wanted.name, str(content.get("kind")), path, folder / "weights", "user", content)
     return cards.all_cards().get(wanted.name) if output is None else None

@@ -101,8 +101,8 @@ def number(kind: Any, content: Any) -> float | int | bool:
     if not isinstance(kind, NumberType) or not isinstance(content, bytes) or len(content) > 16:
         raise pickle.UnpicklingError("a NumPy value that is not a number")
     (value,) = np.frombuffer(content, dtype=kind.order + kind.code).tolist()  # one item, or it fails
-    found: float | int | bool = value
-    return found
+    result: float | int | bool = value
+    return result
 
 
 def number_or_nothing(kind: Any, content: Any = b"") -> Any:

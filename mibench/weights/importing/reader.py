@@ -46,9 +46,9 @@ def read_weights(path: Path, *, sha256: str | None = None) -> WeightsContents:
     if path.exists() and not path.is_file():  # a pipe or a device may never end
         raise MibenchError(f"{path} is no ordinary file", cure="name a file of weights")
     kind = recognise(path)
-    found = file_sha256(path)
+    actual = file_sha256(path)
     if sha256 is not None:
-        check_sha256(path, found, sha256)
+        check_sha256(path, actual, sha256)
     if choice is not None and kind not in (Format.TORCH_ZIP, Format.TORCH_LEGACY):
         raise MibenchError(f"{path} holds one set of weights", cure=f"leave out ::{shown(choice)}")
     if kind is Format.PICKLE:
@@ -57,7 +57,7 @@ def read_weights(path: Path, *, sha256: str | None = None) -> WeightsContents:
     averaged = {} if unpacked.averaged is None else {AVERAGED: int(unpacked.averaged)}
     return WeightsContents(
         file=path.name,
-        sha256=found,
+        sha256=actual,
         container=unpacked.container,
         tensors=unpacked.tensors,
         stripped=unpacked.stripped,
@@ -85,30 +85,30 @@ def _chosen(path: Path) -> tuple[Path, str | None]:
 
 def _read_torch(path: Path, kind: Format, choice: str | None) -> Unpacked[Tensor]:
     with open_torch(path, kind) as saved:
-        found = unpack(saved.content, str(path), choice)
+        unpacked = unpack(saved.content, str(path), choice)
         return Unpacked(
-            container=found.container,
-            tensors={key: saved.tensor(declared) for key, declared in found.tensors.items()},
-            stripped=found.stripped,
-            averaged=None if found.averaged is None else _counter(saved.tensor(found.averaged)),
-            others=found.others,
-            extras=found.extras,
+            container=unpacked.container,
+            tensors={key: saved.tensor(declared) for key, declared in unpacked.tensors.items()},
+            stripped=unpacked.stripped,
+            averaged=None if unpacked.averaged is None else _counter(saved.tensor(unpacked.averaged)),
+            others=unpacked.others,
+            extras=unpacked.extras,
         )
 
 
 def _counter(tensor: Tensor) -> Tensor:
     """The count of an averaged model, 0 where it is no number."""
-    whole = tensor.numel() == 1 and not tensor.is_complex() and bool(tensor.isfinite().all())
-    return tensor.reshape(()) if whole else torch.zeros(())
+    is_finite_scalar = tensor.numel() == 1 and not tensor.is_complex() and bool(tensor.isfinite().all())
+    return tensor.reshape(()) if is_finite_scalar else torch.zeros(())
 
 
-def check_sha256(path: Path, found: str, wanted: str) -> None:
+def check_sha256(path: Path, actual: str, wanted: str) -> None:
     """Refuse another file than the one asked for."""
     wanted = wanted.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", wanted):
         raise MibenchError(f"--sha256 takes 64 hexadecimal digits, got {shown(wanted)!r}")
-    if found != wanted:
-        raise MibenchError(f"{path} is another file: its sha256 is {found}, expected {wanted}", cure=AGAIN)
+    if actual != wanted:
+        raise MibenchError(f"{path} is another file: its sha256 is {actual}, expected {wanted}", cure=AGAIN)
 
 
 def _read_safetensors(path: Path) -> Unpacked[Tensor]:

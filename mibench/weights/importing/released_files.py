@@ -49,5 +49,7 @@ RELEASED = (
 def recognise(file: str, wanted: RequestedName) -> Released | None:
     """The release that a file of this name is, when it is imported as what it was released as."""
     name = f"{wanted.kind}:{wanted.architecture}@{wanted.dataset}"
-    found = (entry for entry in RELEASED if entry.name == name and re.fullmatch(entry.pattern, file, re.IGNORECASE))
-    return next(found, None)
+    candidates = (
+        entry for entry in RELEASED if entry.name == name and re.fullmatch(entry.pattern, file, re.IGNORECASE)
+    )
+    return next(candidates, None)

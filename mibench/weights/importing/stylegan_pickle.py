@@ -92,13 +92,13 @@ def _follow(path: Path) -> Any:
     """The object in the file, records in place of networks and tensors."""
     findings = Findings()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = follow(content, findings, StyleGANReader)
+        content_of_pickle = follow(content, findings, StyleGANReader)
     if any(name.startswith("dnnlib.tflib.") for name in findings.foreign):
         raise _legacy(path)
     refuse(path, findings)
     if findings.failure is not None:
         raise broken(path, findings)
-    return found
+    return content_of_pickle
 
 
 def _legacy(path: Path) -> MibenchError:
@@ -108,25 +108,25 @@ def _legacy(path: Path) -> MibenchError:
     )
 
 
-def _networks(path: Path, found: Any) -> dict[Any, Any]:
+def _networks(path: Path, unpickled: Any) -> dict[Any, Any]:
     """What the file holds by name, the generator among it."""
-    if isinstance(found, tuple) and len(found) == 3:
+    if isinstance(unpickled, tuple) and len(unpickled) == 3:
         raise _legacy(path)
-    if not isinstance(found, dict) or not isinstance(found.get("G_ema"), Network):
-        held = listed(found) or "nothing" if isinstance(found, dict) else f"a {type(found).__name__}"
+    if not isinstance(unpickled, dict) or not isinstance(unpickled.get("G_ema"), Network):
+        held = listed(unpickled) or "nothing" if isinstance(unpickled, dict) else f"a {type(unpickled).__name__}"
         raise MibenchError(
             f"{path} holds {held} and no G_ema, the averaged generator", cure="name a file of StyleGAN2-ADA"
         )
-    if not isinstance(found.get("D"), Network | None):
+    if not isinstance(unpickled.get("D"), Network | None):
         raise MibenchError(f"{path} is damaged: its D is no network", cure=AGAIN)
-    return found
+    return unpickled
 
 
 def _mapping_in(state: Mapping[Any, Any], name: str) -> dict[Any, Any]:
-    found = state.get(name, {})
-    if not isinstance(found, dict):
+    value = state.get(name, {})
+    if not isinstance(value, dict):
         raise ValueError(f"{name} is not a mapping")
-    return found
+    return value
 
 
 def _modules(network: Network) -> Iterator[tuple[str, Network]]:

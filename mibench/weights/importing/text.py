@@ -20,8 +20,8 @@ def shown(text: object) -> str:
 
 def listed(names: Iterable[object], most: int = 3) -> str:
     """``a, b, c ...``: the first few names."""
-    found: Collection[object] = list(names)
-    return ", ".join(shown(name) for name in list(found)[:most]) + (" ..." if len(found) > most else "")
+    items: Collection[object] = list(names)
+    return ", ".join(shown(name) for name in list(items)[:most]) + (" ..." if len(items) > most else "")
 
 
 def size(count: float) -> str:

@@ -123,9 +123,9 @@ class _Maker:
         storage = declared.storage
         if storage.key not in self._read:
             self._read[storage.key] = self._bytes(self._whole[storage.key])
-        place = storage.start + declared.offset
+        offset = storage.start + declared.offset
         empty = torch.empty(0, dtype=storage.dtype)
-        return empty.set_(self._read[storage.key].untyped_storage(), place, declared.shape, declared.stride)
+        return empty.set_(self._read[storage.key].untyped_storage(), offset, declared.shape, declared.stride)
 
     def _bytes(self, storage: Storage) -> Tensor:
         raw = torch.empty(storage.bytes, dtype=torch.uint8)
@@ -199,49 +199,49 @@ def _open_zip(path: Path, file: BinaryIO) -> Saved:
 
 def _open_legacy(path: Path, file: BinaryIO) -> Saved:
     """Four pickles (magic, version, machine, object), the list of storage keys, then each storage: length and data."""
-    findings, found = Findings(), None
+    findings, unpickled = Findings(), None
     total = path.stat().st_size
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for _ in range(4):
             if findings.failure is None:
-                found = follow(content, findings)
+                unpickled = follow(content, findings)
         keys = follow(content, findings) if findings.failure is None else None
-        place = content.tell()
+        offset = content.tell()
     _refuse_claims(path, findings, total)
-    places: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     for key in keys if isinstance(keys, list) else [None]:
         storage = findings.storages.get(key) if type(key) is str else None
-        if storage is None or storage.key in places:
+        if storage is None or storage.key in offsets:
             raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors", cure=AGAIN)
-        places[storage.key] = place + 8
-        place += 8 + storage.bytes
-    if len(places) < len(findings.storages):
+        offsets[storage.key] = offset + 8
+        offset += 8 + storage.bytes
+    if len(offsets) < len(findings.storages):
         raise MibenchError(f"{path} is damaged: its list of storages does not fit its tensors", cure=AGAIN)
-    if place > total:
-        needed = sum(8 + findings.storages[key].bytes for key in places)
+    if offset > total:
+        needed = sum(8 + findings.storages[key].bytes for key in offsets)
         raise MibenchError(
-            f"{path} is cut off: its tensors take {size(needed)}, {size(total - place + needed)} are left", cure=AGAIN
+            f"{path} is cut off: its tensors take {size(needed)}, {size(total - offset + needed)} are left", cure=AGAIN
         )
 
     def fill(storage: Storage, room: memoryview) -> None:
-        file.seek(places[storage.key] - 8)
+        file.seek(offsets[storage.key] - 8)
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.count:
             raise ValueError(f"storage {shown(storage.key)} has {count:,} items and is declared with {storage.count:,}")
         _copy(file, room)
 
-    return Saved(found, _Maker(path, findings, fill))
+    return Saved(unpickled, _Maker(path, findings, fill))
 
 
 def _copy(source: Any, room: memoryview) -> None:
     """Fill the room from where the source stands."""
-    place = 0
-    while place < len(room):
-        part = source.read(min(AT_ONCE, len(room) - place))
+    offset = 0
+    while offset < len(room):
+        part = source.read(min(AT_ONCE, len(room) - offset))
         if not part:
             raise EOFError("a record is cut off")
-        room[place : place + len(part)] = part
-        place += len(part)
+        room[offset : offset + len(part)] = part
+        offset += len(part)
 
 
 def _refuse_claims(path: Path, findings: Findings, total: int) -> None:

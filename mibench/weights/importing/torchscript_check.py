@@ -1,4 +1,4 @@
-"""TorchScript programs: what torch would take on trust is looked at before it opens one.
+"""TorchScript programs: what torch would trust is checked before it opens one.
 
 ``torch.jit.load`` runs nothing of Python, but the pickles in a program can ask it for gigabytes by a wrong length. They
 are followed without effect first, as those of weights are.

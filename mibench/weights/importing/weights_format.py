@@ -23,7 +23,7 @@ NAME = "name the file that torch.save wrote"
 CONVERT = "convert it to ONNX (tf2onnx) and audit that with `mibench audit --model FILE.onnx`"
 EXPORT = "export the network to ONNX (torch.onnx.export) or TorchScript (torch.jit.trace) for `mibench audit --model`"
 CODE = "--model takes the function or class that builds the network, such as STEM:build, and --weights its weights"
-OTHERS = {  # type -> what to do; checked before the name is looked at
+OTHERS = {  # type -> what to do; checked before the name
     "hdf5": CONVERT,
     "tflite": CONVERT,
     "numpy": NAME,
