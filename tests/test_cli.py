@@ -43,7 +43,7 @@ FLAGS = {
         "FILES", "--as", "--set", "--source", "--licence", "--reported", "--sha256", "--replace", "--output",
         "--device", "--json",
     },
-    "compare": {"RUNS", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
+    "compare": {"RUNS", "--by", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
     "doctor": {"--full", "--json"},
     "fetch": {"NAMES", "--list", "--to", "--sha256", "--offline", "--json"},
     "data fixture": {"NAME", "--output", "--people", "--images", "--size", "--seed", "--json"},

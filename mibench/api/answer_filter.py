@@ -39,10 +39,13 @@ class AnswerFilter(Defence):
     Attributes:
         stage: where it acts.
         grants: the most that an adversary can still ask for: scores, or labels.
+        eight_bits: the classifier is shown images of 8 bits a channel. A filter that depends on the rounded image needs
+            that: else two images that it takes for one would get two answers, whose difference is free of the filter.
     """
 
     stage: ClassVar[AnswerStage]
     grants: ClassVar[Access] = Access.SCORES
+    eight_bits: ClassVar[bool] = False
 
     def logits(self, logits: Tensor) -> Tensor:
         """Logits ``(N, C)`` in the place of the network's. Row by row: an answer never depends on its batch."""
@@ -75,6 +78,12 @@ class FilteredAnswers:
     def grants(self) -> Access:
         """The most that all filters grant."""
         return min((one.grants for one in self.filters), default=Access.GRADIENTS)
+
+    def received(self, images: Tensor) -> Tensor:
+        """The images ``(N, 3, H, W)`` in [0, 1] that the classifier is shown, of 8 bits where a filter needs that."""
+        if not any(one.eight_bits for one in self.filters):
+            return images
+        return (images.clamp(0, 1) * 255).round() / 255
 
     def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
         """Answers, float32 ``(N, C)``, from logits ``(N, C)`` of images ``(N, 3, H, W)``."""

@@ -149,12 +149,15 @@ class Defence:
         name: the registered one.
         alone: it combines with no other defence.
         control: it is expected to leak *more*: a control beside the defences, never to be offered as one.
+        replaces_loss: it weighs samples or puts another loss in the place of the cross entropy, so that no smoothing of
+            the recipe's own applies.
         compatible: architectures that it applies to; None: all.
     """
 
     name: ClassVar[str]
     alone: ClassVar[bool] = False
     control: ClassVar[bool] = False
+    replaces_loss: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
 
     def backbone(self, architecture: str) -> str | None:

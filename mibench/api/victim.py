@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,17 @@ from torch import Tensor, nn
 from mibench.errors import MibenchError
 from mibench.records import ImageSpec
 
-Answer = Callable[[Tensor, Tensor], Tensor]  # logits (N, C) and images (N, 3, H, W) to scores (N, C)
 LEAST_SCORE = 1e-12  # in logarithms
+
+
+class Answer(Protocol):
+    """Filters between a network and those who ask: :class:`~mibench.api.FilteredAnswers`."""
+
+    def received(self, images: Tensor) -> Tensor:
+        """The images ``(N, 3, H, W)`` that the network is shown."""
+
+    def __call__(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Scores ``(N, C)`` from logits ``(N, C)`` and the images that were received."""
 
 
 class AccessError(MibenchError):
@@ -115,8 +123,10 @@ class Victim:
     def scores(self, images: Tensor) -> Tensor:
         """Softmax probabilities ``(N, C)``, or what filters make of them; no gradient."""
         with torch.no_grad():
-            logits = self._forward(images, Access.SCORES).logits
-            return logits.softmax(dim=1) if self._answer is None else self._answer(logits, images)
+            if self._answer is None:
+                return self._forward(images, Access.SCORES).logits.softmax(dim=1)
+            images = self._answer.received(images)
+            return self._answer(self._forward(images, Access.SCORES).logits, images)
 
     def log_scores(self, images: Tensor) -> Tensor:
         """Logarithms of :meth:`scores` ``(N, C)``, of 1e-12 at least: filters may answer 0."""

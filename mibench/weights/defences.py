@@ -153,6 +153,7 @@ def find_twin(
     if wanted is not None:
         file = find_card("target", wanted, dataset.name)
         check_same_data("target", file.card(), dataset)
+        _refuse_other_architecture(file, architecture)
         return _twin(file, recipe)
     name = str(CardName(architecture, dataset.name))
     file_or_none = all_cards().get(name)
@@ -174,10 +175,17 @@ def _filtered_twin(wanted: str | None, architecture: str, dataset: IdentitySplit
     file = find_card("target", wanted or architecture, dataset.name)
     card = file.card()
     check_same_data("target", card, dataset)
-    if card.architecture != architecture:
-        raise MibenchError(f"--twin {wanted} is a {card.architecture}; ask for that in the place of {architecture}")
+    _refuse_other_architecture(file, architecture)
     _refuse_defended(file)
     return Twin(file, Layer(f"the twin {file.name}", {}), 0, "float32")
+
+
+def _refuse_other_architecture(file: CardFile, architecture: str) -> None:
+    if file.card().architecture != architecture:
+        raise MibenchError(
+            f"the twin {file.name} is a {file.card().architecture}, no {architecture}",
+            cure=f"name one of {architecture}, or train that architecture",
+        )
 
 
 def _refuse_defended(file: CardFile) -> None:

@@ -42,6 +42,7 @@ from mibench.weights.defences import (
 )
 from mibench.weights.filtered_target import filter_twin, measure_trained
 from mibench.weights.load import load_weights
+from mibench.weights.same_data import check_same_data
 from mibench.weights.save import refuse_other_card, store_weights
 from mibench.weights.training_inputs import backbone_of, data_for, image_count, target_of
 
@@ -233,7 +234,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         for line in dataset.unused():
             reporter.say(line)
     target = target_of(training.target, training.kind, training.architecture, recipe, dataset)
-    backbone = backbone_of(recipe)
+    backbone = backbone_of(recipe, dataset)
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
@@ -268,8 +269,10 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         for one in resolved.defences
         if (card_name := one.backbone(training.architecture)) is not None
     }
+    for file in public.values():
+        check_same_data("backbone", file.card(), dataset)  # else its public people may be private here
     if defended is not None:
-        settings["defence"] = plain(defended.settings)
+        settings["defence"] = [defended.name, plain(defended.settings)]  # combined, their order matters
     if public:
         settings["public_sha256"] = {name: file.card().weights.sha256 for name, file in public.items()}
     work_directory = WorkDirectory(
@@ -298,7 +301,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             reporter.stop()
         seconds = round(checkpoint.seconds_before + time.time() - started, 1)
         work_directory.log(event="trained", seconds=seconds, device=str(chosen))
-        if defended is not None:
+        if training.kind == "target":
             trained = dataclasses.replace(trained, measured={**trained.measured, "seconds": seconds})
         trained = measure_trained(trained, filters, dataset, chosen, reporter)
         path, card = store_weights(

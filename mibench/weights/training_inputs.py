@@ -43,14 +43,20 @@ def target_of(
     return file
 
 
-def backbone_of(recipe: Recipe) -> CardFile | None:
-    """The card of the weights that a recipe starts from; None for fresh ones."""
+def backbone_of(recipe: Recipe, dataset: IdentitySplit) -> CardFile | None:
+    """The card of the weights that a recipe starts from; None for fresh ones.
+
+    Raises:
+        MibenchError: there are none, or they come from another version of the data set.
+    """
     name = recipe.backbone
     if name is None:
         return None
     if "@" not in name:
         raise MibenchError(f"train.init={name}", cure=f"name the whole card, such as {name}@ms1m")
-    return find_card("backbone", name, CardName.parse(name).dataset)
+    file = find_card("backbone", name, CardName.parse(name).dataset)
+    check_same_data("backbone", file.card(), dataset)
+    return file
 
 
 def data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, device: torch.device) -> Any:

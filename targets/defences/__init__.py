@@ -1,10 +1,7 @@
-"""Defences: trainings and wrappers that make a classifier give away less of its private training images.
+"""Defences: what keeps a classifier from giving away its private training images.
 
-None is implemented yet. One file holds one defence, and its line in ``CATALOGUE["defence"]`` of
-:mod:`mibench.targets` gives it the name under which ``mibench list defences`` shows it.
-
-A defence that changes the training (its loss, images, network, optimiser or which weights are trained) is a frozen
-dataclass derived from :class:`mibench.api.Recipe`; one that changes the answers of a trained classifier wraps its
-network. Either way its settings go onto the card of the weights, so that a result always says what was defended, and
-how.
+One file holds one defence (:class:`mibench.api.Defence`), and its line in ``CATALOGUE["defence"]`` of
+:mod:`mibench.targets` gives it the name under which ``mibench train --defence`` applies it. Trained defences act
+through :class:`mibench.api.TrainingHooks`; filters (:class:`mibench.api.AnswerFilter`) change what a trained classifier
+answers. Settings go onto the card of the weights, so that a result always says what was defended, and how.
 """

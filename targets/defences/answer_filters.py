@@ -22,6 +22,7 @@ from mibench.rng import stream
 DISTRIBUTIONS = ("laplace", "gauss")
 RESTS = ("zero", "renormalise", "spread")
 MOST_DECIMALS = 12
+LEAST_TAU = 1e-3  # logits divided by less may not be finite in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class Temperature(AnswerFilter):
 
     def check(self) -> None:
         """Raise where a setting makes no sense."""
-        if not 0 < self.tau < math.inf:
-            raise MibenchError(f"defence.tau must be a positive number, got {self.tau}")
+        if not LEAST_TAU <= self.tau < math.inf:
+            raise MibenchError(f"defence.tau must be a finite number of {LEAST_TAU} or more, got {self.tau}")
 
     def logits(self, logits: Tensor) -> Tensor:
         """Divided by tau."""
@@ -124,6 +125,7 @@ class Noise(AnswerFilter):
     """
 
     name: ClassVar[str] = "noise"
+    eight_bits: ClassVar[bool] = True
     stage: ClassVar[AnswerStage] = AnswerStage.PERTURB
 
     scale: float = 0.01

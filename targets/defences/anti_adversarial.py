@@ -146,6 +146,7 @@ class AntiAdversarial(Defence):
     """
 
     name: ClassVar[str] = "at-at"
+    replaces_loss: ClassVar[bool] = True
 
     weight: float = 0.08
     epsilon: float = 2.5e-4

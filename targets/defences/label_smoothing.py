@@ -89,6 +89,7 @@ class NegativeLabelSmoothing(Defence):
     """
 
     name: ClassVar[str] = "negls"
+    replaces_loss: ClassVar[bool] = True
 
     alpha: float = -0.05
     schedule: str = "ramp"
@@ -123,6 +124,7 @@ class LabelSmoothing(Defence):
     """
 
     name: ClassVar[str] = "ls"
+    replaces_loss: ClassVar[bool] = True
     control: ClassVar[bool] = True
 
     alpha: float = 0.1

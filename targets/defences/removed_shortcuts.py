@@ -84,5 +84,14 @@ class RemovedShortcuts(Defence):
         return name, changed
 
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
-        """None of RoLSS and SSF, the two phases of TTS."""
+        """None of RoLSS and SSF, the two phases of TTS.
+
+        Raises:
+            MibenchError: no epoch is left for the second phase, so that what was trained keeps its shortcuts.
+        """
+        if self.removed_after * task.epochs > task.epochs - 1:
+            raise MibenchError(
+                f"defence.removed_after={self.removed_after:g} leaves none of {task.epochs} epochs without shortcuts",
+                cure=f"set it to {1 - 1 / task.epochs:.3g} or less",
+            )
         return TwoPhaseHooks(network, self.removed_after * task.epochs) if self.removed_after else TrainingHooks()

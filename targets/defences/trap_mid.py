@@ -226,6 +226,7 @@ class TrapMID(Defence):
     """
 
     name: ClassVar[str] = "trap-mid"
+    replaces_loss: ClassVar[bool] = True
 
     beta: float = 0.2
     alpha: float = 0.02

@@ -58,16 +58,29 @@ class DefendedTraining:
                 fresh_network=fresh_network,
             )
             self.hooks[defence.name] = defence.hooks(network, task)
+        for decision in ("classification_loss", "batches"):
+            deciding = [
+                name
+                for name, hooks in self.hooks.items()
+                if getattr(type(hooks), decision) is not getattr(TrainingHooks, decision)
+            ]
+            if len(deciding) > 1:
+                raise MibenchError(
+                    f"the defences {' and '.join(deciding)} both decide on the {decision.replace('_', ' ')}",
+                    cure="leave one of them out",
+                )
         self._hidden: dict[str, Tensor] = {}
         self._recording = False
         modules = dict(network.named_modules())
         for name in {name for hooks in self.hooks.values() for name in hooks.hidden_layers}:
-            if name not in modules:
+            if not name or name not in modules:
                 raise MibenchError(f"the network has no layer {name!r}; its layers: {', '.join(filter(None, modules))}")
             modules[name].register_forward_hook(self._recorder(name))
 
     def _recorder(self, name: str) -> Any:
         def record(module: nn.Module, arguments: object, output: Tensor) -> None:
+            if not isinstance(output, Tensor):
+                raise MibenchError(f"the layer {name!r} gives no single tensor", cure="choose one that does")
             if self._recording:
                 self._hidden[name] = output
 

@@ -45,6 +45,12 @@ class TrainClassifier(SupervisedRecipe):
     def run(self, data: Any, context: TrainingContext) -> TrainedWeights:
         """Train on the first of :meth:`parts`, from the checkpoint when there is one."""
         self.check()
+        replacing = next((defence.name for defence in context.defences if defence.replaces_loss), None)
+        if self.label_smoothing and replacing is not None:
+            raise MibenchError(
+                f"train.label_smoothing={self.label_smoothing:g} has no effect beside the defence {replacing!r}",
+                cure="set it to 0, and train an undefended twin without it",
+            )
         train, test, classes = self.parts(data)
         _check_images(train, self.size, classes)
         _check_images(test, self.size, classes)
