@@ -10,10 +10,11 @@ kind           contract                               called by
 ============== ====================================== ============================================
 
 From top to bottom: ``rows`` (which runs are one row), ``significance`` (tests between rows), ``comparison`` (both as
-data), ``compare`` (makes it), ``comparison_tables`` and ``figures`` (draw it); ``tables`` is about single runs. All
-tables are :class:`~mibench.reports.table_model.Table` objects, from which CSV, Markdown and LaTeX are written. Which
-metrics stand in a table, what they are called and whether they are tested is read from ``StoredRun.infos``, what each
-metric says about itself.
+data), ``compare`` (makes it), ``comparison_tables`` and ``figures`` (draw it). With defences as rows: ``defended``
+(classifiers and their twins), ``published``, ``matrix`` (the data), ``compare_defences``, ``matrix_tables``.
+``tables`` is about single runs. All tables are :class:`~mibench.reports.table_model.Table` objects, from which CSV,
+Markdown and LaTeX are written. Which metrics stand in a table, what they are called and whether they are tested is read
+from ``StoredRun.infos``, what each metric says about itself.
 
 Another report, such as a page of HTML, is a file or folder here and a line under ``report``. A gate that passes or
 fails runs is called by none of the kinds above: it is a file here, a line under a kind of its own in

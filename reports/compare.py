@@ -6,28 +6,21 @@ Held fixed by every interval and test: the weights of target, judge and prior. S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
-from mibench.api import Estimate, MetricInfo, MibenchError
-from mibench.results import ComparisonFunction, StoredRun, merged_infos, pooled
+from mibench.api import MibenchError
+from mibench.results import COMPARED_BY, ComparedBy, ComparisonFunction, StoredRun, merged_infos
 
 from . import comparison_tables
-from .comparison import Comparison, Row
-from .row_labels import prior_of
-from .rows import (
-    Pool,
-    circumstances,
-    differing,
-    open_runs,
-    pool_runs,
-    refuse_mixture,
-)
-from .significance import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, suggest, untested
+from .compare_defences import PrintedMatrix, compare_defences
+from .comparison import Comparison
+from .pooled_rows import row_of
+from .rows import Pool, circumstances, differing, open_runs, pool_runs, refuse_mixture
+from .significance import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, testable, untested
 
-_COSTS = ("queries_forward", "queries_backward", "seconds")
+Runs = StoredRun | Path | str | Sequence[StoredRun | Path | str]
 
 
 class PrintedComparison(Comparison):
@@ -46,14 +39,14 @@ class PrintedComparison(Comparison):
         return comparison_tables.write_all(self, Path(folder))
 
 
-def compare(
-    runs: StoredRun | Path | str | Sequence[StoredRun | Path | str],
+def compare_attacks(
+    runs: Runs,
     *,
     reference: str | None = None,
     metrics: Sequence[str] = (),
     mix: bool = False,
 ) -> PrintedComparison:
-    """Compare finished runs.
+    """Compare finished runs by attack.
 
     Args:
         runs: runs, their folders, or folders of runs; floors that lie beside them come along.
@@ -69,7 +62,7 @@ def compare(
     """
     opened, left_out = open_runs([runs] if isinstance(runs, StoredRun | Path | str) else list(runs))
     infos = merged_infos(run.infos for run in opened)
-    tested = _tested(infos, metrics)
+    tested = testable(infos, metrics)
     shown = {name: info for name, info in infos.items() if "comparison" in info.views or name in tested}
     facts = [circumstances(run) for run in opened]
     if not mix:
@@ -86,7 +79,7 @@ def compare(
     differences, family = adjust(differences)
     return PrintedComparison(
         infos=shown,
-        rows=tuple(_row(pool, shown) for pool in pools),
+        rows=tuple(row_of(pool, shown) for pool in pools),
         differences=tuple(differences),
         tested=tested,
         family=family,
@@ -98,84 +91,41 @@ def compare(
     )
 
 
-def _tested(infos: Mapping[str, MetricInfo], requested: Sequence[str]) -> tuple[str, ...]:
-    """The metrics that are tested: those requested, or those that say so.
+@overload
+def compare(
+    runs: Runs,
+    *,
+    reference: str | None = None,
+    metrics: Sequence[str] = (),
+    mix: bool = False,
+    by: Literal["attack"] = "attack",
+) -> PrintedComparison: ...
 
-    Raises:
-        MibenchError: one that was requested has no value for each identity.
+
+@overload
+def compare(
+    runs: Runs, *, reference: str | None = None, metrics: Sequence[str] = (), mix: bool = False, by: ComparedBy = ...
+) -> PrintedComparison | PrintedMatrix: ...
+
+
+def compare(
+    runs: Runs,
+    *,
+    reference: str | None = None,
+    metrics: Sequence[str] = (),
+    mix: bool = False,
+    by: ComparedBy = "attack",
+) -> PrintedComparison | PrintedMatrix:
+    """Compare finished runs: attacks on each target, or (``by="defence"``) defences under each attack.
+
+    The other arguments, and what is raised: :func:`compare_attacks` and
+    :func:`~mibench.reports.matrix.compare_defences`.
     """
-    known = [info.name for info in infos.values() if info.column is not None]
-    for name in requested:
-        if name not in known:
-            raise MibenchError(
-                f"{name!r} cannot be tested over identities{suggest(name, known)} (known: {', '.join(known)})"
-            )
-    usual = (name for name in known if infos[name].tested and "comparison" in infos[name].views)
-    return tuple(dict.fromkeys(requested)) or tuple(usual)
-
-
-def _row(pool: Pool, infos: Mapping[str, MetricInfo]) -> Row:
-    first = pool.runs[0]
-    costs = [_cost(run, len(pool.identities)) for run in pool.runs]
-    environments = [run.record.get("environment") or {} for run in pool.runs]
-    devices = {f"{each.get('device', '?')} ({each.get('device_name', '?')})" for each in environments if each}
-    return Row(
-        target=pool.target,
-        label=pool.label,
-        attack=first.attack,
-        prior=prior_of(first),
-        protocol=first.protocol,
-        dataset=first.dataset,
-        floor=pool.floor,
-        runs=tuple(str(run.path) for run in pool.runs),
-        seeds=tuple(run.seed for run in pool.runs),
-        identities=len(pool.identities),
-        estimates={name: _pooled_estimate(pool, info) for name, info in infos.items() if name in first.metrics},
-        by_seed={
-            name: tuple(run.metrics[name].value if name in run.metrics else None for run in pool.runs)
-            for name in infos
-            if name in first.metrics
-        },
-        cost={name: _pooled_cost(name, [each[name] for each in costs]) for name in costs[0]},
-        devices=tuple(sorted(devices)),
-    )
-
-
-def _pooled_estimate(pool: Pool, info: MetricInfo) -> Estimate:
-    """A single run's own estimate; over seeds the mean, with an interval where identities have values."""
-    estimates = [run.metrics.get(info.name) for run in pool.runs]
-    first = pool.runs[0].metrics[info.name]
-    seeds = len(estimates)
-    if seeds == 1:
-        return first
-    values = [estimate.value for estimate in estimates if estimate is not None and estimate.value is not None]
-    if len(values) < seeds:
-        reason = next((e.reason for e in estimates if e is not None and e.reason), "a run lacks it")
-        return replace(first, value=None, low=None, high=None, reason=reason)
-    if (by_identity := pool.values(info.name)) is not None:
-        return pooled(first, by_identity, seeds=seeds, samples=pool.samples)
-    why = "none: it has no value for each identity, so seeds have no interval in common"
-    return replace(first, value=sum(values) / seeds, low=None, high=None, params={"seeds": seeds, "interval": why})
-
-
-def _cost(run: StoredRun, identities: int) -> dict[str, float | None]:
-    stages = run.cost()
-    cost: dict[str, float | None] = {}
-    for stage in ("prepare", "attack"):
-        for name in _COSTS:
-            whole = stages[stage].get(name)
-            cost[f"{stage}_{name}"] = None if whole is None else whole / identities
-    peaks = [peak for stage in ("prepare", "attack") if (peak := stages[stage].get("peak_memory_bytes")) is not None]
-    cost["peak_memory_bytes"] = max(peaks) if peaks else None
-    cost["prior_queries_forward"] = stages["prior"].get("queries_forward")
-    return cost
-
-
-def _pooled_cost(name: str, values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None
-    return max(known) if name == "peak_memory_bytes" else sum(known) / len(known)
+    if by not in COMPARED_BY:
+        raise MibenchError(f"runs are not compared by {by!r}", cure=f"choose one of {', '.join(COMPARED_BY)}")
+    if by == "defence":
+        return compare_defences(runs, reference=reference, metrics=metrics, mix=mix)
+    return compare_attacks(runs, reference=reference, metrics=metrics, mix=mix)
 
 
 def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[str]:

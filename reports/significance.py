@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mibench.api import Estimate, MibenchError
+from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.results import adjusted, compared, is_proportion, without_value
 
 from .formatting import FLOOR
@@ -151,3 +151,19 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'dmmia'?`` or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def testable(infos: Mapping[str, MetricInfo], requested: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that are tested: those requested, or those that say so.
+
+    Raises:
+        MibenchError: one that was requested has no value for each identity.
+    """
+    known = [info.name for info in infos.values() if info.column is not None]
+    for name in requested:
+        if name not in known:
+            raise MibenchError(
+                f"{name!r} cannot be tested over identities{suggest(name, known)} (known: {', '.join(known)})"
+            )
+    usual = (name for name in known if infos[name].tested and "comparison" in infos[name].views)
+    return tuple(dict.fromkeys(requested)) or tuple(usual)

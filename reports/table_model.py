@@ -27,6 +27,7 @@ class Column:
         kind: how its numbers are shown.
         better: whether higher is better for the attack.
         bounds: names in CSV of the two columns that hold the interval; None for numbers without one.
+        group: heading that neighbouring columns share; None for a column that stands alone.
     """
 
     name: str | None
@@ -34,6 +35,7 @@ class Column:
     kind: Kind = "text"
     better: bool | None = None
     bounds: tuple[str, str] | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,11 @@ def heading(column: Column) -> str:
     return printable(column.title or "") + unit + arrow(column.better)
 
 
+def _grouped(column: Column) -> str:
+    """A column's heading behind that of its group, where headings have one line."""
+    return heading(column) if column.group is None else f"{printable(column.group)}: {heading(column)}"
+
+
 def value_text(kind: Kind, value: float) -> str:
     """A number as people read it."""
     if kind == "count":
@@ -131,7 +138,7 @@ def markdown_text(tables: Sequence[Table], notes: Sequence[str], width: int | No
     parts = []
     for table in tables:
         indices = [index for index, column in enumerate(table.columns) if column.title is not None]
-        rows = [[heading(table.columns[index]) for index in indices]]
+        rows = [[_grouped(table.columns[index]) for index in indices]]
         rows += [[_markdown_cell(table.columns[index], row[index]) for index in indices] for row in table.rows]
         for number, chunk in enumerate(_chunks(rows, table.lead, width)):
             title = printable(table.title if number == 0 else f"{table.title} (continued)")

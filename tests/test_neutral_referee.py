@@ -23,7 +23,7 @@ ALLOWED = {
     "data/datasets/public_only.py",
     "weights/importing/released_files.py",
     "weights/importing/requested_name.py",
-    "weights/training.py",
+    "weights/training_inputs.py",
 }
 KINDS = ("attack", "target", "prior", "judge")
 MODULES = sorted(

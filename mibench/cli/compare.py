@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import rich_click as click
 
@@ -25,15 +26,23 @@ FORMATS = ("text", "csv", "markdown", "latex")
   mibench compare runs/ --reference floor          what each attack adds to its own floor
   mibench compare runs/A runs/B --metric acc1      one metric only: fewer tests to correct for
   mibench compare runs/ --output comparison        CSV, Markdown, LaTeX and a figure
+  mibench compare runs/defences --by defence       utility and leakage of defences, against the undefended twin
 """,
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option(
     "--reference", metavar="ROW", help="Test every row against this one only; floor: each against its own floor."
 )
+@click.option(
+    "--by",
+    type=click.Choice(("attack", "defence")),
+    default="attack",
+    show_default=True,
+    help="Rows: attacks on each target, or defences under each attack, tested against their undefended twin.",
+)
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Show and test only this metric; repeatable.")
 @click.option("--mix", is_flag=True, help="Allow runs with different protocols, data or judges; no tests between them.")
-@output_option(None, "Folder for comparison.* and differences.*: CSV, Markdown, LaTeX, PNG and SVG.")
+@output_option(None, "Folder for tables and the figure: CSV, Markdown, LaTeX, PNG and SVG.")
 @click.option(
     "--format",
     "kind",
@@ -47,6 +56,7 @@ def compare(
     *,
     runs: tuple[Path, ...],
     reference: str | None,
+    by: Literal["attack", "defence"],
     metrics: tuple[str, ...],
     mix: bool,
     output: Path | None,
@@ -60,7 +70,7 @@ def compare(
     """
     from mibench.commands import compare as compare_runs
 
-    comparison = compare_runs(runs, reference=reference, metrics=metrics, mix=mix)
+    comparison = compare_runs(runs, reference=reference, metrics=metrics, mix=mix, by=by)
     files = comparison.write(output) if output is not None else []
     if as_json:
         click.echo(json.dumps(comparison.as_plain() | {"files": [str(file) for file in files]}, indent=2))

@@ -12,7 +12,7 @@ from mibench.errors import MibenchError
 from mibench.system.progress import Reporter
 
 if TYPE_CHECKING:
-    from mibench.results import StoredRun
+    from mibench.results import ComparedBy, ComparisonFunction, StoredRun
     from mibench.sweeps.sweep import DryRun, Sweep
 
 LISTED = (
@@ -155,6 +155,7 @@ def compare(
     reference: str | None = None,
     metrics: Sequence[str] = (),
     mix: bool = False,
+    by: ComparedBy = "attack",
 ) -> RunComparison:
     """Finished runs side by side, with paired tests over identities: ``mibench compare``.
 
@@ -169,13 +170,14 @@ def compare(
         reference: label or attack that every row is tested against; ``floor``: each against its own.
         metrics: which to show and to test; empty: all that can be tested.
         mix: show runs of different protocols, data or judges too, without tests between them.
+        by: what the rows are: ``attack``, on each target; or ``defence``, under each attack, tested against the
+            undefended twin unless ``reference`` names another row.
 
     Raises:
         MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
     """
-    comparison: RunComparison = registry.load("comparison", "table")(
-        runs, reference=reference, metrics=metrics, mix=mix
-    )
+    compare_runs: ComparisonFunction = registry.load("comparison", "table")
+    comparison = compare_runs(runs, reference=reference, metrics=metrics, mix=mix, by=by)
     return comparison
 
 

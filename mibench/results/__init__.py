@@ -1,7 +1,7 @@
 """The read side of a run directory: what reports, and anybody's notebook, may import."""
 
 from mibench.errors import printable
-from mibench.results.contract import ComparisonFunction, PrintableComparison, Report
+from mibench.results.contract import COMPARED_BY, ComparedBy, ComparisonFunction, PrintableComparison, Report
 from mibench.results.formatting import (
     ABSENT,
     absent_notes,
@@ -27,10 +27,13 @@ from mibench.results.paired import (
     without_value,
 )
 from mibench.results.stored_run import LabelledImages, StoredRun, Unit, as_runs, open_run
+from mibench.results.utility import utility
 from mibench.system.files import atomic_write  # how reports write: a crash leaves no half a figure
 
 __all__ = [
     "ABSENT",
+    "COMPARED_BY",
+    "ComparedBy",
     "ComparisonFunction",
     "LabelledImages",
     "PrintableComparison",
@@ -60,5 +63,6 @@ __all__ = [
     "per_identity",
     "pooled",
     "printable",
+    "utility",
     "without_value",
 ]

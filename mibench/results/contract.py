@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from .stored_run import LabelledImages, StoredRun
+
+ComparedBy = Literal["attack", "defence"]
+COMPARED_BY: tuple[ComparedBy, ...] = get_args(ComparedBy)
 
 
 class Report(Protocol):
@@ -58,6 +61,7 @@ class ComparisonFunction(Protocol):
         reference: what every row is tested against; None for the comparison's own choice.
         metrics: which to show and to test; none for the comparison's own choice.
         mix: show runs that must not be compared beside each other, without tests between them, instead of refusing.
+        by: what the rows are: attacks on each target, or defences under each attack.
 
     Raises:
         MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
@@ -70,4 +74,5 @@ class ComparisonFunction(Protocol):
         reference: str | None = None,
         metrics: Sequence[str] = (),
         mix: bool = False,
+        by: ComparedBy = "attack",
     ) -> PrintableComparison: ...

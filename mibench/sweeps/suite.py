@@ -12,7 +12,7 @@ A file names lists along :data:`AXES` and values that hold everywhere::
     seeds: [0, 1, 2]
     settings: {protocol: {identities: 20}} # of every cell; those of an attack win
     exclude: [{attack: no memory, target: ir152}]
-    compare: {reference: dmmia, metrics: [acc1]} # what the comparison at the end tests; chosen before looking
+    compare: {reference: dmmia, metrics: [acc1]} # what the comparison at the end tests (by: defence, the defences)
 
 Whether a cell can start (its attack is known, its weights are there) is not asked here: one that cannot is a row of the
 table, not a mistake of the file.
@@ -30,6 +30,7 @@ from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError, suggest
 from mibench.records import PLAIN_NAMES, is_plain_name
+from mibench.results import COMPARED_BY, ComparedBy
 from mibench.runs.request import SCOPES, RunRequest, Settings
 from mibench.system.text_files import shown
 
@@ -99,7 +100,7 @@ class Suite:
     """A matrix, expanded: its cells in the order of the file, the first axis changing slowest.
 
     Attributes:
-        reference, metrics: what the comparison of the complete cells tests, as ``mibench compare`` takes it.
+        reference, metrics, by: what the comparison of the complete cells tests, as ``mibench compare`` takes it.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Suite:
     cells: tuple[Cell, ...]
     reference: str | None = None
     metrics: tuple[str, ...] = ()
+    by: ComparedBy = "attack"
 
 
 def load_suite(wanted: str) -> Suite:
@@ -157,13 +159,20 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
     if not kept:
         raise MibenchError(f"{source}: nothing is left to run: every cell is excluded", cure="exclude fewer")
     asked = _mapping(fields.get("compare"), f"{source}: compare")
-    _known(asked, ("reference", "metrics"), f"{source}: compare")
+    _known(asked, ("reference", "metrics", "by"), f"{source}: compare")
+    by = next((by for by in COMPARED_BY if by == asked.get("by", "attack")), None)
+    if by is None:
+        raise MibenchError(
+            f"{source}: compare.by: runs are not compared by {shown(asked['by'])}",
+            cure=f"choose one of {', '.join(COMPARED_BY)}",
+        )
     metrics = asked.get("metrics") or []
     if not isinstance(metrics, list):
         raise MibenchError(f"{source}: compare.metrics: expected a list of metrics, got {shown(metrics)}")
     return Suite(
         reference=_text(asked["reference"], f"{source}: compare.reference") if asked.get("reference") else None,
         metrics=tuple(_text(name, f"{source}: compare.metrics") for name in metrics),
+        by=by,
         name=title,
         description=" ".join(str(fields.get("description", "")).split()),
         protocol=common.get("protocol"),

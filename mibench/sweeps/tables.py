@@ -178,7 +178,7 @@ def write(suite: Suite, out: Path, table: SweepTable) -> Written:
     for name in registry.names("comparison") if len(complete) > 1 else ():
         try:
             compare: ComparisonFunction = registry.load("comparison", name)
-            comparison = compare(complete, reference=suite.reference, metrics=suite.metrics)
+            comparison = compare(complete, reference=suite.reference, metrics=suite.metrics, by=suite.by)
             files += comparison.write(out / COMPARISON)
             compared.append(comparison.render("text", width=WIDTH).rstrip())
         except MibenchError as error:

@@ -1,0 +1,232 @@
+"""Defences side by side: utility, leakage, and the difference to the undefended twin, paired over identities.
+
+A row is an attacked classifier, a column a row of :func:`mibench.reports.compare.compare_attacks`: an attack with its
+settings, seeds pooled. Held fixed by every interval and test: the weights of the classifiers, judge and prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mibench.api import Estimate, MetricInfo, MibenchError
+from mibench.results import StoredRun, merged_infos
+
+from . import matrix_tables
+from .defended import Classifier, Role, classifier_of, defence_labels, twin_of
+from .matrix import DefenceDifference, Defended, Matrix
+from .pooled_rows import row_of
+from .published import reported_beside
+from .rows import Pool, circumstances, differing, open_runs, pool_runs, refuse_mixture
+from .significance import LEVEL, adjust, difference, suggest, testable
+
+USUAL = ("acc1",)  # tested unless metrics are requested: one metric keeps the family of tests small
+
+
+class PrintedMatrix(Matrix):
+    """A matrix that prints and writes itself, as ``mibench compare`` asks of a comparison."""
+
+    def render(self, kind: str = "text", *, width: int = 110) -> str:
+        """``text`` (tables cut at ``width`` letters), ``markdown``, ``csv`` (a line per cell) or ``latex``."""
+        return matrix_tables.render(self, kind, width=width)
+
+    def as_plain(self) -> dict[str, object]:
+        """Everything as JSON types."""
+        return matrix_tables.as_plain(self)
+
+    def write(self, folder: Path | str) -> list[Path]:
+        """Write ``defences`` as CSV, Markdown and LaTeX, and the figure ``frontier`` as PNG and SVG."""
+        return matrix_tables.write_all(self, Path(folder))
+
+
+def compare_defences(
+    runs: StoredRun | Path | str | Sequence[StoredRun | Path | str],
+    *,
+    reference: str | None = None,
+    metrics: Sequence[str] = (),
+    mix: bool = False,
+) -> PrintedMatrix:
+    """Compare defences by what attacks get out of them.
+
+    Args:
+        runs: runs, their folders, or folders of runs; floors that lie beside them come along.
+        reference: label or card of the row that every row of its group is tested against, in place of each one's
+            undefended twin.
+        metrics: which to show and to test; ``USUAL`` by default.
+        mix: show runs made under different circumstances, without tests between them, instead of refusing.
+
+    Raises:
+        MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
+    """
+    opened, left_out = open_runs([runs] if isinstance(runs, StoredRun | Path | str) else list(runs))
+    known = merged_infos(run.infos for run in opened)
+    tested = testable(known, metrics or USUAL)
+    infos = {name: info for name, info in known.items() if name in tested}
+    facts = [circumstances(run) for run in opened]
+    if not mix:
+        refuse_mixture(opened, facts)
+    pools = pool_runs(opened, facts)
+    by_target: dict[str, list[Pool]] = {}
+    for pool in pools:
+        by_target.setdefault(pool.target, []).append(pool)
+    classifiers = {
+        target: classifier_of([run for pool in members for run in pool.runs]) for target, members in by_target.items()
+    }
+    labels = defence_labels(list(classifiers.values()))
+    references = _references(classifiers, labels, reference)
+    floors = tuple(dict.fromkeys(pool.label for pool in pools if pool.floor))
+    attacks = tuple(dict.fromkeys(pool.label for pool in pools if not pool.floor)) + floors
+    target_of = {classifier.key: target for target, classifier in classifiers.items()}
+    found = []
+    for target, other in references.items():
+        others = {pool.label: pool for pool in by_target[target_of[other.key]] if not pool.floor}
+        for pool in by_target[target]:
+            found += [
+                (target, other, pool.label, difference(pool, others[pool.label], metric))
+                for metric in tested
+                if pool.label in others
+            ]
+    adjusted, family = adjust([each for *_, each in found])
+    differences = tuple(
+        DefenceDifference(
+            group=classifiers[target].group,
+            defence=labels[classifiers[target].key],
+            reference=labels[other.key],
+            attack=attack,
+            metric=each.metric,
+            estimate=each.estimate,
+            p_value=each.p_value,
+            p_holm=each.p_holm,
+            detectable=each.detectable,
+            verdict=None if each.stronger is None else f"leaks {_compared(each.estimate)}",
+        )
+        for (target, other, attack, _), each in zip(found, adjusted, strict=True)
+    )
+    rows = [
+        _defended(classifiers[target], labels, references.get(target), members, infos)
+        for target, members in by_target.items()
+    ]
+    groups = list(dict.fromkeys(row.group for row in rows))
+    roles: tuple[Role, ...] = ("undefended", "defence", "control")
+    names = list(dict.fromkeys(row.defence for row in rows))
+    rows.sort(
+        key=lambda row: (
+            (groups.index(row.group), roles.index(row.role), not row.twin, names.index(row.defence)),
+            [_sortable(value) for _, value in sorted(row.settings.items())],
+        )
+    )
+    return PrintedMatrix(
+        infos=infos,
+        rows=tuple(rows),
+        attacks=attacks,
+        floors=floors,
+        differences=differences,
+        family=family,
+        mixed=tuple(differing(facts)),
+        notes=tuple(_remarks(classifiers, labels, references, by_target, attacks, family, reference)),
+        left_out=left_out,
+    )
+
+
+def _references(
+    classifiers: Mapping[str, Classifier], labels: Mapping[str, str], wanted: str | None
+) -> dict[str, Classifier]:
+    """Target -> the classifier that it is tested against."""
+    everyone = list(classifiers.values())
+    if wanted is None:
+        twins = {target: twin_of(classifier, everyone) for target, classifier in classifiers.items()}
+        return {target: twin for target, twin in twins.items() if twin is not None}
+    named = [each for each in everyone if wanted in (labels[each.key], each.card)]
+    if not named:
+        known = list(dict.fromkeys(name for each in everyone for name in (labels[each.key], each.card)))
+        raise MibenchError(
+            f"no row is called {wanted!r}{suggest(wanted, known)}",
+            cure=f"name one of {', '.join(dict.fromkeys(labels.values()))}",
+        )
+    by_group = {each.group: each for each in named}
+    return {
+        target: by_group[each.group]
+        for target, each in classifiers.items()
+        if each.group in by_group and each.key != by_group[each.group].key
+    }
+
+
+def _defended(
+    classifier: Classifier,
+    labels: Mapping[str, str],
+    reference: Classifier | None,
+    pools: Sequence[Pool],
+    infos: Mapping[str, MetricInfo],
+) -> Defended:
+    attacks = {pool.label: row_of(pool, infos) for pool in pools}
+    seconds, other = classifier.seconds, None if reference is None else reference.seconds
+    strongest = {}
+    for name in infos:
+        ranked = {
+            label: estimate
+            for label, row in attacks.items()
+            if not row.floor and (estimate := row.estimates.get(name)) is not None and estimate.value is not None
+        }
+        if ranked and (better := next(iter(ranked.values())).higher_is_better) is not None:
+            strongest[name] = max(ranked, key=lambda label: (1 if better else -1) * float(ranked[label].value or 0))
+    return Defended(
+        group=classifier.group,
+        label=labels[classifier.key],
+        card=classifier.card,
+        defence=classifier.defence,
+        settings=classifier.settings,
+        role=classifier.role,
+        reference=None if reference is None else labels[reference.key],
+        utility=classifier.utility,
+        seconds=seconds,
+        relative_seconds=seconds / other if seconds is not None and other else None,
+        attacks=attacks,
+        strongest=strongest,
+        reported=reported_beside(classifier, pools[0].runs[0]),
+    )
+
+
+def _sortable(value: object) -> tuple[bool, float, str]:
+    """Numbers by size, then everything else by what it reads."""
+    number = isinstance(value, int | float)
+    return not number, float(value) if isinstance(value, int | float) else 0.0, "" if number else str(value)
+
+
+def _compared(estimate: Estimate) -> str:
+    value = float(estimate.value or 0)
+    return "more" if (value > 0) == bool(estimate.higher_is_better) else "less"
+
+
+def _remarks(
+    classifiers: Mapping[str, Classifier],
+    labels: Mapping[str, str],
+    references: Mapping[str, Classifier],
+    by_target: Mapping[str, Sequence[Pool]],
+    attacks: Sequence[str],
+    family: int,
+    reference: str | None,
+) -> list[str]:
+    """What a reader would otherwise have to find out."""
+    notes = []
+    for target, classifier in classifiers.items():
+        if not classifier.recorded:
+            notes.append(f"the runs against {target} do not record its defence and utility: run them again")
+        elif classifier.role != "undefended" and target not in references and reference is None:
+            twin = classifier.twin
+            why = f"{twin} is not among the runs: attack it as well" if twin else "its card names none"
+            notes.append(f"{labels[classifier.key]} has no undefended twin to be compared with ({why})")
+    for target, pools in by_target.items():
+        if absent := [attack for attack in attacks if attack not in {pool.label for pool in pools}]:
+            notes.append(f"{labels[classifiers[target].key]} ({target}) has no finished run of {', '.join(absent)}")
+    everything = [pool for pools in by_target.values() for pool in pools]
+    fewest = min(len(pool.identities) for pool in everything)
+    least = 2.0 ** (1 - fewest) if fewest < 60 else 0.0
+    if family and family * least > LEVEL:
+        notes.append(
+            f"with {fewest} identities no p value is below {least:.2g}, so among {family} tests none can reach "
+            f"{LEVEL:g}: attack more identities, or test fewer metrics"
+        )
+    if len({tuple(sorted(str(run.seed) for run in pool.runs)) for pool in everything}) > 1:
+        counts = [len(pool.runs) for pool in everything]
+        notes.append(f"cells have different seeds ({min(counts)} to {max(counts)} of them)")
+    return notes

@@ -1,0 +1,148 @@
+"""Attacked classifiers as tables of defences name them: the defence, and only the settings that tell it apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mibench.api import Estimate
+from mibench.results import StoredRun, utility
+
+from .row_labels import MOST_SETTINGS, short_hash, target_key, weights_of
+
+UNDEFENDED = "none"  # how a card names that nothing defends its classifier
+Role = Literal["undefended", "defence", "control"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """An attacked classifier.
+
+    Attributes:
+        key: the same for runs against the same weights.
+        card: its name.
+        sha256: of its weights; empty where it is not known.
+        defence: registered name; names joined by ``+`` where several were combined.
+        settings: of its defences, ``name`` or ``defence.name`` -> value.
+        role: a control is expected to leak more.
+        twin, twin_sha256: card and weights of the same training without the defence; None: none was named.
+        utility: its test accuracy.
+        seconds: of its training.
+        recorded: whether its runs say how it is defended.
+    """
+
+    key: str
+    card: str
+    sha256: str
+    defence: str
+    settings: Mapping[str, object]
+    role: Role
+    twin: str | None
+    twin_sha256: str | None
+    utility: Estimate
+    seconds: float | None
+    recorded: bool
+
+    @property
+    def group(self) -> str:
+        """Classifiers that belong in one table: ``architecture@dataset`` of the undefended one."""
+        return (self.twin or self.card).partition("+")[0]
+
+    @property
+    def tag(self) -> str:
+        """What its card's name has after the ``+``; empty without."""
+        return self.card.partition("+")[2]
+
+
+def classifier_of(runs: Sequence[StoredRun]) -> Classifier:
+    """The classifier that all of ``runs`` attacked."""
+    run = next((run for run in runs if run.attacked), runs[0])
+    record = run.attacked.get("defence")
+    defence = record if isinstance(record, dict) else {}
+    name = str(defence.get("name", UNDEFENDED))
+    undefended = set(name.split("+")) == {UNDEFENDED}
+    weights = weights_of(run, "target")
+    seconds = run.attacked.get("seconds")
+    return Classifier(
+        key=target_key(run),
+        card=run.target,
+        sha256=str(weights[0]) if isinstance(weights, list) and weights else "",
+        defence=UNDEFENDED if undefended else name,
+        settings={} if undefended else _flat(defence.get("settings")),
+        role="undefended" if undefended else "control" if defence.get("control") is True else "defence",
+        twin=_text(defence.get("twin")),
+        twin_sha256=_text(defence.get("twin_sha256")),
+        utility=utility(run),
+        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        recorded=bool(run.attacked),
+    )
+
+
+def defence_labels(classifiers: Sequence[Classifier]) -> dict[str, str]:
+    """Key -> label, unique within a group: ``midre``, ``midre (largest=0.8)``, ``none (short)``, ``control: ls``."""
+    labels: dict[str, str] = {}
+    for group in dict.fromkeys(each.group for each in classifiers):
+        members = [each for each in classifiers if each.group == group]
+        for name in dict.fromkeys(each.defence for each in members):
+            alike = [each for each in members if each.defence == name]
+            for each, detail in zip(alike, _details(alike), strict=True):
+                label = f"{name} ({detail})" if detail else name
+                labels[each.key] = f"control: {label}" if each.role == "control" else label
+    return labels
+
+
+def twin_of(classifier: Classifier, classifiers: Sequence[Classifier]) -> Classifier | None:
+    """The undefended classifier among ``classifiers`` that one is compared with; None where it is not among them.
+
+    A defended one has the twin that its card names, by its weights; one without such a record, and an undefended
+    training of another recipe, has the undefended one of its group that has no tag, or else the only one.
+    """
+    undefended = [each for each in classifiers if each.role == "undefended" and each.group == classifier.group]
+    if classifier.twin_sha256 is not None:
+        same = [each for each in undefended if each.sha256 == classifier.twin_sha256]
+        return same[0] if same and same[0].key != classifier.key else None
+    if classifier.twin is not None:
+        undefended = [each for each in undefended if each.card == classifier.twin]
+    plain = [each for each in undefended if not each.tag] or undefended
+    return plain[0] if len(plain) == 1 and plain[0].key != classifier.key else None
+
+
+def _details(alike: Sequence[Classifier]) -> list[str]:
+    """What tells classifiers of one defence apart: settings where they are few, else the tags of their cards."""
+    names = sorted({name for each in alike for name in each.settings})
+    varying = [name for name in names if len({json.dumps(each.settings.get(name)) for each in alike}) > 1]
+    if len(varying) <= MOST_SETTINGS:
+        details = [", ".join(f"{name}={_shown(each.settings.get(name))}" for name in varying) for each in alike]
+    else:
+        details = [each.tag for each in alike]
+    if len(set(details)) < len(alike):
+        shared = {detail for detail in details if details.count(detail) > 1}
+        tags = [each.tag if each.tag != each.defence else "" for each in alike]
+        details = [
+            ", ".join(filter(None, (detail, tag))) if detail in shared else detail
+            for detail, tag in zip(details, tags, strict=True)
+        ]
+    if len(set(details)) < len(alike):
+        details = [
+            ", ".join(filter(None, (detail, short_hash(each.key)))) for detail, each in zip(details, alike, strict=True)
+        ]
+    return details
+
+
+def _flat(settings: object) -> dict[str, object]:
+    if not isinstance(settings, dict):
+        return {}
+    each = {name: values for name, values in settings.items() if isinstance(values, dict)}
+    if len(each) == 1:
+        return {str(name): value for values in each.values() for name, value in values.items()}
+    return {f"{defence}.{name}": value for defence, values in each.items() for name, value in values.items()}
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

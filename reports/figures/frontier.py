@@ -1,0 +1,141 @@
+"""Privacy against utility: what attacks get out of each defence, over what its classifier is still good for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mibench.reports.matrix import Defended, Matrix
+
+from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, say, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Style = tuple[str, str]  # colour and marker
+
+
+def frontier_plot(matrix: Matrix) -> Figure:
+    """A panel per group and attack: utility across, leakage in the first metric upwards.
+
+    Rows of one defence are joined in the order of their utility, so a knob that was swept is a curve. The twin is a
+    star; undefended trainings of another recipe, the trivial baselines, are grey; controls are hollow.
+    """
+    name = next(iter(matrix.infos))
+    attacks = [attack for attack in matrix.attacks if attack not in matrix.floors] or list(matrix.attacks)
+    panels = [(group, attack) for group in matrix.groups for attack in attacks]
+    columns = min(3 if len(panels) != 4 else 2, len(panels))
+    lines = -(-len(panels) // columns)
+    made = figure(max(6.0, 3.7 * columns + 1.9), 0.9 + 3.1 * lines)
+    grid = made.subplots(lines, columns, squeeze=False).ravel()
+    names = list(dict.fromkeys(row.defence for row in matrix.rows if row.role != "undefended"))
+    styles = dict(zip(names, colours(len(names)), strict=True))
+    handles: dict[str, Artist] = {}
+    for axes, (group, attack) in zip(grid, panels, strict=False):
+        rows = [row for row in matrix.rows if row.group == group]
+        handles |= _panel(axes, matrix, rows, attack, name, styles)
+        title = attack if len(matrix.groups) == 1 else f"{attack}, {group}"
+        axes.set_title(title, fontsize=NORMAL, color=INK)
+    for axes in grid[len(panels) :]:
+        axes.axis("off")
+    if handles:
+        beside = grid[columns - 1]
+        beside.legend(
+            list(handles.values()),
+            list(handles),
+            loc="upper left",
+            bbox_to_anchor=(1.02, 1.0),
+            fontsize=SMALL,
+            frameon=False,
+        )
+    cells = [cell for row in matrix.rows for cell in row.attacks.values()]
+    under = (
+        f"data set {cells[0].dataset}, protocol {cells[0].protocol}; bars: 95 % intervals, of utility over "
+        "test images, of leakage over identities; lines join the settings of one defence in the order of utility"
+    )
+    if matrix.mixed:
+        under = f"WARNING: runs differ in {', '.join(matrix.mixed[:3])}: they do not compare"
+    heading(made, "Privacy against utility", under)
+    return made
+
+
+def _panel(
+    axes: Axes, matrix: Matrix, rows: Sequence[Defended], attack: str, name: str, styles: dict[str, Style]
+) -> dict[str, Artist]:
+    """Draw one attack; legend entries by label."""
+    tidy(axes)
+    info = matrix.infos[name]
+    handles: dict[str, Artist] = {}
+    drawn = [row for row in rows if _point(row, attack, name) is not None]
+    if not drawn:
+        say(axes, "no row has both utility and leakage")
+        return {}
+    for key in dict.fromkeys((row.role, row.defence) for row in drawn if not row.twin):
+        alike = [row for row in drawn if (row.role, row.defence) == key and not row.twin]
+        alike.sort(key=lambda row: float(row.utility.value or 0))
+        baseline = key[0] == "undefended"
+        colour, marker = (GREY, "X") if baseline else styles[key[1]]
+        points = [point for row in alike if (point := _point(row, attack, name)) is not None]
+        if baseline:  # a training that was cut short leads to the whole one
+            points += [point for row in drawn if row.twin and (point := _point(row, attack, name)) is not None][:1]
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, linestyle=":" if baseline else "-", zorder=2)
+        for row in alike:
+            handle = _mark(axes, row, attack, name, colour, marker, hollow=key[0] == "control")
+            handles.setdefault(_legend(key[0], key[1]), handle)
+    for row in drawn:
+        if row.twin:
+            handles["undefended twin"] = _mark(axes, row, attack, name, INK, "*", hollow=False)
+            x, y = _point(row, attack, name) or (0.0, 0.0)
+            axes.axhline(y, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
+            axes.axvline(x, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    axes.margins(0.09)
+    if info.percent:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_ylim(-0.03, 1.03)
+    stronger = (
+        "" if info.higher_is_better is None else " (leaks more ↑)" if info.higher_is_better else " (leaks more ↓)"
+    )
+    axes.set_xlabel("utility: test accuracy (→ better)", fontsize=SMALL + 0.5, color=INK)
+    axes.set_ylabel(f"leakage: {info.title}{stronger}", fontsize=SMALL + 0.5, color=INK)
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    return handles
+
+
+def _mark(axes: Axes, row: Defended, attack: str, name: str, colour: str, marker: str, *, hollow: bool) -> Artist:
+    """A point with its two intervals; what a legend shows of it."""
+    estimate = row.attacks[attack].estimates[name]
+    x, y = _point(row, attack, name) or (0.0, 0.0)
+    if estimate.low is not None and estimate.high is not None:
+        axes.vlines(x, estimate.low, estimate.high, color=colour, linewidth=1.6, alpha=0.45, zorder=2)
+    if row.utility.low is not None and row.utility.high is not None:
+        axes.hlines(y, row.utility.low, row.utility.high, color=colour, linewidth=1.6, alpha=0.45, zorder=2)
+    return axes.scatter(
+        [x],
+        [y],
+        s=150 if marker == "*" else 42,
+        marker=marker,
+        edgecolors=colour,
+        facecolors="white" if hollow else colour,
+        linewidths=1.3,
+        zorder=4 if marker == "*" else 3,
+    )
+
+
+def _legend(role: str, defence: str) -> str:
+    if role == "undefended":
+        return "undefended, other training"
+    return f"control: {defence}" if role == "control" else defence
+
+
+def _point(row: Defended, attack: str, name: str) -> tuple[float, float] | None:
+    """Utility and leakage; None where either is not known."""
+    found = row.attacks.get(attack)
+    estimate = None if found is None else found.estimates.get(name)
+    if estimate is None or estimate.value is None or row.utility.value is None:
+        return None
+    return float(row.utility.value), float(estimate.value)

@@ -1,0 +1,202 @@
+"""Defences side by side: names, twins, tests, and every format of the matrix."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from comparable_runs import call, edit, read
+from defended_runs import ATTACKS, LEAKS, attack_on
+
+from mibench.api import MibenchError
+from mibench.metrics.share_interval import clopper_pearson
+from mibench.reports.compare import compare
+from mibench.reports.compare_defences import PrintedMatrix, compare_defences
+from mibench.reports.defended import classifier_of
+from mibench.reports.published import Published, published, reported_beside
+from mibench.results import open_run
+from mibench.sweeps.suite import load_suite, parse_suite
+
+WEAK, STRONG = "shield (strength=0.1)", "shield (strength=0.9)"
+
+
+@pytest.fixture(scope="module")
+def matrix(defended: Path) -> PrintedMatrix:
+    return compare_defences(defended)
+
+
+def row(matrix: PrintedMatrix, label: str):
+    return next(each for each in matrix.rows if each.label == label)
+
+
+def test_rows_are_named_by_what_tells_them_apart(matrix):
+    assert [each.label for each in matrix.rows][:2] == ["none", "none (short)"]
+    assert {each.label for each in matrix.rows} == {"none", "none (short)", WEAK, STRONG, "veil", "control: open"}
+    assert matrix.rows[-1].role == "control"
+    assert matrix.attacks[-1:] == matrix.floors == ("floor (no attack)",)
+    assert [each.label for each in matrix.rows if each.twin] == ["none"]
+
+
+def test_every_row_is_tested_against_its_twin_under_every_attack(matrix):
+    tested = {(each.defence, each.attack) for each in matrix.differences}
+    assert tested == {(each.label, attack) for each in matrix.rows if not each.twin for attack in ATTACKS}
+    assert {each.metric for each in matrix.differences} == {"acc1"}
+    assert matrix.family == len(tested) == 10
+    for each in matrix.differences:
+        assert each.reference == "none"
+        first, second = row(matrix, each.defence), row(matrix, "none")
+        gap = first.attacks[each.attack].estimates["acc1"].value - second.attacks[each.attack].estimates["acc1"].value
+        assert each.estimate.value == pytest.approx(gap)
+        assert each.p_holm >= each.p_value
+        assert each.detectable > 0
+        assert each.estimate.n == 24
+        assert (each.verdict is not None) == (each.p_holm <= 0.05)
+        if each.verdict is not None:
+            assert each.verdict == ("leaks less" if gap < 0 else "leaks more")
+    assert {each.verdict for each in matrix.differences if each.defence == STRONG} == {"leaks less"}
+
+
+def test_utility_and_cost_stand_beside_leakage(matrix):
+    weak = row(matrix, WEAK)
+    assert (weak.utility.low, weak.utility.high) == clopper_pearson(0.97, 3000)
+    assert weak.relative_seconds == pytest.approx(1.5)
+    assert row(matrix, "veil").relative_seconds is None
+    assert weak.strongest == {"acc1": "dmmia"}
+    assert weak.attacks["ppa"].seeds == (0, 1)
+
+
+def test_without_its_twin_a_defence_is_shown_and_not_tested(defended, tmp_path):
+    for name in ("ppa-strong-0", "ppa-short-0"):
+        shutil.copytree(defended / name, tmp_path / name)
+    made = compare_defences(tmp_path)
+    assert made.family == 0
+    assert any("vgg16@synthfaces is not among the runs" in note for note in made.notes)
+    assert row(made, "shield").attacks["ppa"].estimates["acc1"].value is not None
+    assert "Nothing was tested" not in made.render("csv")
+
+
+def test_twins_are_known_by_their_weights(defended, tmp_path):
+    for name in ("ppa-strong-0", "ppa--0"):
+        shutil.copytree(defended / name, tmp_path / name)
+    edit(tmp_path / "ppa--0", "run.json", lambda record: record["spec"]["target"].update(sha256="other weights"))
+    assert not compare_defences(tmp_path).differences
+
+
+def test_a_missing_cell_is_said_and_left_blank(defended, tmp_path):
+    for name in ("ppa-strong-0", "ppa--0", "dmmia--0"):
+        shutil.copytree(defended / name, tmp_path / name)
+    made = compare_defences(tmp_path)
+    assert any("has no finished run of dmmia" in note for note in made.notes)
+    assert {each.attack for each in made.differences} == {"ppa"}
+
+
+def test_runs_that_do_not_record_their_target_are_named(defended, tmp_path):
+    shutil.copytree(defended / "ppa-strong-0", tmp_path / "old")
+    edit(tmp_path / "old", "run.json", lambda record: record.pop("attacked"))
+    assert any("do not record" in note for note in compare_defences(tmp_path).notes)
+
+
+def test_another_reference(defended):
+    made = compare_defences(defended, reference="veil")
+    assert {each.reference for each in made.differences} == {"veil"}
+    with pytest.raises(MibenchError, match="did you mean 'veil'"):
+        compare_defences(defended, reference="viel")
+
+
+def test_requested_metrics_make_the_family(defended):
+    made = compare_defences(defended, metrics=["acc1", "knn_distance"])
+    assert made.family == 20
+    less = [each for each in made.differences if each.defence == STRONG and each.metric == "knn_distance"]
+    assert {each.verdict for each in less} == {"leaks less"}  # a larger distance is less leakage
+
+
+def test_formats_agree(matrix, tmp_path):
+    files = matrix.write(tmp_path)
+    assert [file.name for file in files] == [
+        *("defences.csv", "defences.md", "defences.tex", "frontier.png", "frontier.svg")
+    ]
+    lines = read((tmp_path / "defences.csv").read_text(encoding="utf-8"))
+    assert len(lines) == len(LEAKS) * (len(ATTACKS) + 1)
+    strong = next(line for line in lines if line["defence"] == STRONG and line["attack"] == "ppa")
+    each = matrix.difference(row(matrix, STRONG), "ppa", "acc1")
+    assert float(strong["difference"]) == each.estimate.value
+    assert float(strong["p_holm"]) == each.p_holm
+    value = f"{100 * each.estimate.value:.1f} points"
+    assert value in (tmp_path / "defences.md").read_text(encoding="utf-8")
+    assert value.replace("-", "$-$") in (tmp_path / "defences.tex").read_text(encoding="utf-8")
+    assert "\\multicolumn{2}{c}{ppa}" in matrix.render("latex")
+    assert json.loads(json.dumps(matrix.as_plain()))["family"] == 10
+
+
+def test_the_command_and_its_refusal(defended):
+    found = json.loads(call(defended, "--by", "defence", "--json").stdout)
+    assert found["rows"][0]["label"] == "none"
+    assert call(defended, "--by", "target").exit_code == 2
+    with pytest.raises(MibenchError, match="not compared by 'target'"):
+        compare(defended, by="target")  # type: ignore[call-overload]
+
+
+def test_the_frontier_has_a_curve_for_each_defence(matrix):
+    from mibench.reports.figures.frontier import frontier_plot
+
+    figure = frontier_plot(matrix)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["dmmia", "ppa"]
+    legend = {text.get_text() for text in figure.axes[1].get_legend().get_texts()}
+    assert legend == {"undefended twin", "undefended, other training", "shield", "veil", "control: open"}
+    lengths = sorted(len(line.get_xdata()) for line in figure.axes[0].lines)
+    assert lengths.count(2) >= 2  # the knob of shield, and the short training up to the twin
+
+
+# ---------------------------------------------------------------- published values
+
+
+def test_published_values_are_complete_and_of_one_kind():
+    assert published()
+    for each in published():
+        assert each.defence
+        assert each.dataset
+        assert each.source
+        assert each.protocol
+        assert 0 <= each.value <= 1
+        assert re.fullmatch(r"(\w+=\S+( \w+=\S+)*)?", each.settings)
+
+
+def test_published_values_stand_beside_ours_only_where_all_agrees(defended):
+    run = open_run(defended / "ppa-strong-0")
+    found = classifier_of([run])
+    usual = {"defence": "shield", "settings": "strength=0.9", "dataset": "synthfaces", "model": "vgg16", "attack": ""}
+    usual |= {"metric": "test_accuracy", "source": "a paper", "protocol": "toy"}
+    [same] = reported_beside(found, run, [Published(**usual, value=0.9)])
+    assert (same.values, same.mismatch) == ((0.9,), "")
+    for other in ({"settings": "strength=0.5"}, {"dataset": "celeba"}, {"protocol": "celeba"}, {"model": "ir152"}):
+        [differs] = reported_beside(found, run, [Published(**{**usual, **other}, value=0.9)])
+        assert differs.values == ()
+        assert differs.mismatch
+    assert reported_beside(found, run, [Published(**{**usual, "defence": "veil"}, value=0.9)]) == ()
+
+
+# ---------------------------------------------------------------- the suite
+
+
+def test_the_shipped_suite_spans_defences_and_compares_them():
+    suite = load_suite("defences")
+    assert (suite.by, suite.metrics) == ("defence", ("acc1",))
+    assert "vgg16" in {cell.request.target for cell in suite.cells}
+    assert len({cell.request.target for cell in suite.cells}) >= 8
+    assert {cell.request.seed for cell in suite.cells} == {0, 1, 2}
+
+
+def test_a_suite_that_compares_by_something_else_is_refused():
+    with pytest.raises(MibenchError, match=r"compare\.by"):
+        parse_suite({"attacks": ["floor"], "targets": ["vgg16"], "compare": {"by": "seed"}}, "s.yaml", "s")
+
+
+def test_one_hundred_and_fifty_runs_are_read_once_each(tmp_path, monkeypatch):
+    run = attack_on(tmp_path / "a", "", "ppa", 0.6)
+    opened = []
+    monkeypatch.setattr("mibench.reports.rows.open_run", lambda path: opened.append(path) or open_run(path))
+    compare_defences(tmp_path)
+    assert opened == [run]
