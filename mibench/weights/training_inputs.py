@@ -36,7 +36,7 @@ def target_of(
         return None
     if not target:
         raise MibenchError(
-            f"the {kind} {architecture!r} is made against one target", cure="name it, such as --target vgg16"
+            f"the {kind} {architecture!r} is made against one target", cure="name it, such as --target CARD"
         )
     file = find_card("target", target, dataset.name)
     check_same_data("target", file.card(), dataset)
