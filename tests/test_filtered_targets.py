@@ -199,7 +199,10 @@ def test_a_prior_is_trained_on_the_filtered_answers_and_belongs_to_them(filterin
         (["--defence", "rounding", "--set", "defence.decimals=1.5"], "defence.decimals"),
         (["--defence", "top-k", "--set", "defence.k=0"], "defence.k must be 1 or more"),
         (["--defence", "top-k", "--set", "defence.rest=none"], "unknown defence.rest 'none'"),
-        (["--defence", "temperature", "--set", "defence.tau=0"], "defence.tau must be a positive number"),
+        (
+            ["--defence", "temperature", "--set", "defence.tau=0"],
+            "defence.tau must be a finite number of 0.001 or more",
+        ),
         (["--defence", "noise", "--set", "defence.scale=-1"], "defence.scale must be finite"),
         (["--defence", "noise", "--set", "defence.distribution=normal"], "unknown defence.distribution 'normal'"),
     ],

@@ -31,7 +31,9 @@ def test_a_card_and_weights_that_load(toy: Path, tmp_path: Path) -> None:
     assert weights.stat().st_size == card.weights.bytes
     assert card.name == "toynet@toyfaces+again"
     assert card.recipe["epochs"] == 3
-    assert card.measured == {"test_accuracy": 1.0, "epochs": 3}
+    assert card.measured is not None
+    assert {name: card.measured[name] for name in ("test_accuracy", "epochs")} == {"test_accuracy": 1.0, "epochs": 3}
+    assert set(card.measured) == {"test_accuracy", "epochs", "seconds"}
 
 
 def test_trained_weights_are_found_by_name(toy: Path) -> None:
