@@ -283,7 +283,9 @@ def test_a_code_page_without_a_character_gets_another_one() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
-@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show", "protocol", "smoke"]])
+@pytest.mark.parametrize(
+    "words", [["list"], ["list", "--json"], ["show", "protocol", "smoke"], ["--help"], ["--version"]]
+)
 def test_output_that_is_full_is_one_line(words: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         program = [sys.executable, "-c", "from mibench.cli import main; main()", *words]

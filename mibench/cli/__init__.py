@@ -47,7 +47,11 @@ class _Commands(click.RichGroup):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether ``--json`` is given, so that even parse errors are reported as JSON."""
         ctx.meta[JSON] = "--json" in args
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)  # prints the help and the version of the program itself
+        except OSError as error:
+            _end_unwritten(ctx, error)
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -69,19 +73,24 @@ class _Commands(click.RichGroup):
             json_error(ctx, text, BAD_INPUT)
             say(f"error: {text}", err=True)
             ctx.exit(BAD_INPUT)
-        except BrokenPipeError:  # its reader has had enough, as `head` has: nobody to tell
-            discard_stdout()
-            ctx.exit(EXIT_BROKEN_PIPE)
         except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            discard_stdout()
-            say(f"error: {disk_full_message(error)}", err=True)
-            ctx.exit(BAD_INPUT)
+            _end_unwritten(ctx, error)
+            raise
         except KeyboardInterrupt:
             json_error(ctx, "interrupted", INTERRUPTED)
             click.echo(f"\n{INTERRUPTED_MESSAGE}", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _end_unwritten(ctx: click.Context, error: OSError) -> None:
+    """End the program where its output cannot be written; return where the error is another one."""
+    if isinstance(error, BrokenPipeError):  # its reader has had enough, as `head` has: nobody to tell
+        discard_stdout()
+        ctx.exit(EXIT_BROKEN_PIPE)
+    if error.errno in NO_ROOM:
+        discard_stdout()
+        say(f"error: {disk_full_message(error)}", err=True)
+        ctx.exit(BAD_INPUT)
 
 
 def json_error(ctx: click.Context, cause: str, exit_code: int, *, cure: str | None = None, **details: Any) -> None:
