@@ -54,8 +54,8 @@ class MirrorBlack(Mirror):
             )
         if self.candidates > self.population:
             raise MibenchError(
-                f"mirror-b: candidates ({self.candidates}) are the best of the population; raise population "
-                f"({self.population})"
+                f"mirror-b: candidates ({self.candidates}) are the best of the population",
+                cure=f"raise population ({self.population})",
             )
         if not 0 <= self.mutation_probability <= 1:
             raise MibenchError(f"mirror-b: mutation_probability is a share in [0, 1], got {self.mutation_probability}")

@@ -77,7 +77,8 @@ class Mirror(Attack):
         )
         if self.candidates > self.pool_size:
             raise MibenchError(
-                f"{self.name}: candidates ({self.candidates}) start in the pool; raise pool_size ({self.pool_size})"
+                f"{self.name}: candidates ({self.candidates}) start in the pool",
+                cure=f"raise pool_size ({self.pool_size})",
             )
 
     def planned_preparation(self) -> Queries:

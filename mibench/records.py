@@ -77,7 +77,10 @@ class CardName:
             got = f"{given[:LONGEST_NAME]!r}" if isinstance(given, str) else f"a {type(given).__name__}"
             raise MibenchError(f"{option}: a tag becomes part of file names: {PLAIN_NAMES}; got {got}")
         if len(str(self)) > LONGEST_NAME:
-            raise MibenchError(f"{option}: {str(self)!r} is too long a name for a file; choose a shorter tag")
+            raise MibenchError(
+                f"{option}: {str(self)!r} is too long a name for a file",
+                cure="choose a shorter tag",
+            )
         return self
 
     @classmethod

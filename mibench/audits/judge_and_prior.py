@@ -114,7 +114,10 @@ def plan_judge(request: AuditRequest, material: AuditData) -> ModelPlan:
     if request.judge is not None:
         file, people = find_card("judge", request.judge, request.dataset), material.counts["people"]
         if (classes := file.card().classes) != people:
-            raise MibenchError(f"--judge {file.name} knows {classes} people, the data has {people}; leave it out")
+            raise MibenchError(
+                f"--judge {file.name} knows {classes} people, the data has {people}",
+                cure="leave it out",
+            )
         return _existing_model("judge", file, request)
     count = material.counts["train"]
     least, most = JUDGE_EPOCHS

@@ -338,8 +338,8 @@ def _check_proportion(name: str, values: Sequence[float] | Array) -> None:
     outside = numbers[(numbers < 0) | (numbers > 1)]  # not a number is neither, and has its own reason
     if len(outside):
         raise MibenchError(
-            f"metric {name!r} declares itself a proportion, whose values lie in [0, 1], and has {outside[0]:g}; "
-            "drop proportion=True or scale it"
+            f"metric {name!r} declares itself a proportion, whose values lie in [0, 1], and has {outside[0]:g}",
+            cure="drop proportion=True or scale it",
         )
 
 

@@ -87,8 +87,8 @@ def check_prior(attack: Attack, prior: Card, target: Card) -> None:
         )
     if made_against is not None and (prior.recipe or {}).get("target_filters", {}) != plain(filter_settings(target)):
         raise MibenchError(
-            f"prior {prior.name!r} was trained on answers that were filtered otherwise than those of {target.name!r}; "
-            f"train its own: {cards.training_command('prior', prior.name, target.name)}"
+            f"prior {prior.name!r} was trained on answers that were filtered otherwise than those of {target.name!r}",
+            cure=f"train its own: {cards.training_command('prior', prior.name, target.name)}",
         )
 
 

@@ -117,7 +117,10 @@ def read_request(request: RunRequest) -> tuple[RunNames, dict[str, tuple[Layer, 
     }
     if request.access is not None:
         if (other := request.settings.get("protocol", {}).get("access", request.access)) != request.access:
-            raise MibenchError(f"--access {request.access} and --set protocol.access={shown(other)} differ; give one")
+            raise MibenchError(
+                f"--access {request.access} and --set protocol.access={shown(other)} differ",
+                cure="give one",
+            )
         if request.access not in ACCESS:
             raise MibenchError(registry.unknown("access", request.access, ACCESS))
         layers["protocol"] += (Layer("--access", {"access": request.access}, by_user=True),)

@@ -38,7 +38,10 @@ def filter_settings(card: Card) -> dict[str, Mapping[str, Any]]:
         return {}
     for name in defence.filters:
         if name not in defence.settings:
-            raise MibenchError(f"card {card.name!r} names the filter {name!r} without its settings; make it again")
+            raise MibenchError(
+                f"card {card.name!r} names the filter {name!r} without its settings",
+                cure="make it again",
+            )
     return {name: defence.settings[name] for name in defence.filters}
 
 

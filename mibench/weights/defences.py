@@ -82,7 +82,10 @@ def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tupl
     defences = tuple(_resolved(text, by_name[name]) for text, name in zip(wanted, names, strict=True))
     for defence in defences:
         if defence.alone and len(defences) > 1:
-            raise MibenchError(f"the defence {defence.name!r} holds alone only; leave the other --defence out")
+            raise MibenchError(
+                f"the defence {defence.name!r} holds alone only",
+                cure="leave the other --defence out",
+            )
     return defences
 
 
@@ -190,7 +193,10 @@ def _refuse_other_architecture(file: CardFile, architecture: str) -> None:
 
 def _refuse_defended(file: CardFile) -> None:
     if (defence := file.card().defence) is not None:
-        raise MibenchError(f"{file.name!r} is defended itself; name its undefended twin, such as {defence.twin}")
+        raise MibenchError(
+            f"{file.name!r} is defended itself",
+            cure=f"name its undefended twin, such as {defence.twin}",
+        )
 
 
 def _twin(file: CardFile, recipe: type) -> Twin:

@@ -121,7 +121,10 @@ def filter_twin(
         MibenchError: the new card would take the name of the twin.
     """
     if str(name) == twin.name:
-        raise MibenchError(f"{name} is the name of the twin itself; choose another --tag")
+        raise MibenchError(
+            f"{name} is the name of the twin itself",
+            cure="choose another --tag",
+        )
     network, card = build_network(twin)  # its weights are checked here
     images = dataset.private("test", card.image.size)
     measured = measure_answers(network, card.image, filters, images, device=device, reporter=reporter)

@@ -68,7 +68,10 @@ def refuse_other_card(name: CardName, folder: Path) -> None:
     """
     path = folder / "cards" / f"{name.stem}.yaml"
     if path.is_file() and (other := read_yaml(path).get("name")) != str(name):
-        raise MibenchError(f"{path} is the card of {shown(other)}; choose another tag for {str(name)!r}")
+        raise MibenchError(
+            f"{path} is the card of {shown(other)}",
+            cure=f"choose another tag for {str(name)!r}",
+        )
 
 
 def describe(name: CardName, kind: str, trained: TrainedWeights, content: bytes, **facts: Unpack[CardFacts]) -> Card:

@@ -69,7 +69,10 @@ class TopK(AnswerFilter):
         if self.k < 1:
             raise MibenchError(f"defence.k must be 1 or more, got {self.k}")
         if self.rest not in RESTS:
-            raise MibenchError(f"unknown defence.rest {self.rest!r}; choose one of {', '.join(RESTS)}")
+            raise MibenchError(
+                f"unknown defence.rest {self.rest!r}",
+                cure=f"choose one of {', '.join(RESTS)}",
+            )
 
     def scores(self, scores: Tensor, images: Tensor) -> Tensor:
         """The k largest, and what ``rest`` makes of the others."""
@@ -138,7 +141,10 @@ class Noise(AnswerFilter):
             raise MibenchError(f"defence.scale must be finite and not negative, got {self.scale}")
         if self.distribution not in DISTRIBUTIONS:
             known = ", ".join(DISTRIBUTIONS)
-            raise MibenchError(f"unknown defence.distribution {self.distribution!r}; choose one of {known}")
+            raise MibenchError(
+                f"unknown defence.distribution {self.distribution!r}",
+                cure=f"choose one of {known}",
+            )
 
     def scores(self, scores: Tensor, images: Tensor) -> Tensor:
         """Scores with the noise of their images; a row that is clipped to nothing becomes uniform."""

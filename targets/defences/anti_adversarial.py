@@ -173,7 +173,10 @@ class AntiAdversarial(Defence):
         for name, known in (("perturb_in", MODES), ("wrong_label", WRONG_LABELS), ("reduction", REDUCTIONS)):
             value = getattr(self, name)
             if value not in known:
-                raise MibenchError(f"unknown defence.{name} {value!r}; choose one of {', '.join(known)}")
+                raise MibenchError(
+                    f"unknown defence.{name} {value!r}",
+                    cure=f"choose one of {', '.join(known)}",
+                )
 
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
         """Perturbs the images of every step with the network as it is then."""
@@ -187,6 +190,6 @@ def _check_precision(epsilon: float, task: TrainingTask) -> None:
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     if epsilon < (spacing := torch.finfo(dtype).eps / 2):
         raise MibenchError(
-            f"at-at moves pixels by up to {epsilon}, {dtype} tells apart no less than {spacing:.3g}; "
-            "train in float32 (--precision float32)"
+            f"at-at moves pixels by up to {epsilon}, {dtype} tells apart no less than {spacing:.3g}",
+            cure="train in float32 (--precision float32)",
         )

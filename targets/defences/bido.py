@@ -37,8 +37,8 @@ def hidden_layers(network: nn.Module) -> tuple[str, ...]:
     if all(hasattr(network, f"layer{number}") for number in range(1, 5)):
         return tuple(f"layer{number}" for number in range(1, 5))
     raise MibenchError(
-        f"no published choice of layers exists for {type(network).__name__}; name them, such as "
-        "--set defence.layers=[LAYER,LAYER]"
+        f"no published choice of layers exists for {type(network).__name__}",
+        cure="name them, such as --set defence.layers=[LAYER,LAYER]",
     )
 
 
@@ -94,14 +94,17 @@ class DependenceHooks(TrainingHooks):
             labels, size = task.labels, defence.images_per_identity
             if task.batch_size % size:
                 raise MibenchError(
-                    f"a batch of {task.batch_size} images is no multiple of the {size} of each identity; change "
-                    "train.batch_size or defence.images_per_identity, or say --set defence.sampler=shuffle"
+                    f"a batch of {task.batch_size} images is no multiple of the {size} of each identity",
+                    cure=(
+                        "change train.batch_size or defence.images_per_identity, or say --set defence.sampler=shuffle"
+                    ),
                 )
             self.images_of = [(labels == label).nonzero().flatten() for label in labels.unique()]
             if len(self.images_of) < task.batch_size // size:
                 raise MibenchError(
                     f"a batch takes {size} images each of {task.batch_size // size} identities, the data has "
-                    f"{len(self.images_of)}; lower train.batch_size, or say --set defence.sampler=shuffle"
+                    f"{len(self.images_of)}",
+                    cure="lower train.batch_size, or say --set defence.sampler=shuffle",
                 )
 
     def batches(self, epoch: int) -> Sequence[Tensor] | None:
@@ -168,9 +171,15 @@ class BiDO(Defence):
         known = {"measure": MEASURES, "coco_norm": COCO_NORMS, "label_kernel": LABEL_KERNELS, "sampler": SAMPLERS}
         for name, values in known.items():
             if getattr(self, name) not in values:
-                raise MibenchError(f"unknown defence.{name} {getattr(self, name)!r}; choose one of {', '.join(values)}")
+                raise MibenchError(
+                    f"unknown defence.{name} {getattr(self, name)!r}",
+                    cure=f"choose one of {', '.join(values)}",
+                )
         if self.layers is not None and not self.layers:
-            raise MibenchError("defence.layers names no layer; name one or leave the setting out")
+            raise MibenchError(
+                "defence.layers names no layer",
+                cure="name one or leave the setting out",
+            )
         if self.images_per_identity < 1:
             raise MibenchError(f"defence.images_per_identity must be 1 or more, got {self.images_per_identity}")
 

@@ -85,8 +85,8 @@ def budget(epsilon: float, delta: float, *, rate: float, steps: int, accountant:
         if math.isfinite(spent) and spent <= epsilon * (1 + TOLERANCE):
             return Budget(float(noise), spent, name)
     raise MibenchError(
-        f"no noise keeps {steps} steps at rate {rate:.3g} within epsilon {epsilon} and delta {delta}; raise "
-        "defence.epsilon, or train less (train.epochs, train.batch_size)"
+        f"no noise keeps {steps} steps at rate {rate:.3g} within epsilon {epsilon} and delta {delta}",
+        cure="raise defence.epsilon, or train less (train.epochs, train.batch_size)",
     ) from cause
 
 
@@ -284,7 +284,10 @@ class DPSGD(Defence):
             ("trained", self.trained, TRAINED),
         ):
             if value not in known:
-                raise MibenchError(f"unknown defence.{name} {value!r}; choose one of {', '.join(known)}")
+                raise MibenchError(
+                    f"unknown defence.{name} {value!r}",
+                    cure=f"choose one of {', '.join(known)}",
+                )
         for name in ("epsilon", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise MibenchError(f"defence.{name} must be a positive number, got {getattr(self, name)}")

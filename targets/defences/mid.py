@@ -84,7 +84,10 @@ class MID(Defence):
         if not 0 <= self.beta < math.inf:
             raise MibenchError(f"defence.beta must be finite and not negative, got {self.beta}")
         if not 0 <= self.log_floor < 1:
-            raise MibenchError(f"defence.log_floor must lie in [0, 1), got {self.log_floor}; {LOG_FLOOR} is released")
+            raise MibenchError(
+                f"defence.log_floor must lie in [0, 1), got {self.log_floor}",
+                cure=f"{LOG_FLOOR} is released",
+            )
 
     def architecture(self, name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """The network with a bottleneck in the place of ``name``.
@@ -98,7 +101,8 @@ class MID(Defence):
         if self.batch_norm:
             if name != "vgg16":
                 raise MibenchError(
-                    f"defence.batch_norm is for vgg16, whose BatchNorm1d it keeps; {name} has none to keep"
+                    "defence.batch_norm is for vgg16, whose BatchNorm1d it keeps",
+                    cure=f"{name} has none to keep",
                 )
             changed["batch_norm"] = True
         return f"{name}_mid", changed

@@ -63,7 +63,10 @@ class RemovedShortcuts(Defence):
                 f"defence.removed_after must be a share of the epochs in [0, 1), got {self.removed_after}"
             )
         if self.variant not in VARIANTS:
-            raise MibenchError(f"unknown defence.variant {self.variant!r}; choose one of {', '.join(VARIANTS)}")
+            raise MibenchError(
+                f"unknown defence.variant {self.variant!r}",
+                cure=f"choose one of {', '.join(VARIANTS)}",
+            )
 
     def architecture(self, name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """The same architecture with the argument ``skip``.
@@ -75,8 +78,8 @@ class RemovedShortcuts(Defence):
         if self.variant == "released":
             if name not in RESNETS:
                 raise MibenchError(
-                    f"the released code has no variant of {name}; set defence.variant=paper or choose one of "
-                    f"{', '.join(RESNETS)}"
+                    f"the released code has no variant of {name}",
+                    cure=f"set defence.variant=paper or choose one of {', '.join(RESNETS)}",
                 )
             changed["released_split"] = True
         if self.variant == "released" or any(factor != 1 for factor in self.skip):

@@ -127,9 +127,15 @@ class TransferLearning(Defence):
             ("input_layer", self.input_layer, INPUT_LAYER),
         ):
             if value not in known:
-                raise MibenchError(f"unknown defence.{name} {value!r}; choose one of {', '.join(known)}")
+                raise MibenchError(
+                    f"unknown defence.{name} {value!r}",
+                    cure=f"choose one of {', '.join(known)}",
+                )
         if self.freeze_share is not None and self.freeze_layers is not None:
-            raise MibenchError("defence.freeze_layers and defence.freeze_share exclude each other; set one of them")
+            raise MibenchError(
+                "defence.freeze_layers and defence.freeze_share exclude each other",
+                cure="set one of them",
+            )
         if self.freeze_share is not None and not 0 <= self.freeze_share < 1:
             raise MibenchError(f"defence.freeze_share must lie in [0, 1), got {self.freeze_share}")
         if self.freeze_layers is not None and self.freeze_layers < 0:

@@ -81,7 +81,10 @@ class TrapHooks(TrainingHooks):
         self.networks["triggers"] = self.triggers
         if defence.discriminator in ("image", "both"):
             if task.fresh_network is None:
-                raise MibenchError("this recipe builds no second network; set defence.discriminator=none")
+                raise MibenchError(
+                    "this recipe builds no second network",
+                    cure="set defence.discriminator=none",
+                )
             streams = task.streams.child("discriminator")
             discriminator = task.fresh_network(streams, num_classes=1, width=defence.discriminator_width)
             self.networks["discriminator"] = discriminator.to(task.device)
@@ -247,7 +250,10 @@ class TrapMID(Defence):
             raise MibenchError(f"defence.discriminator_width must lie in (0, 4], got {self.discriminator_width}")
         if self.discriminator not in DISCRIMINATORS:
             known = ", ".join(DISCRIMINATORS)
-            raise MibenchError(f"unknown defence.discriminator {self.discriminator!r}; choose one of {known}")
+            raise MibenchError(
+                f"unknown defence.discriminator {self.discriminator!r}",
+                cure=f"choose one of {known}",
+            )
 
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
         """Triggers and discriminators, trained beside the classifier."""

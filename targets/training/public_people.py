@@ -46,8 +46,11 @@ class TrainBackbone(TrainClassifier):
         classes = int(labels.max()) + 1
         if classes < 2:
             raise MibenchError(
-                "no two public people have two images each, so there is nothing to tell apart; choose a data set whose "
-                "public images carry identities, or import a published backbone (mibench import)"
+                "no two public people have two images each, so there is nothing to tell apart",
+                cure=(
+                    "choose a data set whose public images carry identities, or import a published backbone "
+                    "(mibench import)"
+                ),
             )
         return chosen(public, labels, ~held), chosen(public, labels, held), classes
 

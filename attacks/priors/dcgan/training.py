@@ -64,7 +64,10 @@ class TrainDCGAN(Recipe):
             if not 0 < getattr(self, name) < math.inf:
                 raise MibenchError(f"train.{name} must be positive and finite, got {getattr(self, name)}")
         if images is not None and images < self.batch_size:
-            raise MibenchError(f"{images} public images are fewer than train.batch_size={self.batch_size}; lower it")
+            raise MibenchError(
+                f"{images} public images are fewer than train.batch_size={self.batch_size}",
+                cure="lower it",
+            )
 
     def arguments(self) -> dict[str, object]:
         """What builds the networks."""

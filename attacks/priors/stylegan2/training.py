@@ -136,7 +136,10 @@ class TrainStyleGAN2(Recipe):
                     f"{name}={size} in shards={self.shards} must leave multiples of {GROUP} or fewer each"
                 )
         if images is not None and images < self.batch_size:
-            raise MibenchError(f"{images} public images are fewer than batch_size={self.batch_size}; lower it")
+            raise MibenchError(
+                f"{images} public images are fewer than batch_size={self.batch_size}",
+                cure="lower it",
+            )
 
 
 @dataclass(frozen=True)
