@@ -286,10 +286,13 @@ def test_a_code_page_without_a_character_gets_another_one() -> None:
 @pytest.mark.parametrize(
     "words", [["list"], ["list", "--json"], ["show", "protocol", "smoke"], ["--help"], ["--version"]]
 )
-def test_output_that_is_full_is_one_line(words: list[str]) -> None:
+@pytest.mark.parametrize("columns", ["60", "200"])  # a short text stays in the buffer until the program ends
+def test_output_that_is_full_is_one_line(words: list[str], columns: str) -> None:
     with Path("/dev/full").open("w") as full:
         program = [sys.executable, "-c", "from mibench.cli import main; main()", *words]
-        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        plain = {key: value for key, value in os.environ.items() if key not in ("TERM", "FORCE_COLOR")}
+        environment = {**plain, "COLUMNS": columns}
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot write the output: No space left on device")
     assert len(done.stderr.splitlines()) == 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import json
+import sys
 from typing import Any
 
 import rich_click as click
+from click.exceptions import Exit
 
 from mibench.errors import MibenchError, MisfitError
 from mibench.system.canonical import plain
@@ -49,6 +51,13 @@ class _Commands(click.RichGroup):
         ctx.meta[JSON] = "--json" in args
         try:
             return super().parse_args(ctx, args)  # prints the help and the version of the program itself
+        except Exit as end:
+            try:
+                sys.stdout.flush()  # what is still buffered fails here, not when the interpreter ends
+            except OSError as error:
+                _end_unwritten(ctx, error)
+                raise
+            raise end
         except OSError as error:
             _end_unwritten(ctx, error)
             raise
