@@ -22,10 +22,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mibench.errors import MibenchError
 from mibench.records import PLAIN_NAMES, is_plain_name
+
+if TYPE_CHECKING:
+    from mibench.api import Attack
 
 VARIABLE = "MIBENCH_PLUGINS"  # what --plugin named, for the worker processes of a sweep as well
 CATALOGUE = "CATALOGUE"
@@ -37,7 +40,7 @@ def names_a_file(name: str) -> bool:
     return bool(_FILE.search(name))
 
 
-def attack_class(address: str) -> type:
+def attack_class(address: str) -> type[Attack]:
     """The attack class at ``path/to/file.py:Class``.
 
     Raises:
@@ -72,7 +75,7 @@ def attack_class(address: str) -> type:
     return candidate
 
 
-def _is_attack(value: Any, base: type, module: ModuleType) -> bool:
+def _is_attack(value: object, base: type, module: ModuleType) -> bool:
     return inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
 
 

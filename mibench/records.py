@@ -140,7 +140,7 @@ class CardDefence:
     """
 
     name: str
-    settings: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Mapping[str, object]]
     twin: str | None = None
     twin_sha256: str | None = None
     control: bool = False
@@ -160,11 +160,11 @@ class Card:
     dataset: str
     image: ImageSpec
     weights: WeightsFile
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments that build the architecture
+    arguments: Mapping[str, object] = field(default_factory=dict)  # keyword arguments that build the architecture
     classes: int | None = None
     dataset_digest: str | None = None
     licence: str = "MIT"
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, object] = field(default_factory=dict)
     reported: Mapping[str, Any] | None = None
     measured: Mapping[str, Any] | None = None
     access: AccessName = "gradients"  # the most that this network can give

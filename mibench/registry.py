@@ -187,7 +187,7 @@ def entry(kind: str, name: str) -> Entry:
 
 
 def _from_file(address: str) -> Entry:
-    attack: Any = plugins.attack_class(address)
+    attack = plugins.attack_class(address)
     taken = catalogue()["attack"].get(attack.name)
     if taken is not None:
         raise MibenchError(

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from mibench.errors import MibenchError, suggest
+from mibench.system.canonical import JsonObject
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.strict_yaml import parse_yaml as parse_yaml
 from mibench.system.strict_yaml import read_yaml as read_yaml
@@ -59,7 +60,7 @@ class Layer:
     """
 
     origin: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     by_user: bool = False
 
@@ -69,9 +70,9 @@ class Layer:
         return f"{self.origin} ({source})" if source else self.origin
 
 
-def flatten(values: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
+def flatten(values: Mapping[str, object], kind: type | None = None) -> dict[str, object]:
     """Nested mappings to dotted names, as deep as ``kind`` has dataclass fields (a mapping field stays a value)."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         head, _, rest = str(key).partition(".")
         inner = _nested(kind, head)
@@ -138,7 +139,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
     known = setting_names(kind)
     origins = dict.fromkeys(known, "default")
     by_user = dict.fromkeys(known, False)
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, object] = {}
     for layer in layers:
         for name, value in flatten(layer.values, kind).items():
             if name not in origins:
@@ -166,7 +167,7 @@ def resolve(kind: type[T], layers: Iterable[Layer], *, scope: str) -> tuple[T, d
     return instance, {name: Setting(_value(instance, name), origins[name], by_user[name]) for name in known}
 
 
-def check_value(value: Any, setting_name: str, origin: str) -> None:
+def check_value(value: object, setting_name: str, origin: str) -> None:
     """Reject numbers that are not finite or need more than 64 bits, and null characters in text.
 
     Args:
@@ -193,15 +194,15 @@ def check_value(value: Any, setting_name: str, origin: str) -> None:
             check_value(item, setting_name, origin)
 
 
-def _bool_given_for_number(given: Any, parsed: Any) -> bool:
+def _bool_given_for_number(given: object, parsed: object) -> bool:
     """Whether a boolean was parsed as 1 or 0, in a list too: ``true`` is no number of steps."""
     if isinstance(given, list | tuple) and isinstance(parsed, list | tuple):
         return any(_bool_given_for_number(one, other) for one, other in zip(given, parsed, strict=False))
     return isinstance(given, bool) and isinstance(parsed, int | float) and not isinstance(parsed, bool)
 
 
-def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str], scope: str) -> T:
-    nested: dict[str, Any] = {}
+def _build(kind: type[T], chosen: Mapping[str, object], origins: Mapping[str, str], scope: str) -> T:
+    nested: JsonObject = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if (start := _nested_default(kind, field.name)) is not None:
             nested[field.name] = dataclasses.asdict(start)
@@ -227,20 +228,20 @@ def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str],
         raise MibenchError(f"{scope}: {error}") from error
 
 
-def _value(instance: Any, dotted: str) -> Any:
+def _value(instance: object, dotted: str) -> object:
     for part in dotted.split("."):
         instance = getattr(instance, part)
     return instance
 
 
-def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict[str, dict[str, Any]]:
+def parse_assignments(assignments: Iterable[str], scopes: Iterable[str]) -> dict[str, dict[str, object]]:
     """``attack.steps=300`` -> ``{"attack": {"steps": 300}}``; values are YAML (``1e-3``, ``[1, 2]``, ``true``).
 
     Raises:
         MibenchError: no ``=``, an unknown scope (with a suggestion), or one setting given twice.
     """
     allowed = tuple(scopes)
-    settings: dict[str, dict[str, Any]] = {scope: {} for scope in allowed}
+    settings: dict[str, dict[str, object]] = {scope: {} for scope in allowed}
     for text in assignments:
         name, equals, value = text.partition("=")
         beginning = typed(text)
@@ -301,12 +302,12 @@ def presets_of(kind: str, name: str) -> PresetFile:
     )
 
 
-def _preset_layer(name: str, raw: Mapping[str, Mapping[str, Any]], source: str, seen: tuple[str, ...] = ()) -> Layer:
+def _preset_layer(name: str, raw: Mapping[str, Mapping[str, object]], source: str, seen: tuple[str, ...] = ()) -> Layer:
     if name not in raw:
         raise MibenchError(f"{source}: {registry.unknown('preset', name, raw)}")
     if name in seen:
         raise MibenchError(f"{source}: the presets {' and '.join((*seen, name))} extend each other")
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     sources: dict[str, str] = {}
     for key, value in raw[name].items():
         if key == "extends":

@@ -9,11 +9,12 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from mibench.api.weights import CheckpointState
 from mibench.errors import MibenchError
 from mibench.rng import Name, Streams, derive
 
@@ -37,10 +38,10 @@ class TrainingState:
 
     networks: Mapping[str, nn.Module]
     optimisers: Mapping[str, torch.optim.Optimizer]
-    values: dict[str, Any] = field(default_factory=dict)
+    values: CheckpointState = field(default_factory=dict)
     step: int = 0
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> CheckpointState:
         """The state as nested dicts of tensors, numbers and text. The tensors are the live ones, not copies."""
         return {
             "step": self.step,
@@ -49,7 +50,7 @@ class TrainingState:
             "values": dict(self.values),
         }
 
-    def restore(self, content: Mapping[str, Any]) -> None:
+    def restore(self, content: CheckpointState) -> None:
         """Take over a saved :meth:`content`.
 
         Raises:

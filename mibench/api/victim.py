@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.errors import MibenchError
-from mibench.records import ImageSpec
+from mibench.records import AccessName, ImageSpec
 
 LEAST_SCORE = 1e-12  # in logarithms
 
@@ -35,6 +35,18 @@ class Access(enum.IntEnum):
     LABELS = 1
     SCORES = 2
     GRADIENTS = 3
+
+    @property
+    def word(self) -> AccessName:
+        """The level as cards, settings and reports write it."""
+        return _WORDS[self]
+
+
+_WORDS: dict[Access, AccessName] = {
+    Access.LABELS: "labels",
+    Access.SCORES: "scores",
+    Access.GRADIENTS: "gradients",
+}
 
 
 class ClassifierOutput(NamedTuple):

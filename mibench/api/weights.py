@@ -15,14 +15,16 @@ from mibench.records import ImageSpec
 from .defence import Defence
 from .victim import Victim
 
+CheckpointState = dict[str, Any]  # nested dicts and lists of tensors, numbers and text, as torch.load gives them back
+
 
 class Checkpoint(Protocol):
     """Where a training keeps its state. The referee implements it: atomic writes, safe loading."""
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> CheckpointState | None:
         """The last saved state (nested dicts, lists, tensors, numbers, text), or None."""
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: CheckpointState) -> None:
         """Replace the saved state; a crash leaves the old one or the new one, nothing in between."""
 
 
@@ -54,11 +56,11 @@ class TrainedWeights:
     """
 
     architecture: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, object]
     image: ImageSpec
     weights: Mapping[str, Tensor]
     classes: int | None = None
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -123,7 +125,7 @@ class WeightsContents:
     container: str
     tensors: Mapping[str, Tensor]
     stripped: tuple[str, ...] = ()
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, object] = field(default_factory=dict)
     others: tuple[str, ...] = ()
 
 

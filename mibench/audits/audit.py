@@ -150,7 +150,7 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
     if request.attack is not None:
         named: type[Attack] = registry.load("attack", request.attack)
         if named.access > granted:
-            because = f"this audit has {granted.name.lower()} of {attacked.file.name}"
+            because = f"this audit has {granted.word} of {attacked.file.name}"
             if attacked.fault is not None and request.wanted_access is Access.GRADIENTS:
                 because += f", which gives no usable gradient: {attacked.fault}"
             raise access_error(named, granted, because)
@@ -158,7 +158,7 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
     kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
     possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}
     if not possible:
-        raise MibenchError(f"no installed attack makes do with {granted.name.lower()}", cure="install one that does")
+        raise MibenchError(f"no installed attack makes do with {granted.word}", cure="install one that does")
     preferred = (registry.role("strongest"), registry.role("baseline"), *possible)
     name = next(name for name in preferred if name is not None and name in possible)
     others = ", ".join(other for other in possible if other != name)

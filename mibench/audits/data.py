@@ -60,9 +60,8 @@ def read_material(request: AuditRequest) -> AuditData:
             "there are no public images, which an adversary learns faces from",
             cure="name some of other people with --public",
         )
-    layout = getattr(dataset, "layout", None)
     unused = tuple(dataset.unused()) if isinstance(dataset, FileSplit) else ()
-    return AuditData(dataset, settings, counts, unused, owners_test=layout is None or layout.test is not None)
+    return AuditData(dataset, settings, counts, unused, owners_test=dataset.has_test_set)
 
 
 def _dataset_settings(request: AuditRequest) -> dict[str, object]:
@@ -97,7 +96,7 @@ def _counts(dataset: IdentitySplit) -> dict[str, int]:
 
 def class_names(dataset: IdentitySplit) -> list[str]:
     """What each class is called: the directory of its images, else its number."""
-    names: tuple[str, ...] | None = getattr(dataset, "class_names", None)
+    names = dataset.class_names
     return list(names) if names is not None else [str(label) for label in range(dataset.num_classes)]
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
 from mibench.results import StoredRun, difference, interval_text
-from mibench.system.canonical import plain
+from mibench.system.canonical import JsonObject, plain
 from mibench.version import __version__
 from mibench.weights.minimum_accuracy import percent
 
@@ -34,11 +33,11 @@ ROWS = (  # whose accuracy, title
 class Verdict:
     """Numbers, and sentences for a person."""
 
-    facts: Mapping[str, Any]
+    facts: JsonObject
     means: tuple[str, ...]
     does_not_mean: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The content of audit.json."""
         return {
             "schema": SCHEMA,
@@ -101,7 +100,7 @@ def verdict_of(
             "image": plain(card.image),
             "accuracy": attacked.accuracy.as_json(),
             "chance": 1 / people,
-            "access": granted.name.lower(),
+            "access": granted.word,
             "notes": list(attacked.notes),
         },
         "data": {
@@ -119,7 +118,7 @@ def verdict_of(
         "prior": {"card": prior.file.name, "trained_here": prior.own},
         "attack": {
             "name": attack,
-            "access": granted.name.lower(),
+            "access": granted.word,
             "identities": protocol["identities"],
             "samples": protocol["samples"],
             "protocol": run.protocol,
@@ -139,7 +138,7 @@ def verdict_of(
 def _leak(
     attack: str,
     granted: Access,
-    recognised: Mapping[str, Mapping[str, Any]],
+    recognised: Mapping[str, JsonObject],
     against: Estimate,
     people: int,
     weak: bool,
@@ -155,14 +154,14 @@ def _leak(
             f"the target identity in {accuracy['value']:.1%}"
         )
         ending = "more often than chance" if more else "which chance alone can explain"
-        level = f"only attacks that make do with {granted.name.lower()} could run" if granted < Access.GRADIENTS else ""
+        level = f"only attacks that make do with {granted.word} could run" if granted < Access.GRADIENTS else ""
         return list(filter(None, (f"{sentence}, {ending} ({percent(chance)})", level)))
     points, low, high = (
         f"{100 * v:+.1f}" if v is not None else "?" for v in (against.value, against.low, against.high)
     )
     if against.low is not None and against.low > 0:
         return [
-            f"the model leaks: with {granted.name.lower()}, {attack} makes images that are recognised as the "
+            f"the model leaks: with {granted.word}, {attack} makes images that are recognised as the "
             f"target identity {points} points [{low}, {high}] more often than what the prior gives without it"
         ]
     if weak:
@@ -177,7 +176,7 @@ def _leak(
     ]
 
 
-def _likeness(recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _likeness(recognised: Mapping[str, JsonObject]) -> list[str]:
     control, accuracy = recognised.get("control_nearest_public_acc1"), recognised["acc1"]
     if control is None or control["value"] is None or accuracy["value"] is None or control["value"] < accuracy["value"]:
         return []
@@ -187,7 +186,7 @@ def _likeness(recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _judge(judge: AuxiliaryModel, recognised: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _judge(judge: AuxiliaryModel, recognised: Mapping[str, JsonObject]) -> list[str]:
     most = recognised.get("control_private_test_acc1")
     if judge.accuracy is None:
         return ["nothing is known of the judge's accuracy, so its verdicts cannot be trusted"]
@@ -239,7 +238,7 @@ def _percent(value: float | None) -> str:
     return "unknown" if value is None else percent(value)
 
 
-def _interval(number: Mapping[str, Any]) -> str:
+def _interval(number: JsonObject) -> str:
     if number["value"] is None:
         return f"none: {number['reason']}"
     return interval_text(number["value"], number.get("low"), number.get("high"), percent=True)

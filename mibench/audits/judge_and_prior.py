@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mibench import registry
 from mibench.api import Attack
@@ -30,7 +29,7 @@ JUDGE_BATCH = 32
 JUDGE_STEPS = 600  # of training on little data: some minutes on two CPU cores
 JUDGE_EPOCHS = (10, 60)  # at least, at most
 # As the judge of synthfaces was trained: an eighth of the published width learns from a few hundred images, too
-JUDGE_SETTINGS: dict[str, Any] = {
+JUDGE_SETTINGS: dict[str, object] = {
     "width": 0.125,
     "optimiser": "adamw",
     "learning_rate": 0.003,
@@ -41,7 +40,7 @@ JUDGE_SETTINGS: dict[str, Any] = {
     "batch_size": JUDGE_BATCH,
 }
 # As the priors of synthfaces were trained: small networks, minutes on a GPU and below an hour on two CPU cores
-PRIOR_SETTINGS: dict[str, dict[str, Any]] = {
+PRIOR_SETTINGS: dict[str, dict[str, float]] = {
     "gmi": {"width": 0.25, "average": 0.999, "batch_size": 32, "critic_steps": 2, "steps": 10_000},
     "kedmi": {"width": 0.25, "average": 0.999, "batch_size": 32, "critic_steps": 2, "steps": 10_000},
     "stylegan2": {
@@ -180,7 +179,7 @@ def plan_prior(
     per_target = prior_class(name).per_target
     compatibility.check_mapping(attack, name, name)
     count = material.counts["public"]
-    settings = {**PRIOR_SETTINGS.get(name, {})}
+    settings: dict[str, object] = {**PRIOR_SETTINGS.get(name, {})}
     if name == "stylegan2":
         size = target.card().image.size
         settings["resolution"] = min(max(2 ** math.floor(math.log2(size)), SMALLEST_PRIOR), LARGEST_PRIOR)
@@ -189,9 +188,9 @@ def plan_prior(
     length = next((length for length in ("steps", "images") if length in settings), None)
     against = target if per_target else None
     plan = _training("prior", name, settings, request, material, against, announcement)
-    if length is not None:
-        announcement += f", {settings[length]:,} {length}"
-        if settings[length] >= PRIOR_SETTINGS.get(name, {}).get(length, 1) and choose_device(device).type == "cpu":
+    if length is not None and isinstance(planned := settings[length], int | float):
+        announcement += f", {planned:,} {length}"
+        if planned >= PRIOR_SETTINGS.get(name, {}).get(length, 1) and choose_device(device).type == "cpu":
             announcement += f" (hours on a CPU; --set prior_training.{length}=N for fewer, which is worse)"
     if count < FEW_PUBLIC:
         announcement += f"; {count:,} are few and it will resemble them, {FEW_PUBLIC:,} and more are better"
@@ -213,7 +212,7 @@ def _existing_model(kind: str, file: CardFile, request: AuditRequest) -> ModelPl
 def _training(
     kind: str,
     architecture: str,
-    settings: dict[str, Any],
+    settings: dict[str, object],
     request: AuditRequest,
     material: AuditData,
     target: CardFile | None,

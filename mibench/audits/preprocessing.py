@@ -167,7 +167,7 @@ def _order_flags(names: list[str]) -> str:
 
 def _reordered(learnt: Tensor, learnt_labels: Tensor, seen: Tensor, labels: Tensor) -> float:
     """Accuracy on one set of images under the order of classes that suits another set best: chance is no advantage."""
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+    from scipy.optimize import linear_sum_assignment
 
     people, row = learnt_labels.unique(return_inverse=True)
     answers, column = learnt.argmax(dim=1).unique(return_inverse=True)

@@ -7,7 +7,6 @@ import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -173,7 +172,7 @@ def _refusal(reached: str, least: str, better: tuple[str, float] | None) -> Mibe
 
 def _taken(request: AuditRequest, material: AuditData) -> _Taken:
     architecture = architecture_of(request.model)
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "classes": material.counts["people"],
         "size": request.size,
         "channel_order": request.channel_order,
@@ -238,6 +237,6 @@ def _store(
         licence="the owner's",
         recipe={"command": "mibench audit", "model": request.model, "files": dict(taken.sources)},
         measured=accuracy.measured(),
-        access=access.name.lower(),  # type: ignore[arg-type]
+        access=access.word,
     )
     return all_cards()[str(taken.card_name)]

@@ -6,7 +6,6 @@ import atexit
 import dataclasses
 import json
 import sys
-from typing import Any
 
 import rich_click as click
 from click.exceptions import Exit
@@ -62,7 +61,7 @@ class _Commands(click.RichGroup):
             _end_unwritten(ctx, error)
             raise
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except MibenchError as error:
@@ -102,7 +101,7 @@ def _end_unwritten(ctx: click.Context, error: OSError) -> None:
         ctx.exit(BAD_INPUT)
 
 
-def json_error(ctx: click.Context, cause: str, exit_code: int, *, cure: str | None = None, **details: Any) -> None:
+def json_error(ctx: click.Context, cause: str, exit_code: int, *, cure: str | None = None, **details: object) -> None:
     """``{"error": {"cause": ..., "cure": ...}, "exit_code": ...}`` and ``details`` on stdout, where the command was to
     print JSON."""
     if ctx.meta.get(JSON):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -102,7 +102,7 @@ def next_command(outcome: Outcome) -> str:
     return outcome.entry.use.format(path=outcome.path) if isinstance(outcome.entry, Asset) else outcome.entry.check
 
 
-def as_plain(outcome: Outcome, folder: Path | None) -> dict[str, Any]:
+def as_plain(outcome: Outcome, folder: Path | None) -> dict[str, object]:
     """An outcome as JSON."""
     from mibench.downloads.catalogue import ByHand
 

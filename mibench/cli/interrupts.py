@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from types import FrameType
 
 INTERRUPTED = 130  # what shells expect of a program that was stopped by Ctrl-C
 INTERRUPTED_MESSAGE = "interrupted: everything finished is kept; repeat the command to continue"
@@ -29,7 +29,7 @@ class _CtrlC:
     def __init__(self) -> None:
         self.at_once = False
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self.at_once:
             self.at_once = True
             raise KeyboardInterrupt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import rich_click as click
 
@@ -67,7 +66,7 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
         if number:
             click.echo()
         tell(name, title=True)
-        width = max((len(entry["name"]) for entry in entries), default=0)
+        width = max((len(str(entry["name"])) for entry in entries), default=0)
         for entry in entries:
             detail = entry.get("detail", "")
             say(f"  {entry['name']:{width}}  {detail}".rstrip(), hang=width + 2 if width < 40 else 4)
@@ -75,9 +74,9 @@ def list_command(*, kind: str | None, as_json: bool) -> None:
             click.echo(f"  {EMPTY.get(name, 'none')}")
 
 
-def rows(kind: str) -> list[dict[str, Any]]:
+def rows(kind: str) -> list[dict[str, object]]:
     """Name, owner and a detail of every entry of a kind."""
-    special: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    special: dict[str, Callable[[], list[dict[str, object]]]] = {
         "weights": _weights,
         "protocol": lambda: _described("protocol"),
         "suite": lambda: _described("suite"),
@@ -86,17 +85,17 @@ def rows(kind: str) -> list[dict[str, Any]]:
         return special[kind]()
     entries = []
     for entry in registry.catalogue()[kind].values():
-        row: dict[str, Any] = {"name": entry.name, "from": entry.distribution}
+        row: dict[str, object] = {"name": entry.name, "from": entry.distribution}
         if kind in ("attack", "defence"):
-            row["presets"] = sorted(settings.presets_of(kind, entry.name).presets)
-            row["detail"] = "presets: " + (", ".join(row["presets"]) or "none")
+            presets = sorted(settings.presets_of(kind, entry.name).presets)
+            row |= {"presets": presets, "detail": "presets: " + (", ".join(presets) or "none")}
         elif entry.distribution != "mibench":
             row["detail"] = f"from {entry.distribution}"
         entries.append(row)
     return entries
 
 
-def _weights() -> list[dict[str, Any]]:
+def _weights() -> list[dict[str, object]]:
     entries = []
     for file in cards.all_cards().values():
         measured = settings.read_yaml(file.path).get("measured")  # a card itself would import torch
@@ -106,18 +105,18 @@ def _weights() -> list[dict[str, Any]]:
         parts = [file.kind]
         parts += [] if accuracy is None else [f"test accuracy {accuracy:.1%} ({_counted(measured)})"]
         parts += [] if file.origin == "mibench" else [f"from {file.origin}"]
-        row: dict[str, Any] = {"name": file.name, "kind": file.kind, "from": file.origin, "file": str(file.path)}
+        row: dict[str, object] = {"name": file.name, "kind": file.kind, "from": file.origin, "file": str(file.path)}
         entries.append(row | {"test_accuracy": accuracy, "detail": ", ".join(parts)})
     return entries
 
 
-def _counted(measured: Mapping[str, Any]) -> str:
+def _counted(measured: Mapping[str, object]) -> str:
     """``1,000 held-out images``, or without the number if the card does not say."""
     images = measured.get("test_images")
     return f"{images:,} held-out images" if isinstance(images, int) else "held-out images"
 
 
-def _described(kind: str) -> list[dict[str, Any]]:
+def _described(kind: str) -> list[dict[str, object]]:
     """YAML files of a kind with their one-line description."""
     entries = []
     for name, (source, text) in registry.yaml_files(kind).items():

@@ -6,12 +6,11 @@ import errno
 import os
 import sys
 from contextlib import suppress
-from typing import Any
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-def on_terminal(stream: Any) -> bool:
+def on_terminal(stream: object) -> bool:
     """Whether a person watches; nobody does where there is no stream, or one that can only write
     (pythonw, notebooks, services)."""
     isatty = getattr(stream, "isatty", None)

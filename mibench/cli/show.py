@@ -82,15 +82,15 @@ def _settings(kind: str, name: str) -> dict[str, object]:
         "from": registry.entry(kind, name).distribution,
     }
     if kind == "attack":
-        content["access"] = party.access.name.lower()
+        content["access"] = party.access.word
         if party.uses_up_to is not None:
-            content["uses_up_to"] = party.uses_up_to.name.lower()
+            content["uses_up_to"] = party.uses_up_to.word
     if kind == "defence":
         from mibench.api import AnswerFilter  # here, since it imports torch
 
         content["control"] = party.control
         if issubclass(party, AnswerFilter):
-            content["grants"] = party.grants.name.lower()
+            content["grants"] = party.grants.word
         content["applies_to"] = list(party.compatible) if party.compatible is not None else "every target"
     if kind in ("attack", "defence"):
         content["presets"] = sorted(settings.presets_of(kind, name).presets)

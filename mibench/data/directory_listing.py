@@ -70,5 +70,5 @@ def real(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # the second: a loop, before Python 3.13
-        reason = getattr(error, "strerror", None) or "a link leads to itself"
+        reason = (error.strerror if isinstance(error, OSError) else None) or "a link leads to itself"
         raise MibenchError(f"{path} cannot be read: {reason}", cure="restore it, or remove it") from error

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class FileSplit(IdentitySplit):
         """The file of a row."""
         return Picture(self.folder / row.name)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """What decides the images besides rows and framing (hashes of lists, formats, options): goes into the digest.
 
         Nothing of where the files lie: two copies of a data set have one digest.
@@ -66,7 +66,7 @@ class FileSplit(IdentitySplit):
         return None
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """What can be said of a folder before a split is made of it: parts that are there, missing or misplaced.
 
         Args:
@@ -85,7 +85,7 @@ class FileSplit(IdentitySplit):
         yield from ()
 
     @cached_property
-    def num_classes(self) -> int:  # type: ignore[override]
+    def num_classes(self) -> int:
         """Private identities; 0 for a set that is public only."""
         return 1 + max((row.label for part in ("train", "test") for row in self.rows(part)), default=-1)
 

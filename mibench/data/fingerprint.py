@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from mibench.data.content_hashes import content_hashes
 from mibench.data.identity_names import composed
@@ -68,7 +68,7 @@ class OfFiles(Protocol):
     def rows(self, role: Role) -> Sequence[Row]: ...
     def picture(self, row: Row) -> Picture: ...
     def beside(self, row: Row) -> Path | None: ...
-    def details(self) -> dict[str, Any]: ...
+    def details(self) -> dict[str, object]: ...
 
 
 def parts_of(split: OfFiles) -> Parts:

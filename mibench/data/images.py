@@ -18,13 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from mibench.errors import MibenchError
 from mibench.system.file_type import HEAD, beginning
 from mibench.system.progress import Reporter
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # nothing that PIL hands to another program
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -35,7 +39,7 @@ CHUNK = 16  # pictures a task: handing over one at a time costs as much as a sma
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Pixels = npt.NDArray[np.uint8]
 # What PIL's readers raise on damaged files, besides their own errors (which are OSErrors).
 ANEW = "unpack or download it again"  # the cure of a file that cannot be read
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
@@ -121,7 +125,7 @@ def decode(picture: Picture, size: int, framing: Framing) -> Pixels:
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
 
 
-def framed(image: Any, picture: Picture, framing: Framing) -> Any:
+def framed(image: Image.Image, picture: Picture, framing: Framing) -> Image.Image:
     """The part of a PIL image that box and centre crop leave. A box that reaches past the edge is clipped."""
     if picture.box is not None:
         left, top, right, bottom = picture.box
@@ -141,7 +145,7 @@ def framed(image: Any, picture: Picture, framing: Framing) -> Any:
     return image
 
 
-def centre(image: Any, side: int) -> Any:
+def centre(image: Image.Image, side: int) -> Image.Image:
     """The middle square of a PIL image; half a pixel goes to the even offset, as in torchvision's ``CenterCrop``."""
     left, top = round((image.width - side) / 2), round((image.height - side) / 2)
     return image.crop((left, top, left + side, top + side))
@@ -153,7 +157,7 @@ def size_of(path: Path) -> tuple[int, int]:
         return int(image.width), int(image.height)
 
 
-def read_rgb(path: Path, expected: tuple[int, int] | None = None) -> Any:
+def read_rgb(path: Path, expected: tuple[int, int] | None = None) -> Image.Image:
     """A file as a PIL image in RGB, decoded. Its size is checked before anything is decoded."""
     with _opened(path) as opened:
         width, height = opened.size
@@ -171,7 +175,7 @@ def read_rgb(path: Path, expected: tuple[int, int] | None = None) -> Any:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[Image.Image]:
     """A PIL image whose header is read; what PIL raises inside, in our words."""
     from PIL import Image, UnidentifiedImageError
 
@@ -188,7 +192,7 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path} is no image ({', '.join(FORMATS)} are read): {looks_like(path)}", cure=ANEW
         ) from error
     except _DAMAGE as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        reason = " ".join(str((error.strerror if isinstance(error, OSError) else None) or error).split())
         raise MibenchError(f"{path} cannot be decoded ({reason})", cure=ANEW) from error
 
 

@@ -22,9 +22,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from mibench.data.content_hashes import cache_root, content_hashes
 from mibench.data.images import Framing, Picture, Pixels, decoded
@@ -36,8 +37,9 @@ from mibench.system.progress import Reporter
 LAYOUT = 2
 COMMIT = 1 << 26  # bytes of pixels between two commits
 WITHOUT = "make room or choose another MIBENCH_HOME; MIBENCH_CACHE=0 does without the cache"
-Rows = np.ndarray[Any, np.dtype[np.int64]]  # (n,)
-Stamps = np.ndarray[Any, np.dtype[np.int64]]  # (n, 2)
+Mode = Literal["r", "r+", "c"]
+Rows = npt.NDArray[np.int64]  # (n,)
+Stamps = npt.NDArray[np.int64]  # (n, 2)
 
 
 def cache_folder() -> Path | None:
@@ -99,7 +101,7 @@ class PixelCache:
         wrong = (np.asarray(done[rows]) != stamps).any(axis=1)
         return np.flatnonzero(wrong)
 
-    def _open(self, name: str, shape: tuple[int, ...], kind: type, mode: Any) -> Any:
+    def _open(self, name: str, shape: tuple[int, ...], kind: type, mode: Mode) -> np.memmap[Any, Any] | None:
         """A mapped array, or None when the file is not there or is not what it should be."""
         try:
             mapped = np.lib.format.open_memmap(self.folder / name, mode=mode)
@@ -107,7 +109,7 @@ class PixelCache:
             return None
         return mapped if mapped.shape == shape and mapped.dtype == kind else None
 
-    def _mapped(self, mode: str) -> np.memmap[Any, np.dtype[np.uint8]]:
+    def _mapped(self, mode: Mode) -> np.memmap[Any, np.dtype[np.uint8]]:
         pixels: np.memmap[Any, np.dtype[np.uint8]] | None = self._open("pixels.npy", self.shape, np.uint8, mode)
         if pixels is None:
             raise MibenchError(f"{self.folder} was deleted or cannot be mapped while in use", cure=WITHOUT)
@@ -185,7 +187,7 @@ class _RowFile:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
-    def put(self, row: int, values: np.ndarray[Any, Any]) -> None:
+    def put(self, row: int, values: npt.NDArray[np.uint8] | npt.NDArray[np.int64]) -> None:
         """Store one row."""
         content = memoryview(values.tobytes())
         self._file.seek(self._start + row * len(content))

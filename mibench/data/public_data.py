@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 from mibench.data.files import FileSplit
 from mibench.data.images import Framing, Picture
@@ -43,6 +42,6 @@ class AllPublic(FileSplit):
         """The data set knows."""
         return self.inner.picture(row)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """Those of the data set."""
         return self.inner.details()

@@ -46,7 +46,11 @@ class IdentitySplit(ABC):
 
     name: ClassVar[str]
     protocol: ClassVar[str] = "audit"  # any images with identities
-    num_classes: int
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """How many private identities there are: the classes of a target."""
 
     @property
     @abstractmethod
@@ -70,6 +74,16 @@ class IdentitySplit(ABC):
         if side == "public":
             return frozenset(self.public(16).identities)
         return frozenset(self.private("train", 16).identities + self.private("test", 16).identities)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What each class is called, in the order of labels; None: classes have numbers only."""
+        return None
+
+    @property
+    def has_test_set(self) -> bool:
+        """Whether the data says itself which private images are for testing; False: they were set apart by a rule."""
+        return True
 
     def seen_by(self, kind: str) -> IdentitySplit:
         """The same people and parts as networks of a kind see them.

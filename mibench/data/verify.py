@@ -8,7 +8,6 @@ people compared, and with ``full`` every picture is decoded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from mibench.data.checks import Finding
 from mibench.data.files import FileSplit, folder_of
@@ -23,7 +22,7 @@ NAMED = 3  # bad pictures that are named; the rest are counted
 
 
 def verify(
-    kind: type[IdentitySplit], settings: Mapping[str, Any], *, full: bool = False, reporter: Reporter | None = None
+    kind: type[IdentitySplit], settings: Mapping[str, object], *, full: bool = False, reporter: Reporter | None = None
 ) -> list[Finding]:
     """Everything that can be said of a data set with these settings.
 
@@ -69,7 +68,7 @@ def _sides(split: IdentitySplit) -> Iterator[Finding]:
             f"{len(shared):,} people are both private and public (first: {shared[0]})",
             "fix the lists: results mean nothing with shared people",
         )
-    elif (source := getattr(split, "public_source", None)) is not None:
+    elif isinstance(split, FileSplit) and (source := split.public_source) is not None:
         yield Finding("note", f"the public people are those of {source.name}; nobody can check that they are others")
     elif private and public:
         yield Finding("fine", "nobody is on both sides")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from mibench.downloads.content_check import Kind
 from mibench.errors import MibenchError, suggest
+from mibench.system.canonical import JsonObject
 from mibench.system.paths import data_root, home
 
 LEAST_PREFIX = 8  # hex digits; torchvision's file names publish that many
@@ -126,12 +126,12 @@ def catalogue() -> Mapping[str, Known]:
     from mibench.settings import parse_yaml
 
     text = (resources.files("mibench.downloads") / "catalogue.yaml").read_text(encoding="utf-8")
-    content: Mapping[str, Mapping[str, Mapping[str, Any]]] = parse_yaml(text, "catalogue.yaml")
+    content: Mapping[str, Mapping[str, JsonObject]] = parse_yaml(text, "catalogue.yaml")
     entries: dict[str, Known] = {}
     for name, fields in content["fetched"].items():
         entries[name] = Asset(name=name, **{**fields, "urls": tuple(fields["urls"])})
     for name, fields in content["by_hand"].items():
-        tuples = {key: tuple(fields[key]) for key in ("steps", "files", "brings") if key in fields}
+        tuples: JsonObject = {key: tuple(fields[key]) for key in ("steps", "files", "brings") if key in fields}
         entries[name] = ByHand(name=name, **{**fields, **tuples})
     return entries
 

@@ -186,7 +186,7 @@ class Transfer:
         what = "" if told == file_type.PLAIN_PAGE else f", {told}"
         raise NotServed(f"the server answers {error.code} {' '.join(str(error.reason).split())}{what}")
 
-    def _receive(self, url: str, response: Any, part: PartialFile) -> None:
+    def _receive(self, url: str, response: http.client.HTTPResponse, part: PartialFile) -> None:
         headers = response.headers
         total = self._begin(response, part)
         if headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
@@ -220,7 +220,7 @@ class Transfer:
         if expected is not None and part.size < expected:
             raise _StumbledError(f"the connection broke after {part.size} of {expected} bytes")
 
-    def _begin(self, response: Any, part: PartialFile) -> int | None:
+    def _begin(self, response: http.client.HTTPResponse, part: PartialFile) -> int | None:
         """Where the answer begins; returns the bytes of the whole file, or None when the server does not say."""
         length = response.headers.get("Content-Length", "")
         announced = int(length) if length.isdigit() else None
@@ -264,5 +264,6 @@ def _connection(reason: object) -> Exception:
         return NotServed("no such server is known here; is there a network?")
     if isinstance(reason, TimeoutError):
         return _StumbledError("the server does not answer in time")
-    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    cause = reason.strerror if isinstance(reason, OSError) else None
+    text = cause or str(reason) or type(reason).__name__
     return _StumbledError(f"no connection: {' '.join(str(text).split())}")

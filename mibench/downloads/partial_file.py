@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mibench.errors import MibenchError
+from mibench.system.canonical import JsonObject
 from mibench.system.files import write_json
 
 CHUNK = 1 << 18  # bytes read and written at a time
@@ -60,7 +60,7 @@ class PartialFile:
         """SHA-256 of what has come so far."""
         return self._digest.hexdigest()
 
-    def memo(self) -> Mapping[str, Any]:
+    def memo(self) -> JsonObject:
         """What the part is a part of; {} when nothing is known, as after a damaged memo."""
         try:
             content = json.loads(self.memo_path.read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ class PartialFile:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def describe(self, **memo: Any) -> None:
+    def describe(self, **memo: object) -> None:
         """Write the memo, before the first byte it describes."""
         if dict(self.memo()) != memo:
             write_json(self.memo_path, memo)

@@ -85,7 +85,7 @@ def sign_patterns(n: int, draws: int, seed: int) -> tuple[NDArray[np.int8], bool
 
 def student_interval(differences: Array) -> tuple[float, float]:
     """Student's t interval of the mean of ``differences`` ``(I,)``, at least two."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     n, mean = len(differences), float(differences.mean())
     half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * float(differences.std(ddof=1)) / math.sqrt(n)

@@ -286,7 +286,7 @@ def detectable_difference(
         The difference in the unit of the values; None with fewer than two identities, values that are not finite, or
         differences that are all the same (there is then no spread to judge by).
     """
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)

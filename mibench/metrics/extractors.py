@@ -305,7 +305,7 @@ def inception_asset() -> Asset:
 
 def _build_inception(file: Path) -> nn.Module:
     """pytorch-fid's network with the weights of ``file``: its own loader, which downloads, is replaced meanwhile."""
-    from pytorch_fid import inception  # type: ignore[import-untyped]
+    from pytorch_fid import inception
 
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)

@@ -29,7 +29,7 @@ def clopper_pearson(share: float, trials: float) -> tuple[float, float]:
 
     Not empty at 0 and 1. Binomial counts lie in it with at least 95 %.
     """
-    from scipy.special import betaincinv  # type: ignore[import-untyped]
+    from scipy.special import betaincinv
 
     successes, failures = share * trials, (1 - share) * trials
     tail = (1 - CONFIDENCE_LEVEL) / 2

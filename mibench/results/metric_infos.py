@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from mibench.api import TOPICS, VIEWS, MetricInfo
-
-from .run_record import JsonObject
+from mibench.system.canonical import JsonObject
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(MetricInfo))
 

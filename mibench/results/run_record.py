@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mibench.errors import MibenchError
+from mibench.system.canonical import JsonObject
 from mibench.system.text_files import read_object, shown, typed
 
 Check = Callable[[object], bool]
-JsonObject = dict[str, Any]  # what is read back: a JSON object, its fields checked one by one
 CURE = "delete it and run the same command again: finished units are kept"
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.results.metric_infos import built_in_infos, merged_infos, read_infos
-from mibench.results.run_record import JsonObject, check_record, read_estimates
+from mibench.results.run_record import check_record, read_estimates
+from mibench.system.canonical import JsonObject
 from mibench.system.strict_yaml import read_yaml
 from mibench.system.text_files import parse_json, read_object, read_text
 

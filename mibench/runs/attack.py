@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from mibench.system.malloc import keep_freed_memory
 from mibench.system.progress import Reporter, stretch
 from mibench.weights import load
 
+Result = TypeVar("Result")
 MICRO_BATCH = 256
 
 
@@ -95,7 +96,7 @@ class _AttackRunner:
     def attack(self) -> Attack:
         return self.plan.attack
 
-    def context(self, micro_batch: int, **record: Any) -> Context:
+    def context(self, micro_batch: int, **record: object) -> Context:
         machine, size, dataset = self.machine, self.victim.image.size, self.plan.dataset
 
         furthest = 0.0
@@ -115,7 +116,7 @@ class _AttackRunner:
             progress=progress,
         )
 
-    def with_smaller_batches_on_oom(self, work: Callable[[int], Any]) -> Any:
+    def with_smaller_batches_on_oom(self, work: Callable[[int], Result]) -> Result:
         """Do ``work(micro_batch)``, halving the micro-batch when memory is full; results do not depend on it."""
         while True:
             before = self.victim.queries.forward, self.victim.queries.backward
@@ -132,8 +133,8 @@ class _AttackRunner:
             self.folder.log(event="out_of_memory", micro_batch=self.machine.micro_batch)
 
     def timed(
-        self, work: Callable[[int], Any], stage: str, planned: Queries | None
-    ) -> tuple[Any, dict[str, int], dict[str, Any]]:
+        self, work: Callable[[int], Result], stage: str, planned: Queries | None
+    ) -> tuple[Result, dict[str, int], dict[str, object]]:
         """Result, queries (they belong to the result) and cost (it does not). A budget allows what was planned."""
         self.victim.queries = Queries()
         self.victim.limit = None

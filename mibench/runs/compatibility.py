@@ -25,7 +25,7 @@ def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
     """Refuse an attack that needs more of the victim than the protocol grants."""
     granted = Access[protocol.access.upper()]
     if attack.access > granted:
-        needed = attack.access.name.lower()
+        needed = attack.access.word
         raise AccessError(
             f"attack {attack.name!r} needs {needed}, this run grants {protocol.access}",
             cure=f"choose {_attacks_within(granted)} or --access {needed}",
@@ -37,14 +37,14 @@ def check_target_access(attack: Attack, target: Card) -> None:
     granted = max_access(target)
     if attack.access > granted:
         because = why_less(target, attack.access)
-        because = because or f"target {target.name!r} can give no more than {granted.name.lower()}"
+        because = because or f"target {target.name!r} can give no more than {granted.word}"
         raise access_error(type(attack), granted, because)
 
 
 def access_error(attack: type[Attack], granted: Access, because: str) -> AccessError:
     """The refusal of an attack that needs more than is granted; names those that need less."""
     return AccessError(
-        f"attack {attack.name!r} needs {attack.access.name.lower()}, {because}",
+        f"attack {attack.name!r} needs {attack.access.word}, {because}",
         cure=f"choose {_attacks_within(granted)}",
     )
 

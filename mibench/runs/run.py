@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from mibench import registry
 from mibench.api import Access, Card
@@ -26,7 +25,7 @@ from mibench.runs.request import RunRequest
 from mibench.runs.score import check_units, judge_units
 from mibench.runs.store import RunDir
 from mibench.system import provenance
-from mibench.system.canonical import plain
+from mibench.system.canonical import JsonObject, plain
 from mibench.system.devices import choose_device
 from mibench.system.files import atomic_write, check_writable, file_sha256, write_error
 from mibench.system.progress import Reporter
@@ -258,7 +257,7 @@ def _outputs(folder: RunDir) -> dict[str, str]:
     return {path.relative_to(folder.path).as_posix(): file_sha256(path) for path in files}
 
 
-def _outputs_intact(folder: RunDir, record: Mapping[str, Any]) -> bool:
+def _outputs_intact(folder: RunDir, record: JsonObject) -> bool:
     outputs: Mapping[str, str] = record.get("outputs", {})
     try:
         return all(name in outputs for name in RESULT_FILES) and all(

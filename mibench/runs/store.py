@@ -23,10 +23,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mibench.errors import MibenchError
 from mibench.results.run_record import CURE, check_record
+from mibench.system.canonical import JsonObject
 from mibench.system.files import file_sha256, write_json
 from mibench.system.tensor_files import read_tensors, write_tensors
 from mibench.system.text_files import read_json as read_json
@@ -53,7 +54,7 @@ class RunDir(WorkDirectory):
         """Whether a run was ever started here."""
         return self.record_path.exists()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """The contents of ``run.json``, each field of its kind; {} when there is none yet.
 
         Raises:

@@ -24,7 +24,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mibench import registry
 from mibench import settings as config
@@ -32,6 +31,7 @@ from mibench.errors import MibenchError, suggest
 from mibench.records import PLAIN_NAMES, is_plain_name
 from mibench.results import COMPARED_BY, ComparedBy
 from mibench.runs.request import SCOPES, RunRequest, Settings
+from mibench.system.canonical import JsonObject
 from mibench.system.text_files import shown
 
 DETAILS = ("preset", "prior", "settings", "label")
@@ -138,9 +138,7 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
     """
     fields = _mapping(content, source)
     _known(fields, KEYS, source)
-    common: dict[str, Any] = {
-        key: _text(fields[key], f"{source}: {key}") for key in COMMON if fields.get(key) is not None
-    }
+    common: JsonObject = {key: _text(fields[key], f"{source}: {key}") for key in COMMON if fields.get(key) is not None}
     if (least := fields.get("min_accuracy")) is not None:
         if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
             raise MibenchError(f"{source}: min_accuracy: expected a share in [0, 1], got {shown(least)}")
@@ -180,8 +178,8 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
     )
 
 
-def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settings: Settings) -> Cell:
-    fields: dict[str, Any] = dict(common)
+def _cell(choice: Sequence[JsonObject], common: JsonObject, settings: Settings) -> Cell:
+    fields: JsonObject = dict(common)
     merged = {scope: dict(values) for scope, values in settings.items()}
     for entry in choice:
         fields |= entry
@@ -191,7 +189,7 @@ def _cell(choice: Sequence[Mapping[str, Any]], common: Mapping[str, Any], settin
     return Cell(label=str(label), request=RunRequest(**{**fields, "settings": merged}))
 
 
-def _entries(fields: Mapping[str, object], axis: Axis, source: str) -> list[dict[str, object]]:
+def _entries(fields: Mapping[str, object], axis: Axis, source: str) -> list[JsonObject]:
     """The values along an axis, each as the fields of a request that it fills."""
     location = f"{source}: {axis.key}"
     given = fields.get(axis.key, None if axis.default is None else list(axis.default))

@@ -8,8 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+JsonObject = dict[str, Any]  # a mapping that JSON or YAML gave back: whoever reads a field checks its kind
 
-def plain(value: Any) -> Any:
+
+def plain(value: object) -> Any:
     """The JSON form of a setting: mappings with sorted text keys, lists, numbers, text, booleans, None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
@@ -24,7 +26,7 @@ def plain(value: Any) -> Any:
     return str(value)  # paths and enumerations
 
 
-def hash_of(value: Any) -> str:
+def hash_of(value: object) -> str:
     """SHA-256 (hex) of the canonical JSON of ``value``."""
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

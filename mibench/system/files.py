@@ -10,7 +10,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mibench.errors import MibenchError
 from mibench.system.text_files import read_json as read_json
@@ -115,7 +115,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON atomically: sorted keys, indented, no NaN (a number that is none is null by our own rule)."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     atomic_write(path, (text + "\n").encode())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, SupportsIndex, overload
+from typing import SupportsIndex, overload
 
 import torch
 
@@ -121,7 +121,7 @@ class _CommandLine(list[str]):
     def __getitem__(self, key: SupportsIndex) -> str: ...
     @overload
     def __getitem__(self, key: slice) -> list[str]: ...
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: SupportsIndex | slice) -> str | list[str]:
         start = key.start if isinstance(key, slice) else key
         self.read = self.read or start not in (None, 0)
         return super().__getitem__(key)

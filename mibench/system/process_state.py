@@ -36,10 +36,10 @@ class Setting:
     """One setting: how it is called, read and written."""
 
     name: str
-    read: Callable[[], Any]
-    write: Callable[[Any], Any]
+    read: Callable[[], object]
+    write: Callable[[Any], object]
 
-    def value(self) -> Any:
+    def value(self) -> object:
         """What it is now; None where it cannot be read (two ways of saying it contradict each other)."""
         try:
             return self.read()
@@ -47,13 +47,13 @@ class Setting:
             return None
 
 
-def _attribute(owner: Any, attribute: str, name: str) -> Setting:
+def _attribute(owner: object, attribute: str, name: str) -> Setting:
     return Setting(name, lambda: getattr(owner, attribute), lambda value: setattr(owner, attribute, value))
 
 
 def _backend(path: str, attribute: str) -> Setting | None:
     """A switch of ``torch.backends``; None where this version of torch has none such."""
-    owner: Any = torch.backends
+    owner: object = torch.backends
     for part in filter(None, path.split(".")):
         owner = getattr(owner, part, None)
     if not hasattr(owner, attribute):
@@ -165,7 +165,7 @@ def settings_kept() -> Iterator[list[str]]:
         stuck += [setting.name for setting, _ in changed]
 
 
-def _differing(before: Sequence[Any]) -> list[tuple[Setting, Any]]:
+def _differing(before: Sequence[object]) -> list[tuple[Setting, object]]:
     return [
         (setting, value)
         for setting, value in zip(SETTINGS, before, strict=True)

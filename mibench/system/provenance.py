@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -54,7 +53,7 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, object]:
     """The record of a run's surroundings. Sums on a CPU may depend on the number of threads, so it is recorded."""
     return {
         "python": platform.python_version(),

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from mibench.errors import MibenchError
+from mibench.system.canonical import JsonObject
 from mibench.system.text_files import read_text, shown
 
 MOST_BYTES = 1_000_000  # of a text; the largest shipped file has 8 kB
@@ -45,10 +46,10 @@ def _refuse(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str | int | float | bool, object]:
     if not isinstance(node, yaml.MappingNode):
         raise _refuse("the tag !!map does not fit what follows it", node)
-    mapping: dict[Any, Any] = {}
+    mapping: dict[str | int | float | bool, object] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool):
@@ -59,7 +60,7 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return mapping
 
 
-def _scalar(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
+def _scalar(loader: _StrictLoader, node: yaml.ScalarNode) -> object:
     """A number or a boolean. The tag may have been written by hand, so the text is checked again."""
     if not isinstance(node, yaml.ScalarNode):
         raise _refuse(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} does not fit what follows it", node)
@@ -149,20 +150,21 @@ def parse_yaml(text: str, source: str) -> Any:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        mark = getattr(error, "problem_mark", None)
+        marked = error if isinstance(error, yaml.MarkedYAMLError) else None
+        problem, mark = (None, None) if marked is None else (marked.problem, marked.problem_mark)
+        reason = " ".join(str(problem or error).split())
         at_line = f" line {mark.line + 1}" if mark is not None else ""
         raise MibenchError(f"{source}{at_line}: not valid YAML: {reason}") from error
     except (ValueError, OverflowError) as error:  # PyYAML's scanner: "\\UFFFFFFFF", a %YAML directive of 5,000 digits
         raise MibenchError(f"{source}: not valid YAML: {shown(str(error))}") from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> JsonObject:
     """Read a YAML file that holds a mapping."""
     return as_mapping(parse_yaml(read_text(path, most=MOST_BYTES), str(path)), str(path))
 
 
-def as_mapping(value: Any, source: str) -> dict[str, Any]:
+def as_mapping(value: object, source: str) -> JsonObject:
     """A mapping with text keys; nothing stands for an empty one.
 
     Raises:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mibench.errors import MibenchError
 from mibench.system.files import atomic_write
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "mibench"  # one key only: safetensors writes several in an order that changes from run to run
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> str:
     """Write a safetensors file atomically and return its sha256. Equal contents give equal bytes."""
     from safetensors.torch import save
 
@@ -30,7 +30,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     return hashlib.sha256(content).hexdigest()
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Tensors and metadata of a file written by :func:`write_tensors`."""
     from safetensors import SafetensorError, safe_open
 

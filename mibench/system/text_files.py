@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mibench.errors import MibenchError
+from mibench.system.canonical import JsonObject
 
 MOST_BYTES = 64_000_000  # of a record; those of a run take kilobytes
 LONGEST = 80  # characters of somebody's value in a message
@@ -104,7 +105,7 @@ def read_json(path: Path, *, cure: str = CURE) -> Any:
         raise MibenchError(f"cannot read {path}: not valid JSON ({error})", cure=cure) from error
 
 
-def read_object(path: Path, *, cure: str = CURE) -> dict[str, Any]:
+def read_object(path: Path, *, cure: str = CURE) -> JsonObject:
     """Read a JSON object.
 
     Raises:

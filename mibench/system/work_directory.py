@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mibench.system.file_lock import held
 from mibench.system.files import remove_dead, write_error
@@ -43,7 +42,7 @@ class WorkDirectory:
             for leftover in folder.glob(".*.tmp"):
                 remove_dead(leftover)  # an audit, say, writes here as well, and after its run
 
-    def log(self, **record: Any) -> None:
+    def log(self, **record: object) -> None:
         """Append a record to ``log.jsonl``."""
         line = json.dumps({"time": round(time.time(), 3)} | record, default=str).encode() + b"\n"
         path = self.path / "log.jsonl"

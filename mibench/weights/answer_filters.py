@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mibench import registry
 from mibench import settings as config
@@ -24,10 +23,10 @@ def trains_nothing(defences: Sequence[Defence]) -> bool:
 
 def access_behind(defences: Sequence[Defence]) -> AccessName:
     """The most that a target grants behind the filters among its defences; gradients without any."""
-    return FilteredAnswers(filters_of(defences)).grants.name.lower()  # type: ignore[return-value]
+    return FilteredAnswers(filters_of(defences)).grants.word
 
 
-def filter_settings(card: Card) -> dict[str, Mapping[str, Any]]:
+def filter_settings(card: Card) -> dict[str, Mapping[str, object]]:
     """The filters of a target with every setting, as its card has them; empty without any.
 
     Raises:

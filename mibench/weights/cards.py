@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -22,11 +22,14 @@ from mibench.downloads.catalogue import source_of
 from mibench.errors import MibenchError, suggest
 from mibench.records import CardName
 from mibench.settings import read_yaml
+from mibench.system.canonical import JsonObject
 from mibench.system.files import atomic_write
 from mibench.system.paths import home
 from mibench.system.text_files import shown
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from mibench.api import Card
 
 CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
@@ -48,7 +51,7 @@ class CardFile:
     path: Path
     weights_folder: Path
     origin: str
-    content: Mapping[str, Any]
+    content: JsonObject
 
     @property
     def card_name(self) -> CardName:
@@ -73,14 +76,14 @@ class CardFile:
         return self._card
 
 
-def parse_card(content: Mapping[str, Any], source: str) -> Card:
+def parse_card(content: JsonObject, source: str) -> Card:
     """Build a :class:`~mibench.api.Card` from the contents of its file."""
     import pydantic
 
     from mibench.api import Card, ImageSpec, WeightsFile
     from mibench.settings import adapter
 
-    def check(kind: type, given: Mapping[str, Any], where: str) -> None:
+    def check(kind: type, given: Mapping[str, object], where: str) -> None:
         known = [field.name for field in dataclasses.fields(kind)]
         for key in given:
             if key not in known:
@@ -271,11 +274,13 @@ def card_text(card: Card) -> str:
         value = getattr(card, field.name)
         if value is None or value == {} or (field.name == "access" and value == field.default):
             continue
-        content[field.name] = _ordered(value) if dataclasses.is_dataclass(value) else plain(value)
+        content[field.name] = (
+            _ordered(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else plain(value)
+        )
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _ordered(value: Any) -> dict[str, Any]:
+def _ordered(value: DataclassInstance) -> dict[str, object]:
     from mibench.system.canonical import plain
 
     return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

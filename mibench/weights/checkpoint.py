@@ -6,10 +6,10 @@ import io
 import pickle
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from mibench.api.weights import CheckpointState
 from mibench.errors import MibenchError
 from mibench.system.files import atomic_write
 
@@ -26,7 +26,7 @@ class FileCheckpoint:
         self.seconds_before = 0.0
         self._began = time.monotonic()
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> CheckpointState | None:
         """The last saved state, or None."""
         if not self.path.is_file():
             return None
@@ -40,7 +40,7 @@ class FileCheckpoint:
         self._began = time.monotonic()
         return dict(state)
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: CheckpointState) -> None:
         """Replace the saved state."""
         buffer = io.BytesIO()
         torch.save({**state, "seconds": self.seconds_before + time.monotonic() - self._began}, buffer)

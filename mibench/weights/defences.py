@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mibench import registry
 from mibench import settings as config
@@ -15,6 +14,7 @@ from mibench.errors import MibenchError
 from mibench.settings import Layer
 from mibench.system.canonical import plain
 from mibench.system.progress import Reporter
+from mibench.system.text_files import shown
 from mibench.weights.answer_filters import filters_of, trains_nothing
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
@@ -44,7 +44,7 @@ def tag_of(defences: Sequence[str]) -> str | None:
     return "+".join(name.partition(":")[0] for name in defences) or None
 
 
-def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tuple[Defence, ...]:
+def resolve_defences(wanted: Sequence[str], settings: Mapping[str, object]) -> tuple[Defence, ...]:
     """Build defences from their defaults, presets and settings.
 
     Args:
@@ -67,7 +67,7 @@ def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tupl
             f"defence.{first} is set, but no defence is named",
             cure="add --defence NAME",
         )
-    by_name: dict[str, dict[str, Any]] = {name: {} for name in names}
+    by_name: dict[str, dict[str, object]] = {name: {} for name in names}
     for key, value in settings.items():
         if len(names) == 1:
             by_name[names[0]][key] = value
@@ -89,7 +89,7 @@ def resolve_defences(wanted: Sequence[str], settings: Mapping[str, Any]) -> tupl
     return defences
 
 
-def _resolved(text: str, given: Mapping[str, Any]) -> Defence:
+def _resolved(text: str, given: Mapping[str, object]) -> Defence:
     name, colon, preset = text.partition(":")
     kind: type[Defence] = registry.load("defence", name)
     file = config.presets_of("defence", name)
@@ -205,7 +205,10 @@ def _twin(file: CardFile, recipe: type) -> Twin:
     known = set(config.setting_names(recipe)) - {"architecture"}
     values = {name: value for name, value in config.flatten(card.recipe, recipe).items() if name in known}
     layer = Layer(f"the twin {file.name}", values)
-    return Twin(file, layer, int(card.recipe.get("seed", 0)), str(card.recipe.get("precision", "float32")))
+    seed = card.recipe.get("seed", 0)
+    if not isinstance(seed, int):
+        raise MibenchError(f"the card {file.name}: recipe.seed should be a whole number, got {shown(seed)}")
+    return Twin(file, layer, seed, str(card.recipe.get("precision", "float32")))
 
 
 def describe_defences(defences: Sequence[Defence], twin: Twin | None) -> CardDefence | None:

@@ -136,7 +136,7 @@ def filter_twin(
         recipe={**card.recipe, "command": command},
         reported=None,
         measured={**(card.measured or {}), **measured},
-        access=access.name.lower(),  # type: ignore[arg-type]
+        access=access.word,
         defence=defence,
     )
     return save_weights(filtered, twin.weights_path.read_bytes(), folder), filtered

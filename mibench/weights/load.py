@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -100,7 +99,7 @@ def build_network(file: CardFile) -> tuple[nn.Module, Card]:
 def built_network(
     kind: str,
     architecture: str,
-    arguments: Mapping[str, Any],
+    arguments: Mapping[str, object],
     classes: int | None,
     tensors: Mapping[str, Tensor],
     *,
@@ -141,11 +140,10 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
     if card.classes is None:
         raise MibenchError(f"{file.path}: a target needs the field 'classes'", cure="correct the card")
     if (cause := why_less(card, access)) is not None:
-        raise AccessError(f"{access.name.lower()} were asked for, but {cause}")
+        raise AccessError(f"{access.word} were asked for, but {cause}")
     if access > max_access(card):
         raise AccessError(
-            f"target {card.name!r} can give no more than {max_access(card).name.lower()}, "
-            f"{access.name.lower()} was asked for",
+            f"target {card.name!r} can give no more than {max_access(card).word}, {access.word} was asked for",
             cure="choose an attack that needs no more",
         )
     network.to(device)
@@ -165,7 +163,7 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
     return victim
 
 
-def build_prior(file: CardFile, arguments: Mapping[str, Any], device: torch.device) -> Prior:
+def build_prior(file: CardFile, arguments: Mapping[str, object], device: torch.device) -> Prior:
     """The generative prior of a run; ``arguments`` are the card's, with the run's ``prior.*`` settings on top."""
     card = file.card()
     kind = prior_class(card.architecture)

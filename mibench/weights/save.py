@@ -29,7 +29,7 @@ class CardFacts(TypedDict, total=False):
 
     dataset_digest: str | None
     licence: str
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, object]
     reported: Mapping[str, Any] | None
     measured: Mapping[str, Any] | None
     access: AccessName

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mibench import registry
 from mibench import settings as config
@@ -17,7 +16,7 @@ from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.settings import Layer
-from mibench.system.canonical import hash_of, plain
+from mibench.system.canonical import JsonObject, hash_of, plain
 from mibench.system.devices import choose_device
 from mibench.system.files import check_writable
 from mibench.system.malloc import keep_freed_memory
@@ -75,7 +74,7 @@ class Training:
     twin: str | None = None
     seed: int | None = None
     precision: str | None = None
-    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
     output: Path | None = None
 
     @property
@@ -251,7 +250,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             device=chosen,
             reporter=reporter,
         )
-    settings: dict[str, Any] = {
+    settings: JsonObject = {
         "recipe": plain(dataclasses.asdict(recipe)),
         "dataset_digest": dataset.digest,
         "seed": training.seed,
@@ -336,13 +335,14 @@ def refuse_shipped_name(training: Training) -> None:
         )
 
 
-def _digest(training: Training, recipe: Recipe, settings: Mapping[str, Any]) -> str:
+def _digest(training: Training, recipe: Recipe, settings: Mapping[str, object]) -> str:
     """What tells one training from another. Settings that a recipe calls ``cost_only`` change no result."""
-    kept = {name: value for name, value in settings["recipe"].items() if name not in recipe.cost_only}
+    fields = plain(dataclasses.asdict(recipe))
+    kept = {name: value for name, value in fields.items() if name not in recipe.cost_only}
     return hash_of([training.kind, training.architecture, {**settings, "recipe": kept}])[:8]
 
 
-def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, object]:
+def _recipe_of(training: Training, settings: Mapping[str, object]) -> dict[str, object]:
     """What the card says of how the weights came to be."""
     return {
         "command": training.command,

@@ -81,7 +81,7 @@ def session(content: bytes) -> Any:
         MibenchError: onnxruntime is missing, weights in another file, or no ONNX graph that this version can run.
     """
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ImportError as error:
         raise MibenchError("ONNX models need onnxruntime", cure='pip install "mibench[onnx]"') from error
     if EXTERNAL in content:  # onnxruntime would look for the other file in the working directory, whatever lies there
@@ -103,7 +103,7 @@ def session(content: bytes) -> Any:
 
 def failures() -> tuple[type[Exception], ...]:
     """What onnxruntime raises; its exceptions share no class but ``Exception``."""
-    from onnxruntime.capi import (  # type: ignore[import-untyped]
+    from onnxruntime.capi import (
         onnxruntime_pybind11_state as state,
     )
 

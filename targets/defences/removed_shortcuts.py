@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import nn
 
 from mibench.api import Batch, Defence, MibenchError, TrainingHooks, TrainingTask
+from mibench.targets.networks.shortcuts import Weakened
 
 STAGES = 4
 VARIANTS = ("paper", "released")
@@ -27,12 +28,12 @@ class TwoPhaseHooks(TrainingHooks):
     def __init__(self, network: nn.Module, first_epochs: float) -> None:
         super().__init__()
         self.first_epochs = first_epochs
-        self.units = [module for module in network.modules() if getattr(module, "weakened", False)]
+        self.units = [module for module in network.modules() if isinstance(module, Weakened) and module.weakened]
 
     def batch(self, batch: Batch) -> Batch:
         """The batch as it is, and the network as its epoch has it."""
         for unit in self.units:
-            unit.weakened = batch.epoch >= self.first_epochs  # type: ignore[assignment]
+            unit.weakened = batch.epoch >= self.first_epochs
         return batch
 
 

@@ -46,7 +46,7 @@ class Inception:
             transform_input: the affine step that torchvision puts in front of its ImageNet weights, and that networks
                 which started from those may have been trained behind.
         """
-        from torchvision.models import inception  # type: ignore[import-untyped]
+        from torchvision.models import inception
 
         if size < LEAST_SIZE:
             raise MibenchError(f"inception_v3 takes images of at least {LEAST_SIZE} pixels, got {size}")

@@ -6,6 +6,7 @@ The published weights of these networks load into the weakened ones: what is no 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,13 @@ from mibench.api import MibenchError
 
 STAGES = 4
 RELEASED_SPLIT = 0.8  # of the units of the third stage, which the released code lets keep their shortcuts
+
+
+@runtime_checkable
+class Weakened(Protocol):
+    """A part of a network whose shortcut counts less than it was published with, unless ``weakened`` is False."""
+
+    weakened: bool
 
 
 class ScaledShortcut(nn.Sequential):

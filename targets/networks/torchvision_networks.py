@@ -83,7 +83,7 @@ class Architecture:
         return with_head(network, self.final)
 
     def _network(self, num_classes: int, parts: int, size: int) -> nn.Module:
-        from torchvision import models  # type: ignore[import-untyped]
+        from torchvision import models
 
         build = getattr(models, self.builder)
         if parts == SIXTEENTHS:

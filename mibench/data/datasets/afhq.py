@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, pictures_in
@@ -52,7 +52,7 @@ class AFHQ(PublicOnly):
         return [f"{self._inner}/{name}" for name in pictures_in(self.folder / self._inner, Passed())]
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """The animal's folder."""
         animal, part = str(settings.get("animal", "dog")), str(settings.get("part", "train"))
         yield from expect_folder(folder, _inner(folder, part, animal), f"{animal} faces, 512 pixels")

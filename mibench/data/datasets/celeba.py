@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mibench.data.datasets.celeba_files import (
     FOLDERS,
@@ -101,7 +101,7 @@ class CelebA(CelebAFiles):
         _ = self.public_source
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """Images, identity file, and the lists unless the split is rebuilt."""
         from mibench.data.checks import expect_file
 
@@ -117,12 +117,12 @@ class CelebA(CelebAFiles):
         """Centre crop of 108, then the resize."""
         return Framing(crop=CROP, expected=(WIDTH, HEIGHT))
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """Kind of split, format of the files, how many listed images are not there."""
         return {"split": "rebuilt" if self.lists == "rebuilt" else "listed", **super().details()}
 
     @cached_property
-    def num_classes(self) -> int:  # type: ignore[override]
+    def num_classes(self) -> int:
         """Private identities that are listed: 1,000 with the pinned lists."""
         return 1 + max(row.label for row in self.listed["train"])
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mibench.data.datasets.celeba_files import (
     IDENTITIES,
@@ -72,7 +72,7 @@ class CelebA1000(CelebAFiles):
         _ = self.framing, self.public_source
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """Images, identity file and partition file."""
         from mibench.data.checks import expect_file
 
@@ -96,7 +96,7 @@ class CelebA1000(CelebAFiles):
         return Framing(crop=self.crop or None, expected=(width, height))
 
     @property
-    def num_classes(self) -> int:  # type: ignore[override]
+    def num_classes(self) -> int:
         """One class a person."""
         return self.classes
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mibench.data.datasets.celeba_split import Listed
 from mibench.data.directory_listing import entries, kind_of
@@ -43,17 +43,19 @@ class CelebAFiles(FileSplit):
         """The file whose stem is listed: a list may say .jpg where the files are .png."""
         return Picture(self._images / self._files[stem_of(row.name)])
 
-    def details(self) -> dict[str, Any]:
-        """Formats of the files (JPEG and PNG releases differ in pixels); how many listed images are not there."""
+    def _formats(self) -> list[str]:
         files = [self._files[stem_of(row.name)] for role in ROLES for row in self.rows(role)]
-        formats = {f".{file.rpartition('.')[2].lower()}" for file in files}
-        return {"formats": sorted(formats), "absent": len(self._absent)}
+        return sorted({f".{file.rpartition('.')[2].lower()}" for file in files})
+
+    def details(self) -> dict[str, object]:
+        """Formats of the files (JPEG and PNG releases differ in pixels); how many listed images are not there."""
+        return {"formats": self._formats(), "absent": len(self._absent)}
 
     def remarks(self) -> Iterator[Finding]:
         """Formats and what is left out."""
         from mibench.data.checks import Finding
 
-        formats = self.details()["formats"]
+        formats = self._formats()
         yield Finding("fine" if len(formats) == 1 else "note", f"format of the images: {' and '.join(formats)}")
         if self._absent:
             yield Finding("note", f"{len(self._absent):,} listed images are left out (first: {self._absent[0].name})")

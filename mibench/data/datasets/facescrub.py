@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, hold_out, name_some, pictures_in, released_shuffle, subfolders
@@ -83,7 +83,7 @@ class FaceScrub(FileSplit):
         """The private people's pictures; public ones come from elsewhere or not at all."""
         return () if role == "public" else self._dealt[role]
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """How the pictures were dealt out."""
         return {"split": self.split}
 
@@ -99,7 +99,7 @@ class FaceScrub(FileSplit):
         return super().public(size, count)
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """Both groups."""
         for group in GROUPS:
             yield from expect_folder(folder, f"{group}/{settings.get('pictures', 'faces')}", "a folder for each person")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.public_only import PublicOnly
@@ -76,12 +76,12 @@ class FFHQ(PublicOnly):
         return Picture(self._files[Path(row.name).name])
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """The variant's folder."""
         variant = str(settings.get("variant", "thumbnails128x128"))
         yield from expect_folder(folder, variant, "00000/00000.png ... 69000/69999.png")
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """Copies with and without inner folders are the same data set."""
         return {"variant": self.variant}
 

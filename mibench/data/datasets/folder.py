@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, hold_out, name_some, pictures_in, subfolders
@@ -90,6 +90,11 @@ class Folder(FileSplit):
         return layout_of(self.folder)
 
     @property
+    def has_test_set(self) -> bool:
+        """Whether there is a folder of test images."""
+        return self.layout.test is not None
+
+    @property
     def framing(self) -> Framing:
         """As the settings say."""
         return Framing(crop=self.crop, square=self.square)
@@ -104,7 +109,7 @@ class Folder(FileSplit):
             return Picture(self.folder / row.name)
         return Picture(self._public_folder / row.name.removeprefix("public/"))
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """The order of the classes."""
         return {"classes": [composed(name) for name in self.class_names]}
 
@@ -136,7 +141,7 @@ class Folder(FileSplit):
             )
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """The folder itself; its layout is read when the split is made."""
         del settings
         yield from expect_folder(folder.parent, folder.name, "a folder for each person")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mibench.data.checks import Finding, expect_folder, require
 from mibench.data.datasets.class_folders import Passed, pictures_in
@@ -48,7 +48,7 @@ class MetFaces(PublicOnly):
         return [f"{FOLDER}/{name}" for name in pictures_in(self.folder / FOLDER, Passed())]
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """The one folder."""
         del settings
         yield from expect_folder(folder, FOLDER, "the faces, 1024 pixels")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mibench.data.checks import Finding, expect_file, expect_folder, require
 from mibench.data.datasets.class_folders import released_shuffle
@@ -96,12 +96,12 @@ class StanfordDogs(FileSplit):
         """The annotation, unless nobody sees boxes."""
         return None if self.cropped == "never" else self._annotation(row)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """Which networks see the dog alone."""
         return {"cropped": self.cropped}
 
     @cached_property
-    def num_classes(self) -> int:  # type: ignore[override]
+    def num_classes(self) -> int:
         """Breeds in the lists."""
         return self.classes
 
@@ -117,7 +117,7 @@ class StanfordDogs(FileSplit):
         return super().public(size, count)
 
     @classmethod
-    def inspect(cls, folder: Path, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    def inspect(cls, folder: Path, settings: Mapping[str, object]) -> Iterator[Finding]:
         """Pictures, lists and, unless nobody sees boxes, annotations."""
         yield from expect_folder(folder, PICTURES, "a folder for each breed")
         if settings.get("cropped", "judge") != "never":

@@ -14,9 +14,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,13 +29,13 @@ _PRIVATE, _PUBLIC, _FOREIGN = 1, 2, 3
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-def _mix(state: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """One round of a 64-bit finaliser (the constants are those of SplitMix64)."""
     with np.errstate(over="ignore"):
         state = (state + np.uint64(0x9E3779B97F4A7C15)) & _MASK
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: np.ndarray[Any, np.dtype[np.uint64]] = state ^ (state >> np.uint64(31))
+        mixed: npt.NDArray[np.uint64] = state ^ (state >> np.uint64(31))
     return mixed
 
 
@@ -87,7 +88,7 @@ class SynthFaces(IdentitySplit, GroundTruth):
                 raise MibenchError(f"synthfaces: {field} must lie in [0, {high}], got {getattr(self, field)}")
 
     @property
-    def num_classes(self) -> int:  # type: ignore[override]
+    def num_classes(self) -> int:
         """One class per private person."""
         return self.identities
 

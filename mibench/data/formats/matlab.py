@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +53,7 @@ def read_list(path: Path) -> list[tuple[str, int]]:
     return list(zip(names, labels, strict=True))
 
 
-def _read(path: Path, content: bytes) -> dict[str, list[Any]]:
+def _read(path: Path, content: bytes) -> dict[str, list[object]]:
     """The variables of a file."""
     from mibench.data.images import ANEW, looks_like
 
@@ -106,7 +105,7 @@ class _Variable:
         self.order = order
         self.offset = 0
 
-    def read(self) -> tuple[str, list[Any]]:
+    def read(self) -> tuple[str, list[object]]:
         """Its name and its items: numbers, texts (one for an array of text), or those of its cells."""
         kind, items, name = self._head()
         if name not in WANTED:
@@ -118,7 +117,7 @@ class _Variable:
             raise ValueError(f"it claims {items:,} cells")
         return name, [self._cell() for _ in range(items)]
 
-    def _cell(self) -> Any:
+    def _cell(self) -> object:
         kind, length = struct.unpack_from(f"{self.order}II", self.content, self.offset)
         if kind == MATRIX and not length:
             self.offset += 8
@@ -140,7 +139,7 @@ class _Variable:
         _, name = self._element(NAMES)
         return word & 0xFF, math.prod(sides), name.decode("utf-8")
 
-    def _value(self, kind: int, items: int) -> Any:
+    def _value(self, kind: int, items: int) -> str | list[object]:
         """What is behind the head of an array that is no cell: a text, or a list of numbers."""
         if kind == TEXT:
             element_type, content = self._element(CODECS)
@@ -154,13 +153,14 @@ class _Variable:
         numbers = np.frombuffer(content, dtype=self.order + DTYPES[element_type])
         if len(numbers) != items:
             raise ValueError("an array of another length than it says")
-        return numbers.tolist()
+        listed: list[object] = numbers.tolist()
+        return listed
 
     @property
     def _end(self) -> str:
         return "-le" if self.order == "<" else "-be"
 
-    def _element(self, types: Any) -> tuple[int, bytes]:
+    def _element(self, types: Container[int]) -> tuple[int, bytes]:
         """Type and bytes of the next element, which must be one of ``types``."""
         kind, length = struct.unpack_from(f"{self.order}II", self.content, self.offset)
         start, following = self.offset + 8, self.offset + 8 + length + -length % 8
@@ -172,7 +172,7 @@ class _Variable:
         return kind, self.content[start : start + length]
 
 
-def _text(cell: Any, path: Path) -> str:
+def _text(cell: object, path: Path) -> str:
     if not isinstance(cell, str):
         raise MibenchError(
             f"{path} has a name that is no text ({type(cell).__name__})", cure="restore the released file"
@@ -180,7 +180,7 @@ def _text(cell: Any, path: Path) -> str:
     return cell
 
 
-def _number(cell: Any, path: Path) -> int:
+def _number(cell: object, path: Path) -> int:
     cell = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell  # in a cell of its own
     if not isinstance(cell, int | float) or not math.isfinite(cell) or cell != int(cell):
         raise MibenchError(

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mibench.api import Accuracy, Card, CardName, TrainedWeights, WeightsContents
 from mibench.data.split import IdentitySplit
@@ -40,7 +39,7 @@ class Import:
 
     files: Sequence[Path]
     wanted: str
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     source: str | None = None
     licence: str | None = None
     reported: float | None = None

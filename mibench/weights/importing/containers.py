@@ -49,10 +49,10 @@ class Unpacked(Generic[T]):
     stripped: tuple[str, ...]
     averaged: T | None = None
     others: tuple[str, ...] = ()
-    extras: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, object] = field(default_factory=dict)
 
 
-def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[DeclaredTensor]:
+def unpack(content: object, source: str, choice: str | None = None) -> Unpacked[DeclaredTensor]:
     """Find the weights in a loaded object.
 
     Args:
@@ -69,7 +69,7 @@ def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[Dec
     sets = dict(_sets(content, ()))
     address = _chosen(content, sets, source, choice)
     held = (sets.get(address) or content[address]) if address else content
-    tensors = {key: value for key, value in held.items() if isinstance(value, DeclaredTensor)}
+    tensors: dict[Any, DeclaredTensor] = {k: value for k, value in held.items() if isinstance(value, DeclaredTensor)}
     if not tensors:
         raise MibenchError(
             f"{source} holds no weights, only {listed(content) or 'an empty mapping'}",
@@ -98,7 +98,9 @@ def unpack(content: Any, source: str, choice: str | None = None) -> Unpacked[Dec
     )
 
 
-def _chosen(content: dict[Any, Any], sets: Mapping[str, dict[Any, Any]], source: str, choice: str | None) -> str:
+def _chosen(
+    content: dict[object, object], sets: Mapping[str, dict[object, object]], source: str, choice: str | None
+) -> str:
     """The place of the weights; "": the file itself."""
     if choice is not None:
         if choice not in sets:
@@ -118,7 +120,9 @@ def _chosen(content: dict[Any, Any], sets: Mapping[str, dict[Any, Any]], source:
     return next(iter(sets))
 
 
-def _sets(held: Any, path: tuple[str, ...], budget: list[int] | None = None) -> Iterator[tuple[str, dict[Any, Any]]]:
+def _sets(
+    held: dict[object, object] | list[object], path: tuple[str, ...], budget: list[int] | None = None
+) -> Iterator[tuple[str, dict[object, object]]]:
     """Mappings of weights inside others, by their place: ``net``, ``models.0``."""
     budget = [MOST_EXTRAS] if budget is None else budget
     pairs = held.items() if isinstance(held, dict) else enumerate(held)
@@ -138,7 +142,7 @@ def _sets(held: Any, path: tuple[str, ...], budget: list[int] | None = None) -> 
             yield from _sets(value, address, budget)
 
 
-def _is_set(held: Mapping[Any, Any]) -> bool:
+def _is_set(held: Mapping[object, object]) -> bool:
     """Whether these are weights, rather than counters and states of random numbers."""
     return any(
         isinstance(value, DeclaredTensor) and value.shape and value.storage.dtype.is_floating_point
@@ -146,7 +150,7 @@ def _is_set(held: Mapping[Any, Any]) -> bool:
     )
 
 
-def check_names(tensors: Mapping[Any, Any], source: str) -> None:
+def check_names(tensors: Mapping[Any, object], source: str) -> None:
     """Refuse names that are no text, or would write on a terminal from within a message."""
     for key in tensors:
         if not isinstance(key, str):
@@ -187,7 +191,7 @@ def common_prefix(keys: Iterable[str]) -> str:
     return f"{head}." if head else ""
 
 
-def plain_only(values: Mapping[Any, Any]) -> dict[str, Any]:
+def plain_only(values: Mapping[Any, object]) -> dict[str, object]:
     """What can be kept as plain values: text, numbers, and lists and mappings of them. The rest is dropped."""
     budget = [MOST_EXTRAS]
     plain = {shown(key): _plain(value, budget, depth=0) for key, value in values.items()}
@@ -197,7 +201,7 @@ def plain_only(values: Mapping[Any, Any]) -> dict[str, Any]:
 _DROPPED = object()
 
 
-def _plain(value: Any, budget: list[int], depth: int) -> Any:
+def _plain(value: object, budget: list[int], depth: int) -> object:
     budget[0] -= 1
     if budget[0] < 0 or depth > 8:
         return _DROPPED

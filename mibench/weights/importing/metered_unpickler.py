@@ -13,7 +13,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Protocol
 
 MOST_STEPS = 5_000_000  # instructions of a pickle; large networks take a hundred thousand, every one may cost 200 bytes
 MOST_WORK = 1_000_000  # items given to calls, beyond twice the bytes that were read
@@ -27,19 +27,27 @@ class Stopped(pickle.UnpicklingError):
     """A limit of the meter."""
 
 
+class Readable(Protocol):
+    """A file, or what stands in for one."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+    def readline(self) -> bytes: ...
+
+
 class Whole:
     """A file whose reads give all they were asked for or say that it ends; the interpreter would take less.
 
     ``taken`` counts the bytes that were read.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self.taken = 0
 
     def read(self, count: int) -> bytes:
         """Exactly ``count`` bytes."""
-        content: bytes = self._file.read(count)
+        content = self._file.read(count)
         if len(content) < count:
             raise EOFError
         self.taken += count
@@ -47,11 +55,15 @@ class Whole:
 
     def readline(self) -> bytes:
         """A line with its end."""
-        content: bytes = self._file.readline()
+        content = self._file.readline()
         if not content.endswith(b"\n"):
             raise EOFError
         self.taken += len(content)
         return content
+
+
+STANDARD: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+"""Opcode -> method of the interpreter in Python, which the type stubs do not describe."""
 
 
 class Steps(dict[int, Callable[[Any], None]]):
@@ -69,11 +81,17 @@ class Steps(dict[int, Callable[[Any], None]]):
 class MeteredUnpickler(pickle._Unpickler):
     """Follows one pickle within the limits; what names stand for is up to those who inherit."""
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # opcode -> method
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(STANDARD)  # opcode -> method
+    stack: list[Any]  # this and what follows is declared here for the same reason
+    memo: dict[int, object]
+    append: Callable[[object], None]
+    pop_mark: Callable[[], list[object]]
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
     makes: ClassVar[tuple[type, ...]] = ()
     """Classes that may be made without being called."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Readable) -> None:
         self._source = Whole(file)
         super().__init__(self._source, encoding="latin1")  # never fails on text that Python 2 wrote
         self.dispatch = Steps(self.dispatch)  # type: ignore[misc]
@@ -84,7 +102,7 @@ class MeteredUnpickler(pickle._Unpickler):
         """Registered short codes are looked up in this process, so none is followed."""
         raise pickle.UnpicklingError("it uses the extension registry of copyreg")
 
-    def charge(self, arguments: Any) -> None:
+    def charge(self, arguments: object) -> None:
         """Count what a call is given.
 
         Raises:
@@ -100,7 +118,7 @@ class MeteredUnpickler(pickle._Unpickler):
         if self._work > MOST_WORK + 2 * self._source.taken:
             raise Stopped("it hands the same values out again and again")
 
-    def check_key(self, key: Any) -> None:
+    def check_key(self, key: object) -> None:
         """Refuse what a hash table cannot take at a bounded cost.
 
         Raises:
@@ -109,12 +127,13 @@ class MeteredUnpickler(pickle._Unpickler):
         kind = type(key)
         if kind is str or kind is bytes or kind is bool or kind is float or key is None:
             return
-        if kind is int and -MOST_OF_A_KEY < key < MOST_OF_A_KEY:
+        if type(key) is int and -MOST_OF_A_KEY < key < MOST_OF_A_KEY:
             return
         self._odd_keys += 1
         if self._odd_keys > MOST_ODD_KEYS:
             raise Stopped(f"it has more than {MOST_ODD_KEYS:,} keys that are no names")
-        waiting, items = [key], 0
+        waiting: list[object] = [key]
+        items = 0
         while waiting:
             one = waiting.pop()
             if type(one) is tuple:
@@ -123,7 +142,7 @@ class MeteredUnpickler(pickle._Unpickler):
                     raise Stopped("it nests tuples without end")
                 waiting += one
 
-    def _instantiate(self, klass: Any, args: Any) -> None:
+    def _instantiate(self, klass: object, args: object) -> None:
         self.charge(args)
         super()._instantiate(klass, args)  # type: ignore[misc]
 
@@ -131,30 +150,30 @@ class MeteredUnpickler(pickle._Unpickler):
 # Instructions: each of these stands in for the one of the standard interpreter.
 
 
-def _reduce(reader: Any) -> None:
+def _reduce(reader: MeteredUnpickler) -> None:
     reader.charge(reader.stack[-1])
-    pickle._Unpickler.dispatch[pickle.REDUCE[0]](reader)
+    STANDARD[pickle.REDUCE[0]](reader)
 
 
-def _newobj(reader: Any) -> None:
+def _newobj(reader: MeteredUnpickler) -> None:
     _check_made(reader, reader.stack[-2], reader.stack[-1])
-    pickle._Unpickler.dispatch[pickle.NEWOBJ[0]](reader)
+    STANDARD[pickle.NEWOBJ[0]](reader)
 
 
-def _newobj_ex(reader: Any) -> None:
+def _newobj_ex(reader: MeteredUnpickler) -> None:
     if type(reader.stack[-1]) is not dict or reader.stack[-1]:
         raise pickle.UnpicklingError("it makes an object with named arguments")
     _check_made(reader, reader.stack[-3], reader.stack[-2])
-    pickle._Unpickler.dispatch[pickle.NEWOBJ_EX[0]](reader)
+    STANDARD[pickle.NEWOBJ_EX[0]](reader)
 
 
-def _check_made(reader: Any, made: Any, arguments: Any) -> None:
+def _check_made(reader: MeteredUnpickler, made: object, arguments: object) -> None:
     reader.charge(arguments)
     if not isinstance(made, type) or not issubclass(made, reader.makes):
         raise pickle.UnpicklingError("it makes an object of something that is no class")
 
 
-def _build(reader: Any) -> None:
+def _build(reader: MeteredUnpickler) -> None:
     """A state is for instances that expect one: given to a function or a class it would change our own code."""
     state, held = reader.stack.pop(), reader.stack[-1]
     if type(held) is dict:  # attributes of a mapping say nothing about weights
@@ -165,39 +184,39 @@ def _build(reader: Any) -> None:
     take(held, state)
 
 
-def _setitem(reader: Any) -> None:
+def _setitem(reader: MeteredUnpickler) -> None:
     reader.check_key(reader.stack[-2])
-    pickle._Unpickler.dispatch[pickle.SETITEM[0]](reader)
+    STANDARD[pickle.SETITEM[0]](reader)
 
 
-def _setitems(reader: Any) -> None:
+def _setitems(reader: MeteredUnpickler) -> None:
     for key in reader.stack[::2]:
         reader.check_key(key)
-    pickle._Unpickler.dispatch[pickle.SETITEMS[0]](reader)
+    STANDARD[pickle.SETITEMS[0]](reader)
 
 
-def _additems(reader: Any) -> None:
+def _additems(reader: MeteredUnpickler) -> None:
     """A set is a list here: nothing needs more, and a list has no hash table."""
     items = reader.pop_mark()
     reader.stack[-1].extend(items)
 
 
-def _empty_set(reader: Any) -> None:
+def _empty_set(reader: MeteredUnpickler) -> None:
     reader.append([])
 
 
-def _frozenset(reader: Any) -> None:
+def _frozenset(reader: MeteredUnpickler) -> None:
     reader.append(reader.pop_mark())
 
 
-def _put(reader: Any) -> None:
+def _put(reader: MeteredUnpickler) -> None:
     slot = int(reader.readline()[:-1])
     if not 0 <= slot < MOST_MEMO:
         raise pickle.UnpicklingError(f"it keeps a value in slot {slot}")
     reader.memo[slot] = reader.stack[-1]
 
 
-def _bytearray8(reader: Any) -> None:
+def _bytearray8(reader: MeteredUnpickler) -> None:
     """Read and dropped: the usual way allocates its stated size before anything says there is less."""
     (count,) = struct.unpack("<Q", reader.read(8))
     reader.read(count)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from .claimed_sizes import LARGEST, STORAGES, DeclaredTensor, Findings, Storage
-from .metered_unpickler import MeteredUnpickler, Stopped
+from .metered_unpickler import MeteredUnpickler, Readable, Stopped
 from .pickle_standins import (
     HARMLESS,
     Foreign,
@@ -64,7 +64,7 @@ class InertUnpickler(MeteredUnpickler):
 
     makes: ClassVar[tuple[type, ...]] = (Foreign,)
 
-    def __init__(self, file: Any, findings: Findings) -> None:
+    def __init__(self, file: Readable, findings: Findings) -> None:
         super().__init__(file)
         self.findings = findings
         self._rebuild = {
@@ -75,7 +75,7 @@ class InertUnpickler(MeteredUnpickler):
             "_rebuild_parameter_with_state": first,
         }
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """A stand-in for ``module.name``; nothing is imported."""
         if module in STORAGE_MODULES and name in STORAGES:
             return StorageType(STORAGES[name])
@@ -100,7 +100,7 @@ class InertUnpickler(MeteredUnpickler):
             self.findings.foreign[f"{module[:LONGEST_NAME]}.{name[:LONGEST_NAME]}"] = None
         self.findings.whole_model |= module.startswith("torch.nn.modules.")
 
-    def persistent_load(self, identifier: Any) -> Any:
+    def persistent_load(self, identifier: object) -> object:
         """Storages, as torch points at them from its pickle."""
         if type(identifier) is not tuple or len(identifier) < 2:
             raise pickle.UnpicklingError("it points at something that is not a storage")
@@ -123,7 +123,7 @@ class InertUnpickler(MeteredUnpickler):
             return Storage(key, whole.dtype, length, offset)
         return whole
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> DeclaredTensor:
+    def _tensor(self, storage: object, offset: Any, shape: object, stride: object, *rest: object) -> DeclaredTensor:
         if not isinstance(storage, Storage):
             raise pickle.UnpicklingError("a tensor without a storage")
         if not isinstance(shape, tuple | list) or not isinstance(stride, tuple | list):
@@ -133,7 +133,15 @@ class InertUnpickler(MeteredUnpickler):
         return tensor
 
     def _typed_tensor(
-        self, storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+        self,
+        storage: object,
+        offset: Any,
+        shape: object,
+        stride: object,
+        grad: object,
+        hooks: object,
+        dtype: object,
+        *rest: object,
     ) -> DeclaredTensor:
         """A tensor in a storage that has no type of its own."""
         if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
@@ -141,7 +149,7 @@ class InertUnpickler(MeteredUnpickler):
         count = storage.bytes // dtype.itemsize
         return self._tensor(Storage(storage.key, dtype, count), offset, shape, stride)
 
-    def _tensor_of_type(self, rebuild: Any, kind: Any, arguments: Any, *rest: Any) -> Any:
+    def _tensor_of_type(self, rebuild: Any, kind: object, arguments: object, *rest: object) -> object:
         """A tensor that has attributes besides."""
         if rebuild not in self._rebuild.values() or type(arguments) is not tuple:
             raise pickle.UnpicklingError("a tensor of another kind")
@@ -149,7 +157,7 @@ class InertUnpickler(MeteredUnpickler):
         return rebuild(*arguments)
 
 
-PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
+PLAIN: dict[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): mapping,
     ("collections", "defaultdict"): mapping_with_default,
     ("collections", "Counter"): same_items,  # milestones of a schedule
@@ -167,7 +175,7 @@ PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
 """What a file of weights may name besides tensors."""
 
 
-def follow(file: Any, findings: Findings, reader: type[InertUnpickler] = InertUnpickler) -> Any:
+def follow(file: Readable, findings: Findings, reader: type[InertUnpickler] = InertUnpickler) -> object:
     """Read one pickle off ``file`` without effect; a failure goes into ``findings``.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-from typing import Any
 
 import numpy as np
 
@@ -51,27 +50,27 @@ class Foreign:
 
     __slots__ = ()
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Foreign:
+    def __new__(cls, *arguments: object, **named: object) -> Foreign:
         """Ignore the arguments."""
         return super().__new__(cls)
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: object, **named: object) -> None:
         pass
 
-    def __call__(self, *arguments: Any, **named: Any) -> Foreign:
+    def __call__(self, *arguments: object, **named: object) -> Foreign:
         """Itself again."""
         return self
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         pass
 
-    def append(self, item: Any) -> None:
+    def append(self, item: object) -> None:
         """Drop the item."""
 
-    def extend(self, items: Any) -> None:
+    def extend(self, items: object) -> None:
         """Drop the items."""
 
 
@@ -80,23 +79,23 @@ class NumberType:
 
     __slots__ = ("code", "order")
 
-    def __init__(self, code: Any, *rest: Any) -> None:
+    def __init__(self, code: object, *rest: object) -> None:
         if not isinstance(code, str) or not NUMBER_DTYPE.match(code):
             raise pickle.UnpicklingError(f"a NumPy value that is not a number ({shown(code)})")
         self.code, self.order = code, "="
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError("a NumPy type in an unknown state")
         self.order = state[1]
 
 
-def number_type(code: Any, *rest: Any) -> NumberType | Foreign:
+def number_type(code: object, *rest: object) -> NumberType | Foreign:
     """A NumPy dtype; one of text, dates or objects stands for nothing."""
     return NumberType(code) if isinstance(code, str) and NUMBER_DTYPE.match(code) else Foreign()
 
 
-def number(kind: Any, content: Any) -> float | int | bool:
+def number(kind: object, content: object) -> float | int | bool:
     """A NumPy number as a plain one."""
     if not isinstance(kind, NumberType) or not isinstance(content, bytes) or len(content) > 16:
         raise pickle.UnpicklingError("a NumPy value that is not a number")
@@ -105,37 +104,37 @@ def number(kind: Any, content: Any) -> float | int | bool:
     return result
 
 
-def number_or_nothing(kind: Any, content: Any = b"") -> Any:
+def number_or_nothing(kind: object, content: object = b"") -> object:
     """A NumPy number; one of another type stands for nothing."""
     return kind if isinstance(kind, Foreign) else number(kind, content)
 
 
-def encoded(text: Any, encoding: Any = "latin1") -> bytes:
+def encoded(text: object, encoding: object = "latin1") -> bytes:
     """Bytes in protocol 2. The real function imports the module of any codec it is asked for."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("text in an encoding other than latin1")
     return text.encode("latin1")
 
 
-def sizes(items: Any = ()) -> tuple[int, ...]:
+def sizes(items: object = ()) -> tuple[int, ...]:
     """A ``torch.Size``."""
     if not isinstance(items, tuple | list) or not all(type(item) is int for item in items):
         raise pickle.UnpicklingError("a shape that is not of whole numbers")
     return tuple(items)
 
 
-def nothing(*arguments: Any) -> None:
+def nothing(*arguments: object) -> None:
     """For values that are dropped, such as the device that a tensor was on: it will be on the CPU."""
 
 
-def same_items(items: Any = ()) -> Any:
+def same_items(items: object = ()) -> object:
     """A set or a ``Counter``: the list or mapping that it is made of, itself. Copies could be asked for endlessly."""
     if type(items) is not list and type(items) is not dict and items != ():
         raise pickle.UnpicklingError("a set of something that is no list")
     return [] if items == () else items
 
 
-def mapping(items: Any = ()) -> dict[Any, Any]:
+def mapping(items: object = ()) -> dict[object, object]:
     """A plain dict for an ``OrderedDict``: empty, of pairs as Python 2 wrote it, or the mapping given."""
     if type(items) is dict:
         return items
@@ -147,11 +146,11 @@ def mapping(items: Any = ()) -> dict[Any, Any]:
     return dict(pairs)
 
 
-def mapping_with_default(factory: Any = None, *rest: Any) -> dict[Any, Any]:
+def mapping_with_default(factory: object = None, *rest: object) -> dict[object, object]:
     """A plain dict for a ``defaultdict``."""
     return mapping(*rest)
 
 
-def first(data: Any, *rest: Any) -> Any:
+def first(data: object, *rest: object) -> object:
     """A parameter is its tensor; what else is said of it (gradients, hooks, attributes) is left out."""
     return data

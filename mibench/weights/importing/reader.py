@@ -8,7 +8,6 @@ import re
 import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -122,7 +121,7 @@ def _read_safetensors(path: Path) -> Unpacked[Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata: dict[str, Any] = dict(file.metadata() or {})
+            metadata: dict[str, object] = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise MibenchError(f"{path} is not a whole safetensors file ({shown(error)})", cure=AGAIN) from error
     if not tensors:

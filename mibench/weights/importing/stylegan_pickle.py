@@ -66,7 +66,7 @@ def read_stylegan_pickle(path: Path) -> WeightsContents:
         )
     networks = _networks(path, _follow(path))
     tensors: dict[str, Tensor] = {}
-    extras: dict[str, Any] = {}
+    extras: dict[str, object] = {}
     maker = _Maker(path, total)
     for name, prefix, kind in (("G_ema", "G.", "generator"), ("D", "D.", "discriminator")):
         network = networks.get(name)
@@ -88,7 +88,7 @@ def read_stylegan_pickle(path: Path) -> WeightsContents:
     )
 
 
-def _follow(path: Path) -> Any:
+def _follow(path: Path) -> object:
     """The object in the file, records in place of networks and tensors."""
     findings = Findings()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -108,7 +108,7 @@ def _legacy(path: Path) -> MibenchError:
     )
 
 
-def _networks(path: Path, unpickled: Any) -> dict[Any, Any]:
+def _networks(path: Path, unpickled: object) -> dict[Any, Any]:
     """What the file holds by name, the generator among it."""
     if isinstance(unpickled, tuple) and len(unpickled) == 3:
         raise _legacy(path)
@@ -122,7 +122,7 @@ def _networks(path: Path, unpickled: Any) -> dict[Any, Any]:
     return unpickled
 
 
-def _mapping_in(state: Mapping[Any, Any], name: str) -> dict[Any, Any]:
+def _mapping_in(state: Mapping[object, object], name: str) -> dict[object, object]:
     value = state.get(name, {})
     if not isinstance(value, dict):
         raise ValueError(f"{name} is not a mapping")

@@ -21,7 +21,7 @@ class Network:
     """A persistent object without its source."""
 
     class_name: str
-    state: dict[Any, Any]
+    state: dict[object, object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,50 +41,50 @@ class Claim:
     stride: tuple[int, ...]
 
 
-def _network(meta: Any) -> Network:
+def _network(meta: object) -> Network:
     if not isinstance(meta, dict) or meta.get("type") != "class" or not isinstance(meta.get("state"), dict):
         raise pickle.UnpicklingError("a persistent object that is not a network")
     return Network(shown(meta.get("class_name")), meta["state"])
 
 
-def _blob(content: Any) -> Blob:
+def _blob(content: object) -> Blob:
     if not isinstance(content, bytes):
         raise pickle.UnpicklingError("a storage that is not of bytes")
     return Blob(content)
 
 
-def _tensor(blob: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Claim:
+def _tensor(blob: object, offset: Any, shape: object, stride: object, *rest: object) -> Claim:
     if not isinstance(blob, Blob) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
         raise pickle.UnpicklingError("a tensor without a storage")
     return Claim(blob, offset, shape, stride)
 
 
-def _parameter(data: Any, *rest: Any) -> Claim:
+def _parameter(data: object, *rest: object) -> Claim:
     if not isinstance(data, Claim):
         raise pickle.UnpicklingError("a parameter that is not a tensor")
     return data
 
 
-def _names(items: Any = ()) -> Any:
+def _names(items: object = ()) -> object:
     """A set of names; nothing here needs more than a list."""
     if not isinstance(items, list | tuple):
         raise pickle.UnpicklingError("a set of no list")
     return items
 
 
-class _Dict(dict[Any, Any]):
+class _Dict(dict[object, object]):
     """The class of an EasyDict: a pickle makes it without calling it. Attributes say nothing about weights."""
 
     __slots__ = ()
 
-    def __init__(self, items: Any = ()) -> None:
+    def __init__(self, items: object = ()) -> None:
         super().__init__(mapping(items))
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
 
-ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+ALLOWED: dict[tuple[str, str], Callable[..., object]] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _network,
     ("dnnlib.util", "EasyDict"): _Dict,
     ("collections", "OrderedDict"): mapping,
@@ -108,12 +108,12 @@ class StyleGANReader(InertUnpickler):
 
     makes = (Foreign, _Dict)
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         known = ALLOWED.get((module, name))
         if known is None:
             self.ask(module, name)
             return Foreign
         return known
 
-    def persistent_load(self, identifier: Any) -> Any:
+    def persistent_load(self, identifier: object) -> object:
         raise pickle.UnpicklingError("it points outside the pickle")

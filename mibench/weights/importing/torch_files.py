@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, BinaryIO
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ MOST_COPIES, SPARE = (
 class Saved:
     """What a file holds, declared tensors in place of tensors, and how they are made."""
 
-    content: Any
+    content: object
     tensor: Callable[[DeclaredTensor], Tensor]
 
 
@@ -233,7 +233,7 @@ def _open_legacy(path: Path, file: BinaryIO) -> Saved:
     return Saved(unpickled, _Maker(path, findings, fill))
 
 
-def _copy(source: Any, room: memoryview) -> None:
+def _copy(source: IO[bytes], room: memoryview) -> None:
     """Fill the room from where the source stands."""
     offset = 0
     while offset < len(room):

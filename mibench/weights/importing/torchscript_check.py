@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,7 +26,7 @@ MOST_UNPACKED, SPARE = 20, 1 << 26  # code is compressed: so many times the file
 class _Reader(InertUnpickler):
     """Programs have storages of types that weights have not (quantised ones), and names of their own."""
 
-    def persistent_load(self, identifier: Any) -> Any:
+    def persistent_load(self, identifier: object) -> object:
         if type(identifier) is tuple and len(identifier) > 1 and not isinstance(identifier[1], StorageType):
             return Storage("", torch.uint8, LARGEST)
         return super().persistent_load(identifier)
