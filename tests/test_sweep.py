@@ -278,41 +278,6 @@ def test_a_failed_cell_does_not_stop_the_others(workers: Path, tmp_path: Path) -
     assert dry["cells"][2]["state"] == "complete"
 
 
-def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from mibench.sweeps import sweep
-
-    assert sweep.worker_devices("cpu", None) == ("cpu",)
-    assert sweep.worker_devices("cpu", 2) == ("cpu", "cpu")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert [sweep.threads_each(jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert sweep.worker_devices("auto", None) == ("cuda:0", "cuda:1")
-    assert sweep.worker_devices("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
-    assert sweep.worker_devices("cuda:1", None) == ("cuda:1",)
-
-
-def test_cells_never_wait_for_a_floor_that_another_one_makes(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    from mibench.runs.request import RunRequest
-    from mibench.runs.store import RunDir
-    from mibench.sweeps import workers as crew
-
-    first, second, third = (
-        crew.Job(index=index, request=RunRequest(), makes=frozenset(names))
-        for index, names in enumerate([{"floor-a", "one"}, {"floor-a", "two"}, {"floor-b", "three"}])
-    )
-    running: Any = [SimpleNamespace(job=first)]
-    assert crew._next([second, third], running, tmp_path) is third
-    assert crew._next([second], running, tmp_path) is None
-    (tmp_path / "floor-a").mkdir()
-    RunDir(tmp_path / "floor-a").update_record(status="complete")
-    assert crew._next([second, third], running, tmp_path) is second
-
-
 def test_a_folder_belongs_to_one_suite_and_one_sweep(workers: Path, tmp_path: Path) -> None:
     import filelock
 

@@ -13,7 +13,7 @@ from mibench import settings as config
 from mibench.errors import MibenchError, suggest
 from mibench.records import AccessName
 from mibench.settings import Layer, Setting
-from mibench.system.canonical import plain
+from mibench.system.canonical import JsonObject, plain
 from mibench.system.precision import PRECISIONS, Precision
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.text_files import shown
@@ -50,6 +50,16 @@ class RunRequest:
     access: str | None = None
     settings: Settings = field(default_factory=dict)
     config: Path | None = None
+
+    def as_plain(self) -> JsonObject:
+        """The fields that were given, as JSON types."""
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return given | ({} if self.config is None else {"config": str(self.config)})
+
+    @classmethod
+    def from_plain(cls, content: JsonObject) -> RunRequest:
+        """The request whose :meth:`as_plain` this is."""
+        return cls(**(content | ({"config": Path(content["config"])} if "config" in content else {})))
 
 
 @dataclass(frozen=True, kw_only=True)

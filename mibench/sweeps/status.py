@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -110,6 +110,11 @@ def finished(plan: Plan, floor: Plan | None, out: Path) -> StoredRun | None:
 def one_line(text: str) -> str:
     """A reason that fits into a cell of a table."""
     return "; ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+
+
+def demands(missing: Mapping[str, str]) -> str:
+    """The reason of a run whose protocol demands metrics that have no value."""
+    return "the protocol demands " + "; ".join(f"{name}, which has no value: {why}" for name, why in missing.items())
 
 
 Status = Literal["complete", "failed", "cannot start", "part done", "to do"]

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import filelock
 import torch
@@ -26,6 +25,7 @@ from mibench.metrics import METRICS
 from mibench.metrics.declared import declared_infos
 from mibench.results import StoredRun
 from mibench.sweeps.status import FAILED, Outcome
+from mibench.system.canonical import JsonObject
 from mibench.system.devices import choose_device
 from mibench.system.files import write_error, write_json
 from mibench.system.progress import Reporter
@@ -33,9 +33,10 @@ from mibench.system.text_files import read_object, shown
 from mibench.system.work_directory import WorkDirectory
 
 from . import estimate, tables
-from .status import CellStatus, cell_statuses, finished, progress
+from .executors.contract import Event, Executor, Job
+from .executors.local import LocalExecutor
+from .status import CellStatus, cell_statuses, demands, finished, progress
 from .suite import Suite
-from .workers import Event, Job, WorkerPool, demands
 
 SCHEMA = 1
 STATE = "sweep.json"
@@ -136,10 +137,10 @@ def sweep(
         before = _remembered(suite, out)
         statuses = cell_statuses(suite.cells, out, allow_changed_code=allow_changed_code)
         outcomes = [_before(one, before.get(_key(one)) or {}) for one in statuses]
-        pool = WorkerPool(
+        executor = LocalExecutor(
             out=out, devices=devices, threads=threads_each(len(devices)), allow_changed_code=allow_changed_code
         )
-        _run_cells(suite, pool, outcomes, reporter)
+        _run_cells(suite, executor, outcomes, reporter)
         written = tables.write(suite, out, tables.sweep_table(outcomes, out))
         return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
 
@@ -209,7 +210,7 @@ def _key(standing: CellStatus) -> str:
     return str(sorted(standing.cell.key.items()))
 
 
-def _remembered(suite: Suite, out: Path) -> dict[str, Mapping[str, Any]]:
+def _remembered(suite: Suite, out: Path) -> dict[str, JsonObject]:
     """What ``sweep.json`` says about each cell."""
     file = out / STATE
     if not file.exists():
@@ -228,7 +229,7 @@ def _remembered(suite: Suite, out: Path) -> dict[str, Mapping[str, Any]]:
     return {str(sorted(cell["key"].items())): cell for cell in cells}
 
 
-def _before(standing: CellStatus, remembered: Mapping[str, Any]) -> Outcome:
+def _before(standing: CellStatus, remembered: JsonObject) -> Outcome:
     """Where a cell stands before anything runs."""
     if standing.run is not None:
         return _ended(standing, standing.run, remembered.get("seconds"))
@@ -260,29 +261,29 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _run_cells(suite: Suite, pool: WorkerPool, outcomes: list[Outcome], reporter: Reporter) -> None:
+def _run_cells(suite: Suite, executor: Executor, outcomes: list[Outcome], reporter: Reporter) -> None:
     """Run what is left; ``outcomes`` follows."""
-    log = WorkDirectory(pool.out)
+    log = WorkDirectory(executor.out)
     jobs = _jobs(outcomes)
     weights = _weights([outcomes[job.index].standing for job in jobs])
     bar = _Bar(outcomes, {job.index: weight for job, weight in zip(jobs, weights, strict=True)}, reporter)
     for outcome in outcomes:
         if outcome.status in FAILED:
             reporter.say(f"{outcome.standing.cell.title}: {outcome.status}: {outcome.reason}")
-    _save(suite, pool.out, outcomes)
+    _save(suite, executor.out, outcomes)
     if not jobs:
         return
-    log.log(event="sweep", suite=suite.name, cells=len(outcomes), left=len(jobs), devices=list(pool.devices))
+    log.log(event="sweep", suite=suite.name, cells=len(outcomes), left=len(jobs), devices=list(executor.devices))
     reporter.start(suite.name)
     try:
-        with closing(pool.run(jobs)) as events:
+        with closing(executor.run(jobs)) as events:
             for event in events:
                 cell = outcomes[event.index].standing.cell
                 if event.kind != "share":
                     log.log(event=event.kind, **cell.key, text=event.text, seconds=round(event.seconds, 3))
                 if event.kind in ("complete", "failed"):
-                    outcomes[event.index] = outcome = _after(outcomes[event.index], event, pool.out)
-                    _save(suite, pool.out, outcomes)
+                    outcomes[event.index] = outcome = _after(outcomes[event.index], event, executor.out)
+                    _save(suite, executor.out, outcomes)
                     reporter.say(bar.line(outcome))
                 bar.move(event)
     except KeyboardInterrupt:

@@ -13,61 +13,29 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Literal
 
 from mibench import registry
 from mibench.errors import MibenchError
-from mibench.runs.request import RunRequest
 from mibench.runs.store import RunDir
+from mibench.sweeps.status import demands, one_line
 from mibench.system.progress import Reporter
 
-from .status import one_line
+from .contract import Event, Job
 
 TICK = 1.0  # seconds between two looks at floors that cells wait for
 QUIET = 0.2  # seconds between two messages about progress
 PATIENCE = 10.0  # seconds that a worker has to end by itself
 WORKERS_LOG = "workers.log"
-ATTACKING = 0.95  # share of a cell that its attack takes; judging and drawing are the rest
+ATTACK_SHARE = 0.95  # share of a cell that its attack takes; judging and drawing are the rest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A cell to run.
-
-    Attributes:
-        index: of the cell in its suite.
-        makes: names of the run directories that it writes; two jobs never write one at the same time.
-    """
-
-    index: int
-    request: RunRequest
-    makes: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """What happened to a job.
-
-    Attributes:
-        kind: ``started``; ``share`` of the cell that is done; ``said``, a sentence; ``complete``; ``failed``.
-        text: the sentence, or the reason of a failure.
-        seconds: since the job started.
-    """
-
-    index: int
-    kind: Literal["started", "share", "said", "complete", "failed"]
-    text: str = ""
-    share: float = 0.0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerPool:
-    """The workers of a sweep.
+class LocalExecutor:
+    """Worker processes of this machine.
 
     Attributes:
         out: the folder of run directories.
@@ -107,9 +75,9 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
         log = self.out / WORKERS_LOG
-        arguments = (theirs, job.request, self.out, device, self.threads, self.allow_changed_code, log)
+        arguments = (theirs, job.as_json(), self.out, device, self.threads, self.allow_changed_code, log)
         process = context.Process(target=work, args=arguments, name=f"mibench cell {job.index}")
-        with _deaf():
+        with _ignoring_ctrl_c():
             process.start()
         theirs.close()
         return _Worker(job, device, process, ours)
@@ -130,7 +98,7 @@ def _complete(folder: RunDir) -> bool:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def _ignoring_ctrl_c() -> Iterator[None]:
     """Start processes that never hear Ctrl-C, which goes to everything on the terminal: their parent decides."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -163,7 +131,7 @@ class _Worker:
     connection: Connection
     started: float = field(default_factory=time.monotonic)
     over: bool = False
-    last: tuple[str, str] | None = None  # "complete" or "failed", once it has said so
+    last: tuple[str, str] | None = None  # "complete" or "failed", once it is known
     title: str = ""
     listening: bool = True
 
@@ -173,7 +141,7 @@ class _Worker:
 
     def news(self) -> Iterator[Event]:
         """Messages that have arrived; notices the end of the process."""
-        self.over = not self.process.is_alive()  # asked first: what a dead process has said has all arrived
+        self.over = not self.process.is_alive()  # asked first: what a dead process has sent has all arrived
         while self.listening and self.connection.poll():
             try:
                 kind, content = self.connection.recv()
@@ -185,7 +153,7 @@ class _Worker:
             elif kind == "share":
                 yield Event(index=self.job.index, kind="share", share=content)
             else:
-                yield Event(index=self.job.index, kind="said", text=content)
+                yield Event(index=self.job.index, kind="message", text=content)
 
     def outcome(self) -> Event:
         """How it ended."""
@@ -224,7 +192,7 @@ class PipeReporter(Reporter):
 
     def say(self, text: str) -> None:
         """Pass the sentence on."""
-        self._send("said", text)
+        self._send("message", text)
 
     def start(self, text: str, *, attack: str | None = None) -> None:
         """Note whether the stretch is the cell's own attack."""
@@ -235,7 +203,7 @@ class PipeReporter(Reporter):
         now = time.monotonic()
         if self._counts and total > 0 and now - self._last >= QUIET:
             self._last = now
-            self._send("share", ATTACKING * min(done / total, 1.0))
+            self._send("share", ATTACK_SHARE * min(done / total, 1.0))
 
     def _send(self, kind: str, content: object) -> None:
         with contextlib.suppress(OSError):  # the parent is gone; the watch ends this process
@@ -244,14 +212,15 @@ class PipeReporter(Reporter):
 
 def work(
     connection: Connection,
-    request: RunRequest,
+    job: str,
     out: Path,
     device: str,
     threads: int,
     allow_changed_code: bool,
     log: Path,
 ) -> None:
-    """A worker's whole life: run one cell and say how it went."""
+    """A worker's whole life: run one cell, a :class:`Job` as JSON, and say how it went."""
+    request = Job.from_json(job).request
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _watch_parent()
     _write_to(log)
@@ -278,11 +247,6 @@ def work(
         connection.send(("failed", demands(run.missing)))
     else:
         connection.send(("complete", None))
-
-
-def demands(missing: Mapping[str, str]) -> str:
-    """The reason of a run whose protocol demands metrics that have no value."""
-    return "the protocol demands " + "; ".join(f"{name}, which has no value: {why}" for name, why in missing.items())
 
 
 def _watch_parent() -> None:
