@@ -16,9 +16,10 @@ from mibench.results import COMPARED_BY, ComparedBy, ComparisonFunction, StoredR
 from . import comparison_tables
 from .compare_defences import PrintedMatrix, compare_defences
 from .comparison import Comparison
+from .formats import as_plain, out_of_reach
 from .pooled_rows import row_of
 from .rows import Pool, circumstances, differing, open_runs, pool_runs, refuse_mixture
-from .significance import LEVEL, PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, testable, untested
+from .significance import PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, testable, untested
 
 Runs = StoredRun | Path | str | Sequence[StoredRun | Path | str]
 
@@ -32,7 +33,7 @@ class PrintedComparison(Comparison):
 
     def as_plain(self) -> dict[str, object]:
         """Everything as JSON types."""
-        return comparison_tables.as_plain(self)
+        return as_plain(self)
 
     def write(self, folder: Path | str) -> list[Path]:
         """Write ``comparison`` and ``differences`` as CSV, Markdown and LaTeX, and the figure as PNG and SVG."""
@@ -119,7 +120,7 @@ def compare(
     """Compare finished runs: attacks on each target, or (``by="defence"``) defences under each attack.
 
     The other arguments, and what is raised: :func:`compare_attacks` and
-    :func:`~mibench.reports.matrix.compare_defences`.
+    :func:`~mibench.reports.compare_defences.compare_defences`.
     """
     if by not in COMPARED_BY:
         raise MibenchError(f"runs are not compared by {by!r}", cure=f"choose one of {', '.join(COMPARED_BY)}")
@@ -130,14 +131,8 @@ def compare(
 
 def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[str]:
     """What a reader would otherwise have to find out."""
-    notes = []
     fewest = min(len(pool.identities) for pool in pools)
-    least = 2.0 ** (1 - fewest) if fewest < 60 else 0.0
-    if family and family * least > LEVEL:
-        notes.append(
-            f"with {fewest} identities no p value is below {least:.2g}, so among {family} tests none can reach "
-            f"{LEVEL:g}: attack more identities, or test fewer pairs or metrics"
-        )
+    notes = out_of_reach(fewest, family, "attack more identities, or test fewer pairs or metrics")
     seeds = {len(pool.runs) for pool in pools}
     if len(seeds) > 1:
         notes.append(f"rows have different numbers of seeds ({min(seeds)} to {max(seeds)})")

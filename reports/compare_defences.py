@@ -14,11 +14,12 @@ from mibench.results import StoredRun, merged_infos
 
 from . import matrix_tables
 from .defended import Classifier, Role, classifier_of, defence_labels, twin_of
+from .formats import as_plain, out_of_reach
 from .matrix import DefenceDifference, Defended, Matrix
 from .pooled_rows import row_of
 from .published import reported_beside
 from .rows import Pool, circumstances, differing, open_runs, pool_runs, refuse_mixture
-from .significance import LEVEL, adjust, difference, suggest, testable
+from .significance import adjust, difference, suggest, testable
 
 USUAL = ("acc1",)  # tested unless metrics are requested: one metric keeps the family of tests small
 
@@ -32,7 +33,7 @@ class PrintedMatrix(Matrix):
 
     def as_plain(self) -> dict[str, object]:
         """Everything as JSON types."""
-        return matrix_tables.as_plain(self)
+        return as_plain(self)
 
     def write(self, folder: Path | str) -> list[Path]:
         """Write ``defences`` as CSV, Markdown and LaTeX, and the figure ``frontier`` as PNG and SVG."""
@@ -77,16 +78,16 @@ def compare_defences(
     floors = tuple(dict.fromkeys(pool.label for pool in pools if pool.floor))
     attacks = tuple(dict.fromkeys(pool.label for pool in pools if not pool.floor)) + floors
     target_of = {classifier.key: target for target, classifier in classifiers.items()}
-    found = []
+    tests = []
     for target, other in references.items():
         others = {pool.label: pool for pool in by_target[target_of[other.key]] if not pool.floor}
         for pool in by_target[target]:
-            found += [
+            tests += [
                 (target, other, pool.label, difference(pool, others[pool.label], metric))
                 for metric in tested
                 if pool.label in others
             ]
-    adjusted, family = adjust([each for *_, each in found])
+    adjusted, family = adjust([each for *_, each in tests])
     differences = tuple(
         DefenceDifference(
             group=classifiers[target].group,
@@ -100,7 +101,7 @@ def compare_defences(
             detectable=each.detectable,
             verdict=None if each.stronger is None else f"leaks {_compared(each.estimate)}",
         )
-        for (target, other, attack, _), each in zip(found, adjusted, strict=True)
+        for (target, other, attack, _), each in zip(tests, adjusted, strict=True)
     )
     rows = [
         _defended(classifiers[target], labels, references.get(target), members, infos)
@@ -129,18 +130,18 @@ def compare_defences(
 
 
 def _references(
-    classifiers: Mapping[str, Classifier], labels: Mapping[str, str], wanted: str | None
+    classifiers: Mapping[str, Classifier], labels: Mapping[str, str], reference: str | None
 ) -> dict[str, Classifier]:
     """Target -> the classifier that it is tested against."""
-    everyone = list(classifiers.values())
-    if wanted is None:
-        twins = {target: twin_of(classifier, everyone) for target, classifier in classifiers.items()}
+    all_classifiers = list(classifiers.values())
+    if reference is None:
+        twins = {target: twin_of(classifier, all_classifiers) for target, classifier in classifiers.items()}
         return {target: twin for target, twin in twins.items() if twin is not None}
-    named = [each for each in everyone if wanted in (labels[each.key], each.card)]
+    named = [each for each in all_classifiers if reference in (labels[each.key], each.card)]
     if not named:
-        known = list(dict.fromkeys(name for each in everyone for name in (labels[each.key], each.card)))
+        known = list(dict.fromkeys(name for each in all_classifiers for name in (labels[each.key], each.card)))
         raise MibenchError(
-            f"no row is called {wanted!r}{suggest(wanted, known)}",
+            f"no row is called {reference!r}{suggest(reference, known)}",
             cure=f"name one of {', '.join(dict.fromkeys(labels.values()))}",
         )
     by_group = {each.group: each for each in named}
@@ -218,15 +219,10 @@ def _remarks(
     for target, pools in by_target.items():
         if absent := [attack for attack in attacks if attack not in {pool.label for pool in pools}]:
             notes.append(f"{labels[classifiers[target].key]} ({target}) has no finished run of {', '.join(absent)}")
-    everything = [pool for pools in by_target.values() for pool in pools]
-    fewest = min(len(pool.identities) for pool in everything)
-    least = 2.0 ** (1 - fewest) if fewest < 60 else 0.0
-    if family and family * least > LEVEL:
-        notes.append(
-            f"with {fewest} identities no p value is below {least:.2g}, so among {family} tests none can reach "
-            f"{LEVEL:g}: attack more identities, or test fewer metrics"
-        )
-    if len({tuple(sorted(str(run.seed) for run in pool.runs)) for pool in everything}) > 1:
-        counts = [len(pool.runs) for pool in everything]
+    all_pools = [pool for pools in by_target.values() for pool in pools]
+    fewest = min(len(pool.identities) for pool in all_pools)
+    notes += out_of_reach(fewest, family, "attack more identities, or test fewer metrics")
+    if len({tuple(sorted(str(run.seed) for run in pool.runs)) for pool in all_pools}) > 1:
+        counts = [len(pool.runs) for pool in all_pools]
         notes.append(f"cells have different seeds ({min(counts)} to {max(counts)} of them)")
     return notes

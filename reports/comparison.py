@@ -56,7 +56,7 @@ class Comparison:
         mixed: names of circumstances that differ between the rows (only after ``mix=True``).
         notes: sentences that a reader needs, warnings first.
         left_out: sentences on runs that were not used.
-        requested: metrics that a person requested; these alone are printed. None: all, with costs.
+        requested: metrics that a person asked for, which alone are printed; empty: all, with costs.
     """
 
     infos: Mapping[str, MetricInfo]
@@ -85,7 +85,7 @@ class Comparison:
         )
 
     def stands_out(self, row: Row, metric: str) -> bool:
-        """Whether a row was found stronger than every other row of its target that has a value."""
+        """Whether a row is significantly stronger than every other row of its target that has a value."""
         others = {
             other.label
             for other in self.rows

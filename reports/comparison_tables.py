@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mibench.api import MibenchError
 from mibench.results import absent_notes
 
+from . import formats
 from .comparison import Comparison, Row
+from .formats import DETECTABLE, NOT_TOLD_APART, Block, counts, note_on_tests, validity
 from .formatting import sentence
 from .significance import Difference
 from .table_model import (
@@ -21,7 +22,6 @@ from .table_model import (
     csv_text,
     estimate_cell,
     interval_column,
-    markdown_text,
     text_cells,
     value_text,
     write_text,
@@ -31,7 +31,6 @@ _COST_NOTE = (
     "Costs are divided among the identities: images shown to the victim forwards and backwards, seconds; “prepare” is "
     "done once for all identities."
 )
-KINDS = ("text", "markdown", "csv", "latex")
 COSTS = {
     "prepare_queries_forward": "forward, prepare",
     "prepare_queries_backward": "backward, prepare",
@@ -122,7 +121,7 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
     measured = ["row", *_shown_metrics(comparison)]
     if several and "acc1" in measured:
         measured.insert(measured.index("acc1") + 1, "acc1_seeds")
-    if _counts(comparison) is None:
+    if counts(comparison.rows) is None:
         measured += ["n_identities", "n_seeds"]
     priors = len({row.prior for row in comparison.rows}) > 1
     costs = ["row", *(["prior"] if priors else []), *_costs_that_matter(comparison)]
@@ -135,7 +134,7 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
         results.append(whole.part(f"results-{number}", f"Target {target}", measured, on_target))
         if _shows_costs(comparison):
             cost = whole.part(f"cost-{number}", f"Cost per identity, target {target}", costs, on_target)
-            results.append(dataclasses.replace(cost, notes=(_context(comparison), _COST_NOTE)))
+            results.append(dataclasses.replace(cost, notes=(validity(comparison.rows, comparison.mixed), _COST_NOTE)))
         part = tests.part(f"differences-{number}", f"Differences, target {target}", tested, on_target)
         if part.rows:
             pairs.append(part)
@@ -144,7 +143,7 @@ def tables_for_people(comparison: Comparison) -> tuple[list[Table], list[Table]]
 
 def notes_for_rows(comparison: Comparison) -> list[str]:
     """Sentences below the tables of rows, warnings first."""
-    notes = [_context(comparison)]
+    notes = [validity(comparison.rows, comparison.mixed)]
     notes.append("Brackets: 95 % interval over identities. Arrows: which way the attack does better.")
     if any(len(row.seeds) > 1 for row in comparison.rows):
         names = [name for name in _shown_metrics(comparison) if _without_interval(comparison, name)]
@@ -155,7 +154,7 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
             f"highest seed.{without}"
         )
     notes.append(
-        "Bold: found stronger than every other row of its target (Holm, 5 %); a column without bold has no such row."
+        "Bold: stronger than every other row of its target (Holm, 5 %); a column without bold has no such row."
     )
     if _shows_costs(comparison):
         notes.append(_COST_NOTE)
@@ -163,64 +162,45 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
     return notes + _absent(comparison)
 
 
-def left_out(comparison: Comparison) -> list[str]:
-    """Sentences on runs that were not used."""
-    return [f"Left out: {note}." for note in comparison.left_out]
-
-
 def notes_for_differences(comparison: Comparison) -> list[str]:
     """Sentences below the tables of differences."""
     if not comparison.family:
         return ["Nothing was tested."]
     return [
-        "Paired over identities, 95 % interval. p: two-sided sign-flip test, adjusted by Holm for all "
-        f"{comparison.family} tests shown.",
-        "Detectable: the true difference that one such test at 5 %, not adjusted, would find in 80 % of cases.",
-        "No entry under “stronger” means not told apart, which is not the same as equal.",
+        note_on_tests(comparison.family),
+        DETECTABLE,
+        f"No entry under “stronger” {NOT_TOLD_APART}",
     ]
 
 
 def render(comparison: Comparison, kind: str, *, width: int = 110) -> str:
     """The comparison as text, Markdown, CSV (rows only) or LaTeX."""
-    if kind not in KINDS:
-        raise MibenchError(f"unknown format {kind!r} (known: {', '.join(KINDS)})")
-    if kind == "csv":
-        return csv_text(rows_table(comparison))
-    rows, differences = tables_for_people(comparison)
-    if kind == "latex":
-        from .latex import document
-
-        parts = [document(rows, notes_for_rows(comparison), left_out(comparison))]
-        return "\n".join([*parts, document(differences, notes_for_differences(comparison))])
-    limit = width if kind == "text" else None
-    parts = [markdown_text(rows, notes_for_rows(comparison) + left_out(comparison), limit)]
-    if differences:
-        parts.append(markdown_text(differences, notes_for_differences(comparison), limit))
-    return "\n".join(parts)
+    return formats.render(rows_table(comparison), _blocks(comparison), kind, width=width)
 
 
 def write_all(comparison: Comparison, folder: Path) -> list[Path]:
     """CSV, Markdown and LaTeX of rows and of differences, and the figure; of every metric, whichever were asked for."""
     from .figures.comparison import comparison_plot
     from .figures.style import save
-    from .latex import document
 
     comparison = dataclasses.replace(comparison, requested=())
-    rows, differences = tables_for_people(comparison)
     files = []
-    for table, parts, notes, aside in (
-        (rows_table(comparison), rows, notes_for_rows(comparison), left_out(comparison)),
-        (differences_table(comparison), differences, notes_for_differences(comparison), []),
-    ):
+    exact = (rows_table(comparison), differences_table(comparison))
+    for table, block in zip(exact, _blocks(comparison), strict=True):
         files.append(write_text(folder / f"{table.name}.csv", csv_text(table)))
-        files.append(write_text(folder / f"{table.name}.md", markdown_text(parts, [*notes, *aside]).lstrip("\n")))
-        files.append(write_text(folder / f"{table.name}.tex", document(parts, notes, aside)))
+        files.append(write_text(folder / f"{table.name}.md", block.markdown().lstrip("\n")))
+        files.append(write_text(folder / f"{table.name}.tex", block.latex()))
     return files + save(comparison_plot(comparison), folder, "comparison")
 
 
-def as_plain(comparison: Comparison) -> dict[str, object]:
-    """The comparison as JSON types; numbers that are not finite are null."""
-    return {name: _plain(value) for name, value in dataclasses.asdict(comparison).items()}
+def _blocks(comparison: Comparison) -> tuple[Block, Block]:
+    """What people read: rows, then differences."""
+    rows, differences = tables_for_people(comparison)
+    left_out = [f"Left out: {note}." for note in comparison.left_out]
+    return (
+        Block(tables=rows, notes=notes_for_rows(comparison), left_out=left_out),
+        Block(tables=differences, notes=notes_for_differences(comparison)),
+    )
 
 
 def _row_cells(comparison: Comparison, row: Row, names: Sequence[str]) -> tuple[Cell, ...]:
@@ -239,25 +219,6 @@ def _row_cells(comparison: Comparison, row: Row, names: Sequence[str]) -> tuple[
     low, high, _ = _spread(row, "acc1")
     seeds = "" if low is None or high is None else f"{value_text('share', low)} to {value_text('share', high)}"
     return (*cells, Cell(value=seeds), *(Cell(value=row.cost[name]) for name in COSTS))
-
-
-def _context(comparison: Comparison) -> str:
-    """What the numbers hold for, or the warning that they hold for different things."""
-    if comparison.mixed:
-        more = " and more" if len(comparison.mixed) > 3 else ""
-        return (
-            f"WARNING: these rows do not share their {', '.join(comparison.mixed[:3])}{more}: their numbers do not "
-            "compare, and no test was made across."
-        )
-    counts = _counts(comparison)
-    size = "" if counts is None else f", {counts[0]} identities, {counts[1]} seed{'s' if counts[1] > 1 else ''}"
-    return f"Data set {comparison.rows[0].dataset}, protocol {comparison.rows[0].protocol}{size}."
-
-
-def _counts(comparison: Comparison) -> tuple[int, int] | None:
-    """Identities and seeds of every row; None when rows differ."""
-    counts = {(row.identities, len(row.seeds)) for row in comparison.rows}
-    return counts.pop() if len(counts) == 1 else None
 
 
 def _spread(row: Row, name: str) -> tuple[float | None, float | None, float | None]:
@@ -321,13 +282,3 @@ def _without_interval(comparison: Comparison, name: str) -> bool:
     """Whether a row of several seeds has a value and no interval."""
     estimates = [row.estimates[name] for row in comparison.rows if len(row.seeds) > 1 and name in row.estimates]
     return any(estimate.value is not None and estimate.low is None for estimate in estimates)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -40,7 +40,7 @@ def run_labels(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def context(run: StoredRun) -> str:
-    """What a number must be compared within: target, data set, protocol, seed."""
+    """What must be equal for two numbers to be comparable: target, data set, protocol, seed."""
     seed = "" if run.seed is None else f", seed {run.seed}"
     return f"target {run.target}, data set {run.dataset}, protocol {run.protocol}{seed}"
 

@@ -100,5 +100,5 @@ class Matrix:
 
     def difference(self, row: Defended, attack: str, metric: str) -> DefenceDifference | None:
         """The difference of a row to its reference; None where none was asked for."""
-        wanted = (row.group, row.label, attack, metric)
-        return next((d for d in self.differences if (d.group, d.defence, d.attack, d.metric) == wanted), None)
+        key = (row.group, row.label, attack, metric)
+        return next((d for d in self.differences if (d.group, d.defence, d.attack, d.metric) == key), None)

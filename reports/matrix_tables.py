@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mibench.api import MibenchError
 from mibench.results import absent_notes
 
+from . import formats
+from .formats import DETECTABLE, NOT_TOLD_APART, Block, note_on_tests, validity
 from .formatting import sentence
 from .matrix import Defended, Matrix
 from .table_model import (
@@ -17,16 +16,13 @@ from .table_model import (
     Column,
     Kind,
     Table,
-    csv_text,
     estimate_cell,
     interval_column,
-    markdown_text,
     text_cells,
     value_text,
     write_text,
 )
 
-KINDS = ("text", "markdown", "csv", "latex")
 _LONG = (
     *("group", "defence", "card", "role", "reference", "test_accuracy", "test_images", "seconds", "relative_seconds"),
     *("attack", "floor", "n_identities", "n_seeds", "seeds", "metric", "value", "difference", "p_value", "p_holm"),
@@ -118,19 +114,7 @@ def long_table(matrix: Matrix) -> Table:
 def notes_for_rows(matrix: Matrix) -> list[str]:
     """Sentences below the tables of rows, warnings first."""
     rows = [cell for row in matrix.rows for cell in row.attacks.values()]
-    if matrix.mixed:
-        notes = [
-            f"WARNING: the runs do not share their {', '.join(matrix.mixed[:3])}: their numbers do not compare, and no "
-            "test was made across."
-        ]
-    else:
-        sizes = {(row.identities, len(row.seeds)) for row in rows}
-        size = (
-            "".join(f", {n} identities, {seeds} seed{'s' * (seeds > 1)}" for n, seeds in sizes)
-            if len(sizes) < 2
-            else ""
-        )
-        notes = [f"Data set {rows[0].dataset}, protocol {rows[0].protocol}{size}."]
+    notes = [validity(rows, matrix.mixed)]
     notes.append(
         "Utility: test accuracy, with the interval of a share over test images. Leakage: brackets are 95 % intervals "
         "over identities; arrows: which way the attack does better; “− twin”: the difference to the undefended twin "
@@ -142,10 +126,10 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
         notes.append("A control is expected to leak more; it is no defence.")
     notes += [sentence(note) for note in matrix.notes]
     shown = [row for row in matrix.rows if row.twin or row.role != "undefended"]
-    elsewhere = [row.label for row in shown if any(each.mismatch for each in row.reported)]
-    if elsewhere:
+    mismatched = [row.label for row in shown if any(each.mismatch for each in row.reported)]
+    if mismatched:
         notes.append(
-            f"Published values of {', '.join(elsewhere)} are not shown: they hold for other data, models or settings "
+            f"Published values of {', '.join(mismatched)} are not shown: they hold for other data, models or settings "
             "(reports/published.csv)."
         )
     known = [each for row in matrix.rows for each in row.reported if each.values]
@@ -163,31 +147,24 @@ def notes_for_differences(matrix: Matrix) -> list[str]:
         return ["Nothing was tested."]
     titles = ", ".join(info.title for info in matrix.infos.values())
     return [
-        "Paired over identities, 95 % interval. p: two-sided sign-flip test, adjusted by Holm for all "
-        f"{matrix.family} tests shown: {titles} of every row but the twins, under every attack but the floor.",
-        "Detectable: the true difference that one such test at 5 %, not adjusted, would find in 80 % of cases. No "
-        "verdict means not told apart, which is not the same as equal.",
+        note_on_tests(matrix.family, f": {titles} of every row but the twins, under every attack but the floor"),
+        f"{DETECTABLE} No verdict {NOT_TOLD_APART}",
     ]
 
 
 def render(matrix: Matrix, kind: str, *, width: int = 110) -> str:
     """The matrix as text, Markdown, CSV (a line per cell) or LaTeX."""
-    if kind not in KINDS:
-        raise MibenchError(f"unknown format {kind!r} (known: {', '.join(KINDS)})")
-    if kind == "csv":
-        return csv_text(long_table(matrix))
-    rows, differences = _tables(matrix)
-    aside = [f"Left out: {note}." for note in matrix.left_out]
-    if kind == "latex":
-        from .latex import document
-
-        parts = [document(rows, notes_for_rows(matrix), aside)]
-        return "\n".join([*parts, document(differences, notes_for_differences(matrix))] if differences else parts)
-    limit = width if kind == "text" else None
-    parts = [markdown_text(rows, notes_for_rows(matrix) + aside, limit)]
-    if differences:
-        parts.append(markdown_text(differences, notes_for_differences(matrix), limit))
-    return "\n".join(parts)
+    differences = [differences_table(matrix, group) for group in matrix.groups]
+    left_out = [f"Left out: {note}." for note in matrix.left_out]
+    blocks = (
+        Block(
+            tables=[matrix_table(matrix, group) for group in matrix.groups],
+            notes=notes_for_rows(matrix),
+            left_out=left_out,
+        ),
+        Block(tables=[table for table in differences if table.rows], notes=notes_for_differences(matrix)),
+    )
+    return formats.render(long_table(matrix), blocks, kind, width=width)
 
 
 def write_all(matrix: Matrix, folder: Path) -> list[Path]:
@@ -202,17 +179,6 @@ def write_all(matrix: Matrix, folder: Path) -> list[Path]:
     return files + save(frontier_plot(matrix), folder, "frontier")
 
 
-def as_plain(matrix: Matrix) -> dict[str, object]:
-    """The matrix as JSON types; numbers that are not finite are null."""
-    return {name: _plain(value) for name, value in dataclasses.asdict(matrix).items()}
-
-
-def _tables(matrix: Matrix) -> tuple[list[Table], list[Table]]:
-    rows = [matrix_table(matrix, group) for group in matrix.groups]
-    differences = [differences_table(matrix, group) for group in matrix.groups]
-    return rows, [table for table in differences if table.rows]
-
-
 def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
     reported = next((each for each in row.reported if not each.attack and each.values), None)
     cells = [
@@ -222,8 +188,8 @@ def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
     ]
     for attack in matrix.attacks:
         for name in matrix.infos:
-            found = row.attacks.get(attack)
-            cells.append(estimate_cell(None if found is None else found.estimates.get(name)))
+            results = row.attacks.get(attack)
+            cells.append(estimate_cell(None if results is None else results.estimates.get(name)))
             if attack not in matrix.floors:
                 each = matrix.difference(row, attack, name)
                 known = None if each is None else each.estimate
@@ -233,8 +199,8 @@ def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
 
 
 def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[Cell, ...]:
-    found, each = row.attacks[attack], matrix.difference(row, attack, name)
-    estimate = found.estimates.get(name)
+    results, each = row.attacks[attack], matrix.difference(row, attack, name)
+    estimate = results.estimates.get(name)
     reported = next(
         (r for r in row.reported if r.values and (r.attack, r.metric) in ((attack, name), ("", "test_accuracy"))), None
     )
@@ -247,10 +213,10 @@ def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[
         "seconds": Cell(value=row.seconds),
         "relative_seconds": Cell(value=row.relative_seconds),
         "attack": Cell(value=attack),
-        "floor": Cell(value=str(found.floor).lower()),
-        "n_identities": Cell(value=found.identities),
-        "n_seeds": Cell(value=len(found.seeds)),
-        "seeds": Cell(value=" ".join(map(str, found.seeds))),
+        "floor": Cell(value=str(results.floor).lower()),
+        "n_identities": Cell(value=results.identities),
+        "n_seeds": Cell(value=len(results.seeds)),
+        "seeds": Cell(value=" ".join(map(str, results.seeds))),
         "metric": Cell(value=name),
         "value": estimate_cell(estimate),
         "difference": estimate_cell(None if each is None else each.estimate),
@@ -264,7 +230,7 @@ def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[
         "reported": Cell(value="" if reported is None else " ".join(map(repr, reported.values))),
         "reported_source": Cell(value="" if reported is None else "; ".join(reported.sources)),
         "settings": Cell(value=" ".join(f"{key}={value}" for key, value in row.settings.items())),
-        "runs": Cell(value=" ".join(found.runs)),
+        "runs": Cell(value=" ".join(results.runs)),
     }
     return tuple(facts[column] for column in _LONG)
 
@@ -275,13 +241,3 @@ def _values(values: Sequence[float]) -> str:
         return ""
     ends = dict.fromkeys(value_text("share", value) for value in (values[0], values[-1]))
     return " to ".join(ends) + " %"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

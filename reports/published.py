@@ -82,14 +82,16 @@ def reported_beside(
             for each in alike
             if (each.dataset, each.model, each.protocol) == here and _set_so(each.settings, classifier)
         ]
-        there = dict.fromkeys(" ".join(filter(None, (each.model, "on", each.dataset, each.settings))) for each in alike)
+        elsewhere = dict.fromkeys(
+            " ".join(filter(None, (each.model, "on", each.dataset, each.settings))) for each in alike
+        )
         results.append(
             Reported(
                 attack=attack,
                 metric=metric,
                 values=tuple(sorted(each.value for each in fits)),
                 sources=tuple(dict.fromkeys(each.source for each in fits)),
-                mismatch="" if fits else "; ".join(there),
+                mismatch="" if fits else "; ".join(elsewhere),
             )
         )
     return tuple(results)

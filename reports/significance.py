@@ -51,13 +51,13 @@ def pairs(block: Sequence[Pool], reference: str | None) -> list[tuple[Pool, Pool
     matching = [pool for pool in block if reference in (pool.label, pool.runs[0].attack)]
     exact = [pool for pool in matching if pool.label == reference]
     unchanged = [pool for pool in matching if not _changed_by_hand(pool)]
-    chosen = exact or (unchanged if len(unchanged) == 1 else matching)
-    if len(chosen) > 1:
+    references = exact or (unchanged if len(unchanged) == 1 else matching)
+    if len(references) > 1:
         raise MibenchError(
             f"the reference {reference!r} means several rows: {', '.join(pool.label for pool in matching)}",
             cure="name one",
         )
-    return [(pool, other) for other in chosen for pool in block if pool is not other]
+    return [(pool, other) for other in references for pool in block if pool is not other]
 
 
 def _changed_by_hand(pool: Pool) -> bool:

@@ -25,8 +25,8 @@ def comparison_plot(comparison: Comparison) -> Figure:
     heights, heads = _heights(comparison)
     height = 1.25 + 0.27 * (len(heights) + 1.4 * len(heads)) + 0.55
     longest = max(len(line) for row in comparison.rows for line in _broken(row.label).split("\n"))
-    made = figure(min(14.0, 1.0 + 0.075 * longest + 3.1 * max(1, len(names))), height)
-    panels = made.subplots(1, max(1, len(names)), sharey=True, squeeze=False)[0]
+    fig = figure(min(14.0, 1.0 + 0.075 * longest + 3.1 * max(1, len(names))), height)
+    panels = fig.subplots(1, max(1, len(names)), sharey=True, squeeze=False)[0]
     lowest = max(heights) + 0.7
     for name, axes in zip(names, panels, strict=False):
         _panel(axes, comparison, name, heights, styles)
@@ -45,13 +45,15 @@ def comparison_plot(comparison: Comparison) -> Figure:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
     row = comparison.rows[0]
-    under = f"data set {row.dataset}, protocol {row.protocol}; {row.identities} identities, bars: 95 % over identities"
+    subtitle = (
+        f"data set {row.dataset}, protocol {row.protocol}; {row.identities} identities, bars: 95 % over identities"
+    )
     if comparison.mixed:
-        under = f"WARNING: rows differ in {', '.join(comparison.mixed[:3])}: they do not compare"
+        subtitle = f"WARNING: rows differ in {', '.join(comparison.mixed[:3])}: they do not compare"
     if any(len(each.seeds) > 1 for each in comparison.rows):
-        under += "; thin ticks: single seeds"
-    heading(made, "Attacks side by side", under)
-    return made
+        subtitle += "; thin ticks: single seeds"
+    heading(fig, "Attacks side by side", subtitle)
+    return fig
 
 
 def _heights(comparison: Comparison) -> tuple[list[float], dict[str, float]]:
@@ -72,8 +74,8 @@ def _heights(comparison: Comparison) -> tuple[list[float], dict[str, float]]:
 def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """Colour and marker of each label; the same attack looks the same on every target."""
     attacks = list(dict.fromkeys(row.label for row in comparison.rows if not row.floor))
-    found = dict(zip(attacks, colours(len(attacks)), strict=True))
-    return found | {row.label: (GREY, "D") for row in comparison.rows if row.floor}
+    styles = dict(zip(attacks, colours(len(attacks)), strict=True))
+    return styles | {row.label: (GREY, "D") for row in comparison.rows if row.floor}
 
 
 def _panel(

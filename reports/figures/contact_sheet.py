@@ -60,8 +60,8 @@ def contact_sheet(
     width = groups["end"] + 8
     row_height = TILE + CAPTION + 12
     top, left = 34, 104
-    made = figure((left + width) / INCH, max(2.4, (top + row_height * len(shown)) / INCH + 0.95))
-    axes = made.add_subplot()
+    fig = figure((left + width) / INCH, max(2.4, (top + row_height * len(shown)) / INCH + 0.95))
+    axes = fig.add_subplot()
     axes.set_xlim(-left, width)
     axes.set_ylim(row_height * len(shown), -top)
     axes.set_aspect("equal")
@@ -79,12 +79,12 @@ def contact_sheet(
     explained = "" if private is None else "; d² squared distance in the judge's features"
     hidden = " Faces are hidden." if hide_faces else ""
     heading(
-        made,
+        fig,
         f"{label}: reconstructions",
         f"{context(run)}\nFirst {len(shown)} of {len(identities):,} identities; best {across} by the adversary's own "
         f"confidence. ✓ ✗ judge's verdict with its probability for the identity{explained}.{hidden}",
     )
-    return made
+    return fig
 
 
 def _group_edges(examples: int, across: int, *, with_neighbours: bool) -> dict[str, float]:

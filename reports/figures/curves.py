@@ -11,7 +11,7 @@ import numpy as np
 from mibench.reports.formatting import context, curve_title
 from mibench.results import StoredRun
 
-from .style import GREY, INK, LINES, NORMAL, SMALL, colours, figure, heading, say, tidy
+from .style import GREY, INK, LINES, NORMAL, SMALL, colours, figure, heading, tidy, write_centred
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +30,8 @@ def curves_plot(runs: Sequence[StoredRun], labels: Sequence[str]) -> Figure:
     names = sorted({name for logged in curves for name in logged}, key=lambda name: (not name.startswith("L_"), name))
     columns = 2 if len(names) in (2, 4) else min(3, max(1, len(names)))
     lines = max(1, math.ceil(len(names) / columns))
-    made = figure(max(7.0, 3.6 * columns), 0.9 + 2.5 * lines)
-    panels = made.subplots(lines, columns, squeeze=False).ravel()
+    fig = figure(max(7.0, 3.6 * columns), 0.9 + 2.5 * lines)
+    panels = fig.subplots(lines, columns, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
         tidy(panel)
         least, most = math.inf, -math.inf
@@ -69,11 +69,11 @@ def curves_plot(runs: Sequence[StoredRun], labels: Sequence[str]) -> Figure:
     for panel in panels[len(names) :]:
         panel.axis("off")
     if not names:
-        say(panels[0], "This attack logged no curve.")
+        write_centred(panels[0], "This attack logged no curve.")
     elif len(runs) > 1:
         panels[0].legend(fontsize=SMALL, frameon=False)
     band = (
         f"\nLine: mean of the n curves logged (per identity or per unit); band: {BAND[0]}th to {BAND[1]}th percentile."
     )
-    heading(made, f"{', '.join(labels)}: curves", f"{context(runs[0])}{band}")
-    return made
+    heading(fig, f"{', '.join(labels)}: curves", f"{context(runs[0])}{band}")
+    return fig

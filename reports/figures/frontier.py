@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mibench.reports.matrix import Defended, Matrix
 
-from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, say, tidy
+from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy, write_centred
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -28,8 +28,8 @@ def frontier_plot(matrix: Matrix) -> Figure:
     panels = [(group, attack) for group in matrix.groups for attack in attacks]
     columns = min(3 if len(panels) != 4 else 2, len(panels))
     lines = -(-len(panels) // columns)
-    made = figure(max(6.0, 3.7 * columns + 1.9), 0.9 + 3.1 * lines)
-    grid = made.subplots(lines, columns, squeeze=False).ravel()
+    fig = figure(max(6.0, 3.7 * columns + 1.9), 0.9 + 3.1 * lines)
+    grid = fig.subplots(lines, columns, squeeze=False).ravel()
     names = list(dict.fromkeys(row.defence for row in matrix.rows if row.role != "undefended"))
     styles = dict(zip(names, colours(len(names)), strict=True))
     handles: dict[str, Artist] = {}
@@ -57,8 +57,8 @@ def frontier_plot(matrix: Matrix) -> Figure:
     )
     if matrix.mixed:
         under = f"WARNING: runs differ in {', '.join(matrix.mixed[:3])}: they do not compare"
-    heading(made, "Privacy against utility", under)
-    return made
+    heading(fig, "Privacy against utility", under)
+    return fig
 
 
 def _panel(
@@ -70,7 +70,7 @@ def _panel(
     handles: dict[str, Artist] = {}
     drawn = [row for row in rows if _point(row, attack, name) is not None]
     if not drawn:
-        say(axes, "no row has both utility and leakage")
+        write_centred(axes, "no row has both utility and leakage")
         return {}
     for key in dict.fromkeys((row.role, row.defence) for row in drawn if not row.twin):
         alike = [row for row in drawn if (row.role, row.defence) == key and not row.twin]
@@ -134,8 +134,8 @@ def _legend(role: str, defence: str) -> str:
 
 def _point(row: Defended, attack: str, name: str) -> tuple[float, float] | None:
     """Utility and leakage; None where either is not known."""
-    found = row.attacks.get(attack)
-    estimate = None if found is None else found.estimates.get(name)
+    results = row.attacks.get(attack)
+    estimate = None if results is None else results.estimates.get(name)
     if estimate is None or estimate.value is None or row.utility.value is None:
         return None
     return float(row.utility.value), float(estimate.value)

@@ -31,8 +31,8 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
         return identity_histogram(run, label, floor)
     order = sorted(accuracy.index, key=lambda identity: (-accuracy[identity], distance[identity], identity))
     width = min(14.0, max(7.0, 2.2 + 0.17 * len(order)))
-    made = figure(width, 6.6)
-    upper, lower = made.subplots(2, 1, sharex=True)
+    fig = figure(width, 6.6)
+    upper, lower = fig.subplots(2, 1, sharex=True)
     selected = run.samples[run.samples["selected"]]
     positions = range(len(order))
     size = 36 if len(order) <= MOST_NAMES else 14
@@ -80,8 +80,8 @@ def identity_plot(run: StoredRun, label: str, floor: StoredRun | None) -> Figure
     summary = f"acc@1 {estimate_text(run.metrics.get('acc1'), run.infos['acc1'])}"
     if floor is not None:
         summary += f", floor {estimate_text(floor.metrics.get('acc1'), floor.infos['acc1'])}"
-    heading(made, f"{label}: who leaks", f"{context(run)}\n{summary}")
-    return made
+    heading(fig, f"{label}: who leaks", f"{context(run)}\n{summary}")
+    return fig
 
 
 def _panel(

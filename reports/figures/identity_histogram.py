@@ -25,15 +25,15 @@ BARS = 40  # of the distance
 
 def identity_histogram(run: StoredRun, label: str, floor: StoredRun | None) -> Figure:
     """Two panels: identities by acc@1, and by mean KNN distance; the floor as an outline."""
-    made = figure(9.0, 6.6)
-    upper, lower = made.subplots(2, 1)
+    fig = figure(9.0, 6.6)
+    upper, lower = fig.subplots(2, 1)
     accuracies = [_values(each, "hit1") for each in (run, floor) if each is not None]
     distances = [_values(each, "knn_distance") for each in (run, floor) if each is not None]
-    chosen = run.samples[run.samples["selected"]]
-    steps = min(STEPS, int(chosen.groupby("identity").size().max()))
+    selected = run.samples[run.samples["selected"]]
+    steps = min(STEPS, int(selected.groupby("identity").size().max()))
     _panel(upper, accuracies, (np.arange(steps + 2) - 0.5) / steps, label, widest=0.05)  # a bar at each share
     upper.set_xlim(-0.04, 1.04)
-    upper.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+    upper.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     upper.set_xlabel("acc@1 of an identity", fontsize=NORMAL, color=INK)
     highest = max((float(values.max()) for values in distances if len(values)), default=1.0)
     _panel(lower, distances, np.linspace(0, highest or 1.0, BARS + 1), label)
@@ -41,14 +41,14 @@ def identity_histogram(run: StoredRun, label: str, floor: StoredRun | None) -> F
     summary = f"acc@1 {estimate_text(run.metrics.get('acc1'), run.infos['acc1'])}"
     if floor is not None:
         summary += f", floor {estimate_text(floor.metrics.get('acc1'), floor.infos['acc1'])}"
-    there = f"{len(accuracies[0]):,} identities, too many for a mark each: tables/identities.csv has every one"
-    heading(made, f"{label}: who leaks", f"{context(run)}\n{summary}\n{there}")
-    return made
+    size = f"{len(accuracies[0]):,} identities, too many for a mark each: tables/identities.csv has every one"
+    heading(fig, f"{label}: who leaks", f"{context(run)}\n{summary}\n{size}")
+    return fig
 
 
 def _values(run: StoredRun, column: str) -> Numbers:
-    found: Numbers = np.asarray(per_identity(run, column), dtype=np.float64)
-    return found[np.isfinite(found)]
+    values: Numbers = np.asarray(per_identity(run, column), dtype=np.float64)
+    return values[np.isfinite(values)]
 
 
 def _panel(axes: Axes, series: Sequence[Numbers], edges: Numbers, label: str, *, widest: float = float("inf")) -> None:
@@ -63,6 +63,6 @@ def _panel(axes: Axes, series: Sequence[Numbers], edges: Numbers, label: str, *,
         counts, _ = np.histogram(values, bins=edges)
         axes.bar(middles, counts, width, **style)
     axes.set_ylabel("identities", fontsize=NORMAL, color=INK)
-    axes.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=SMALL, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.1)

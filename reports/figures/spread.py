@@ -9,7 +9,7 @@ from mibench.api import Estimate
 from mibench.reports.formatting import context
 from mibench.results import StoredRun
 
-from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, say, tidy
+from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy, write_centred
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +22,8 @@ def spread_plot(runs: Sequence[StoredRun], labels: Sequence[str], floor: StoredR
     """Up is faithful, right is diverse; error bars are 95 % intervals over identities."""
     from matplotlib.lines import Line2D
 
-    made = figure(9.4, 5.2)
-    left, right = made.subplots(1, 2)
+    fig = figure(9.4, 5.2)
+    left, right = fig.subplots(1, 2)
     points: list[Point] = [
         (run, label, colour, marker)
         for run, label, (colour, marker) in zip(runs, labels, colours(len(runs)), strict=True)
@@ -38,7 +38,7 @@ def spread_plot(runs: Sequence[StoredRun], labels: Sequence[str], floor: StoredR
     if dense:
         right.axhline(1, color=GREY, linestyle=":", linewidth=1.2)
         right.text(1.03, 1, "as dense as\nprivate data", fontsize=SMALL - 1, color=GREY, ha="right", va="bottom")
-    made.legend(
+    fig.legend(
         handles=[
             Line2D([], [], marker=marker, linestyle="", markersize=9, label=label, color=colour, **_face(colour))
             for _, label, colour, marker in points
@@ -50,11 +50,11 @@ def spread_plot(runs: Sequence[StoredRun], labels: Sequence[str], floor: StoredR
     )
     extractor = next((run.metrics["recall"].extractor for run, *_ in points if "recall" in run.metrics), None)
     heading(
-        made,
+        fig,
         "Fidelity and diversity per identity",
         f"{context(runs[0])}\nk = 3, features of {extractor or 'the judge'}; bars: 95 % over identities",
     )
-    return made
+    return fig
 
 
 def _panel(axes: Axes, points: Sequence[Point], across: str, up: str) -> bool:
@@ -87,7 +87,7 @@ def _panel(axes: Axes, points: Sequence[Point], across: str, up: str) -> bool:
         drawn += 1
     if not drawn:
         axes.axis("off")  # empty axes behind a sentence look like a plot
-        say(axes, f"No {up} and {across}:\n{reason}")
+        write_centred(axes, f"No {up} and {across}:\n{reason}")
     return drawn > 0
 
 

@@ -37,9 +37,9 @@ def figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches, laid out when it is saved."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    made.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
-    return made
+    fig = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    fig.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
+    return fig
 
 
 def tidy(axes: Axes) -> None:
@@ -53,26 +53,26 @@ def tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=SMALL, colors=INK)
 
 
-def say(axes: Axes, text: str) -> None:
+def write_centred(axes: Axes, text: str) -> None:
     """Put a sentence where a plot would be."""
     axes.text(
         0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=NORMAL, color=GREY, wrap=True
     )
 
 
-def heading(made: Figure, title: str, under: str) -> None:
-    """A title and lines of context under it, flush left over the whole figure; the panels are kept clear of them."""
-    height = float(made.get_figheight())
-    letters = max(30, int((made.get_figwidth() - 0.2) * 72 / (0.56 * SMALL)))
-    under = "\n".join(wrapped for line in under.split("\n") for wrapped in textwrap.wrap(line, letters))
-    lines = under.count("\n") + 1
-    made.text(0.012, 1 - 0.08 / height, title, ha="left", va="top", fontsize=LARGE, fontweight="bold", color=INK)
-    made.text(0.012, 1 - 0.34 / height, under, ha="left", va="top", fontsize=SMALL, color=GREY, linespacing=1.3)
+def heading(fig: Figure, title: str, subtitle: str) -> None:
+    """A title and lines of context below it, flush left over the whole figure; the panels are kept clear of them."""
+    height = float(fig.get_figheight())
+    letters = max(30, int((fig.get_figwidth() - 0.2) * 72 / (0.56 * SMALL)))
+    subtitle = "\n".join(wrapped for line in subtitle.split("\n") for wrapped in textwrap.wrap(line, letters))
+    lines = subtitle.count("\n") + 1
+    fig.text(0.012, 1 - 0.08 / height, title, ha="left", va="top", fontsize=LARGE, fontweight="bold", color=INK)
+    fig.text(0.012, 1 - 0.34 / height, subtitle, ha="left", va="top", fontsize=SMALL, color=GREY, linespacing=1.3)
     taken = 0.42 + lines * SMALL * 1.35 / 72
-    made.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06, rect=(0, 0, 1, 1 - taken / height))
+    fig.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06, rect=(0, 0, 1, 1 - taken / height))
 
 
-def save(made: Figure, folder: Path, name: str) -> list[Path]:
+def save(fig: Figure, folder: Path, name: str) -> list[Path]:
     """Write PNG and SVG. Files of equal figures are equal: no date, fixed identifiers.
 
     Raises:
@@ -81,12 +81,12 @@ def save(made: Figure, folder: Path, name: str) -> list[Path]:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(made)
+    FigureCanvasAgg(fig)
     files = []
     with rc_context(_SETTINGS):
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             content = io.BytesIO()
-            made.savefig(content, format=ending, dpi=DPI, metadata=metadata)
+            fig.savefig(content, format=ending, dpi=DPI, metadata=metadata)
             file = folder / f"{name}.{ending}"
             atomic_write(file, content.getvalue(), sweep=True)
             files.append(file)

@@ -52,7 +52,7 @@ def write_figures(
         "curves": curves_plot(runs, labels),
         "spread": spread_plot(runs, labels, other),
     }
-    return [file for name, made in drawn.items() for file in save(made, folder, name)]
+    return [file for name, fig in drawn.items() for file in save(fig, folder, name)]
 
 
 if TYPE_CHECKING:
