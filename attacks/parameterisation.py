@@ -55,7 +55,7 @@ class StyleParameters(ABC):
         """One Adam step from the gradients that the last backward pass left."""
 
     @abstractmethod
-    def rate(self, latents: Tensor, identity: int) -> Tensor:
+    def map_now(self, latents: Tensor, identity: int) -> Tensor:
         """New latents ``(N, Z)`` as identity number ``identity`` would map them now: ``(N, W)``, like :meth:`w`."""
 
     def drift(self, w: Tensor, rows: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class MappingNetworks(StyleParameters):
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
-    def rate(self, latents: Tensor, identity: int) -> Tensor:
+    def map_now(self, latents: Tensor, identity: int) -> Tensor:
         copy = 0 if self.parameters[0][0].shape[0] == 1 else identity
         own = [(weight[copy : copy + 1], bias[copy : copy + 1]) for weight, bias in self.parameters]
         with torch.autocast(latents.device.type, enabled=False):
@@ -147,7 +147,7 @@ class DirectStyles(StyleParameters):
     def untruncated(self, w: Tensor) -> Tensor:
         return self.prior.truncate(w, 1 / self.psi)
 
-    def rate(self, latents: Tensor, identity: int) -> Tensor:
+    def map_now(self, latents: Tensor, identity: int) -> Tensor:
         # nothing learnt carries over to new latents
         return self.prior.truncate(self.prior.mapping(latents), self.psi)
 

@@ -243,7 +243,7 @@ class DMMIAOptimisation:
             scores = []
             with torch.no_grad():
                 for part in micro_batches(attack.pool_size, self.context):
-                    w = self.variable.rate(latents[part], k)
+                    w = self.variable.map_now(latents[part], k)
                     images = self.context.fit(self.prior.synthesis(self.variable.styles(w)))
                     both = self.context.victim.scores(images) + self.context.victim.scores(images.flip(3))
                     scores.append(both[:, y])

@@ -92,7 +92,7 @@ class TrainGMI(TrainDCGAN):
         """Train on ``data(64)``, uint8 ``(N, 3, 64, 64)``."""
         self.check()
         critic = initial_weights(_seeds(context), "discriminator", build=lambda: Critic(width=self.width))
-        training = _Training(self, _pictures(data(SIZE), self), critic, _Wasserstein(self.penalty), context)
+        training = _Training(self, _checked(data(SIZE), self), critic, _Wasserstein(self.penalty), context)
         training.finish()
         return training.trained(self.arguments())
 
@@ -134,23 +134,25 @@ class TrainKEDMI(TrainDCGAN):
                 num_classes=classes, width=self.width, kernels=self.kernels, dimensions=self.dimensions
             ),
         )
-        pictures = _pictures(data.public(SIZE), self)
-        labels = soft_labels(data, pictures, context)
-        training = _Training(self, pictures, network, _InversionSpecific(labels, self.entropy_weight), context)
+        public_images = _checked(data.public(SIZE), self)
+        labels = soft_labels(data, public_images, context)
+        training = _Training(self, public_images, network, _InversionSpecific(labels, self.entropy_weight), context)
         training.finish()
-        return training.trained({**self.arguments(), "num_classes": classes}, queries_forward=len(pictures))
+        return training.trained({**self.arguments(), "num_classes": classes}, queries_forward=len(public_images))
 
 
 @torch.no_grad()
-def soft_labels(data: PriorTrainingData, pictures: Tensor, context: TrainingContext) -> Tensor:
+def soft_labels(data: PriorTrainingData, public_images: Tensor, context: TrainingContext) -> Tensor:
     """The victim's scores ``(N, K)``, float16 on the CPU, of all public images: each is shown once."""
     size, scores = data.victim.image.size, []
-    for start in range(0, len(pictures), 256):
-        images = pictures[start : start + 256].to(context.device).float() / 255
+    for start in range(0, len(public_images), 256):
+        images = public_images[start : start + 256].to(context.device).float() / 255
         if size != SIZE:
             images = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
         scores.append(data.victim.scores(images).half().cpu())
-        context.progress(0, 1, f"labelling {min(start + 256, len(pictures))} of {len(pictures)} public images")
+        context.progress(
+            0, 1, f"labelling {min(start + 256, len(public_images))} of {len(public_images)} public images"
+        )
     return torch.cat(scores)
 
 
@@ -250,10 +252,10 @@ class _Training:
     """The state of one training and its steps."""
 
     def __init__(
-        self, recipe: TrainDCGAN, pictures: Tensor, discriminator: nn.Module, game: _Game, context: TrainingContext
+        self, recipe: TrainDCGAN, public_images: Tensor, discriminator: nn.Module, game: _Game, context: TrainingContext
     ) -> None:
         self.recipe, self.context, self.game = recipe, context, game
-        self.pictures = pictures.to(context.device)
+        self.public_images = public_images.to(context.device)
         generator = initial_weights(
             _seeds(context), "generator", build=lambda: Generator(z_dim=recipe.z_dim, width=recipe.width)
         )
@@ -295,7 +297,7 @@ class _Training:
         recipe = self.recipe
         rows = [self._rows(step, number) for number in range(self.game.passes)]
         device = self.context.device
-        real = [self.pictures[indices.to(device, non_blocking=True)].float() / 255 for indices in rows]
+        real = [self.public_images[indices.to(device, non_blocking=True)].float() / 255 for indices in rows]
         with torch.no_grad(), autocast(self.context):
             fake = self.generator(self._latents("latents")).float()
         terms = self.game.discriminator_loss(self, real, rows, fake)
@@ -318,10 +320,10 @@ class _Training:
     def _rows(self, step: int, number: int) -> Tensor:
         """Which images a step takes in pass ``number`` (on the CPU): shuffled in each epoch, the rest dropped."""
         size = self.recipe.batch_size
-        epoch, batch = divmod(step, len(self.pictures) // size)
+        epoch, batch = divmod(step, len(self.public_images) // size)
         if number not in self.orders or self.orders[number][0] != epoch:
             shuffle = self.streams.generator("order", number, epoch)
-            self.orders[number] = epoch, torch.randperm(len(self.pictures), generator=shuffle)
+            self.orders[number] = epoch, torch.randperm(len(self.public_images), generator=shuffle)
         return self.orders[number][1][batch * size : (batch + 1) * size]
 
     @torch.no_grad()
@@ -362,10 +364,10 @@ def _seeds(context: TrainingContext) -> Streams:
     return Streams(context.seed, ("prior", "dcgan"))
 
 
-def _pictures(pictures: Tensor, recipe: TrainDCGAN) -> Tensor:
-    if pictures.dtype != torch.uint8 or tuple(pictures.shape[1:]) != (3, SIZE, SIZE):
+def _checked(public_images: Tensor, recipe: TrainDCGAN) -> Tensor:
+    if public_images.dtype != torch.uint8 or tuple(public_images.shape[1:]) != (3, SIZE, SIZE):
         raise MibenchError(
-            f"the prior trains on uint8 (N, 3, {SIZE}, {SIZE}), got {pictures.dtype} {tuple(pictures.shape)}"
+            f"the prior trains on uint8 (N, 3, {SIZE}, {SIZE}), got {public_images.dtype} {tuple(public_images.shape)}"
         )
-    recipe.check(len(pictures))
-    return pictures
+    recipe.check(len(public_images))
+    return public_images

@@ -280,8 +280,8 @@ class StyleGAN2Prior(MappingPrior):
         """A number of this prior, measured once and kept where the weights are: attacks ask at every step."""
         key = name, self.device
         if key not in self._statistics:
-            elsewhere = [value for (known, _), value in self._statistics.items() if known == name]
-            self._statistics[key] = elsewhere[0].to(self.device) if elsewhere else measure()
+            measured = [value for (known, _), value in self._statistics.items() if known == name]
+            self._statistics[key] = measured[0].to(self.device) if measured else measure()
         return self._statistics[key]
 
     def _measured_w_std(self) -> Tensor:

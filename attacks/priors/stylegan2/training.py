@@ -81,14 +81,14 @@ class TrainStyleGAN2(Recipe):
     def run(self, data: Callable[[int], Tensor], context: TrainingContext) -> TrainedWeights:
         """Train on ``data(resolution)``, uint8 ``(N, 3, R, R)``, to the end; from the checkpoint when there is one."""
         self.check()
-        pictures = data(self.resolution)
+        public_images = data(self.resolution)
         expected = (3, self.resolution, self.resolution)
-        if pictures.dtype != torch.uint8 or tuple(pictures.shape[1:]) != expected:
+        if public_images.dtype != torch.uint8 or tuple(public_images.shape[1:]) != expected:
             raise MibenchError(
-                f"the prior trains on uint8 (N, {expected}), got {pictures.dtype} {tuple(pictures.shape)}"
+                f"the prior trains on uint8 (N, {expected}), got {public_images.dtype} {tuple(public_images.shape)}"
             )
-        self.check(len(pictures))
-        training = _Training(self, pictures, context)
+        self.check(len(public_images))
+        training = _Training(self, public_images, context)
         training.finish()
         return training.trained()
 
@@ -166,13 +166,13 @@ class _Shard:
 class _Training:
     """The state of one training and its steps."""
 
-    def __init__(self, recipe: TrainStyleGAN2, pictures: Tensor, context: TrainingContext) -> None:
+    def __init__(self, recipe: TrainStyleGAN2, public_images: Tensor, context: TrainingContext) -> None:
         self.recipe = recipe
         self.context = context
         self.device = context.device
         self.dtype = precision_dtype(context)
         self.streams = Streams(context.seed, ("prior", "stylegan2"))
-        self.pictures = pictures.to(self.device)
+        self.public_images = public_images.to(self.device)
         generator, discriminator = initial_weights(
             self.streams,
             "initial",
@@ -301,12 +301,12 @@ class _Training:
     def _real(self, step: int) -> Tensor:
         """The real images of a step, float32 in [-1, 1], in an order shuffled anew in each epoch."""
         size = self.recipe.batch_size
-        epoch, batch = divmod(step, len(self.pictures) // size)
+        epoch, batch = divmod(step, len(self.public_images) // size)
         if self.order is None or self.order[0] != epoch:
             shuffle = self.streams.generator("order", epoch)
-            self.order = epoch, torch.randperm(len(self.pictures), generator=shuffle)
+            self.order = epoch, torch.randperm(len(self.public_images), generator=shuffle)
         rows = self._sent(self.order[1][batch * size : (batch + 1) * size])
-        real = self.pictures[rows].float() / 127.5 - 1
+        real = self.public_images[rows].float() / 127.5 - 1
         if self.recipe.mirror:
             flip = torch.rand(size, generator=self.streams.generator("mirror", step)) < 0.5
             real = torch.where(self._sent(flip)[:, None, None, None], real.flip(3), real)
