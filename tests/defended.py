@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from powercut import Memory
+from tiny_splits import TinySplit
 from torch import Tensor
 
 from mibench.api import Defence, TrainedWeights, TrainingContext
-from mibench.data.split import IdentitySplit, Images, to_uint8
 from mibench.targets.training.recipes import TrainTarget
 
 CLASSES = 6
@@ -20,42 +20,14 @@ VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "defence_
 TINY: dict[str, Any] = {"width": 1 / 16, "size": 32, "epochs": 2, "batch_size": 12, "learning_rate": 0.05}
 
 
-class Patterns(IdentitySplit):
-    """Each class is a coarse pattern of colours; an image adds noise. 12 training images a class, 4 for tests."""
+class Patterns(TinySplit):
+    """Another one: more classes, fewer images of each, less noise."""
 
     name = "patterns"
     digest = "patterns-1"
     num_classes = CLASSES
-
-    def private(self, part, size, labels=None):
-        patterns = torch.rand(CLASSES, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-        per_class, seed = (12, 1) if part == "train" else (4, 2)
-        classes = torch.arange(CLASSES).repeat_interleave(per_class)
-        images = torch.nn.functional.interpolate(patterns, (size, size))[classes]
-        images = images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
-        return Images(to_uint8(images), classes, tuple(f"private-{label}" for label in classes.tolist()))
-
-    def public(self, size, count=None):
-        raise AssertionError("a target's recipe has no use for public images")
-
-
-class Memory:
-    """A checkpoint that goes through bytes, and can stop a training at its n-th save."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.content: bytes | None = None
-        self.stop_at, self.saves = stop_at, 0
-
-    def load(self) -> dict[str, Any] | None:
-        return None if self.content is None else torch.load(io.BytesIO(self.content), weights_only=True)
-
-    def save(self, state: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self.content = buffer.getvalue()
-        self.saves += 1
-        if self.saves == self.stop_at:
-            raise KeyboardInterrupt
+    train_images, test_images = 12, 4
+    noise = 0.1
 
 
 def train_tiny(*defences: Defence, checkpoint: Memory | None = None, log: Any = None, **changes: Any) -> TrainedWeights:

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
-from defended import CLASSES, VECTORS, Memory, same_weights, sines, train_tiny
+from defended import CLASSES, VECTORS, same_weights, sines, train_tiny
+from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 from mibench.api import Batch, MibenchError, TrainingTask
@@ -129,8 +130,8 @@ def test_it_begins_at_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_resumed_training_equals_an_uninterrupted_one(mode: str) -> None:
     defences = (AntiAdversarial(iterations=2, perturb_in=mode), RandomErasing())
     whole = train_tiny(*defences)
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(*defences, checkpoint=stopped)
     assert same_weights(whole, train_tiny(*defences, checkpoint=stopped))
     assert not same_weights(whole, train_tiny())

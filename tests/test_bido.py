@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from defended import CLASSES, VECTORS, Memory, same_weights, sines, train_tiny
+from defended import CLASSES, VECTORS, same_weights, sines, train_tiny
+from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 import mibench
@@ -297,8 +298,8 @@ def test_batches_that_cannot_be_made_are_refused() -> None:
 
 def test_a_resumed_training_equals_an_uninterrupted_one() -> None:
     whole = train_tiny(BiDO(), RandomErasing())
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(BiDO(), RandomErasing(), checkpoint=stopped)
     assert same_weights(whole, train_tiny(BiDO(), RandomErasing(), checkpoint=stopped))
 

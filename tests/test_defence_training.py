@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from defended import CLASSES, Memory, same_weights, train_tiny
+from defended import CLASSES, same_weights, train_tiny
+from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 import mibench
@@ -112,8 +113,8 @@ def test_hooks_see_hidden_layers_clip_after_the_backward_pass_and_report() -> No
 
 def test_a_resumed_training_restores_the_networks_of_its_defences() -> None:
     whole = train_tiny(WithCounter(), RandomErasing())
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(WithCounter(), RandomErasing(), checkpoint=stopped)
     assert same_weights(whole, train_tiny(WithCounter(), RandomErasing(), checkpoint=stopped))
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from defended import CLASSES, VECTORS, Memory, same_weights, sines, train_tiny
+from defended import CLASSES, VECTORS, same_weights, sines, train_tiny
+from powercut import Memory, Stopped
 from torch import nn
 
 import mibench
@@ -248,8 +249,8 @@ def test_a_narrow_vector_is_not_erased() -> None:
 @pytest.mark.parametrize("defence", [HEAD, ALL], ids=["head", "all"])
 def test_a_resumed_training_equals_an_uninterrupted_one(defence: DPSGD, public: dict[str, torch.Tensor]) -> None:
     settings = {**PRIVATE, "epochs": 2, "initial": public}
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(defence, checkpoint=stopped, **settings)
     assert same_weights(train_tiny(defence, **settings), train_tiny(defence, checkpoint=stopped, **settings))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from defended import CLASSES, VECTORS, Memory, same_weights, sines, train_tiny
+from defended import CLASSES, VECTORS, same_weights, sines, train_tiny
+from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 import mibench
@@ -185,8 +186,8 @@ def test_only_training_images_under_their_own_labels_count() -> None:
 
 def test_a_resumed_training_equals_an_uninterrupted_one() -> None:
     whole = train_tiny(MID())
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(MID(), checkpoint=stopped)
     resumed = train_tiny(MID(), checkpoint=stopped)
     assert same_weights(whole, resumed)

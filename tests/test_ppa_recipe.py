@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_splits import CLASSES, CPU, ColourSplit, Memory, TinySplit, assert_same_bytes, workshop
+from powercut import Memory, Stopped
+from tiny_splits import CLASSES, CPU, ColourSplit, TinySplit, assert_same_bytes, workshop
 from torchvision.transforms import functional as reference
 
 from mibench.api import Access, MibenchError, MisfitError, Victim
@@ -219,10 +220,9 @@ def test_the_normalisation_of_a_training_is_that_of_the_wrappers():
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(crash_after):
     recipe = tiny(checkpoint_seconds=0.0)
     straight = recipe.run(TinySplit(), workshop())
-    interrupted = Memory(saves_until_crash=crash_after)
-    with pytest.raises(KeyboardInterrupt):
+    interrupted = Memory(stop_after=crash_after)
+    with pytest.raises(Stopped):
         recipe.run(TinySplit(), workshop(interrupted))
-    interrupted.left = None
     assert_same_bytes(straight.weights, recipe.run(TinySplit(), workshop(interrupted)).weights)
 
 

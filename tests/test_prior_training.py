@@ -66,8 +66,9 @@ def test_a_stopped_training_ends_like_an_uninterrupted_one(stop_after: int, mixi
     memory = Memory(stop_after)
     with pytest.raises(Stopped):
         train(memory=memory, **settings)
-    assert memory.state is not None
-    assert memory.state["step"] == stop_after
+    stored = memory.load()
+    assert stored is not None
+    assert stored["step"] == stop_after
     memory.stop_after = None
     assert_same(train(memory=memory, **settings), straight)
 

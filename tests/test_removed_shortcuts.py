@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from defended import VECTORS, Memory, same_weights, sines, train_tiny
+from defended import VECTORS, same_weights, sines, train_tiny
+from powercut import Memory, Stopped
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
@@ -141,8 +142,8 @@ def test_its_weights_are_trained_and_resumed_exactly_in_two_phases(monkeypatch: 
     whole = train_tiny(defence, **settings)
     assert phases == [False] * 6 + [True] * 6
     assert whole.arguments["skip"] == [1.0, 1.0, 1.0, 0.0]
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(defence, **settings, checkpoint=stopped)
     assert same_weights(whole, train_tiny(defence, **settings, checkpoint=stopped))
 

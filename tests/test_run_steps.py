@@ -59,8 +59,8 @@ def test_it_logs_at_its_steps_and_ends_the_progress_bar() -> None:
 def test_a_checkpoint_that_does_not_fit_is_refused_with_its_cure() -> None:
     memory = Memory()
     train(memory)
-    for content in (memory.state, {"epoch": 3}):
-        memory.state = content
+    for content in (memory.load(), {"epoch": 3}):
+        memory.save(content)
         with pytest.raises(MibenchError, match="delete it to start over") as caught:
             train(memory, width=3)
         assert "\n" not in str(caught.value)

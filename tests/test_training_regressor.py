@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_splits import Memory, TinySplit, TruthfulSplit, assert_same_bytes, workshop
+from powercut import Memory, Stopped
+from tiny_splits import TinySplit, TruthfulSplit, assert_same_bytes, workshop
 
 from mibench.api import MibenchError
 from mibench.targets.training.evaluation import explained_variance, identity_ranks
@@ -34,10 +35,9 @@ def test_the_regressor_reads_held_out_identities():
 def test_the_regressor_resumes_bit_for_bit():
     recipe = tiny_regressor(epochs=2, checkpoint_seconds=0.0, images=200)
     straight = recipe.run(TruthfulSplit(), workshop())
-    interrupted = Memory(saves_until_crash=3)
-    with pytest.raises(KeyboardInterrupt):
+    interrupted = Memory(stop_after=3)
+    with pytest.raises(Stopped):
         recipe.run(TruthfulSplit(), workshop(interrupted))
-    interrupted.left = None
     assert_same_bytes(straight.weights, recipe.run(TruthfulSplit(), workshop(interrupted)).weights)
 
 

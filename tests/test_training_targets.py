@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_splits import CLASSES, CPU, Memory, TinySplit, assert_same_bytes, tiny_target, workshop
+from powercut import Memory, Stopped
+from tiny_splits import CLASSES, CPU, TinySplit, assert_same_bytes, tiny_target, workshop
 
 from mibench.api import MibenchError
 from mibench.rng import Streams
@@ -108,10 +109,9 @@ def test_selection_on_the_test_part_keeps_the_best_epoch_and_says_so():
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(settings, crash_after):
     recipe = tiny_target(checkpoint_seconds=0.0, **settings)  # a checkpoint after every step
     straight = recipe.run(TinySplit(), workshop())
-    interrupted = Memory(saves_until_crash=crash_after)
-    with pytest.raises(KeyboardInterrupt):
+    interrupted = Memory(stop_after=crash_after)
+    with pytest.raises(Stopped):
         recipe.run(TinySplit(), workshop(interrupted))
-    interrupted.left = None
     torch.manual_seed(99)  # whatever the new process happens to start with
     resumed = recipe.run(TinySplit(), workshop(interrupted))
     assert interrupted.saves == 10  # 2 epochs of 5 steps: none was repeated

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from defended import VECTORS, Memory, same_weights, train_tiny
+from defended import VECTORS, same_weights, train_tiny
+from powercut import Memory, Stopped
 from torch import nn
 
 import mibench
@@ -120,8 +121,8 @@ def test_no_graph_is_built_through_frozen_layers() -> None:
 
 def test_a_resumed_training_equals_an_uninterrupted_one() -> None:
     weights = public_weights(VGG16)
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(TransferLearning(), initial=weights, checkpoint=stopped)
     resumed = train_tiny(TransferLearning(), initial=weights, checkpoint=stopped)
     assert same_weights(train_tiny(TransferLearning(), initial=weights), resumed)

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 import torch
-from defended import CLASSES, TINY, VECTORS, Memory, Patterns, same_weights, sines, train_tiny
+from defended import CLASSES, TINY, VECTORS, Patterns, same_weights, sines, train_tiny
+from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 from mibench.api import Batch, MibenchError, TrainingHooks, TrainingTask
@@ -182,8 +183,8 @@ def test_a_narrower_discriminator_is_narrower() -> None:
 def test_a_resumed_training_equals_an_uninterrupted_one() -> None:
     defences = (TrapMID(discriminator="both"), RandomErasing())
     whole = train_tiny(*defences)
-    stopped = Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = Memory(stop_after=1)
+    with pytest.raises(Stopped):
         train_tiny(*defences, checkpoint=stopped)
     resumed = train_tiny(*defences, checkpoint=stopped)
     assert same_weights(whole, resumed)

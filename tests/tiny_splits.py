@@ -1,11 +1,11 @@
-"""Tiny data to train on, a checkpoint that forgets what formats forget, and a tiny recipe."""
+"""Tiny data to train on, and a tiny recipe."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import torch
+from powercut import Memory
 
 from mibench.api import TrainingContext
 from mibench.data.split import GroundTruth, IdentitySplit, Images, to_uint8
@@ -21,13 +21,15 @@ class TinySplit(IdentitySplit):
     name = "tiny"
     num_classes = CLASSES
     digest = "tiny-1"
+    train_images, test_images = 16, 6  # of each class
+    noise = 0.2
 
     def private(self, part, size, labels=None):
-        patterns = torch.rand(CLASSES, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-        per_class, seed = (16, 1) if part == "train" else (6, 2)
-        classes = torch.arange(CLASSES).repeat_interleave(per_class)
+        patterns = torch.rand(self.num_classes, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        per_class, seed = (self.train_images, 1) if part == "train" else (self.test_images, 2)
+        classes = torch.arange(self.num_classes).repeat_interleave(per_class)
         images = torch.nn.functional.interpolate(patterns, (size, size))[classes]
-        images = images + 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+        images = images + self.noise * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
         return Images(to_uint8(images), classes, tuple(f"private-{label}" for label in classes.tolist()))
 
     def public(self, size, count=None):
@@ -76,35 +78,6 @@ class TruthfulSplit(TinySplit, GroundTruth):
 
     def foreign_identity_vectors(self, count):
         return torch.rand(count, 6, generator=torch.Generator().manual_seed(5))
-
-
-def without_layouts(state):
-    """The state as a format without strides (safetensors, say) gives it back."""
-    if isinstance(state, dict):
-        return {key: without_layouts(value) for key, value in state.items()}
-    return state.contiguous() if isinstance(state, torch.Tensor) else state
-
-
-class Memory:
-    """A checkpoint that goes through bytes, forgets memory layouts, and can pull the plug after some saves."""
-
-    def __init__(self, saves_until_crash=None):
-        self.content = None
-        self.left = saves_until_crash
-        self.saves = 0
-
-    def load(self):
-        return None if self.content is None else torch.load(io.BytesIO(self.content), weights_only=True)
-
-    def save(self, state):
-        buffer = io.BytesIO()
-        torch.save(without_layouts(state), buffer)
-        self.content = buffer.getvalue()
-        self.saves += 1
-        if self.left is not None:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
 
 
 def workshop(checkpoint=None, **settings):
