@@ -114,7 +114,7 @@ def test_the_loss_of_the_batch_is_the_sum_of_the_two_entropies(reduction: str, f
     assert (batch.weights * losses).mean().item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_it_begins_at_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perturbation_begins_at_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def watched(images, *arguments, **settings):

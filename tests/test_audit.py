@@ -246,7 +246,7 @@ def test_a_judge_from_elsewhere_is_measured_here_first(place: Path) -> None:
         judge(turned, Listener())
 
 
-def test_a_number_that_is_missing_is_said() -> None:
+def test_a_missing_number_is_reported_with_its_reason() -> None:
     recognised = {"acc1": {"value": None, "low": None, "high": None, "reason": "no judge"}}
     assert _leak("ppa", Access.GRADIENTS, recognised, estimate(0, 0, 0), 2, False) == ["nothing can be said: no judge"]
 

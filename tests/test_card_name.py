@@ -37,7 +37,7 @@ def test_a_name_is_read_and_written(text: str, parts: tuple[str, str, str | None
         *("a@b+c\n", "a@b+\x1b[1m", "a@b+.c", "a@b+-c", "a@b+ä", f"a@b+{'c' * 200}", "a@b+c\\d"),
     ],
 )
-def test_what_is_no_name_is_refused_in_one_line(text: str) -> None:
+def test_anything_but_a_name_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(MibenchError, match="reads architecture@dataset or") as caught:
         CardName.parse(text)
     assert "\n" not in str(caught.value)

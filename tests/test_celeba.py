@@ -133,7 +133,7 @@ def test_a_released_list_in_another_form_is_the_released_list(folder: Path, monk
         CelebA(root=str(folder))
 
 
-def test_other_names_and_places_are_found(folder: Path) -> None:
+def test_other_names_and_folders_of_the_release_are_recognised(folder: Path) -> None:
     expected = given(folder).digest
     (folder / "meta" / "trainset.txt").rename(folder / "meta" / "private_train.txt")
     (folder / "meta" / "ganset.txt").rename(folder / "celeba_ganset.txt")

@@ -105,7 +105,7 @@ def test_a_missing_file_moves_no_other(folder: Path) -> None:
     assert after.digest != digest
 
 
-def test_the_aligned_release_is_refused_unless_a_crop_is_said(tmp_path: Path) -> None:
+def test_the_aligned_release_is_refused_unless_a_crop_is_set(tmp_path: Path) -> None:
     folder = celebatree.write(tmp_path / "aligned")
     with pytest.raises(MibenchError, match=r"is 178x218: this protocol has square crops .* dataset\.crop=N"):
         made(folder)

@@ -60,7 +60,9 @@ def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     ],
     ids=["net", "number", "any name", "deeper", "list", "twice", "average", "net and average", "bare", "lightning"],
 )  # fmt: skip
-def test_the_weights_are_found(tmp_path: Path, content: Any, container: str, others: tuple[str, ...]) -> None:
+def test_the_container_of_the_weights_is_recognised(
+    tmp_path: Path, content: Any, container: str, others: tuple[str, ...]
+) -> None:
     found = read_weights(saved(tmp_path / "a.pth", content))
     assert (found.container, found.others) == (container, others)
     assert found.tensors.keys() == WEIGHTS.keys()
@@ -115,7 +117,7 @@ def test_any_wrapper_is_taken_off_for_an_import(home: Path, tmp_path: Path, pref
     assert all(torch.equal(found[key], value) for key, value in weights.items())
 
 
-def test_other_weights_in_the_file_are_said(home: Path, tmp_path: Path) -> None:
+def test_other_weights_in_the_file_are_listed(home: Path, tmp_path: Path) -> None:
     weights = state("vgg16")
     done = bring("target:vgg16@celeba", saved(tmp_path / "a.pth", {"state_dict": weights, "state_dict_ema": weights}))
     assert any("a.pth::state_dict_ema names another" in text for text in done.remarks)
@@ -276,7 +278,7 @@ def test_pruning_is_multiplied_in_bit_for_bit() -> None:
     assert int((plain[1].weight == 0).sum()) == 6
 
 
-def test_what_is_no_norm_and_no_mask_of_torch_is_left_as_it_is() -> None:
+def test_incomplete_norms_and_masks_are_not_applied() -> None:
     weights = net().state_dict()
     whole = weights.pop("2.weight")
     for more in (

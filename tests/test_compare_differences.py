@@ -140,7 +140,7 @@ def test_floors_of_one_prior_are_told_apart_by_its_settings(tmp_path):
     }
 
 
-def test_other_seeds_in_another_row_are_said(tmp_path):
+def test_rows_with_different_seeds_get_a_note(tmp_path):
     runs = [make(tmp_path / f"{attack}-{seed}", attack, 0.5, seed=seed) for attack, seed in (("ppa", 0), ("dmmia", 1))]
     assert "rows have different seeds" in compare(runs).notes
     assert not [note for note in compare([runs[0], make(tmp_path / "same", "dmmia", 0.6)]).notes if "seed" in note]
@@ -171,7 +171,7 @@ def test_many_rows_are_tested_against_the_first(tmp_path):
     assert "each is tested against the first one only" in found.render("text")
 
 
-def test_too_few_identities_for_the_family_are_told(tmp_path):
+def test_too_few_identities_for_the_family_of_tests_get_a_note(tmp_path):
     runs = [make(tmp_path / name, name, level, people=6) for name, level in (("a", 0.9), ("b", 0.1))]
     assert "with 6 identities no p value is below 0.031, so among 5 tests none can reach 0.05" in compare(runs).notes[0]
     assert not compare(runs, metrics=["acc1"]).notes

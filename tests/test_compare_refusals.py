@@ -53,7 +53,7 @@ def test_metrics_of_another_definition_are_refused(tmp_path):
     assert "differ in definition of knn_distance: version 1, judge: " in refusal(*runs)
 
 
-def test_what_changes_no_number_is_not_refused(tmp_path):
+def test_protocols_that_differ_in_text_only_compare(tmp_path):
     runs = [
         make(tmp_path / "a", "dmmia", 0.5, protocol={"description": "x", "required": ["acc1"]}),
         make(tmp_path / "b", "ppa", 0.5, protocol={"description": "y", "required": []}),

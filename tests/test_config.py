@@ -96,7 +96,7 @@ def test_nested_settings_are_addressed_by_dots_or_mappings() -> None:
         ({"steps": 0}, r"steps must be at least 1, got 0"),
     ],
 )
-def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
+def test_a_wrong_setting_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(MibenchError, match=message) as caught:
         settings_of(Layer("--set", values))
     assert "\n" not in str(caught.value)

@@ -192,7 +192,7 @@ def test_several_readers_at_once(tmp_path: Path, read: list[str]) -> None:
         (lambda path: os.mkfifo(path), "it is no file"),
     ],
 )
-def test_what_is_no_file_is_one_line_and_never_waited_for(make: object, reason: str, tmp_path: Path) -> None:
+def test_anything_but_a_file_is_one_line_and_never_waited_for(make: object, reason: str, tmp_path: Path) -> None:
     make(tmp_path / "x.png")  # type: ignore[operator]
     with pytest.raises(MibenchError, match=rf"x\.png cannot be read: {reason}.*; restore it"):
         content_hashes([tmp_path / "x.png"])

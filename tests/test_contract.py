@@ -58,8 +58,9 @@ def test_every_preset_of_an_attack_is_valid(name: str) -> None:
     presets = settings.attack_presets(name)
     kind = registry.load("attack", name)
     for preset, layer in presets.presets.items():
-        attack, _ = settings.resolve(kind, [layer], scope="attack")
-        assert isinstance(attack, kind), preset
+        _, resolved = settings.resolve(kind, [layer], scope="attack")
+        changed = {name for name, setting in resolved.items() if setting.origin != "default"}
+        assert changed == set(settings.flatten(layer.values, kind)), preset
     assert presets.default is None or presets.default in presets.presets
     assert set(presets.dataset.values()) <= set(presets.presets)
 

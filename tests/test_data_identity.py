@@ -135,7 +135,9 @@ def test_a_box_that_moved_is_another_data_set_unless_nobody_sees_boxes(tmp_path:
         (lambda root: None, "the settings of the data set are others"),
     ],
 )
-def test_what_changed_is_said(change: Callable[[Path], object], said: str, tmp_path: Path) -> None:
+def test_the_part_of_a_digest_that_changed_is_named(
+    change: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
     root = people(tmp_path / "own")
     before = Folder(root=str(root)).digest
     change(root)

@@ -184,7 +184,7 @@ def test_every_data_set_says_what_is_missing(tmp_path: Path, home: Path, name: s
     assert all(" -> " in line and not line.endswith("-> ") for line in found), "each with a cure"
 
 
-def test_mistakes_on_the_command_line(folder: Path) -> None:
+def test_wrong_arguments_of_data_verify(folder: Path) -> None:
     done = call("celebra", "--root", folder)
     assert done.exit_code == 2
     assert "did you mean 'celeba'" in done.stderr

@@ -310,6 +310,6 @@ def float32(weights: Any) -> dict[str, Tensor]:
         ({"penalty": -1.0}, "penalty must be finite and not negative"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(MibenchError, match=message):
         train("gmi", recipe=TrainGMI(**(TINY | changes)))

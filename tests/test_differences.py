@@ -80,7 +80,9 @@ def test_differences_that_are_all_alike_do_not_make_an_empty_interval() -> None:
     ("shares", "people", "samples"),
     [((0.05, 0.0), 5, 1), ((0.2, 0.0), 10, 1), ((0.38, 0.33), 10, 8), ((0.05, 0.0), 50, 1), ((1.0, 0.95), 5, 8)],
 )
-def test_it_holds_the_truth_where_the_bootstrap_did_not(shares: tuple[float, float], people: int, samples: int) -> None:
+def test_the_interval_covers_the_truth_where_the_bootstrap_did_not(
+    shares: tuple[float, float], people: int, samples: int
+) -> None:
     generator, draws = np.random.default_rng(7), 400
     first, second = (generator.binomial(samples, share, (draws, people)) / samples for share in shares)
     truth, each, trials = shares[0] - shares[1], first - second, (float(people * samples),) * 2

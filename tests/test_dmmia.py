@@ -92,7 +92,7 @@ def confidence(result: Reconstruction, where: Context | None = None) -> float:
     return float(where.victim.scores(result.images).gather(1, result.labels[:, None]).mean())
 
 
-def test_it_raises_the_victim_s_confidence_above_the_floor_s() -> None:
+def test_dmmia_raises_the_victim_s_confidence_above_the_floor_s() -> None:
     floor = attack(Floor(pool_size=48, candidates=4, truncation=1.0, selection_transforms=2))
     result = attack(TINY)
     assert result.images.shape == (8, 3, SIZE, SIZE)
@@ -228,7 +228,7 @@ def test_optimising_w_without_prototypes_is_plain_adam_on_each_vector() -> None:
         assert torch.allclose(result.latents[row * 4 : row * 4 + 4], w.detach(), atol=1e-5)
 
 
-def test_it_records_drift_losses_and_displacement_of_the_prototypes() -> None:
+def test_curves_of_drift_losses_and_displacement_of_the_prototypes() -> None:
     curves = attack(TINY).curves
     steps = TINY.epochs * 2
     assert {name: tuple(curve.shape) for name, curve in curves.items()} == {
@@ -243,7 +243,7 @@ def test_it_records_drift_losses_and_displacement_of_the_prototypes() -> None:
     assert float(curves["prototype_displacement"][:, -1].min()) > 0
 
 
-def test_it_logs_every_term_by_epoch() -> None:
+def test_the_log_has_every_term_by_epoch() -> None:
     records: list[dict[str, Any]] = []
     attack(TINY, context(log=lambda **record: records.append(record)))
     (record,) = records
@@ -252,7 +252,7 @@ def test_it_logs_every_term_by_epoch() -> None:
         assert len(record[name]) == TINY.epochs
 
 
-def test_a_saturated_imr_is_said() -> None:
+def test_a_saturated_imr_gets_a_note() -> None:
     calm = attack(replace(TINY, prototype_rate=0.0))
     hot = attack(replace(TINY, prototype_rate=0.2, temperature=0.05, epochs=12))
     assert not any("saturated" in note for note in calm.notes)
@@ -316,7 +316,7 @@ NO_RIVAL = "no other class entered the memory"
         ({"memory_key": "target", "lambda_idr": 0.0}, [1], None),
     ],
 )
-def test_an_idr_without_rivals_is_said(change: dict[str, Any], labels: list[int], alone: str | None) -> None:
+def test_an_idr_without_rivals_gets_a_note(change: dict[str, Any], labels: list[int], alone: str | None) -> None:
     result = attack(replace(TINY, **change), labels=torch.tensor(labels))
     said = [note for note in result.notes if NO_RIVAL in note]
     assert [alone in note for note in said] == ([] if alone is None else [True])
@@ -346,7 +346,7 @@ def test_the_loop_costs_one_forward_and_one_backward_query_per_image() -> None:
     assert where.victim.queries.forward == 2 * 48 + 1 + optimised + 2 * 4  # pool, probe, loop, selection
 
 
-def test_it_needs_gradients() -> None:
+def test_dmmia_needs_gradients() -> None:
     with pytest.raises(AccessError, match="GRADIENTS"):
         attack(TINY, context(Access.SCORES))
     assert attack(Floor(pool_size=8, candidates=2, selection_transforms=1), context(Access.SCORES)).images.shape[0] == 4

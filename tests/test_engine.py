@@ -77,7 +77,7 @@ def test_the_same_command_does_nothing_twice(toy: Path, tmp_path: Path) -> None:
     assert (first.path / "run.json").read_bytes() == before
 
 
-def test_what_matters_changes_the_folder_and_what_does_not_does_not(toy: Path, tmp_path: Path) -> None:
+def test_the_digest_follows_settings_that_change_results_and_no_others(toy: Path, tmp_path: Path) -> None:
     names = {
         name: toy_run(tmp_path, **options).path.name  # type: ignore[arg-type]
         for name, options in {
@@ -253,7 +253,9 @@ def test_results_name_no_folder_of_this_machine(toy: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("kind", "name"), [("target", "toynet"), ("judge", "toyjudge")])
-def test_a_classifier_near_chance_is_refused_unless_told(toy: Path, tmp_path: Path, kind: str, name: str) -> None:
+def test_a_classifier_near_chance_is_refused_unless_min_accuracy_allows_it(
+    toy: Path, tmp_path: Path, kind: str, name: str
+) -> None:
     card = toy / "cards" / f"{name}_toyfaces.yaml"
     card.write_text(card.read_text().replace("test_accuracy: 1.0", "test_accuracy: 0.2"))
     with pytest.raises(MibenchError, match=rf"{kind} '{name}@toyfaces' gets 20\.00% .*33\.33% is the least"):

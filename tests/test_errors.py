@@ -24,7 +24,7 @@ from mibench.errors import MibenchError, MisfitError, Problem, StateDictMismatch
         ("Zoë 李 🙂 50 % of C:\\n", "Zoë 李 🙂 50 % of C:\\n"),
     ],
 )
-def test_what_is_no_plain_character_is_escaped(raw: str, shown: str) -> None:
+def test_anything_but_a_plain_character_is_escaped(raw: str, shown: str) -> None:
     assert printable(raw) == shown
     assert printable(shown) == shown
     for error in (MibenchError(raw), AccessError(raw), MisfitError(raw, StateDictMismatch(misshapen={}))):

@@ -97,7 +97,7 @@ def test_the_attack_asks_what_it_planned(toy: Path, examples: Path) -> None:
     assert attack.planned_queries(3) == Queries(asked.forward, asked.backward)
     assert result.labels.tolist() == [0, 0, 2, 2, 3, 3]
     protocol, _ = load_protocol("toy")
-    assert planned_total(attack, protocol.resolved(6)) is not None
+    assert planned_total(attack, protocol.resolved(6)) == attack.planned_queries(protocol.resolved(6).num_identities)
     again = attack.reconstruct(victim_and_prior(), {}, labels, Streams(0, ("test",)))
     assert torch.equal(result.images, again.images)
 

@@ -167,7 +167,7 @@ def test_groups_that_lie_elsewhere_are_found_by_verify(tree: Path) -> None:
     assert any(finding.level == "wrong" and "actresses/faces is missing" in finding.what for finding in findings)
 
 
-def test_it_has_no_public_images_of_its_own(tree: Path, tmp_path: Path) -> None:
+def test_facescrub_has_no_public_images_of_its_own(tree: Path, tmp_path: Path) -> None:
     split = made(tree)
     assert split.public_count() == 0
     assert len(split.public(32, 0)) == 0
@@ -200,7 +200,7 @@ def test_crops_of_64_pixels_may_be_cropped_to_54_as_kedmi_does(tmp_path: Path) -
     assert np.array_equal(lomma.private("train", 64).pixels[0].permute(1, 2, 0).numpy(), whole)
 
 
-def test_it_gives_public_images_for_celeba(tree: Path, tmp_path: Path) -> None:
+def test_facescrub_gives_public_images_for_celeba(tree: Path, tmp_path: Path) -> None:
     write_fixture("celeba", tmp_path / "celeba", people=2, images=3)
     split = CelebA(
         root=str(tmp_path / "celeba"), lists="given", public_from="facescrub", public_root=str(tree), public_crop="none"

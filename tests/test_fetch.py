@@ -29,7 +29,7 @@ def test_a_file_comes_and_says_what_is_next(server: Server, catalogue: Any, home
     assert len(server.seen) == 1
 
 
-def test_it_goes_where_it_is_told(server: Server, catalogue: Any, home: Path, tmp_path: Path) -> None:
+def test_fetch_stores_the_file_in_the_folder_of_to(server: Server, catalogue: Any, home: Path, tmp_path: Path) -> None:
     catalogue()
     server.script = [whole()]
     done = fetch("net@toy", "--to", tmp_path / "new" / "folder")
@@ -77,7 +77,7 @@ def test_two_fetches_do_not_fight(server: Server, catalogue: Any, home: Path) ->
     assert fetch().exit_code == 0
 
 
-def test_progress_is_told(server: Server, catalogue: Any, home: Path) -> None:
+def test_fetch_reports_progress(server: Server, catalogue: Any, home: Path) -> None:
     from mibench.system.progress import Reporter
 
     class Listener(Reporter):

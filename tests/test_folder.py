@@ -214,7 +214,7 @@ def test_a_test_image_that_was_trained_on_is_a_note(tmp_path: Path) -> None:
     assert any("1 test files are copies of train files" in what for what in notes)
 
 
-def test_what_is_no_image_is_passed_over_and_said(tmp_path: Path) -> None:
+def test_files_without_an_image_are_passed_over_and_listed(tmp_path: Path) -> None:
     people(tmp_path, ["anna", "bob"])
     before = made(tmp_path).digest
     (tmp_path / ".git").mkdir()

@@ -86,7 +86,9 @@ def wrong(root: Path, **settings: object) -> str:
         ),
     ],
 )
-def test_what_is_there_is_said(make: Callable[[Path], object], said: str, tmp_path: Path) -> None:
+def test_a_folder_of_doubtful_layout_is_refused_with_what_it_holds(
+    make: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
     import re
 
     make(tmp_path / "faces")
@@ -114,7 +116,7 @@ def test_the_folder_that_is_named_as_a_cure_works(tmp_path: Path) -> None:
         (lambda root: os.mkfifo(root / "train" / "ash" / "4.png"), "1 pipes, sockets and devices were passed over"),
     ],
 )
-def test_what_is_not_used_is_said(make: Callable[[Path], object], said: str, tmp_path: Path) -> None:
+def test_unused_files_are_named(make: Callable[[Path], object], said: str, tmp_path: Path) -> None:
     for part in ("train", "test"):
         people(tmp_path / "faces" / part)
     assert Folder(root=str(tmp_path / "faces")).unused() == []

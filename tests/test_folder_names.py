@@ -75,7 +75,7 @@ def test_names_that_are_one() -> None:
         (["ash"], ["birch"], {}),
     ],
 )
-def test_one_name_is_matched_and_a_doubtful_one_is_not(
+def test_a_unique_spelling_is_matched_and_an_ambiguous_one_is_not(
     wanted: list[str], there: list[str], pairs: dict[str, str]
 ) -> None:
     assert matched(wanted, there) == pairs

@@ -90,7 +90,7 @@ def throw(error: BaseException) -> Callable[[], None]:
         (throw(KeyError("\x1b[2Jgone")), "it fails: KeyError: '\\x1b[2Jgone'"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
+def test_an_error_of_foreign_code_is_one_line(
     work: Callable[[], None], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["mibench", "audit", "--size", "32"])
@@ -235,7 +235,7 @@ def test_a_setting_that_was_changed_is_put_back(settled: None, change: str, fail
     assert (torch.ones(1) + 1).dtype == torch.float32
 
 
-def test_what_cannot_be_put_back_is_said() -> None:
+def test_a_setting_that_cannot_be_restored_is_reported() -> None:
     mode = torch.inference_mode()
     try:
         message = "the model changes torch's inference mode when it runs, and that cannot be put back"

@@ -215,7 +215,7 @@ def test_the_best_of_each_group_of_restarts_is_the_one_with_the_highest_target_l
 @pytest.mark.parametrize(
     "change", [{}, {"best_of": 2}, {"selection_transforms": 3}, {"best_of": 4, "selection_transforms": 2}], ids=str
 )
-def test_it_asks_what_it_planned(change: dict[str, Any]) -> None:
+def test_gmi_shows_the_victim_what_it_planned(change: dict[str, Any]) -> None:
     configuration, where = replace(TINY, **change), context(micro_batch=3)
     attack(configuration, where)
     assert where.victim.queries == configuration.planned_queries(2)
@@ -247,7 +247,7 @@ def test_every_option_changes_the_result(change: dict[str, Any]) -> None:
     assert ("L_prior" in result.curves) == bool(change.get("realism_weight", 1.0))
 
 
-def test_nothing_frozen_gets_a_gradient() -> None:
+def test_frozen_networks_get_no_gradient() -> None:
     where = context()
     prior: Any = where.prior
     networks = [where.victim._network, prior.generator, prior.discriminator]
@@ -258,7 +258,7 @@ def test_nothing_frozen_gets_a_gradient() -> None:
     assert not any(t.requires_grad for t in (result.images, result.latents, result.confidence))
 
 
-def test_it_works_with_its_own_prior_and_with_stylegan2() -> None:
+def test_gmi_runs_with_its_own_prior_and_with_stylegan2() -> None:
     own = attack(replace(TINY, iterations=3), context(small("gmi")))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -278,11 +278,11 @@ def test_a_prior_that_compares_its_batch_is_refused() -> None:
     assert attack(replace(TINY, realism_weight=0.0, iterations=2), context(small("kedmi"))).images.shape[0] == 8
 
 
-def test_a_loss_that_does_not_move_is_said() -> None:
+def test_a_stalled_loss_gets_a_note() -> None:
     assert any("identity loss" in note for note in attack(replace(TINY, batch_scale=1e9)).notes)
 
 
-def test_it_logs_and_reports_progress() -> None:
+def test_gmi_logs_and_reports_progress() -> None:
     records: list[dict[str, Any]] = []
     steps: list[tuple[int, int, str]] = []
     where = context(log=lambda **r: records.append(r), progress=lambda *step: steps.append(step))
@@ -320,7 +320,7 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(change: dict[str, A
     assert str(refused.value).startswith("gmi: ")
 
 
-def test_it_needs_gradients_and_a_prior() -> None:
+def test_gmi_needs_gradients_and_a_prior() -> None:
     with pytest.raises(AccessError, match="GRADIENTS"):
         attack(TINY, context(access=Access.SCORES))
     with pytest.raises(MibenchError, match="--prior"):

@@ -199,7 +199,7 @@ def test_the_card_is_told_and_json_is_json(home: Path, tmp_path: Path) -> None:
     assert "doubt" not in call("show", "card", "vgg16@celeba").stdout.lower()
 
 
-def test_a_doubtful_accuracy_is_stored_marked_and_said(home: Path, tmp_path: Path) -> None:
+def test_a_doubtful_accuracy_is_stored_marked_and_reported(home: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "a.tar", state("vgg16"))
     small = [f"dataset.{name}={n}" for name, n in (("identities", CLASSES), ("train_images", 1), ("test_images", 13))]
     settings = [word for text in small for word in ("--set", text)]

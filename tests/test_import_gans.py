@@ -52,7 +52,7 @@ def test_a_gan_made_against_a_target_is_found_by_a_run_against_it(home: Path, tm
         ("prior:kedmi@celeba+vgg61", ["G", "kedmi"], "unknown target 'vgg61'; did you mean 'vgg16'"),
     ],
 )
-def test_what_is_no_gan_is_refused(home: Path, tmp_path: Path, wanted: str, parts: list[str], message: str) -> None:
+def test_anything_but_a_gan_is_refused(home: Path, tmp_path: Path, wanted: str, parts: list[str], message: str) -> None:
     have = {"G": gan("gmi")[0], "gmi": gan("gmi")[1], "kedmi": gan("kedmi")[1], "vgg16": state("vgg16")}
     paths = [save(tmp_path / f"{index}.tar", have[part]) for index, part in enumerate(parts)]
     with pytest.raises(MibenchError, match=message):

@@ -229,7 +229,7 @@ def test_a_file_that_says_what_cannot_be_built_is_refused(extras: Any, message: 
         ({"img_resolution": 64}, "lacks a part"),
     ],
 )
-def test_what_does_not_fit_names_keys_and_the_likely_cause(extras: Any, message: str, networks: Any) -> None:
+def test_weights_that_do_not_fit_name_keys_and_the_likely_cause(extras: Any, message: str, networks: Any) -> None:
     with pytest.raises(MisfitError, match=message) as refusal:
         taken(networks[0].state_dict(), generator=extras)
     assert refusal.value.misfit

@@ -146,7 +146,7 @@ def test_a_longer_run_and_more_draws_begin_with_the_shorter_and_the_fewer() -> N
 @pytest.mark.parametrize(
     "change", [{}, {"samples_per_step": 3}, {"selection_transforms": 2}, {"realism_weight": 0.0}], ids=str
 )
-def test_it_asks_what_it_planned(change: dict[str, Any]) -> None:
+def test_kedmi_shows_the_victim_what_it_planned(change: dict[str, Any]) -> None:
     configuration, where = replace(TINY, **change), context(micro_batch=2)
     attack(configuration, where)
     assert where.victim.queries == configuration.planned_queries(2)
@@ -178,7 +178,7 @@ def test_every_option_changes_the_result(change: dict[str, Any]) -> None:
         assert float(result.latents.abs().max()) <= 1
 
 
-def test_nothing_frozen_gets_a_gradient() -> None:
+def test_frozen_networks_get_no_gradient() -> None:
     where = context()
     prior: Any = where.prior
     networks = [where.victim._network, prior.generator, prior.discriminator]
@@ -189,7 +189,7 @@ def test_nothing_frozen_gets_a_gradient() -> None:
     assert not any(t.requires_grad for t in (result.images, result.latents, *result.curves.values()))
 
 
-def test_it_works_with_its_own_prior_and_with_another() -> None:
+def test_kedmi_runs_with_its_own_prior_and_with_another() -> None:
     configuration = replace(TINY, iterations=3)
     own, other = attack(configuration, context(small("kedmi"))), attack(configuration, context(small("gmi")))
     assert own.images.shape == other.images.shape == (6, 3, SIZE, SIZE)
@@ -205,7 +205,7 @@ def test_it_works_with_its_own_prior_and_with_another() -> None:
     assert "L_prior" not in without.curves
 
 
-def test_what_went_wrong_is_said() -> None:
+def test_a_stalled_loss_and_a_closed_distribution_get_notes() -> None:
     stuck = attack(replace(TINY, logvar_start=-20.0, learning_rate=1e-9))
     assert [words for words in ("identity loss", "closed") if any(words in note for note in stuck.notes)] == [
         "identity loss",
@@ -213,7 +213,7 @@ def test_what_went_wrong_is_said() -> None:
     ]
 
 
-def test_it_logs_and_reports_progress() -> None:
+def test_kedmi_logs_and_reports_progress() -> None:
     records: list[dict[str, Any]] = []
     steps: list[tuple[int, int, str]] = []
     where = context(log=lambda **r: records.append(r), progress=lambda *step: steps.append(step))
@@ -248,7 +248,7 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(change: dict[str, A
     assert str(refused.value).startswith("kedmi: ")
 
 
-def test_it_needs_gradients() -> None:
+def test_kedmi_needs_gradients() -> None:
     with pytest.raises(AccessError, match="GRADIENTS"):
         attack(TINY, context(access=Access.SCORES))
 

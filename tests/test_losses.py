@@ -145,7 +145,7 @@ def test_sequential_update_equals_the_mean_for_one_sample_each() -> None:
     assert not torch.allclose(one.rows, other.rows)
 
 
-def test_several_slots_fill_in_turn_and_samples_can_be_left_out() -> None:
+def test_memory_slots_fill_in_turn_and_samples_can_be_left_out() -> None:
     memory = MemoryBank(3, 4, momentum=0.5, slots=2)
     a, b, c = normalised()
     memory.update(a[None], torch.tensor([1]))

@@ -34,7 +34,7 @@ def runs(toy: Path, tmp_path: Path) -> tuple[str, list[Path]]:
     return done.stdout, sorted((tmp_path / "runs").iterdir(), reverse=True)
 
 
-def test_it_is_printed_compared_and_tested(
+def test_a_metric_of_somebody_else_is_printed_compared_and_tested(
     runs: tuple[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed, folders = runs

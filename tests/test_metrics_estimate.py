@@ -151,7 +151,7 @@ def test_one_identity_has_no_interval():
         assert "one identity" in found.params["interval"]
 
 
-def test_what_cannot_be_had_is_null_with_a_reason():
+def test_an_estimate_that_cannot_be_computed_is_null_with_a_reason():
     assert "not finite" in estimates.mean("x", [1.0, float("nan")], [0, 1]).reason
     assert "not finite" in estimates.median("x", [1.0, float("nan")], [0, 1]).reason
     assert "no identity" in estimates.mean("x", [], []).reason

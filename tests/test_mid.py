@@ -120,7 +120,7 @@ def test_the_toolbox_variant_keeps_the_batch_norm_of_vgg16_only() -> None:
         MID(batch_norm=True).architecture("ir152", {})
 
 
-def test_other_networks_are_refused() -> None:
+def test_mid_applies_to_its_three_networks_only() -> None:
     with pytest.raises(MibenchError, match=r"'mid' does not apply to resnet18; choose one of vgg16, ir152, facenet64"):
         check_compatible([MID()], "resnet18")
 

@@ -211,7 +211,7 @@ def test_a_kept_state_has_the_loss_it_is_kept_for() -> None:
 
 
 @BOTH
-def test_it_raises_the_victim_s_confidence_above_the_floor_s(attack: Mirror) -> None:
+def test_mirror_raises_the_victim_s_confidence_above_the_floor_s(attack: Mirror) -> None:
     floor = reconstructed(Floor(pool_size=48, candidates=4, truncation=1.0, selection_transforms=2))
     result = reconstructed(attack)
     assert result.images.shape == (8, 3, SIZE, SIZE)

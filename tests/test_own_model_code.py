@@ -86,7 +86,7 @@ def test_declared_roles_settle_what_shapes_cannot(own: Path) -> None:
     assert torch.equal(network(images).logits, 2 * network(images).features)
 
 
-def test_probabilities_are_logged_and_said(own: Path) -> None:
+def test_probabilities_become_logits_and_get_a_note(own: Path) -> None:
     trained = taken_in("softmax")
     assert "probabilities" in str(trained.notes)
     logits = network_of(trained)(torch.rand(2, 3, SIZE, SIZE)).logits

@@ -202,7 +202,7 @@ def test_a_catalogue_from_a_file_is_a_plugin_too(toy: Path, place: Path) -> None
         ("odd", "registers the unknown kind 'atack'; did you mean 'attack'"),
     ],
 )
-def test_what_is_no_plugin_is_refused_in_one_line(toy: Path, place: Path, path: str, told: str) -> None:
+def test_anything_but_a_plugin_is_refused_in_one_line(toy: Path, place: Path, path: str, told: str) -> None:
     plugin(place)
     bodies = {
         "json": "CATALOGUE = {}",

@@ -74,7 +74,7 @@ def same_bits(one: Reconstruction, other: Reconstruction) -> bool:
     return all(torch.equal(a, b) for a, b in tensors)
 
 
-def test_it_raises_the_victim_s_confidence_above_the_floor_s() -> None:
+def test_ppa_raises_the_victim_s_confidence_above_the_floor_s() -> None:
     floor = attack(Floor(pool_size=48, candidates=4, truncation=1.0, selection_transforms=2))
     result = attack(replace(TINY, epochs=8))
     assert result.images.shape == (8, 3, SIZE, SIZE)
@@ -122,7 +122,7 @@ def test_the_rate_is_that_of_truncated_styles() -> None:
     assert torch.allclose(moved, torch.full_like(moved, 0.05), atol=1e-4)
 
 
-def test_it_is_the_loop_of_the_paper() -> None:
+def test_ppa_is_the_loop_of_the_paper() -> None:
     """Written out: top candidates, Adam on truncated w, Poincare loss of cropped images, final selection."""
     where = unbatched()
     prior: Any = where.prior
@@ -208,7 +208,7 @@ def test_the_loss_falls_and_the_drift_begins_at_nothing() -> None:
     assert float(result.curves["drift"][:, -1].min()) > 0.1
 
 
-def test_nothing_frozen_changes_or_gets_a_gradient() -> None:
+def test_frozen_networks_get_no_gradient_and_do_not_change() -> None:
     where = context()
     prior: Any = where.prior
     networks = (prior.generator, where.victim._network)
@@ -221,7 +221,7 @@ def test_nothing_frozen_changes_or_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("transforms", [0, 1, 3])
-def test_it_shows_the_victim_what_it_planned(transforms: int) -> None:
+def test_ppa_shows_the_victim_what_it_planned(transforms: int) -> None:
     where = context(micro_batch=3)
     configuration = replace(TINY, batch_size=3, selection_transforms=transforms)
     streams = Streams(7, ("test",))
@@ -295,7 +295,7 @@ def test_the_discriminator_s_term_makes_images_more_real_to_it() -> None:
     assert blind.victim.queries.forward == 0
 
 
-def test_it_logs_by_epoch_and_notes_candidates_that_left_the_prior() -> None:
+def test_ppa_logs_by_epoch_and_notes_candidates_that_left_the_prior() -> None:
     records: list[dict[str, Any]] = []
     calm = attack(TINY, context(log=lambda **record: records.append(record)))
     (record,) = records
@@ -306,7 +306,7 @@ def test_it_logs_by_epoch_and_notes_candidates_that_left_the_prior() -> None:
     assert any("standard deviations" in note for note in attack(replace(TINY, learning_rate=3.0)).notes)
 
 
-def test_it_needs_gradients_and_a_prior() -> None:
+def test_ppa_needs_gradients_and_a_prior() -> None:
     with pytest.raises(AccessError, match="GRADIENTS"):
         attack(TINY, context(Access.SCORES))
     with pytest.raises(MibenchError, match="needs a prior"):

@@ -39,7 +39,7 @@ def prior() -> StyleGAN2Prior:
     return build()
 
 
-def test_it_keeps_the_contract(prior: StyleGAN2Prior) -> None:
+def test_stylegan2_keeps_the_contract_of_a_prior(prior: StyleGAN2Prior) -> None:
     assert isinstance(prior, Prior)
     latents = prior.sample(4, torch.Generator().manual_seed(1))
     assert torch.equal(latents, prior.sample(4, torch.Generator().manual_seed(1)))
@@ -172,7 +172,7 @@ def test_without_a_discriminator() -> None:
         ({}, {"E.weight": torch.zeros(1)}, "neither of G. nor of D."),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(
+def test_weights_that_do_not_fit_are_refused_in_one_line(
     changes: dict[str, Any], weights: dict[str, Tensor], message: str
 ) -> None:
     with pytest.raises(MibenchError, match=message) as refusal:

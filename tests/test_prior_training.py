@@ -86,7 +86,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     assert_same(alone, together)
 
 
-def test_it_leaves_the_global_random_state_alone() -> None:
+def test_training_leaves_the_global_random_state_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -168,7 +168,7 @@ def test_noise_enters_the_last_layers_only(layers: int) -> None:
     assert all(strength != 0 for strength in strengths[quiet:])
 
 
-def test_what_it_hands_back_builds_a_prior() -> None:
+def test_trained_weights_build_a_prior() -> None:
     trained = train(images=16, storage="float16")
     assert trained.architecture == "stylegan2"
     assert {tensor.dtype for tensor in trained.weights.values()} == {torch.float16}
@@ -180,7 +180,7 @@ def test_what_it_hands_back_builds_a_prior() -> None:
     assert prior.realism(images).isfinite().all()
 
 
-def test_it_learns_where_the_light_is() -> None:
+def test_training_learns_where_the_light_is() -> None:
     trained = train(images=1_200, batch_size=16, learning_rate=0.02, ema_images=50.0)
     prior = StyleGAN2Prior.build(trained.arguments, trained.weights, trained.image, name="toy")
     mean = prior.synthesis(prior.mapping(prior.sample(32, torch.Generator().manual_seed(0)))).mean(dim=(0, 1))

@@ -167,7 +167,7 @@ def test_the_expected_protocols() -> None:
     assert {name: registry.load("dataset", name).protocol for name in expected} == expected
 
 
-def test_without_a_protocol_the_data_sets_own_is_used_and_said(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_protocol_the_data_sets_own_is_used_and_reported(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ToyFaces, "protocol", "toy")
     plan = toy_plan()
     assert plan.spec.protocol.name == "toy"

@@ -138,7 +138,7 @@ def test_hidden_files_are_passed_over(trees: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [FFHQ, MetFaces, AFHQ])
-def test_nothing_there_is_one_line(
+def test_a_missing_data_set_is_one_line(
     kind: type[FFHQ] | type[MetFaces] | type[AFHQ], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIBENCH_DATA", str(tmp_path))

@@ -336,7 +336,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_file_of_weights_is_one_line(tmp_path: Path, name: str) -> None:
+def test_anything_but_a_file_of_weights_is_one_line(tmp_path: Path, name: str) -> None:
     make, message = BAD[name]
     path = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))

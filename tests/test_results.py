@@ -73,7 +73,7 @@ def test_broken_files_are_told_in_one_line(tmp_path, file, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_run_is_told(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(MibenchError, match=r"no run\.json"):
         open_run(tmp_path)
 

@@ -47,7 +47,7 @@ def test_a_stopped_training_continues_bit_for_bit(stop_after: int) -> None:
     assert resumed.values == whole.values
 
 
-def test_it_logs_at_its_steps_and_ends_the_progress_bar() -> None:
+def test_run_steps_logs_at_its_steps_and_ends_the_progress_bar() -> None:
     records: list[dict[str, Any]] = []
     bar: list[tuple[int, int, str]] = []
     train(Memory(), steps=5, log=lambda **record: records.append(record), progress=lambda *p: bar.append(p))

@@ -195,7 +195,7 @@ def test_a_thin_covariance_says_so(full):
     assert "singular" in thin.params["warning"]
 
 
-def test_too_few_reconstructions_are_scored_and_told():
+def test_too_few_reconstructions_are_scored_with_a_note():
     found = score(reconstructions(per_identity=4), **arguments())
     assert "fewer than the 5" in found.notes[0]
     assert found.samples["selected"].all()
@@ -238,7 +238,7 @@ def test_features_of_private_images_are_cached(tmp_path):
     assert score(reconstructions(), **arguments(judge=judge(cache=tmp_path))).samples.equals(first.samples)
 
 
-def test_mistakes_are_told_in_one_line():
+def test_wrong_input_of_scoring_is_one_line():
     private = images_of(PRIVATE_LABELS, 16, 0.05, 1)
     some = Images(private.pixels[:7], private.labels[:7], private.identities[:7])
     with pytest.raises(MibenchError, match="no private image"):

@@ -94,7 +94,7 @@ def test_targets_see_pictures_and_judges_see_the_first_dog(tree: Path) -> None:
     assert np.array_equal(judge.private("train", 32).pixels[number].permute(1, 2, 0).numpy(), dog)
 
 
-def test_who_is_cropped_is_a_setting_of_the_data_set(tree: Path) -> None:
+def test_cropping_is_a_setting_of_the_data_set(tree: Path) -> None:
     never, always = made(tree, cropped="never"), made(tree, cropped="always")
     assert torch.equal(never.seen_by("judge").private("test", 16).pixels, made(tree).private("test", 16).pixels)
     assert torch.equal(always.private("test", 16).pixels, made(tree).seen_by("judge").private("test", 16).pixels)

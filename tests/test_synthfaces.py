@@ -157,7 +157,7 @@ def test_settings_out_of_range_are_refused(change: dict[str, float], words: str)
         replace(WORLD, **change)  # type: ignore[arg-type]
 
 
-def test_what_is_not_there_is_refused() -> None:
+def test_classes_and_parts_that_do_not_exist_are_refused() -> None:
     with pytest.raises(MibenchError, match="classes 0 to 5"):
         WORLD.private("train", 32, [6])
     with pytest.raises(MibenchError, match="20 public images"):

@@ -173,7 +173,7 @@ def test_data_with_shared_identities_is_refused(toy: Path) -> None:
         (toy_training("judge", "toyjudge"), "no recipe to train the judge 'toyjudge'"),
     ],
 )
-def test_mistakes(toy: Path, training_: Training, message: str) -> None:
+def test_wrong_trainings_are_refused(toy: Path, training_: Training, message: str) -> None:
     with pytest.raises(MibenchError, match=message):
         training.resolve_training(training_)
 

@@ -191,7 +191,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one() -> None:
     assert whole.measured == resumed.measured
 
 
-def test_it_composes_with_negative_label_smoothing() -> None:
+def test_trap_mid_composes_with_negative_label_smoothing() -> None:
     trap = TrapMID(discriminator="none")
     smoothed = train_tiny(trap, NegativeLabelSmoothing(alpha=-0.1, schedule="constant"), epochs=1)
     assert not same_weights(smoothed, train_tiny(trap, epochs=1))

@@ -74,7 +74,7 @@ def test_everything_else_is_one_short_line(text: str, reason: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
-def test_what_is_no_file_is_refused_without_reading_it(tmp_path: Path) -> None:
+def test_anything_but_a_file_is_refused_without_reading_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path, "a folder"), (Path(os.devnull), "a device")):
         with pytest.raises(MibenchError, match=rf"cannot read {path}: {kind}, not a file"):
