@@ -28,7 +28,15 @@ from mibench import registry
 torch.set_num_threads(int(os.environ.get("MIBENCH_TEST_THREADS", "1")))
 
 # modules beside the tests that have fixtures of several of them
-pytest_plugins = ["audited", "comparable_runs", "defended_runs", "downloads", "own_models", "reported_runs"]
+pytest_plugins = [
+    "audited",
+    "comparable_runs",
+    "defended_runs",
+    "downloads",
+    "noise_images",
+    "own_models",
+    "reported_runs",
+]
 
 ELSEWHERE = ("MIBENCH_DATA", "MIBENCH_OFFLINE", "MIBENCH_CACHE")  # where whoever runs the tests may have said to look
 

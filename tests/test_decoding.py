@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noise_images import noise, write
 from PIL import Image
 from torchvision import transforms
 
@@ -17,29 +18,11 @@ from mibench.data.images import Framing, Picture
 from mibench.data.pixels import load
 from mibench.system.progress import current_reporter, set_current_reporter
 
-
-def noise(seed: int, width: int, height: int) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def write(folder: Path, count: int, width: int = 40, height: int = 48) -> list[Picture]:
-    folder.mkdir(exist_ok=True)
-    pictures = []
-    for number in range(count):
-        noise(number, width, height).save(folder / f"{number}.png")
-        pictures.append(Picture(folder / f"{number}.png"))
-    return pictures
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def pixels(path: Path, size: int = 16, framing: Framing | None = None) -> np.ndarray:
     return images.decode(Picture(path), size, framing or Framing())
-
-
-@pytest.fixture(autouse=True)
-def _home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a cache of its own, also where whoever runs the tests does without."""
-    monkeypatch.delenv("MIBENCH_CACHE", raising=False)
 
 
 # --- framing ---

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from noise_images import noise, write
 
 from mibench.api import MibenchError
 from mibench.data import images as decoding
@@ -24,25 +24,7 @@ from mibench.data.pixels import load
 from mibench.system.progress import Reporter
 from mibench.targets.training.augment import channels_last_store
 
-
-def noise(seed: int, width: int, height: int) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def write(folder: Path, count: int, width: int = 40, height: int = 48) -> list[Picture]:
-    folder.mkdir(exist_ok=True)
-    pictures = []
-    for number in range(count):
-        noise(number, width, height).save(folder / f"{number}.png")
-        pictures.append(Picture(folder / f"{number}.png"))
-    return pictures
-
-
-@pytest.fixture(autouse=True)
-def _home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a cache of its own, also where whoever runs the tests does without."""
-    monkeypatch.delenv("MIBENCH_CACHE", raising=False)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
