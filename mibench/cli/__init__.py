@@ -9,7 +9,6 @@ import sys
 from typing import Any
 
 import rich_click as click
-from click.exceptions import Exit
 
 from mibench.errors import MibenchError, MisfitError
 from mibench.system.canonical import plain
@@ -46,18 +45,25 @@ class _Commands(click.RichGroup):
     With ``--json`` errors are JSON on stdout as well.
     """
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program; the help of a group that is called without a command is printed out here."""
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # what is still buffered fails here, not when the interpreter ends
+        except OSError as error:
+            code = _exit_code_unwritten(error)
+            if code is None:
+                raise
+            sys.exit(code)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether ``--json`` is given, so that even parse errors are reported as JSON."""
         ctx.meta[JSON] = "--json" in args
         try:
             return super().parse_args(ctx, args)  # prints the help and the version of the program itself
-        except Exit as end:
-            try:
-                sys.stdout.flush()  # what is still buffered fails here, not when the interpreter ends
-            except OSError as error:
-                _end_unwritten(ctx, error)
-                raise
-            raise end
         except OSError as error:
             _end_unwritten(ctx, error)
             raise
@@ -83,6 +89,8 @@ class _Commands(click.RichGroup):
             say(f"error: {text}", err=True)
             ctx.exit(BAD_INPUT)
         except OSError as error:
+            if error.filename is not None and error.errno in NO_ROOM:  # a file: stdout still takes something
+                json_error(ctx, disk_full_message(error), BAD_INPUT)
             _end_unwritten(ctx, error)
             raise
         except KeyboardInterrupt:
@@ -91,15 +99,24 @@ class _Commands(click.RichGroup):
             ctx.exit(INTERRUPTED)
 
 
-def _end_unwritten(ctx: click.Context, error: OSError) -> None:
-    """End the program where its output cannot be written; return where the error is another one."""
+def _exit_code_unwritten(error: OSError) -> int | None:
+    """How the program ends whose output cannot be written, after it has said so; None: the error is another one."""
     if isinstance(error, BrokenPipeError):  # its reader has had enough, as `head` has: nobody to tell
         discard_stdout()
-        ctx.exit(EXIT_BROKEN_PIPE)
+        return EXIT_BROKEN_PIPE
     if error.errno in NO_ROOM:
         discard_stdout()
         say(f"error: {disk_full_message(error)}", err=True)
-        ctx.exit(BAD_INPUT)
+        return BAD_INPUT
+    return None
+
+
+def _end_unwritten(ctx: click.Context, error: OSError) -> None:
+    """End the program where its output cannot be written (click would end it with 1); return where the error is
+    another one."""
+    code = _exit_code_unwritten(error)
+    if code is not None:
+        ctx.exit(code)
 
 
 def json_error(ctx: click.Context, cause: str, exit_code: int, *, cure: str | None = None, **details: Any) -> None:
