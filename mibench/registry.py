@@ -17,7 +17,9 @@ wherever the name of one is asked for, as ``path/to/file.py:Class``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -82,24 +84,43 @@ class Entry:
             MibenchError: the address does not lead to an object; names the distribution to fix.
         """
         module, _, attribute = self.address.partition(":")
+        subject = f"{self.kind} {self.name!r} of {self.distribution}"
         try:
-            with stdout_to_stderr():
+            with _importing(module, f"{self.kind} {self.name!r}"):
                 value: Any = importlib.import_module(module)
+        except (MibenchError, KeyboardInterrupt):
+            raise
         except ModuleNotFoundError as error:
             raise MibenchError(
-                f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed",
-                cure="install it",
+                f"{subject} needs module {error.name!r}, which is not installed", cure="install it"
+            ) from error
+        except BaseException as error:  # it may raise anything; the line says what it was
+            raise MibenchError(
+                f"{subject} fails on import: {plugins.import_fault(error)}",
+                cure=f"repair or uninstall {self.distribution}",
             ) from error
         for part in filter(None, attribute.split(".")):
             try:
                 value = getattr(value, part)
             except AttributeError as error:
                 raise MibenchError(
-                    f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which "
-                    "does not exist",
+                    f"{subject} points at {self.address!r}, which does not exist",
                     cure=f"repair or uninstall {self.distribution}",
                 ) from error
         return value
+
+
+@contextmanager
+def _importing(module: str, whose: str) -> Iterator[None]:
+    """Import a party's module: it prints to stderr, and settings of torch, where that is loaded, stay as they were."""
+    if module in sys.modules or "torch" not in sys.modules:
+        with stdout_to_stderr():
+            yield
+        return
+    from mibench.system.foreign_code import contained
+
+    with contained(whose, "on import"):
+        yield
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -119,9 +140,12 @@ def catalogue() -> dict[str, dict[str, Entry]]:
         try:
             with stdout_to_stderr():
                 offered = point.load()
-        except (ImportError, AttributeError) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a catalogue is somebody's code, too
+            fault = plugins.import_fault(error)
             raise MibenchError(
-                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error})",
+                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({fault})",
                 cure=f"repair or uninstall {owner}",
             ) from error
         _offer(entries, owner, offered)

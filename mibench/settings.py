@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
@@ -212,7 +214,8 @@ def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str],
             target = target[part]
         target[last] = value
     try:
-        return adapter(kind).validate_python(nested)
+        with _contained(f"{scope} {kind.__name__}"):
+            return adapter(kind).validate_python(nested)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         setting_name = ".".join(str(part) for part in first["loc"])
@@ -225,6 +228,18 @@ def _build(kind: type[T], chosen: Mapping[str, Any], origins: Mapping[str, str],
         ) from error
     except (ValueError, ArithmeticError) as error:
         raise MibenchError(f"{scope}: {error}") from error
+
+
+@contextmanager
+def _contained(whose: str) -> Iterator[None]:
+    """Somebody's class looks at its settings; without torch, in a listing, there is nothing that it could change."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from mibench.system.foreign_code import contained
+
+    with contained(whose, "when it is built", seeds=True):
+        yield
 
 
 def _value(instance: Any, dotted: str) -> Any:

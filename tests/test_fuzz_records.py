@@ -1,4 +1,5 @@
-"""Five hundred spoilt settings, suites, cards and records: each is understood, or one line of :class:`MibenchError`."""
+"""Five hundred spoilt settings, suites, cards and records: each is understood, or one line of :class:`MibenchError`;
+nothing in one is executed."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +16,11 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from mutations import WATCHED
 
 import mibench
+from mibench import registry
+from mibench import settings as config
 from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.results import open_run
@@ -30,7 +35,7 @@ from mibench.system.devices import peak_memory, reset_peak_memory
 from mibench.weights import cards
 
 CPU = torch.device("cpu")
-ROUNDS = 500
+ROUNDS = 600
 SECONDS = 20
 MOST_MEMORY = 1_000_000_000  # bytes that reading may add to what the process holds
 SUITE = """name: mine
@@ -46,6 +51,8 @@ compare: {reference: floor, metrics: [acc1]}
 SNIPPETS = (
     *("null", "true", ".nan", "-.inf", "1e999", "-1", "0", "9" * 400, "010", "1:30", "2026-99-99", '"\\UFFFFFFFF"'),
     *("!!int x", "!!python/object:os.system {}", "&a [*a]", "*a", "[" * 200, "{" * 200, "<<: ", "? ", "- ", ": ", "\t"),
+    *("!!python/object/apply:os.system [touch executed]", "!!python/name:os.system", "!!python/module:os "),
+    *("!!python/object/new:subprocess.Popen [touch executed]", "cos\nsystem\n(S'touch executed'\ntR."),
     *("%YAML 9.9\n--- ", "\0", "\x1b[31m", "\u2028", "'", '"', "#", "|", ">", "NaN", "Infinity", "[]", "{}", '""'),
 )
 ODD: tuple[Any, ...] = (
@@ -130,6 +137,29 @@ def bounded() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+class Watch:
+    """Notes what a file that is read must never bring about: processes, connections, objects out of pickles."""
+
+    def __init__(self) -> None:
+        self.deeds: list[str] = []
+        self.armed = False
+        sys.addaudithook(self)  # for the rest of the process: there is no way back
+
+    def __call__(self, event: str, arguments: Any) -> None:
+        if self.armed and event in (*WATCHED, "compile", "exec"):
+            self.deeds.append(f"{event} {str(arguments)[:200]}")
+
+    @contextmanager
+    def armed_for(self, reading: str) -> Iterator[None]:
+        self.deeds.clear()
+        self.armed = True
+        try:
+            yield
+        finally:
+            self.armed = False
+            assert not self.deeds, f"{reading}: {self.deeds[:3]}"
+
+
 def show(*words: object) -> None:
     """A command that reads and computes nothing: fine, or one ``error:`` line for each cause."""
     done = CliRunner().invoke(cli, [str(word) for word in words])
@@ -160,6 +190,17 @@ def plan_of(folder: Path) -> Any:
 
 def read_suite(file: Path) -> None:
     cell_statuses(load_suite(str(file)).cells, file.parent / "out")
+
+
+def read_protocol(name: str) -> None:
+    show("show", "protocol", name)
+    make_plan(RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol=name))
+
+
+def read_presets() -> None:
+    show("show", "attack", "toyattack")
+    for preset in config.attack_presets("toyattack").presets:
+        make_plan(RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy", preset=preset))
 
 
 def read_cards(home: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import rich_click as click
 
 from mibench.errors import MibenchError, MisfitError
+from mibench.party_errors import parties_named, print_wanted_traceback
 from mibench.system.canonical import plain
 from mibench.system.openmp import wait_briefly
 from mibench.system.stdout_guard import intercept_os_exit, redirect_atexit_output
@@ -70,8 +71,10 @@ class _Commands(click.RichGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with parties_named():
+                return super().invoke(ctx)
         except MibenchError as error:
+            print_wanted_traceback(error)
             misfit = dataclasses.asdict(error.misfit) if isinstance(error, MisfitError) else {}
             several = (
                 {"problems": [dataclasses.asdict(one) for one in error.problems]} if len(error.problems) > 1 else {}
