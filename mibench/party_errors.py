@@ -25,6 +25,7 @@ from mibench.errors import MibenchError, printable
 VARIABLE = "MIBENCH_TRACEBACK"  # set to anything, tracebacks of parties are printed
 CURE = f"{VARIABLE}=1 mibench ... prints its traceback"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)  # of whoever runs the program, not of the code
+MOST_CALLS = 50  # at the beginning and at the end of a traceback that is kept
 REFEREE = __name__.partition(".")[0]
 DATA_KINDS = ("cards", "protocol", "suite", "role")  # registered, but no code
 
@@ -51,19 +52,22 @@ class PartyError(MibenchError):
 
 
 @contextmanager
-def parties_named(cure: Callable[[BaseException], str] = lambda error: CURE) -> Iterator[None]:
+def parties_named(
+    cure: Callable[[BaseException], str] = lambda error: CURE, *, passing: tuple[type[BaseException], ...] = ()
+) -> Iterator[None]:
     """Turn an exception that a party's code raised, or the end of the program that it asked for, into a
     :class:`PartyError` that names party, file and line.
 
     Args:
         cure: where the traceback can be read.
+        passing: exceptions by which the caller itself ends.
 
     Raises:
         PartyError: caused by the exception, so that Python shows whoever wrote the code the traceback.
     """
     try:
         yield
-    except (MibenchError, KeyboardInterrupt):
+    except (MibenchError, KeyboardInterrupt, *passing):
         raise
     except BaseException as error:
         fault = party_fault(error)
@@ -80,7 +84,10 @@ def party_fault(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError) and error.errno in DISK:
         return None
-    positions = _positions(error.__traceback__)
+    try:
+        positions = _positions(error.__traceback__)
+    except MibenchError:  # the catalogue of somebody else cannot be read: this error is told as it is
+        return None
     if not positions:
         return None
     from mibench.system.foreign_code import ended, worded  # loads torch, as parties do
@@ -93,11 +100,16 @@ def party_fault(error: BaseException) -> str | None:
 
 
 def shown_traceback(error: BaseException) -> list[str]:
-    """The traceback of an exception, a line for each call, without paths of this machine: for files that are kept."""
-    lines = []
-    for frame, line in _frames(error.__traceback__):
-        lines.append(f"{_file(frame)}, line {line}, in {frame.f_code.co_qualname}")
-    return [printable(line) for line in lines]
+    """The traceback of an exception, a line for each call, without paths of this machine: for files that are kept.
+
+    Of an endless recursion it holds the beginning and the end.
+    """
+    lines = [
+        printable(f"{_file(frame)}, line {line}, in {frame.f_code.co_qualname}")
+        for frame, line in _frames(error.__traceback__)
+    ]
+    left_out = len(lines) - 2 * MOST_CALLS
+    return lines if left_out <= 0 else [*lines[:MOST_CALLS], f"... {left_out} more ...", *lines[-MOST_CALLS:]]
 
 
 def print_wanted_traceback(error: BaseException) -> None:
@@ -169,18 +181,19 @@ def _named(module: str, frame: FrameType, entries: dict[str, list[registry.Entry
     (of several parties in it the one whose function it is)."""
     first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
     kind = type(next((frame.f_locals.get(name) for name in first), None))
-    of_object = next(
-        (one for one in entries.get(str(kind.__module__), ()) if _attribute(one) == kind.__qualname__), None
-    )
+    kind_module = str(kind.__module__)
+    in_its_module = entries.get(kind_module, ())
+    of_object = next((one for one in in_its_module if _attribute(one) == kind.__qualname__), None)
     if of_object is not None:
         return f"{of_object.kind} {of_object.name!r}"
-    if plugins.is_file_module(str(kind.__module__)) or plugins.is_file_module(module):
-        home, own = (kind.__module__, kind.__qualname__) if plugins.is_file_module(kind.__module__) else (module, "")
-        return f"attack {plugins.name_in(home, own or frame.f_code.co_qualname.partition('.')[0])!r}"
+    function = frame.f_code.co_qualname.partition(".")[0]
+    if plugins.is_file_module(kind_module):
+        return f"attack {plugins.name_in(kind_module, kind.__qualname__)!r}"
+    if plugins.is_file_module(module):
+        return f"attack {plugins.name_in(module, function)!r}"
     here = entries.get(module)
     if not here:
         return None
-    function = frame.f_code.co_qualname.partition(".")[0]
     entry = next((one for one in here if _attribute(one) == function), here[0])
     return f"{entry.kind} {entry.name!r}"
 

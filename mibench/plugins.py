@@ -86,7 +86,9 @@ def name_in(module: str, attribute: str) -> str:
     """The name of an attack in a file: of the class, or of the first one where it is something else of the file."""
     from mibench.api import Attack
 
-    loaded = sys.modules[module]
+    loaded = sys.modules.get(module)
+    if loaded is None:  # the file has changed since, and another module has taken its place
+        return attribute
     attacks = {name: candidate for name, candidate in vars(loaded).items() if _is_attack(candidate, Attack, loaded)}
     chosen = attacks.get(attribute) or next(iter(attacks.values()), None)
     return str(getattr(chosen, "name", Path(str(loaded.__file__)).name))

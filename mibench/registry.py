@@ -30,7 +30,7 @@ from typing import Any
 from mibench.errors import MibenchError, suggest
 from mibench.records import PLAIN_NAMES, is_plain_name
 from mibench.system.stdout_guard import stdout_to_stderr
-from mibench.system.text_files import shown
+from mibench.system.text_files import resource_text, shown
 
 from . import plugins
 
@@ -244,7 +244,15 @@ def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
     """
     files: dict[str, tuple[str, str]] = {}
     for package in catalogue()[kind].values():
-        for file in sorted(resources.files(package.address).iterdir(), key=lambda f: f.name):
+        try:
+            listed = sorted(resources.files(package.address).iterdir(), key=lambda file: file.name)
+        except (ImportError, OSError) as error:
+            raise MibenchError(
+                f"{package.distribution} registers the {kind} package {package.address!r}, which cannot be read "
+                f"({error})",
+                cure=f"repair or uninstall {package.distribution}",
+            ) from error
+        for file in listed:
             name = file.name.removesuffix(".yaml")
             if name == file.name:
                 continue
@@ -253,7 +261,8 @@ def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
                     f"the {kind} {name!r} is offered twice, by {files[name][0]} and {package.distribution}",
                     cure="uninstall one of them",
                 )
-            files[name] = (f"{package.distribution}: {kind} {file.name}", file.read_text(encoding="utf-8"))
+            source = f"{package.distribution}: {kind} {file.name}"
+            files[name] = source, resource_text(file, source)
     return dict(sorted(files.items()))
 
 

@@ -30,7 +30,7 @@ from mibench.errors import MibenchError, suggest
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.strict_yaml import parse_yaml as parse_yaml
 from mibench.system.strict_yaml import read_yaml as read_yaml
-from mibench.system.text_files import shown, typed
+from mibench.system.text_files import resource_text, shown, typed
 
 from . import registry
 
@@ -303,7 +303,7 @@ def presets_of(kind: str, name: str) -> PresetFile:
     if not file.is_file():
         return PresetFile({})
     source = f"presets/{name}.yaml"
-    content = as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
+    content = as_mapping(parse_yaml(resource_text(file, source), source), source)
     known = ("presets", "default", "dataset")
     for key in content:
         if key not in known:

@@ -327,6 +327,16 @@ def test_the_mistake_of_whoever_is_told_of_progress_is_theirs(
         mibench.run("climb", **TOY, out=tmp_path, device="cpu", reporter=Impatient())
 
 
+def test_what_is_no_exception_is_recorded_too(climbing: Callable[[str, str], None], tmp_path: Path) -> None:
+    climbing("reconstruct", "def deed(result, context):\n    raise BaseException('odd')\n")
+    with pytest.raises(
+        MibenchError, match=r"attack 'climb' raises BaseException: odd \(climbing/mischief.py, line 2\)"
+    ):
+        run_it(tmp_path, "reconstruct")
+    (record,) = tmp_path.glob("climb-*/run.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+
+
 def test_ctrl_c_stays_one(climbing: Callable[[str, str], None], tmp_path: Path) -> None:
     climbing("reconstruct", "def deed(result, context):\n    raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
@@ -349,6 +359,19 @@ def test_an_exception_whose_text_raises_is_a_line(climbing: Callable[[str, str],
         run_it(tmp_path, "reconstruct")
     (record,) = tmp_path.glob("climb-*/run.json")
     assert json.loads(record.read_text())["error"] == "Silent: "
+
+
+def test_an_endless_recursion_is_a_line_and_a_short_record(
+    climbing: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    climbing("reconstruct", "def deed(result, context):\n    return deed(result, context)\n")
+    with pytest.raises(
+        MibenchError, match=r"attack 'climb' raises RecursionError: .* \(climbing/mischief.py, line 2\)"
+    ):
+        run_it(tmp_path, "reconstruct")
+    (record,) = tmp_path.glob("climb-*/run.json")
+    (failure,) = [one for one in mibench.open_run(record.parent).log if one.get("event") == "failed"]
+    assert len(failure["traceback"]) == 101
 
 
 def test_an_attack_in_a_file_and_what_lies_beside_it(

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import rich_click as click
+from click.exceptions import Exit
 
 from mibench.errors import MibenchError, MisfitError
 from mibench.party_errors import parties_named, print_wanted_traceback
@@ -71,7 +72,7 @@ class _Commands(click.RichGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with parties_named():
+            with parties_named(passing=(click.ClickException, Exit)):
                 return super().invoke(ctx)
         except MibenchError as error:
             print_wanted_traceback(error)

@@ -101,7 +101,9 @@ def _run_plan(
             attack_units(plan, folder, machine)
             judge_units(plan, folder, machine)
             write_reports(plan, folder, floor, machine.reporter)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit in an attack, too
             _failed(folder, error, fresh=not record)
             raise
         seconds = round(time.time() - started, 3) + float(record.get("seconds", 0.0))
