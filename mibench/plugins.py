@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "MIBENCH_PLUGINS"  # what --plugin named, for the worker processes of a sweep as well
 CATALOGUE = "CATALOGUE"
+_FILE_MODULE = "mibench_plugin_"  # begins the names of modules that are files of attacks
 _FILE = re.compile(r"\.py(:|$)")
 
 
@@ -77,6 +78,29 @@ def attack_class(address: str) -> type[Attack]:
 
 def _is_attack(value: object, base: type, module: ModuleType) -> bool:
     return inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+
+
+def is_file_module(name: str) -> bool:
+    """Whether a module is the file of an attack."""
+    return name.startswith(_FILE_MODULE)
+
+
+def name_in(module: str, attribute: str) -> str:
+    """The name of an attack in a file: of the class, or of the first one where it is something else of the file."""
+    from mibench.api import Attack
+
+    loaded = sys.modules.get(module)
+    if loaded is None:  # the file has changed since, and another module has taken its place
+        return attribute
+    attacks = {name: candidate for name, candidate in vars(loaded).items() if _is_attack(candidate, Attack, loaded)}
+    chosen = attacks.get(attribute) or next(iter(attacks.values()), None)
+    return str(getattr(chosen, "name", Path(str(loaded.__file__)).name))
+
+
+def file_folders() -> set[str]:
+    """The folders of files of attacks: what they import lies beside them."""
+    files = [module.__file__ for name, module in list(sys.modules.items()) if is_file_module(name)]
+    return {str(Path(file).parent) for file in files if file is not None}
 
 
 def add(path: str) -> bool:
@@ -169,7 +193,7 @@ def _files(folder: Path, module: str) -> list[Path]:
 def _load_file(path: Path, label: str) -> ModuleType:
     """Run a file as a module of its own, once for the same contents."""
     resolved = path.resolve()
-    name = f"mibench_plugin_{resolved.stem}_{source_hash(resolved)[:12]}"
+    name = f"{_FILE_MODULE}{resolved.stem}_{source_hash(resolved)[:12]}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(resolved):
         return known
@@ -219,12 +243,15 @@ def _foreign(label: str) -> Iterator[None]:
             f"{label}: it needs module {error.name!r}, which is not installed", cure="install it"
         ) from error
     except Exception as error:  # it may raise anything; the line says what it was
-        raise MibenchError(f"{label}: it fails on import: {_worded(error)}") from error
+        raise MibenchError(f"{label}: it fails on import: {import_fault(error)}") from error
 
 
-def _worded(error: BaseException) -> str:
-    from mibench.system.foreign_code import worded
+def import_fault(error: BaseException) -> str:
+    """What went wrong on import, in one line."""
+    from mibench.system.foreign_code import ended, worded
 
+    if isinstance(error, SystemExit):
+        return f"it ends the program ({ended(error)})"
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}, line {error.lineno}"
     return worded(error)

@@ -17,7 +17,9 @@ wherever the name of one is asked for, as ``path/to/file.py:Class``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -28,7 +30,7 @@ from typing import Any
 from mibench.errors import MibenchError, suggest
 from mibench.records import PLAIN_NAMES, is_plain_name
 from mibench.system.stdout_guard import stdout_to_stderr
-from mibench.system.text_files import shown
+from mibench.system.text_files import resource_text, shown
 
 from . import plugins
 
@@ -82,24 +84,43 @@ class Entry:
             MibenchError: the address does not lead to an object; names the distribution to fix.
         """
         module, _, attribute = self.address.partition(":")
+        subject = f"{self.kind} {self.name!r} of {self.distribution}"
         try:
-            with stdout_to_stderr():
+            with _importing(module, f"{self.kind} {self.name!r}"):
                 value: Any = importlib.import_module(module)
+        except (MibenchError, KeyboardInterrupt):
+            raise
         except ModuleNotFoundError as error:
             raise MibenchError(
-                f"{self.kind} {self.name!r} of {self.distribution} needs module {error.name!r}, which is not installed",
-                cure="install it",
+                f"{subject} needs module {error.name!r}, which is not installed", cure="install it"
+            ) from error
+        except BaseException as error:  # it may raise anything; the line says what it was
+            raise MibenchError(
+                f"{subject} fails on import: {plugins.import_fault(error)}",
+                cure=f"repair or uninstall {self.distribution}",
             ) from error
         for part in filter(None, attribute.split(".")):
             try:
                 value = getattr(value, part)
             except AttributeError as error:
                 raise MibenchError(
-                    f"{self.kind} {self.name!r} of {self.distribution} points at {self.address!r}, which "
-                    "does not exist",
+                    f"{subject} points at {self.address!r}, which does not exist",
                     cure=f"repair or uninstall {self.distribution}",
                 ) from error
         return value
+
+
+@contextmanager
+def _importing(module: str, whose: str) -> Iterator[None]:
+    """Import a party's module: it prints to stderr, and settings of torch, where that is loaded, stay as they were."""
+    if module in sys.modules or "torch" not in sys.modules:
+        with stdout_to_stderr():
+            yield
+        return
+    from mibench.system.foreign_code import contained
+
+    with contained(whose, "on import"):
+        yield
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -119,9 +140,12 @@ def catalogue() -> dict[str, dict[str, Entry]]:
         try:
             with stdout_to_stderr():
                 offered = point.load()
-        except (ImportError, AttributeError) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a catalogue is somebody's code, too
+            fault = plugins.import_fault(error)
             raise MibenchError(
-                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({error})",
+                f"{owner} registers {point.value!r} in the group {GROUP!r}, which cannot be loaded ({fault})",
                 cure=f"repair or uninstall {owner}",
             ) from error
         _offer(entries, owner, offered)
@@ -220,7 +244,15 @@ def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
     """
     files: dict[str, tuple[str, str]] = {}
     for package in catalogue()[kind].values():
-        for file in sorted(resources.files(package.address).iterdir(), key=lambda f: f.name):
+        try:
+            listed = sorted(resources.files(package.address).iterdir(), key=lambda file: file.name)
+        except (ImportError, OSError) as error:
+            raise MibenchError(
+                f"{package.distribution} registers the {kind} package {package.address!r}, which cannot be read "
+                f"({error})",
+                cure=f"repair or uninstall {package.distribution}",
+            ) from error
+        for file in listed:
             name = file.name.removesuffix(".yaml")
             if name == file.name:
                 continue
@@ -229,7 +261,8 @@ def yaml_files(kind: str) -> dict[str, tuple[str, str]]:
                     f"the {kind} {name!r} is offered twice, by {files[name][0]} and {package.distribution}",
                     cure="uninstall one of them",
                 )
-            files[name] = (f"{package.distribution}: {kind} {file.name}", file.read_text(encoding="utf-8"))
+            source = f"{package.distribution}: {kind} {file.name}"
+            files[name] = source, resource_text(file, source)
     return dict(sorted(files.items()))
 
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
@@ -29,7 +31,7 @@ from mibench.system.canonical import JsonObject
 from mibench.system.strict_yaml import as_mapping
 from mibench.system.strict_yaml import parse_yaml as parse_yaml
 from mibench.system.strict_yaml import read_yaml as read_yaml
-from mibench.system.text_files import shown, typed
+from mibench.system.text_files import resource_text, shown, typed
 
 from . import registry
 
@@ -213,7 +215,8 @@ def _build(kind: type[T], chosen: Mapping[str, object], origins: Mapping[str, st
             target = target[part]
         target[last] = value
     try:
-        return adapter(kind).validate_python(nested)
+        with _contained(f"{scope} {kind.__name__}"):
+            return adapter(kind).validate_python(nested)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         setting_name = ".".join(str(part) for part in first["loc"])
@@ -226,6 +229,18 @@ def _build(kind: type[T], chosen: Mapping[str, object], origins: Mapping[str, st
         ) from error
     except (ValueError, ArithmeticError) as error:
         raise MibenchError(f"{scope}: {error}") from error
+
+
+@contextmanager
+def _contained(whose: str) -> Iterator[None]:
+    """Somebody's class looks at its settings; without torch, in a listing, there is nothing that it could change."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from mibench.system.foreign_code import contained
+
+    with contained(whose, "when it is built", seeds=True):
+        yield
 
 
 def _value(instance: object, dotted: str) -> object:
@@ -289,7 +304,7 @@ def presets_of(kind: str, name: str) -> PresetFile:
     if not file.is_file():
         return PresetFile({})
     source = f"presets/{name}.yaml"
-    content = as_mapping(parse_yaml(file.read_text(encoding="utf-8"), source), source)
+    content = as_mapping(parse_yaml(resource_text(file, source), source), source)
     known = ("presets", "default", "dataset")
     for key in content:
         if key not in known:

@@ -284,7 +284,7 @@ def test_a_code_page_without_a_character_gets_another_one() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
 @pytest.mark.parametrize(
-    "words", [["list"], ["list", "--json"], ["show", "protocol", "smoke"], ["--help"], ["--version"]]
+    "words", [[], ["data"], ["list", "--json"], ["show", "protocol", "smoke"], ["--help"], ["--version"]]
 )
 @pytest.mark.parametrize("columns", ["60", "200"])  # a short text stays in the buffer until the program ends
 def test_output_that_is_full_is_one_line(words: list[str], columns: str) -> None:
@@ -296,6 +296,18 @@ def test_output_that_is_full_is_one_line(words: list[str], columns: str) -> None
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot write the output: No space left on device")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.parametrize("words", [[], ["list"], ["--help"]])
+def test_output_that_nobody_reads_ends_the_program_without_a_word(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-c", "from mibench.cli import main; main()", *words]
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == ""
 
 
 def test_the_name_of_shipped_weights_stays_theirs(home: Path, tmp_path: Path) -> None:

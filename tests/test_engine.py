@@ -324,7 +324,7 @@ def test_a_protocol_may_grant_less_than_an_attack_needs(toy: Path, tmp_path: Pat
 
 
 def test_a_bug_in_an_attack_is_recorded_and_raised(toy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a bug in the attack"):
+    with pytest.raises(MibenchError, match=r"'badattack' raises ValueError: a bug in the attack \(toyworld/attacks.py"):
         toy_run(tmp_path, "badattack", settings={"attack.fault": "bug"})
     (folder,) = tmp_path.glob("badattack-*")
     record = json.loads((folder / "run.json").read_text())

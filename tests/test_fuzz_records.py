@@ -1,11 +1,14 @@
-"""Five hundred spoilt settings, suites, cards and records: each is understood, or one line of :class:`MibenchError`."""
+"""Six hundred spoilt settings, suites, cards and records: each is understood, or one line of :class:`MibenchError`;
+nothing in one is executed."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,9 +16,13 @@ from typing import Any
 
 import pytest
 import torch
+import toyworld
 from click.testing import CliRunner
+from mutations import WATCHED
 
 import mibench
+from mibench import plugins, registry
+from mibench import settings as config
 from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.results import open_run
@@ -30,7 +37,7 @@ from mibench.system.devices import peak_memory, reset_peak_memory
 from mibench.weights import cards
 
 CPU = torch.device("cpu")
-ROUNDS = 500
+ROUNDS = 600
 SECONDS = 20
 MOST_MEMORY = 1_000_000_000  # bytes that reading may add to what the process holds
 SUITE = """name: mine
@@ -46,6 +53,8 @@ compare: {reference: floor, metrics: [acc1]}
 SNIPPETS = (
     *("null", "true", ".nan", "-.inf", "1e999", "-1", "0", "9" * 400, "010", "1:30", "2026-99-99", '"\\UFFFFFFFF"'),
     *("!!int x", "!!python/object:os.system {}", "&a [*a]", "*a", "[" * 200, "{" * 200, "<<: ", "? ", "- ", ": ", "\t"),
+    *("!!python/object/apply:os.system [touch executed]", "!!python/name:os.system", "!!python/module:os "),
+    *("!!python/object/new:subprocess.Popen [touch executed]", "cos\nsystem\n(S'touch executed'\ntR."),
     *("%YAML 9.9\n--- ", "\0", "\x1b[31m", "\u2028", "'", '"', "#", "|", ">", "NaN", "Infinity", "[]", "{}", '""'),
 )
 ODD: tuple[Any, ...] = (
@@ -130,6 +139,29 @@ def bounded() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+class Watch:
+    """Notes what a file that is read must never bring about: processes, connections, objects out of pickles."""
+
+    def __init__(self) -> None:
+        self.deeds: list[str] = []
+        self.armed = False
+        sys.addaudithook(self)  # for the rest of the process: there is no way back
+
+    def __call__(self, event: str, arguments: Any) -> None:
+        if self.armed and event in WATCHED:
+            self.deeds.append(f"{event} {str(arguments)[:200]}")
+
+    @contextmanager
+    def armed_for(self, reading: str) -> Iterator[None]:
+        self.deeds.clear()
+        self.armed = True
+        try:
+            yield
+        finally:
+            self.armed = False
+            assert not self.deeds, f"{reading}: {self.deeds[:3]}"
+
+
 def show(*words: object) -> None:
     """A command that reads and computes nothing: fine, or one ``error:`` line for each cause."""
     done = CliRunner().invoke(cli, [str(word) for word in words])
@@ -162,6 +194,36 @@ def read_suite(file: Path) -> None:
     cell_statuses(load_suite(str(file)).cells, file.parent / "out")
 
 
+def read_protocol(name: str) -> None:
+    show("show", "protocol", name)
+    make_plan(RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol=name))
+
+
+def read_presets() -> None:
+    show("show", "attack", "climb")
+    for preset in config.attack_presets("climb").presets:
+        make_plan(RunRequest(attack="climb", target="toynet", dataset="toyfaces", protocol="toy", preset=preset))
+
+
+def plug_in(folder: Path) -> tuple[Path, Path]:
+    """A package with a protocol and an attack with presets; the files of both."""
+    package = folder / "climbing"
+    for part in ("presets", "protocols"):
+        (package / part).mkdir(parents=True)
+        (package / part / "__init__.py").write_text("")
+    catalogue = {"attack": {"climb": "climbing.attack:Climb"}, "protocol": {"climbing": "climbing.protocols"}}
+    (package / "__init__.py").write_text(f"CATALOGUE = {catalogue!r}\n")
+    head = "from dataclasses import dataclass\nfrom toyworld.attacks import ToyAttack\n\n"
+    own = "@dataclass(frozen=True, kw_only=True)\nclass Climb(ToyAttack):\n    name = 'climb'\n"
+    (package / "attack.py").write_text(head + own)
+    world = Path(toyworld.__file__).parent
+    protocol, presets = package / "protocols" / "hills.yaml", package / "presets" / "climb.yaml"
+    protocol.write_text((world / "protocols" / "toy.yaml").read_text().replace("name: toy", "name: hills"))
+    presets.write_text((world / "presets" / "toyattack.yaml").read_text())
+    registry.add_plugin(str(package))
+    return protocol, presets
+
+
 def read_cards(home: Path) -> None:
     show("list", "weights")
     make_plan(RunRequest(attack="toyattack", target="toynet", dataset="toyfaces", protocol="toy"))
@@ -171,9 +233,17 @@ def read_cards(home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="POSIX signals")
-def test_five_hundred_spoilt_files_are_understood_or_refused_in_one_line(toy: Path, tmp_path: Path) -> None:
+def test_six_hundred_spoilt_files_are_understood_or_refused_in_one_line(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.chdir(tmp_path)
+    protocol, presets = plug_in(tmp_path / "plugin")
     names: dict[str, Any] = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
     whole = mibench.run("toyattack", out=tmp_path / "whole", device="cpu", **names).path
+    findings = {"model": "toynet", "accuracy": 1.0, "findings": [{"text": "no leak", "p": 0.5}]}
+    (whole / "audit.json").write_text(json.dumps(findings))  # an audit leaves it in the folder of its run
     suite = tmp_path / "mine.yaml"
     suite.write_text(SUITE)
     loaded = load_suite(str(suite))
@@ -185,17 +255,22 @@ def test_five_hundred_spoilt_files_are_understood_or_refused_in_one_line(toy: Pa
     place = work / whole.name
     files = (
         *("run.json", "metrics.json", "units/000.json", "state.json", "samples.csv", "log.jsonl"),
-        *("config.yaml", "units/000.safetensors"),
+        *("config.yaml", "units/000.safetensors", "audit.json"),
     )
     targets: list[tuple[Path, Path, Callable[[], Any]]] = [
         *((whole / file, place / file, lambda: read_run(place)) for file in files),
         (whole / "config.yaml", tmp_path / "c.yaml", lambda: make_plan(RunRequest(config=tmp_path / "c.yaml"))),
         (suite, tmp_path / "s.yaml", lambda: read_suite(tmp_path / "s.yaml")),
         (state, work / "sweep.json", lambda: _remembered(loaded, work)),
+        (protocol, protocol, lambda: read_protocol("hills")),
+        (presets, presets, read_presets),
         *((card, card, lambda: read_cards(toy)) for card in sorted((toy / "cards").glob("toy[nj]*.yaml"))),
     ]
     kept = {original: original.read_bytes() for original, _, _ in targets}
-    understood = 0
+    understood, watch = 0, Watch()
+    for _, _, read in targets:  # all that is imported on the way is imported before anybody watches
+        with suppress(MibenchError):
+            read()
     reset_peak_memory(CPU)
     before = peak_memory(CPU)  # of whatever else this process has done
     for number in range(ROUNDS):
@@ -207,7 +282,7 @@ def test_five_hundred_spoilt_files_are_understood_or_refused_in_one_line(toy: Pa
         spoil(file, dice)
         said = ""
         try:
-            with bounded():
+            with bounded(), watch.armed_for(f"round {number}: {original.name}"):
                 read()
             understood += 1
         except MibenchError as error:
@@ -218,5 +293,14 @@ def test_five_hundred_spoilt_files_are_understood_or_refused_in_one_line(toy: Pa
             if original == file:
                 file.write_bytes(kept[original])
         assert len(said) < 2000, f"round {number}: a message is no novel"
+    assert not list(tmp_path.rglob("executed"))
     assert 0 < understood < ROUNDS, "the changes are neither all harmless nor all fatal"
     assert peak_memory(CPU) - before < MOST_MEMORY
+
+
+def test_a_deed_would_be_seen(tmp_path: Path) -> None:
+    watch = Watch()
+    with pytest.raises(AssertionError, match=r"it: .*os\.system"), watch.armed_for("it"):
+        os.system("true")
+    with watch.armed_for("it"):
+        (tmp_path / "a").write_text("b")

@@ -30,6 +30,7 @@ PACKAGES = (
     "api",
     "plugins",
     "registry",
+    "party_errors",
     "settings",
     "downloads",
     "data",

@@ -52,6 +52,33 @@ def test_a_torchscript_file_is_a_victim_at_scores(own_models: Path) -> None:
     assert len({tuple(victim.scores(images).flatten().tolist()) for _ in range(5)}) == 1
 
 
+class InPlace(Flat):
+    """Its first layers write to the images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.relu_(images.sub_(0.5).mul_(2)))
+
+
+def relu_first(content: bytes) -> bytes:
+    """The same graph behind a ReLU, and with its input as a second output."""
+    model = onnx.load_from_string(content)
+    model.graph.node[0].input[0] = "bright"
+    model.graph.node.insert(0, onnx.helper.make_node("Relu", ["x"], ["bright"]))
+    return bytes(model.SerializeToString())
+
+
+def test_files_that_work_in_place_leave_images_alone(own_models: Path) -> None:
+    script, graph = as_file(script_file(InPlace())), as_file(relu_first(onnx_file()))
+    settings = {"classes": CLASSES, "size": SIZE}
+    for trained in (import_torchscript("torchscript", [script], settings), import_onnx("onnx", [graph], settings)):
+        assert trained.image == ImageSpec(size=SIZE), "nothing is computed between the images and the network"
+        victim = load.build_victim(stored(own_models, trained, access="scores"), Access.SCORES, CPU)
+        images = torch.rand(5, 3, SIZE, SIZE)
+        before, first = images.clone(), victim.scores(images)
+        assert torch.equal(victim.scores(images), first)
+        assert torch.equal(images, before)
+
+
 @pytest.mark.gpu
 def test_files_answer_where_the_images_are(accelerator: torch.device) -> None:
     device = accelerator

@@ -17,6 +17,7 @@ from mibench import registry
 from mibench import settings as config
 from mibench.api import MibenchError, Reconstruction
 from mibench.data.split import GroundTruth
+from mibench.metrics import DEFAULT_METRICS
 from mibench.results import open_run
 from mibench.runs.attack import keep_most_confident
 from mibench.runs.plan import Plan, make_plan
@@ -37,6 +38,17 @@ GROUP_OF = {
 
 def toy_plan(settings: Mapping[str, Any] | None = None, **names: Any) -> Plan:
     return make_plan(RunRequest(**{**TOY, **names}, settings={"protocol": dict(settings or {})}))
+
+
+def test_no_metrics_are_the_default_ones(toy: Path, tmp_path: Path) -> None:
+    """``[]`` asks for nothing in particular: a run without numbers is no result."""
+    names = {**TOY, "protocol": "toy", "out": tmp_path, "device": "cpu"}
+    run = mibench.run(**names, settings={"protocol.metrics": []})
+    asked = mibench.run(**names, settings={"protocol.metrics": list(DEFAULT_METRICS)})
+    assert {name: one.value for name, one in run.metrics.items()} == {
+        name: one.value for name, one in asked.metrics.items()
+    }
+    assert {"acc1", "knn_distance", "feature_distance", "coverage"} <= set(run.metrics)
 
 
 # ---------------------------------------------------------------- what each one fixes

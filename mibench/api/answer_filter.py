@@ -82,7 +82,7 @@ class FilteredAnswers:
     def received(self, images: Tensor) -> Tensor:
         """The images ``(N, 3, H, W)`` in [0, 1] that the classifier is shown, of 8 bits where a filter needs that."""
         if not any(one.eight_bits for one in self.filters):
-            return images
+            return images.clone()  # filters are shown them, and they belong to the attack
         return (images.clamp(0, 1) * 255).round() / 255
 
     def __call__(self, logits: Tensor, images: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from functools import wraps
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,31 @@ from mibench.rng import Streams
 
 from .victim import Access, Queries, Victim
 
+HANDED_TENSORS = ("decode", "realism", "mapping", "truncate", "synthesis", "stacked_mapping")  # methods of priors
+
+
+def _read_only(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which may not write to the tensors that it is handed: they are the attack's latents and images."""
+
+    @wraps(method)
+    def checked(self: Any, *given: Any, **named: Any) -> Any:
+        tensors = [one for one in (*given, *named.values()) if isinstance(one, Tensor) and not one.is_inference()]
+        versions = [one._version for one in tensors]  # counts writes, also those through views
+        result = method(self, *given, **named)
+        if versions != [one._version for one in tensors]:
+            raise MibenchError(
+                f"prior {self.name!r} writes to what its {method.__name__} is given, which is the attack's",
+                cure="let it work on a copy, tensor.clone()",
+            )
+        return result
+
+    return checked
+
 
 class Prior(ABC):
     """A generative model of public images, with frozen weights: gradients reach latents and images only.
+
+    Its methods may not write to the tensors that they are handed (a leading in-place layer does): that is refused.
 
     A registered prior extends this class (or :class:`MappingPrior`). What a prior may leave out has a default here.
 
@@ -37,6 +61,12 @@ class Prior(ABC):
     crop: int | None = None
     options: ClassVar[tuple[str, ...]] = ()
     per_target: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **extra: Any) -> None:
+        super().__init_subclass__(**extra)
+        for name in HANDED_TENSORS:
+            if inspect.isfunction(method := vars(cls).get(name)) and not getattr(method, "__isabstractmethod__", False):
+                setattr(cls, name, _read_only(method))
 
     @classmethod
     @abstractmethod

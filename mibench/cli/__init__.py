@@ -6,11 +6,13 @@ import atexit
 import dataclasses
 import json
 import sys
+from typing import Any
 
 import rich_click as click
 from click.exceptions import Exit
 
 from mibench.errors import MibenchError, MisfitError
+from mibench.party_errors import parties_named, print_wanted_traceback
 from mibench.system.canonical import plain
 from mibench.system.openmp import wait_briefly
 from mibench.system.stdout_guard import intercept_os_exit, redirect_atexit_output
@@ -45,26 +47,35 @@ class _Commands(click.RichGroup):
     With ``--json`` errors are JSON on stdout as well.
     """
 
+    def main(self, *args: Any, **extra: Any) -> Any:  # as click types it
+        """Run the program; the help of a group that is called without a command is printed out here."""
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # what is still buffered fails here, not when the interpreter ends
+        except OSError as error:
+            code = _exit_code_unwritten(error)
+            if code is None:
+                raise
+            sys.exit(code)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether ``--json`` is given, so that even parse errors are reported as JSON."""
         ctx.meta[JSON] = "--json" in args
         try:
             return super().parse_args(ctx, args)  # prints the help and the version of the program itself
-        except Exit as end:
-            try:
-                sys.stdout.flush()  # what is still buffered fails here, not when the interpreter ends
-            except OSError as error:
-                _end_unwritten(ctx, error)
-                raise
-            raise end
         except OSError as error:
             _end_unwritten(ctx, error)
             raise
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with parties_named(passing=(click.ClickException, Exit)):
+                return super().invoke(ctx)
         except MibenchError as error:
+            print_wanted_traceback(error)
             misfit = dataclasses.asdict(error.misfit) if isinstance(error, MisfitError) else {}
             several = (
                 {"problems": [dataclasses.asdict(one) for one in error.problems]} if len(error.problems) > 1 else {}
@@ -82,6 +93,8 @@ class _Commands(click.RichGroup):
             say(f"error: {text}", err=True)
             ctx.exit(BAD_INPUT)
         except OSError as error:
+            if error.filename is not None and error.errno in NO_ROOM:  # a file: stdout still takes something
+                json_error(ctx, disk_full_message(error), BAD_INPUT)
             _end_unwritten(ctx, error)
             raise
         except KeyboardInterrupt:
@@ -90,15 +103,24 @@ class _Commands(click.RichGroup):
             ctx.exit(INTERRUPTED)
 
 
-def _end_unwritten(ctx: click.Context, error: OSError) -> None:
-    """End the program where its output cannot be written; return where the error is another one."""
+def _exit_code_unwritten(error: OSError) -> int | None:
+    """How the program ends whose output cannot be written, after it has said so; None: the error is another one."""
     if isinstance(error, BrokenPipeError):  # its reader has had enough, as `head` has: nobody to tell
         discard_stdout()
-        ctx.exit(EXIT_BROKEN_PIPE)
+        return EXIT_BROKEN_PIPE
     if error.errno in NO_ROOM:
         discard_stdout()
         say(f"error: {disk_full_message(error)}", err=True)
-        ctx.exit(BAD_INPUT)
+        return BAD_INPUT
+    return None
+
+
+def _end_unwritten(ctx: click.Context, error: OSError) -> None:
+    """End the program where its output cannot be written (click would end it with 1); return where the error is
+    another one."""
+    code = _exit_code_unwritten(error)
+    if code is not None:
+        ctx.exit(code)
 
 
 def json_error(ctx: click.Context, cause: str, exit_code: int, *, cure: str | None = None, **details: object) -> None:

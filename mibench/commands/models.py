@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mibench.commands.settings_by_scope import Settings, scoped
 from mibench.errors import MibenchError
+from mibench.party_errors import parties_named
 from mibench.system.progress import Reporter
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class StoredWeights:
     card: Card
 
 
+@parties_named()
 def audit(
     model: str,
     *,
@@ -110,6 +112,7 @@ def audit(
     return conduct(request, Path(out), device=device, reporter=reporter)
 
 
+@parties_named()
 def train(
     kind: str,
     architecture: str,
@@ -171,6 +174,7 @@ def train(
     return StoredWeights(*train_network(training, device=device, reporter=reporter))
 
 
+@parties_named()
 def import_weights(
     files: Path | str | Sequence[Path | str],
     name: str,
@@ -228,6 +232,7 @@ def import_weights(
     return take_in(request, device=device, reporter=reporter)
 
 
+@parties_named()
 def fetch(
     *names: str,
     out: Path | str | None = None,

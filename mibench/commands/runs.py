@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from mibench import registry
 from mibench.commands.settings_by_scope import Settings, scoped
 from mibench.errors import MibenchError
+from mibench.party_errors import parties_named
 from mibench.system.progress import Reporter
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class RunComparison(Protocol):
         """Write tables and the figure; the files."""
 
 
+@parties_named()
 def run(
     attack: str | None = None,
     target: str | None = None,
@@ -116,6 +118,7 @@ def run(
     return run_request(request, Path(out), machine, allow_changed_code=allow_changed_code)
 
 
+@parties_named()
 def score(path: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> StoredRun:
     """Judge and draw a stored run again, without attacking again: ``mibench score``.
 
@@ -132,6 +135,7 @@ def score(path: Path | str, *, device: str = "auto", reporter: Reporter | None =
     return rescore(Path(path), device, reporter)
 
 
+@parties_named()
 def open_run(path: Path | str) -> StoredRun:
     """A run directory for reading: its samples, metrics, units, curves and costs.
 
@@ -149,6 +153,7 @@ def open_run(path: Path | str) -> StoredRun:
     return results.open_run(path)
 
 
+@parties_named()
 def compare(
     runs: Path | str | Sequence[Path | str],
     *,
@@ -181,6 +186,7 @@ def compare(
     return comparison
 
 
+@parties_named()
 def sweep(
     suite: str,
     out: Path | str | None = None,
@@ -215,6 +221,7 @@ def sweep(
     return run_sweep(loaded, folder, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter)
 
 
+@parties_named()
 def forecast(
     suite: str,
     out: Path | str | None = None,
@@ -240,6 +247,7 @@ def forecast(
     return forecast_sweep(loaded, folder, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
 
 
+@parties_named()
 def names(kind: str) -> tuple[str, ...]:
     """The names of what is installed: ``mibench list``.
 

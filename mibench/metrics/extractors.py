@@ -150,7 +150,8 @@ class JudgeExtractor(_NetworkExtractor):
         """The same batch by batch, for callers that do not need all ``N * C`` logits at once."""
         self._require_images(images)
         for output in self._outputs(images):
-            yield ClassifierOutput(output[0].float().cpu(), output[1].float().cpu())
+            # copies: some networks fill the same tensors anew in every call
+            yield ClassifierOutput(output[0].float().cpu().clone(), output[1].float().cpu().clone())
 
     def judged(self, images: Tensor, labels: Tensor) -> Judged:
         """What the network sees of each image and says of its label; ``labels`` is int64 ``(N,)``.
@@ -216,7 +217,7 @@ class RegressorExtractor(_NetworkExtractor):
         vectors = []
         for output in self._outputs(images):
             vector = output if isinstance(output, Tensor) else output[-1]
-            vectors.append(vector.float().cpu())
+            vectors.append(vector.float().cpu().clone())
         return torch.cat(vectors).clone()
 
 

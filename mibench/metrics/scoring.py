@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mibench.api import Estimate, Measured, MetricInfo, MibenchError
+from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.data.split import Images
 from mibench.metrics.accuracy import always_hit
 from mibench.metrics.controls import TableColumn, control_tables, frame, judged_columns
@@ -27,6 +27,7 @@ from mibench.metrics.estimates import RESAMPLES
 from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
 from mibench.metrics.identity import IdentityTruth, true_identity
 from mibench.metrics.inputs import MetricFunction, ScoringInputs
+from mibench.metrics.returned import measure, own_columns
 
 from . import DEFAULT_METRICS, METRICS
 
@@ -269,41 +270,21 @@ def score(
     )
     measured: dict[str, Estimate] = {}
     infos: dict[str, MetricInfo] = {}
-    own_columns: dict[str, NDArray[np.generic]] = {}
+    columns_of_metrics: dict[str, NDArray[np.generic]] = {}
     for done, (name, function) in enumerate(zip(metrics, functions, strict=True), start=4):
         progress(done, steps, f"measuring {name}")
         declared = {info.name: info for info in infos_of(function)}
-        result = function(replace(inputs, infos=declared))
-        if isinstance(result, Measured):
-            own_columns |= _own_columns(name, result, {*table, *own_columns}, len(table))
-        for estimate in result.estimates if isinstance(result, Measured) else result:
+        estimates, with_columns = measure(name, function, replace(inputs, infos=declared))
+        if with_columns is not None:
+            columns_of_metrics |= own_columns(name, with_columns, {*table, *columns_of_metrics}, len(table))
+        for estimate in estimates:
             if estimate.higher_is_better is None and estimate.name in declared:
                 estimate = replace(estimate, higher_is_better=declared[estimate.name].higher_is_better)
             measured[estimate.name] = estimate
             if estimate.name in declared:
                 infos[estimate.name] = declared[estimate.name]
     progress(steps, steps, "scored")
-    return Scores(table.assign(**own_columns), measured, tuple(infos.values()), notes)
-
-
-def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> dict[str, NDArray[np.generic]]:
-    """The columns that a metric of a third party adds to the per-sample table.
-
-    Raises:
-        MibenchError: a name that is taken, another number of rows, or values that are no numbers.
-    """
-    columns = {name: np.asarray(values) for name, values in result.columns.items()}
-    for name, values in columns.items():
-        if name in taken:
-            raise MibenchError(
-                f"metric {metric!r}: samples.csv has a column {name!r} already", cure="give it another name"
-            )
-        if values.shape != (rows,) or values.dtype.kind not in "biuf":
-            raise MibenchError(
-                f"metric {metric!r}: its column {name!r} should hold {rows} numbers, one for each sample, got "
-                f"{values.dtype} {values.shape}"
-            )
-    return columns
+    return Scores(table.assign(**columns_of_metrics), measured, tuple(infos.values()), notes)
 
 
 def _ordered(unordered: Reconstructions) -> tuple[Reconstructions, list[str]]:

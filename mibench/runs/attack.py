@@ -7,7 +7,7 @@ this boundary, with "expected ... got ...".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from mibench.runs.compatibility import granted_access, mapping_priors
 from mibench.runs.plan import Plan
 from mibench.runs.store import RunDir, unit_stem
 from mibench.system.devices import deterministic, out_of_memory, peak_memory, reset_peak_memory, total_memory
+from mibench.system.foreign_code import contained
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.progress import Reporter, stretch
 from mibench.weights import load
@@ -116,12 +117,13 @@ class _AttackRunner:
             progress=progress,
         )
 
-    def with_smaller_batches_on_oom(self, work: Callable[[int], Result]) -> Result:
+    def with_smaller_batches_on_oom(self, work: Callable[[int], Result], stage: str) -> Result:
         """Do ``work(micro_batch)``, halving the micro-batch when memory is full; results do not depend on it."""
         while True:
             before = self.victim.queries.forward, self.victim.queries.backward
             try:
-                return work(self.machine.micro_batch)
+                with contained(f"attack {self.attack.name!r}", stage):
+                    return work(self.machine.micro_batch)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self.machine.micro_batch == 1:
                     raise
@@ -142,7 +144,7 @@ class _AttackRunner:
             self.victim.limit = QueryLimit(self.attack.name, stage, planned.forward, planned.backward)
         reset_peak_memory(self.machine.device)
         start = time.perf_counter()
-        result = self.with_smaller_batches_on_oom(work)
+        result = self.with_smaller_batches_on_oom(work, f"in {stage}")
         if self.machine.device.type == "cuda":
             torch.cuda.synchronize(self.machine.device)
         cost = {
@@ -163,6 +165,7 @@ class _AttackRunner:
                 "its preparation",
                 self.attack.planned_preparation(),
             )
+            _check_tensors(state, f"the preparation of attack {self.attack.name!r}")
             self.folder.save("state", state, {"attack": self.attack.name, **queries}, **cost)
             self.done += 1
         tensors, _ = self.folder.load("state")
@@ -229,6 +232,7 @@ def check_reconstruction(reconstruction: Reconstruction, identities: tuple[int, 
         if not condition:
             raise MibenchError(f"attack {plan.attack.name!r} returned {what}: expected {expected}, got {got}")
 
+    _check_kinds(reconstruction, f"attack {plan.attack.name!r}")
     count = int(reconstruction.labels.shape[0])
     shape = (count, 3, size, size)
     expect(
@@ -257,6 +261,32 @@ def check_reconstruction(reconstruction: Reconstruction, identities: tuple[int, 
             f"at least {need} (protocol {plan.spec.protocol.name}: the attack's own setting must give as many)",
             have,
         )
+
+
+def _check_kinds(reconstruction: object, whose: str) -> None:
+    """Refuse what is no reconstruction at all, or none of dense tensors."""
+    if not isinstance(reconstruction, Reconstruction):
+        raise MibenchError(
+            f"{whose} returned {type(reconstruction).__name__} for a unit", cure="return a Reconstruction"
+        )
+    curves: object = reconstruction.curves
+    if not isinstance(curves, Mapping):
+        raise MibenchError(f"{whose} returned curves as {type(curves).__name__}", cure="make them a dict of tensors")
+    named = {name: getattr(reconstruction, name) for name in ("images", "labels", "confidence", "latents")}
+    _check_tensors({**named, **{f"curve {name}": curve for name, curve in curves.items()}}, whose)
+    if reconstruction.labels.ndim != 1 or reconstruction.labels.is_floating_point():
+        dtype, shape = reconstruction.labels.dtype, tuple(reconstruction.labels.shape)
+        raise MibenchError(f"{whose} returned labels that are {dtype} {shape}: expected int64 (N,)")
+
+
+def _check_tensors(given: object, whose: str) -> None:
+    """Refuse values that cannot be stored as tensors."""
+    if not isinstance(given, Mapping):
+        raise MibenchError(f"{whose} returned {type(given).__name__}", cure="return a dict of tensors")
+    for name, tensor in given.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            kind = "a sparse tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise MibenchError(f"{whose} returned {kind} as {str(name)!r}", cure="make it a dense tensor")
 
 
 def keep_most_confident(reconstruction: Reconstruction, count: int | None) -> Reconstruction:

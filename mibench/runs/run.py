@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mibench import registry
@@ -16,6 +17,7 @@ from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
 from mibench.metrics import DEFAULT_METRICS
+from mibench.party_errors import parties_named, shown_traceback
 from mibench.results import StoredRun, open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Execution, attack_units, stored_units
@@ -28,6 +30,7 @@ from mibench.system import provenance
 from mibench.system.canonical import JsonObject, plain
 from mibench.system.devices import choose_device
 from mibench.system.files import atomic_write, check_writable, file_sha256, write_error
+from mibench.system.foreign_code import contained, text_of, worded
 from mibench.system.progress import Reporter
 from mibench.system.source_code import code_hash
 from mibench.system.turns import computing
@@ -46,7 +49,7 @@ def run_request(
 
     ``unused``: say what lies in the data's folder and is not used.
     """
-    with computing(machine.reporter):
+    with computing(machine.reporter), parties_named():
         plan = make_plan(request)
         if unused and isinstance(plan.dataset, FileSplit) and (remarks := plan.dataset.unused()):
             more = (
@@ -80,7 +83,8 @@ def _run_plan(
 ) -> StoredRun:
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
-    with folder.writing(patience=FLOOR_PATIENCE if plan.spec.attack == registry.role("baseline") else 0):
+    patience = FLOOR_PATIENCE if plan.spec.attack == registry.role("baseline") else 0
+    with folder.writing(patience=patience), parties_named(lambda error: f"its traceback is in {folder.log_path}"):
         code = code_hashes(plan.parties)
         if not allow_changed_code:
             refuse_changed_code(folder, code)
@@ -96,7 +100,9 @@ def _run_plan(
             attack_units(plan, folder, machine)
             judge_units(plan, folder, machine)
             write_reports(plan, folder, floor, machine.reporter)
-        except (MibenchError, RuntimeError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit in an attack, too
             _failed(folder, error, fresh=not record)
             raise
         seconds = round(time.time() - started, 3) + float(record.get("seconds", 0.0))
@@ -207,18 +213,19 @@ def refuse_changed_code(folder: RunDir, code: Mapping[str, str]) -> None:
         )
 
 
-def _failed(folder: RunDir, error: Exception, *, fresh: bool) -> None:
-    """Record the failure in run.json where that is still possible; the error itself reaches the person either way.
+def _failed(folder: RunDir, error: BaseException, *, fresh: bool) -> None:
+    """Record the failure in run.json and its traceback in the log where that is still possible; the error itself
+    reaches the person either way.
 
     A run that met a mistake in its input before it had computed anything never began: it leaves no file.
     """
     if fresh and isinstance(error, MibenchError) and not folder.anything_stored():
         folder.discard_new_run()
         return
-    try:
-        folder.update_record(status="failed", error=f"{type(error).__name__}: {error}")
-    except MibenchError:
-        return  # the disk is full or the folder unwritable, which is what `error` says already
+    with suppress(MibenchError):  # the disk is full or the folder unwritable, which is what `error` says already
+        folder.update_record(status="failed", error=f"{type(error).__name__}: {text_of(error)}")
+        if not isinstance(error, MibenchError):
+            folder.log(event="failed", error=worded(error), traceback=shown_traceback(error))
 
 
 def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter: Reporter) -> None:
@@ -230,7 +237,9 @@ def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter:
     try:
         for number, name in enumerate(names):
             reporter.update(number, len(names), name)
-            registry.load("report", name)(run, floor=floor, private=private)
+            report = registry.load("report", name)
+            with contained(f"report {name!r}", "while it draws"):
+                report(run, floor=floor, private=private)
     except OSError as error:
         raise write_error(folder.path, error) from error
     finally:

@@ -20,9 +20,7 @@ import filelock
 import torch
 
 from mibench import registry
-from mibench.errors import MibenchError, suggest
-from mibench.metrics import METRICS
-from mibench.metrics.declared import declared_infos
+from mibench.errors import MibenchError
 from mibench.results import StoredRun
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.canonical import JsonObject
@@ -33,6 +31,7 @@ from mibench.system.text_files import read_object, shown
 from mibench.system.work_directory import WorkDirectory
 
 from . import estimate, tables
+from .compared import check_compared
 from .executors.contract import Event, Executor, Job
 from .executors.local import LocalExecutor
 from .status import CellStatus, cell_statuses, demands, finished, progress
@@ -143,22 +142,6 @@ def sweep(
         _run_cells(suite, executor, outcomes, reporter)
         written = tables.write(suite, out, tables.sweep_table(outcomes, out))
         return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
-
-
-def check_compared(suite: Suite) -> None:
-    """Refuse metrics that the comparison at the end could not test, before a cell runs.
-
-    Raises:
-        MibenchError: nobody declares such a metric with a value for each identity.
-    """
-    infos = declared_infos({*METRICS, *registry.names("metric")}) if suite.metrics else ()
-    known = sorted(info.name for info in infos if info.column is not None)
-    for name in suite.metrics:
-        if name not in known:
-            raise MibenchError(
-                f"suite {suite.name!r}: compare.metrics: {name!r} cannot be tested over identities"
-                f"{suggest(name, known)} (known: {', '.join(known)})"
-            )
 
 
 def worker_devices(device: str, jobs: int | None) -> tuple[str, ...]:

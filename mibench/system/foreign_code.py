@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import SupportsIndex, overload
 
 import torch
 
 from mibench.errors import MibenchError, printable
-from mibench.system.process_state import randomness_of_others, settings_kept
+from mibench.system.process_state import randomness_kept, randomness_of_others, settings_kept
 from mibench.system.stdout_guard import stdout_to_stderr
 from mibench.system.turns import ForkSafeLock
 
@@ -63,7 +63,7 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
             if line.read:
                 raise _reads(whose, when) from error
             if isinstance(error, SystemExit):
-                raise MibenchError(f"{whose} ends the program {when} ({_exit(error)})", cure=SCRIPT) from error
+                raise MibenchError(f"{whose} ends the program {when} ({ended(error)})", cure=SCRIPT) from error
             if not isinstance(error, Exception):
                 raise MibenchError(f"{whose} raises {worded(error)} {when}") from error
             if failing is None or out_of_memory(error):
@@ -71,6 +71,47 @@ def foreign(whose: str, when: str, *, failing: str | None = None) -> Iterator[No
             raise MibenchError(f"{failing}: {worded(error)}") from error
         if line.read:
             raise _reads(whose, when)
+    if stuck:
+        raise MibenchError(
+            f"{whose} changes {', '.join(stuck)} {when}, and that cannot be put back", cure="take it out"
+        )
+
+
+@contextmanager
+def contained(whose: str, when: str, *, seeds: bool = False) -> Iterator[None]:
+    """Run the code of a party: an attack, a metric, a report.
+
+    As :func:`foreign`, but for code whose numbers are results: a setting that numbers depend on and that is changed for
+    longer than the call is refused, not only put back, or results would depend on what ran before. Exceptions pass, and
+    no lock is held: an attack may ask its victim from several threads.
+
+    Args:
+        whose: the subject of messages, ``attack 'climb'``.
+        when: ``in reconstruct``.
+        seeds: whether global random numbers are its to set (a training does, from the stream of each step).
+
+    Raises:
+        MibenchError: it read the command line, or changed such a setting.
+    """
+    changed: list[str] = []
+    random_numbers = nullcontext(list[str]()) if seeds else randomness_kept()
+    with random_numbers as reseeded, settings_kept(changed) as stuck, stdout_to_stderr(), _no_command_line() as line:
+        try:
+            yield
+        except (KeyboardInterrupt, MibenchError):
+            raise
+        except BaseException as error:
+            if line.read:
+                raise _reads(whose, when) from error
+            raise
+        if line.read:
+            raise _reads(whose, when)
+    changed += reseeded
+    if changed:
+        raise MibenchError(
+            f"{whose} changes {', '.join(changed)} {when}, for everything that is computed after it",
+            cure="put it back before returning, or draw random numbers from the streams that it is handed",
+        )
     if stuck:
         raise MibenchError(
             f"{whose} changes {', '.join(stuck)} {when}, and that cannot be put back", cure="take it out"
@@ -103,7 +144,8 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text_of(error) for words in FULL)
 
 
-def _exit(error: SystemExit) -> str:
+def ended(error: SystemExit) -> str:
+    """``sys.exit(0)``, as code wrote it."""
     code = error.code if type(error.code) in (int, str, type(None)) else type(error.code).__name__
     return f"sys.exit({printable(str(code))[:LONGEST]})"
 

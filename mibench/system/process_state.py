@@ -33,11 +33,12 @@ PRECISIONS = ("", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: how it is called, read and written."""
+    """One setting: how it is called, read and written, and whether numbers that are computed depend on it."""
 
     name: str
     read: Callable[[], object]
     write: Callable[[Any], object]
+    numeric: bool = True
 
     def value(self) -> object:
         """What it is now; None where it cannot be read (two ways of saying it contradict each other)."""
@@ -47,8 +48,8 @@ class Setting:
             return None
 
 
-def _attribute(owner: object, attribute: str, name: str) -> Setting:
-    return Setting(name, lambda: getattr(owner, attribute), lambda value: setattr(owner, attribute, value))
+def _attribute(owner: object, attribute: str, name: str, *, numeric: bool = True) -> Setting:
+    return Setting(name, lambda: getattr(owner, attribute), lambda value: setattr(owner, attribute, value), numeric)
 
 
 def _backend(path: str, attribute: str) -> Setting | None:
@@ -122,7 +123,7 @@ SETTINGS: tuple[Setting, ...] = tuple(
             ),
             Setting("torch's autocast on the CPU", lambda: _autocast("cpu"), _set_autocast("cpu")),
             Setting("torch's autocast on CUDA", lambda: _autocast("cuda"), _set_autocast("cuda")),
-            Setting("torch's anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+            Setting("torch's anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, False),
             Setting("torch's inference mode", torch.is_inference_mode_enabled, lambda value: None),
             Setting("torch's CUDA device", _cuda_device, _set_cuda_device),
             *(_backend("cudnn", name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
@@ -136,27 +137,33 @@ SETTINGS: tuple[Setting, ...] = tuple(
             *(_backend(path, "fp32_precision") for path in PRECISIONS),
             Setting("rounding of the smallest numbers to 0", lambda: TINY / 2 == 0, torch.set_flush_denormal),
             Setting("NumPy's handling of errors", np.geterr, lambda value: np.seterr(**value)),
-            Setting("filters of warnings", lambda: tuple(warnings.filters), _set_filters),
-            _attribute(warnings, "showwarning", "showing of warnings"),
-            _attribute(logging.root.manager, "disable", "the level below which nothing is logged"),
-            Setting("the working folder", os.getcwd, os.chdir),
-            Setting("handlers of signals", _handlers, _set_handlers),
-            Setting("the limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
-            Setting("garbage collection", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+            Setting("filters of warnings", lambda: tuple(warnings.filters), _set_filters, False),
+            _attribute(warnings, "showwarning", "showing of warnings", numeric=False),
+            _attribute(logging.root.manager, "disable", "the level below which nothing is logged", numeric=False),
+            Setting("the working folder", os.getcwd, os.chdir, False),
+            Setting("handlers of signals", _handlers, _set_handlers, False),
+            Setting("the limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit, False),
+            Setting("garbage collection", gc.isenabled, lambda on: gc.enable() if on else gc.disable(), False),
         ),
     )
 )
 
 
 @contextmanager
-def settings_kept() -> Iterator[list[str]]:
-    """Put every setting back at the end; the list then names those that could not be."""
+def settings_kept(numeric: list[str] | None = None) -> Iterator[list[str]]:
+    """Put every setting back at the end; the list then names those that could not be.
+
+    Args:
+        numeric: gets the names of changed settings that numbers depend on, whether they could be put back or not.
+    """
     stuck: list[str] = []
     before = [setting.value() for setting in SETTINGS]
     try:
         yield stuck
     finally:
         changed = _differing(before)
+        if numeric is not None:
+            numeric += [setting.name for setting, _ in changed if setting.numeric]
         for _ in range(ROUNDS):
             for setting, value in changed:
                 with contextlib.suppress(RuntimeError, OSError):
@@ -171,6 +178,32 @@ def _differing(before: Sequence[object]) -> list[tuple[Setting, object]]:
         for setting, value in zip(SETTINGS, before, strict=True)
         if value is not None and setting.value() != value
     ]
+
+
+@contextmanager
+def randomness_kept() -> Iterator[list[str]]:
+    """Put the global random numbers of torch, NumPy and Python back at the end; the list then says whether torch got
+    another seed.
+
+    To draw from them is not noticed: building a network does, before its weights are loaded.
+    """
+    reseeded: list[str] = []
+    seed, numbers, python = torch.initial_seed(), torch.get_rng_state(), random.getstate()
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    numpy = generator.state
+    device = _cuda_device() if torch.cuda.is_initialized() else None
+    cuda = None if device is None else torch.cuda.get_rng_state(device)
+    try:
+        yield reseeded
+    finally:
+        if torch.initial_seed() != seed:
+            reseeded.append("torch's seed")
+        torch.set_rng_state(numbers)
+        random.setstate(python)
+        np.random.set_bit_generator(generator)  # type: ignore[attr-defined]
+        generator.state = numpy
+        if device is not None and cuda is not None:
+            torch.cuda.set_rng_state(cuda, device)
 
 
 class _Randomness:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import stat
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,6 +58,20 @@ def read_text(path: Path, *, most: int = MOST_BYTES, cure: str = "") -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MibenchError(f"cannot read {path}: not UTF-8 text", cure=cure) from error
+
+
+def resource_text(file: Traversable, source: str) -> str:
+    """The text of a file in a package, which may lie in an archive.
+
+    Raises:
+        MibenchError: it cannot be read or is not UTF-8; ``source`` names it.
+    """
+    if isinstance(file, Path):
+        return read_text(file)
+    try:
+        return file.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MibenchError(f"cannot read {source}: {error}") from error
 
 
 def _kind(mode: int) -> str:

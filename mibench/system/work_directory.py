@@ -42,10 +42,15 @@ class WorkDirectory:
             for leftover in folder.glob(".*.tmp"):
                 remove_dead(leftover)  # an audit, say, writes here as well, and after its run
 
+    @property
+    def log_path(self) -> Path:
+        """``log.jsonl``."""
+        return self.path / "log.jsonl"
+
     def log(self, **record: object) -> None:
         """Append a record to ``log.jsonl``."""
         line = json.dumps({"time": round(time.time(), 3)} | record, default=str).encode() + b"\n"
-        path = self.path / "log.jsonl"
+        path = self.log_path
         try:
             with path.open("a+b") as file:
                 if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":

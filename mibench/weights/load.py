@@ -16,6 +16,7 @@ from mibench import registry
 from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly, network_traits
 from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
+from mibench.system.foreign_code import contained
 from mibench.weights.answer_filters import build_answers, why_less
 from mibench.weights.cards import CardFile
 from mibench.weights.gradient_check import gradient_fault
@@ -115,7 +116,9 @@ def built_network(
         name: of the card, for messages.
     """
     own = dict(arguments) | ({} if classes is None else {"num_classes": classes})
-    network: nn.Module = registry.load(kind, architecture)(**own)
+    built = registry.load(kind, architecture)
+    with contained(f"{kind} {architecture!r}", "when it is built", seeds=True):
+        network: nn.Module = built(**own)
     message = partial(misfit_message, name=name or architecture, architecture=architecture)
     load_strictly(network, tensors, message=message)
     return network.eval().requires_grad_(False)
@@ -168,7 +171,8 @@ def build_prior(file: CardFile, arguments: Mapping[str, object], device: torch.d
     card = file.card()
     kind = prior_class(card.architecture)
     try:
-        prior = kind.build(dict(arguments), load_weights(file), card.image, name=card.name)
+        with contained(f"prior {card.name!r}", "when it is built", seeds=True):
+            prior = kind.build(dict(arguments), load_weights(file), card.image, name=card.name)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise MibenchError(f"prior {card.name!r} does not accept its arguments or weights: {reason}") from error

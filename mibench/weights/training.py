@@ -15,10 +15,12 @@ from mibench.api import Card, CardName, Defence, Recipe, TrainingContext, networ
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
+from mibench.party_errors import parties_named, shown_traceback
 from mibench.settings import Layer
 from mibench.system.canonical import JsonObject, hash_of, plain
 from mibench.system.devices import choose_device
 from mibench.system.files import check_writable
+from mibench.system.foreign_code import contained, worded
 from mibench.system.malloc import keep_freed_memory
 from mibench.system.paths import home
 from mibench.system.precision import PRECISIONS
@@ -277,7 +279,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     work_directory = WorkDirectory(
         home() / "training" / f"{training.card_name.stem}-{_digest(training, recipe, settings)}"
     )
-    with work_directory.writing():
+    with work_directory.writing(), parties_named(lambda error: _noted(error, work_directory)):
         checkpoint = FileCheckpoint(work_directory.path / "checkpoint.pt")
         if checkpoint.path.is_file():
             reporter.say(f"continuing from {checkpoint.path}")
@@ -295,7 +297,9 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         started = time.time()
         reporter.start(f"training {training.name}")
         try:
-            trained = recipe.run(data_for(recipe, dataset.seen_by(training.kind), target, chosen), context)
+            data = data_for(recipe, dataset.seen_by(training.kind), target, chosen)
+            with contained(f"the training of {training.name}", "while it trains", seeds=True):
+                trained = recipe.run(data, context)
         finally:
             reporter.stop()
         seconds = round(checkpoint.seconds_before + time.time() - started, 1)
@@ -333,6 +337,12 @@ def refuse_shipped_name(training: Training) -> None:
                 "FOLDER"
             ),
         )
+
+
+def _noted(error: BaseException, folder: WorkDirectory) -> str:
+    """Put the traceback of a party's mistake into the log; says where it is."""
+    folder.log(event="failed", error=worded(error), traceback=shown_traceback(error))
+    return f"its traceback is in {folder.log_path}"
 
 
 def _digest(training: Training, recipe: Recipe, settings: Mapping[str, object]) -> str:

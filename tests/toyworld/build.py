@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench.api import Card, CardName, ImageSpec, WeightsFile
+from mibench.data.datasets.folder import Folder
 from mibench.weights.cards import write_card
 from toyworld.data import ToyFaces
 from toyworld.networks import classifier_weights, prior_weights, regressor_weights
@@ -29,7 +30,14 @@ def entry_points(*, group: str) -> tuple[EntryPoint, ...]:
 
 
 def write_network(
-    folder: Path, name: str, kind: str, weights: Mapping[str, Tensor], data: ToyFaces, *, size: int = 8, **fields: Any
+    folder: Path,
+    name: str,
+    kind: str,
+    weights: Mapping[str, Tensor],
+    data: ToyFaces | Folder,
+    *,
+    size: int = 8,
+    **fields: Any,
 ) -> Card:
     """Weights and card below ``folder``."""
     content = save(dict(weights))
@@ -40,7 +48,7 @@ def write_network(
         name=name,
         kind=kind,
         architecture=name.partition("@")[0],
-        dataset="toyfaces",
+        dataset=data.name,
         image=ImageSpec(size=size),
         weights=WeightsFile(f"{stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
         dataset_digest=data.digest,

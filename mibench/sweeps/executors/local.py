@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from mibench import registry
 from mibench.errors import MibenchError
+from mibench.party_errors import PartyError
 from mibench.runs.store import RunDir
 from mibench.sweeps.status import demands, one_line
 from mibench.system.progress import Reporter
@@ -235,6 +237,10 @@ def work(
         attack = registry.entry("attack", str(request.attack)).name
         machine = Execution(choose_device(device), reporter=PipeReporter(connection, attack))
         run = run_request(request, out, machine, allow_changed_code=allow_changed_code, unused=False)
+    except PartyError as error:
+        connection.send(("failed", one_line(f"{error.cause} (traceback in {WORKERS_LOG})")))
+        traceback.print_exception(error.__cause__)
+        return
     except MibenchError as error:
         connection.send(("failed", one_line(str(error))))
         return
