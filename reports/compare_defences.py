@@ -177,6 +177,7 @@ def _defended(
         settings=classifier.settings,
         role=classifier.role,
         reference=None if reference is None else labels[reference.key],
+        differs_from_twin=classifier.differs,
         utility=classifier.utility,
         seconds=seconds,
         relative_seconds=seconds / other if seconds is not None and other else None,

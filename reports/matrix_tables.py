@@ -10,6 +10,7 @@ from pathlib import Path
 from mibench.api import MibenchError
 from mibench.results import absent_notes
 
+from .defended import setting_text
 from .formatting import sentence
 from .matrix import Defended, Matrix
 from .table_model import (
@@ -30,8 +31,10 @@ KINDS = ("text", "markdown", "csv", "latex")
 _LONG = (
     *("group", "defence", "card", "role", "reference", "test_accuracy", "test_images", "seconds", "relative_seconds"),
     *("attack", "floor", "n_identities", "n_seeds", "seeds", "metric", "value", "difference", "p_value", "p_holm"),
-    *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "settings", "runs"),
+    *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "settings"),
+    *("differs_from_twin", "runs"),
 )
+OTHER_RECIPE = "†"  # behind the name of a row whose training did not follow its twin's recipe
 _WITH_BOUNDS = {"test_accuracy", "value", "difference"}
 
 
@@ -138,6 +141,11 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
     )
     if any(row.relative_seconds is not None for row in matrix.rows):
         notes.append("Training ×: seconds of the training as a multiple of the twin's.")
+    notes += [
+        f"{OTHER_RECIPE} {row.label} was not trained by its twin's recipe: {', '.join(_deviations(row))}."
+        for row in matrix.rows
+        if row.differs_from_twin
+    ]
     if any(row.role == "control" for row in matrix.rows):
         notes.append("A control is expected to leak more; it is no defence.")
     notes += [sentence(note) for note in matrix.notes]
@@ -216,7 +224,7 @@ def _tables(matrix: Matrix) -> tuple[list[Table], list[Table]]:
 def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
     reported = next((each for each in row.reported if not each.attack and each.values), None)
     cells = [
-        Cell(value=row.label),
+        Cell(value=f"{row.label} {OTHER_RECIPE}" if row.differs_from_twin else row.label),
         estimate_cell(row.utility),
         Cell(value=_values(() if reported is None else reported.values)),
     ]
@@ -264,9 +272,18 @@ def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[
         "reported": Cell(value="" if reported is None else " ".join(map(repr, reported.values))),
         "reported_source": Cell(value="" if reported is None else "; ".join(reported.sources)),
         "settings": Cell(value=" ".join(f"{key}={value}" for key, value in row.settings.items())),
+        "differs_from_twin": Cell(value="; ".join(_deviations(row))),
         "runs": Cell(value=" ".join(found.runs)),
     }
     return tuple(facts[column] for column in _LONG)
+
+
+def _deviations(row: Defended) -> list[str]:
+    """``epochs 50 (twin: 10)``."""
+    return [
+        f"{name} {setting_text(own)} (twin: {setting_text(theirs)})"
+        for name, (theirs, own) in row.differs_from_twin.items()
+    ]
 
 
 def _values(values: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -176,10 +177,31 @@ def test_a_defended_target_follows_its_twin_and_its_card_says_so(tmp_path: Path,
     assert (card.defence.twin, card.defence.twin_sha256) == (twin.name, twin.weights.sha256)
     differing = {key for key, value in card.recipe.items() if twin.recipe.get(key) != value}
     assert differing == {"command"}
+    assert not card.defence.differs_from_twin
+    assert "differs_from_twin" not in (tmp_path / "cards" / "vgg16_synthfaces_midre.yaml").read_text()
     assert card.measured is not None
     assert card.measured["seconds"] > 0
     network, _ = build_network(find("target", "vgg16+midre", "synthfaces"))
     assert not network.training
+
+
+def test_a_training_that_leaves_its_twins_recipe_says_so(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
+    data = {key: value for key, value in SMALL.items() if key.startswith("dataset")}
+    mibench.train("target", "vgg16", tag="small", settings=SMALL, seed=3, device="cpu")
+    given = [f"--set={key}={value}" for key, value in data.items()]
+    given += ["--set=train.images_per_identity=5", "--set=train.batch_size=64", "--set=train.checkpoint_seconds=9"]
+    command = ["train", "target", "vgg16", "--defence", "none", "--twin", "vgg16+small", "--tag", "few", "--seed", "4"]
+    done = CliRunner().invoke(cli, [*command, *given, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert "not as the twin vgg16@synthfaces+small: images_per_identity 5 (twin: None)" in done.stdout
+    card = find("target", "vgg16+few", "synthfaces").card()  # read from its file
+    assert card.defence is not None
+    assert card.defence.differs_from_twin == {"images_per_identity": (None, 5), "seed": (3, 4)}
+    assert card.measured is not None
+    assert (card.measured["train_images"], card.recipe["images_per_identity"]) == (50, 5)
+    shown = CliRunner().invoke(cli, ["show", "card", card.name, "--json"])
+    assert json.loads(shown.stdout)["defence"]["differs_from_twin"]["seed"] == [3, 4]
 
 
 @pytest.mark.parametrize(

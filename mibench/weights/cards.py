@@ -27,7 +27,7 @@ from mibench.system.paths import home
 from mibench.system.text_files import shown
 
 if TYPE_CHECKING:
-    from mibench.api import Card
+    from mibench.api import Card, CardDefence
 
 CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
@@ -271,8 +271,19 @@ def card_text(card: Card) -> str:
         value = getattr(card, field.name)
         if value is None or value == {} or (field.name == "access" and value == field.default):
             continue
-        content[field.name] = _ordered(value) if dataclasses.is_dataclass(value) else plain(value)
+        if field.name == "defence":
+            content[field.name] = defence_record(value)
+        else:
+            content[field.name] = _ordered(value) if dataclasses.is_dataclass(value) else plain(value)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def defence_record(defence: CardDefence) -> dict[str, Any]:
+    """What is written down of a defence, in cards and runs; without ``differs_from_twin`` where nothing differs."""
+    record = _ordered(defence)
+    if not defence.differs_from_twin:
+        del record["differs_from_twin"]
+    return record
 
 
 def _ordered(value: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mibench import registry
 from mibench import settings as config
-from mibench.api import CardDefence, CardName, Defence
+from mibench.api import CardDefence, CardName, Defence, Recipe
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.settings import Layer
@@ -208,8 +208,38 @@ def _twin(file: CardFile, recipe: type) -> Twin:
     return Twin(file, layer, int(card.recipe.get("seed", 0)), str(card.recipe.get("precision", "float32")))
 
 
-def describe_defences(defences: Sequence[Defence], twin: Twin | None) -> CardDefence | None:
-    """What the card says of the defences; None without any."""
+def differences(
+    twin: Twin, recipe: Recipe, *, architecture: str, seed: int, precision: str
+) -> dict[str, tuple[object, object]]:
+    """Where a training leaves its twin's recipe: setting -> the twin's value and its own.
+
+    Settings that change no result are left out; one that the twin's card does not name had its default.
+
+    Args:
+        twin: its card is that of a training.
+        recipe: of the training, built.
+        architecture: that is trained.
+        seed, precision: of the training.
+    """
+    layers = [twin.layer]
+    if "architecture" in config.setting_names(type(recipe)):
+        layers.append(Layer("command line", {"architecture": architecture}))
+    followed, _ = config.resolve(type(recipe), layers, scope="train")
+    theirs = {**plain(dataclasses.asdict(followed)), "seed": twin.seed, "precision": twin.precision}
+    ours = {**plain(dataclasses.asdict(recipe)), "seed": seed, "precision": precision}
+    return {
+        name: (theirs[name], value)
+        for name, value in ours.items()
+        if name not in recipe.cost_only and theirs[name] != value
+    }
+
+
+def describe_defences(
+    defences: Sequence[Defence],
+    twin: Twin | None,
+    differs_from_twin: Mapping[str, tuple[object, object]] | None = None,
+) -> CardDefence | None:
+    """What the card says of the defences; None without any. For the last argument see :func:`differences`."""
     if not defences:
         return None
     return CardDefence(
@@ -219,4 +249,5 @@ def describe_defences(defences: Sequence[Defence], twin: Twin | None) -> CardDef
         twin_sha256=None if twin is None else twin.file.card().weights.sha256,
         control=any(defence.control for defence in defences),
         filters=tuple(one.name for one in filters_of(defences)),
+        differs_from_twin=differs_from_twin or {},
     )

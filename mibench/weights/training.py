@@ -36,6 +36,7 @@ from mibench.weights.defences import (
     check_compatible,
     check_untrained,
     describe_defences,
+    differences,
     find_twin,
     resolve_defences,
     tag_of,
@@ -139,6 +140,7 @@ class ResolvedTraining:
         recipe, dataset: built.
         defences: built, in their order.
         twin: the undefended twin, whose recipe this is.
+        differs_from_twin: where it is not: setting -> the twin's value and this one's.
     """
 
     training: Training
@@ -146,6 +148,7 @@ class ResolvedTraining:
     dataset: IdentitySplit
     defences: tuple[Defence, ...] = ()
     twin: Twin | None = None
+    differs_from_twin: Mapping[str, tuple[object, object]] = dataclasses.field(default_factory=dict)
 
 
 def resolve_training(training: Training, reporter: Reporter | None = None) -> ResolvedTraining:
@@ -198,7 +201,16 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
         seed=seed if training.seed is None else training.seed,
         precision=precision if training.precision is None else training.precision,
     )
-    return ResolvedTraining(training, recipe, dataset, defences, twin)
+    differing: dict[str, tuple[object, object]] = {}
+    if twin is not None and not trains_nothing(defences):
+        differing = differences(
+            twin,
+            recipe,
+            architecture=training.architecture,
+            seed=int(training.seed or 0),
+            precision=str(training.precision),
+        )
+    return ResolvedTraining(training, recipe, dataset, defences, twin, differing)
 
 
 def train(
@@ -238,7 +250,8 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
-    defended, filters = describe_defences(resolved.defences, resolved.twin), filters_of(resolved.defences)
+    defended = describe_defences(resolved.defences, resolved.twin, resolved.differs_from_twin)
+    filters = filters_of(resolved.defences)
     if defended is not None and resolved.twin is not None and trains_nothing(resolved.defences):
         return filter_twin(
             training.card_name,
