@@ -137,8 +137,8 @@ class CardDefence:
         twin_sha256: of the twin's weights.
         control: expected to leak more, shown beside the defences.
         filters: those of ``settings`` that train nothing and change the answers; a victim is wrapped in them.
-        differs_from_twin: setting of the training (``epochs``, ``seed``) -> the twin's value and this one's; empty where
-            the twin's recipe was followed.
+        differs_from_twin: setting of the training (``epochs``, ``seed``) -> the twin's value and this one's; empty
+            where the twin's recipe was followed.
     """
 
     name: str

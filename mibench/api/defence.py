@@ -170,6 +170,13 @@ class Defence:
     def check(self) -> None:
         """Raise where a setting makes no sense."""
 
+    def why_diverged(self) -> tuple[str, str] | None:
+        """Why a training with these settings may diverge, and what helps: cause and cure, a clause each.
+
+        None: the defence is no likelier cause than the learning rate.
+        """
+        return None
+
     def architecture(self, name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """The architecture that is trained in the place of ``name``, and its keyword arguments."""
         return name, dict(arguments)

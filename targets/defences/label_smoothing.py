@@ -107,6 +107,15 @@ class NegativeLabelSmoothing(Defence):
         if self.clip_gradient is not None and not self.clip_gradient > 0:
             raise MibenchError(f"defence.clip_gradient must be a positive number or null, got {self.clip_gradient}")
 
+    def why_diverged(self) -> tuple[str, str] | None:
+        """The loss has no lower bound below 0: logits grow as long as it is trained."""
+        if not self.alpha:
+            return None
+        cure = f"set defence.alpha nearer 0 (now {self.alpha:g})"
+        if self.clip_gradient is None:
+            cure = f"set defence.clip_gradient=1, or {cure.removeprefix('set ')}"
+        return "the loss has no lower bound for a negative alpha", cure
+
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
         """The loss of the schedule."""
         return SmoothingHooks(

@@ -20,7 +20,7 @@ from mibench.targets import CATALOGUE
 from .augment import channels_last_store
 from .backbones import start_from
 from .evaluation import accuracy
-from .supervised import SupervisedRecipe, fit
+from .supervised import SupervisedRecipe, fit, why_diverged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,8 @@ class TrainClassifier(SupervisedRecipe):
             num_classes=classes,
             fresh_network=partial(another, self, architecture, arguments),
         )
-        weights = stored_weights(network, self.storage)
+        why = why_diverged(context)
+        weights = stored_weights(network, self.storage, cure=self.steadier if why is None else why[1])
         network.load_state_dict(weights)  # what is measured below is what is stored
 
         def measured(answering: nn.Module, store: Tensor, labels: Tensor) -> float:

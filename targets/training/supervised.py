@@ -88,6 +88,12 @@ class SupervisedRecipe(Recipe):
             raise MibenchError(f"training needs 2 images or more, got {images}")
 
     @property
+    def steadier(self) -> str:
+        """What helps a training that diverges."""
+        also = "" if self.schedule == "cosine" else " or set train.schedule=cosine"
+        return f"lower train.learning_rate (now {self.learning_rate:g}){also}"
+
+    @property
     def image(self) -> ImageSpec:
         """The images that the network takes: their size, and how they are normalised before it."""
         return ImageSpec(size=self.size)
@@ -312,14 +318,19 @@ class _Training:
         means = (self.state.values["totals"] / (batch + 1)).tolist()
         named = dict(zip((f"train_{name}" for name in self.names), means, strict=True))
         if not math.isfinite(named["train_loss"]):
-            raise MibenchError(
+            cause, cure = (
                 f"the training diverged in epoch {epoch + 1} (loss {named['train_loss']})",
-                cure=(
-                    f"lower learning_rate (now {self.recipe.learning_rate}) or choose schedule 'cosine', and delete "
-                    "the checkpoint"
-                ),
+                self.recipe.steadier,
             )
+            if (why := why_diverged(self.context)) is not None:
+                cause, cure = f"{cause}: {why[0]}", why[1]
+            raise MibenchError(cause, cure=cure)
         return named
+
+
+def why_diverged(context: TrainingContext) -> tuple[str, str] | None:
+    """Why the defences of a training may have made it diverge, and what helps; None where none of them knows."""
+    return next((why for defence in context.defences if (why := defence.why_diverged()) is not None), None)
 
 
 def preferred_layout(network: nn.Module, context: TrainingContext) -> torch.memory_format:
