@@ -47,6 +47,28 @@ def test_a_defence_that_is_off_leaves_the_training_as_it_is_to_the_bit(defence: 
     assert same_weights(train_tiny(), train_tiny(defence))
 
 
+@pytest.mark.parametrize(
+    ("defence", "architecture", "first"),
+    [
+        (RemovedShortcuts(removed_after=0.5), "facenet64", 3),
+        (NegativeLabelSmoothing(alpha=-0.05), "vgg16", 4),  # off for two epochs, on the ramp in the third
+        (AntiAdversarial(begins=0.5, iterations=1), "vgg16", 3),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_the_best_epoch_is_one_in_which_the_defence_acted(defence, architecture, first, monkeypatch) -> None:
+    """Undefended epochs may be better: they are no epochs of this defence."""
+    scores = iter([0.9, 0.8, 0.2, 0.1])
+
+    def accuracy(network, store, labels, context=None):
+        return next(scores, 0.5) if context is not None else 0.5  # of the epochs, then of the stored weights
+
+    monkeypatch.setattr("mibench.targets.training.recipes.accuracy", accuracy)
+    trained = train_tiny(defence, architecture=architecture, epochs=4, select="best_on_test")
+    assert trained.measured["epoch"] == first
+    assert trained.measured["selection"] == f"test-set selection: best of {5 - first} epochs"
+
+
 @pytest.mark.parametrize("name", registry.names("defence"))
 def test_a_defence_is_a_frozen_configuration_with_working_presets(name: str) -> None:
     kind = registry.load("defence", name)

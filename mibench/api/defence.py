@@ -136,6 +136,10 @@ class TrainingHooks:
     def before_update(self, network: nn.Module, batch: Batch) -> None:
         """Called between the backward pass and the optimiser's step: where gradients are clipped."""
 
+    def in_force(self, epoch: int) -> bool:
+        """Whether the defence acts in whole in an epoch (from 0). ``select=best_on_test`` keeps no others' weights."""
+        return True
+
     def measured(self, network: nn.Module) -> Mapping[str, float | int | str]:
         """Facts for the card, at the end of the training."""
         return {}

@@ -110,10 +110,14 @@ class AntiAdversarialHooks(TrainingHooks):
             start=start,
         )
 
+    def in_force(self, epoch: int) -> bool:
+        """From the share of the epochs on that is trained without."""
+        return epoch >= self.defence.begins * self.task.epochs
+
     def batch(self, batch: Batch) -> Batch:
         """The batch and, after it, its plain images once more, perturbed and under wrong labels."""
         chosen = self.defence
-        if not chosen.weight or batch.epoch < chosen.begins * self.task.epochs:
+        if not chosen.weight or not self.in_force(batch.epoch):
             return batch
         images, own = batch.images[: batch.plain], batch.labels[: batch.plain]
         generator = self.task.streams.generator("label", batch.step)

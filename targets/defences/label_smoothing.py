@@ -71,6 +71,10 @@ class SmoothingHooks(TrainingHooks):
         factor = scheduled(self.factor, epoch, self.epochs, self.schedule)
         return smoothed_losses(logits, labels, factor, self.term) if factor else None
 
+    def in_force(self, epoch: int) -> bool:
+        """Where the factor is whole: before the ramp the network is undefended."""
+        return scheduled(self.factor, epoch, self.epochs, self.schedule) == self.factor
+
     def before_update(self, network: nn.Module, batch: object) -> None:
         """After the backward pass: clipping what is about to be zeroed, as one release does, clips nothing."""
         if self.clip is not None:

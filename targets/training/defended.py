@@ -162,6 +162,10 @@ class DefendedTraining:
         for hooks in self.hooks.values():
             hooks.before_update(network, batch)
 
+    def in_force(self, epoch: int) -> bool:
+        """Whether every defence acts in whole in an epoch (from 0)."""
+        return all(hooks.in_force(epoch) for hooks in self.hooks.values())
+
     def measured(self, network: nn.Module) -> Mapping[str, float | int | str]:
         """Facts of all defences for the card."""
         facts: dict[str, float | int | str] = {}

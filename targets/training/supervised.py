@@ -236,7 +236,8 @@ class _Training:
         if self.recipe.select == "best_on_test":
             best = self.state.values["best"]
             self.network.load_state_dict(best["weights"])
-            epoch, selection = int(best["epoch"]), f"test-set selection: best of {self.recipe.epochs} epochs"
+            candidates = sum(self._selectable(epoch) for epoch in range(1, self.recipe.epochs + 1))
+            epoch, selection = int(best["epoch"]), f"test-set selection: best of {candidates} epochs"
         return TrainingSummary(epoch, selection, self.defended.measured(self.network))
 
     def _indices(self, step: int) -> Tensor:
@@ -299,9 +300,15 @@ class _Training:
 
     def _select(self, score: float, epoch: int) -> None:
         """Keep the weights of the best epoch so far, where the recipe asks for it."""
+        if self.recipe.select != "best_on_test" or not self._selectable(epoch):
+            return
         best = self.state.values.get("best")
-        if self.recipe.select == "best_on_test" and (best is None or score > best["score"]):
+        if best is None or score > best["score"]:
             self.state.values["best"] = {"score": score, "epoch": epoch, "weights": copied_weights(self.network)}
+
+    def _selectable(self, epoch: int) -> bool:
+        """Whether the weights after an epoch (from 1) are those of the defence; in the last one they have to be."""
+        return epoch == self.recipe.epochs or self.defended.in_force(epoch - 1)
 
     def text(self, done: int) -> str:
         means = (f"{name.removeprefix('train_')} {value:.3f}" for name, value in self._means(done).items())
