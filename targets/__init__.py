@@ -89,6 +89,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "top-k": "mibench.targets.defences.answer_filters:TopK",
         "rounding": "mibench.targets.defences.answer_filters:Rounding",
         "label-only": "mibench.targets.defences.answer_filters:LabelOnly",
+        "purifier": "mibench.targets.defences.purifier:Purifier",
+        "inversion-noise": "mibench.targets.defences.inversion_noise:InversionNoise",
     },
     "cards": {"targets": "mibench.targets.cards"},
     "role": {"default_target": "vgg16", "default_judge": "facenet112"},

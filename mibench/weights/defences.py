@@ -124,8 +124,8 @@ def check_untrained(defences: Sequence[Defence], given: object) -> None:
     """
     if given and trains_nothing(defences):
         raise MibenchError(
-            f"{' and '.join(one.name for one in defences)} trains nothing, it filters the answers of trained weights: "
-            "leave --set train.*, --seed and --precision out"
+            f"{' and '.join(one.name for one in defences)} trains no classifier, it filters answers of "
+            "trained weights: leave --set train.*, --seed and --precision out"
         )
 
 

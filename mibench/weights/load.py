@@ -17,7 +17,7 @@ from mibench import registry
 from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly, network_traits
 from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
-from mibench.weights.answer_filters import build_answers, why_less
+from mibench.weights.answer_filters import apart, build_answers, why_less
 from mibench.weights.cards import CardFile
 from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.prior_class import prior_class
@@ -30,24 +30,39 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
         MibenchError: missing, truncated, corrupt or swapped file, or numbers that are not finite; names the file, both
             hashes and the cure.
     """
-    content, path, cure = _verified(file)
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
+    tensors = stored_tensors(file)
     # in the type they are used in: a number of float64 may be infinite there
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise MibenchError(
-                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity", cure=cure
+                f"weights of {file.name!r} are not finite: {name} in {file.weights_path} holds NaN or infinity",
+                cure=_restore(file),
             )
     return tensors
+
+
+def stored_tensors(file: CardFile) -> dict[str, Tensor]:
+    """The tensors of a card in the types they are stored in, after their file's size and hash agreed with the card.
+
+    Raises:
+        MibenchError: as :func:`load_weights`, but for numbers that are not finite.
+    """
+    content, path, cure = _verified(file)
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
 
 
 def check_weights(file: CardFile) -> None:
     """Refuse weights that are missing or not the ones on their card, before work whose end needs them."""
     _verified(file)
+
+
+def _restore(file: CardFile) -> str:
+    """The cure for weights that are no good."""
+    return "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
 
 
 def _verified(file: CardFile) -> tuple[bytes, Path, str]:
@@ -58,7 +73,7 @@ def _verified(file: CardFile) -> tuple[bytes, Path, str]:
     """
     expected = file.card().weights
     path = file.weights_path
-    cure = "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
+    cure = _restore(file)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -86,15 +101,21 @@ def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str)
 
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:
     """The network of a target, judge or regressor card with its weights: float32, eval, frozen, on the CPU."""
+    network, card, _ = _built(file)
+    return network, card
+
+
+def _built(file: CardFile) -> tuple[nn.Module, Card, dict[str, dict[str, Tensor]]]:
+    """The same, and the weights of its filters by name."""
     card = file.card()
-    tensors = load_weights(file)
+    tensors, learnt = apart(load_weights(file))
     try:
         network = built_network(card.kind, card.architecture, card.arguments, card.classes, tensors, name=card.name)
     except TypeError as error:
         raise MibenchError(
             f"{file.path}: {card.architecture} does not take these arguments ({error})", cure="correct the card"
         ) from error
-    return network, card
+    return network, card, learnt
 
 
 def built_network(
@@ -137,7 +158,7 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
         AccessError: its network cannot give as much (an ONNX file has no gradients, other code may lose them), or its
             answers are filtered: a white-box attacker ignores filters.
     """
-    network, card = build_network(file)
+    network, card, learnt = _built(file)
     if card.classes is None:
         raise MibenchError(f"{file.path}: a target needs the field 'classes'", cure="correct the card")
     if (cause := why_less(card, access)) is not None:
@@ -155,7 +176,7 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
         num_classes=card.classes,
         access=access,
         name=card.name,
-        answer=build_answers(card),
+        answer=build_answers(card, learnt),
     )
     if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
         raise AccessError(
