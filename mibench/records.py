@@ -155,6 +155,7 @@ class Card:
     """One set of trained weights. ``name`` reads ``architecture@dataset`` or ``architecture@dataset+tag``.
 
     ``reported`` is what the source of the weights claims, ``measured`` what this project measured and how.
+    ``artefacts`` is a file of tensors for analysis, which no run reads.
     """
 
     name: str
@@ -172,4 +173,5 @@ class Card:
     measured: Mapping[str, Any] | None = None
     access: AccessName = "gradients"  # the most that this network can give
     defence: CardDefence | None = None
+    artefacts: WeightsFile | None = None
     notes: str | None = None

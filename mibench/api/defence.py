@@ -136,6 +136,10 @@ class TrainingHooks:
     def before_update(self, network: nn.Module, batch: Batch) -> None:
         """Called between the backward pass and the optimiser's step: where gradients are clipped."""
 
+    def artefacts(self) -> Mapping[str, Tensor]:
+        """Tensors for analysis, at the end of the training. They are stored beside the weights; no attack gets them."""
+        return {}
+
     def in_force(self, epoch: int) -> bool:
         """Whether the defence acts in whole in an epoch (from 0). ``select=best_on_test`` keeps no others' weights."""
         return True

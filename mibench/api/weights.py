@@ -50,7 +50,7 @@ class TrainingContext:
 class TrainedWeights:
     """What a recipe or an importer hands back; the referee hashes and stores it and writes the card.
 
-    ``notes`` are for the card: each a sentence.
+    ``notes`` are for the card: each a sentence. ``artefacts`` are tensors for analysis, stored in a file of their own.
     """
 
     architecture: str
@@ -60,6 +60,7 @@ class TrainedWeights:
     classes: int | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

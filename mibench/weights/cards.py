@@ -29,6 +29,7 @@ from mibench.system.text_files import shown
 if TYPE_CHECKING:
     from mibench.api import Card, CardDefence
 
+ARTEFACTS = "artefacts"  # folder beside weights: tensors for analysis
 CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 
@@ -89,7 +90,7 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
                 )
 
     check(Card, content, "")
-    for name, kind in (("image", ImageSpec), ("weights", WeightsFile)):
+    for name, kind in (("image", ImageSpec), ("weights", WeightsFile), ("artefacts", WeightsFile)):
         if isinstance(content.get(name), Mapping):
             check(kind, content[name], f"{name}.")
     try:
@@ -100,9 +101,13 @@ def parse_card(content: Mapping[str, Any], source: str) -> Card:
         raise MibenchError(f"{source}: {field_path}: {first['msg'].lower()}") from error
     if card.kind not in CARD_KINDS:
         raise MibenchError(f"{source}: {registry.unknown('kind', card.kind, CARD_KINDS)}")
-    if Path(card.weights.file).name != card.weights.file or not card.weights.file.endswith(".safetensors"):
+    for name, described in (("weights", card.weights), ("artefacts", card.artefacts)):
+        if described is None or (
+            Path(described.file).name == described.file and described.file.endswith(".safetensors")
+        ):
+            continue
         raise MibenchError(
-            f"{source}: weights.file must be the bare name of a .safetensors file, got {card.weights.file!r}",
+            f"{source}: {name}.file must be the bare name of a .safetensors file, got {described.file!r}",
             cure="correct the card",
         )
     return card

@@ -14,11 +14,11 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly, network_traits
+from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, WeightsFile, load_strictly, network_traits
 from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 from mibench.weights.answer_filters import apart, build_answers, why_less
-from mibench.weights.cards import CardFile
+from mibench.weights.cards import ARTEFACTS, CardFile
 from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.prior_class import prior_class
 
@@ -48,16 +48,34 @@ def stored_tensors(file: CardFile) -> dict[str, Tensor]:
     Raises:
         MibenchError: as :func:`load_weights`, but for numbers that are not finite.
     """
-    content, path, cure = _verified(file)
-    try:
-        return dict(load(content))
-    except SafetensorError as error:
-        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
+    return _parsed(file, "weights", file.weights_path, file.card().weights)
+
+
+def load_artefacts(file: CardFile) -> dict[str, Tensor]:
+    """What a training left for analysis (``DEFENCE.NAME`` -> tensor, as stored), checked as weights are; often nothing.
+
+    No run reads it, and it is no part of the contract with attacks.
+
+    Raises:
+        MibenchError: as :func:`stored_tensors`.
+    """
+    described = file.card().artefacts
+    if described is None:
+        return {}
+    return _parsed(file, "artefacts", file.weights_folder / ARTEFACTS / described.file, described)
 
 
 def check_weights(file: CardFile) -> None:
     """Refuse weights that are missing or not the ones on their card, before work whose end needs them."""
-    _verified(file)
+    _verified(file, "weights", file.weights_path, file.card().weights)
+
+
+def _parsed(file: CardFile, what: str, path: Path, expected: WeightsFile) -> dict[str, Tensor]:
+    content = _verified(file, what, path, expected)
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=_restore(file)) from error
 
 
 def _restore(file: CardFile) -> str:
@@ -65,27 +83,26 @@ def _restore(file: CardFile) -> str:
     return "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
 
 
-def _verified(file: CardFile) -> tuple[bytes, Path, str]:
-    """The content of a weights file whose size and hash agree with its card, its path, and the cure if it is no good.
+def _verified(file: CardFile, what: str, path: Path, expected: WeightsFile) -> bytes:
+    """The content of a file whose size and hash agree with its card.
 
     Raises:
         MibenchError: they do not agree, or it cannot be read.
     """
-    expected = file.card().weights
-    path = file.weights_path
-    cure = _restore(file)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise MibenchError(f"weights of {file.name!r} cannot be read: {path}: {error.strerror}", cure=cure) from error
+        raise MibenchError(
+            f"{what} of {file.name!r} cannot be read: {path}: {error.strerror}", cure=_restore(file)
+        ) from error
     got = hashlib.sha256(content).hexdigest()
     if got != expected.sha256 or len(content) != expected.bytes:
         raise MibenchError(
-            f"weights of {file.name!r} are not the ones on their card: {path} has sha256 {got} ({len(content)} bytes), "
+            f"{what} of {file.name!r} are not the ones on their card: {path} has sha256 {got} ({len(content)} bytes), "
             f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file",
-            cure=cure,
+            cure=_restore(file),
         )
-    return content, path, cure
+    return content
 
 
 def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str) -> str:

@@ -162,6 +162,10 @@ class DefendedTraining:
         for hooks in self.hooks.values():
             hooks.before_update(network, batch)
 
+    def artefacts(self) -> dict[str, Tensor]:
+        """Tensors for analysis, ``defence.name``."""
+        return {f"{name}.{key}": one for name, hooks in self.hooks.items() for key, one in hooks.artefacts().items()}
+
     def in_force(self, epoch: int) -> bool:
         """Whether every defence acts in whole in an epoch (from 0)."""
         return all(hooks.in_force(epoch) for hooks in self.hooks.values())

@@ -99,6 +99,7 @@ class TrainClassifier(SupervisedRecipe):
             image=self.image,
             weights=weights,
             classes=classes,
+            artefacts=fitted.artefacts,
             measured={
                 "test_accuracy": measured(network, test_store, test_labels),
                 "test_images": len(test),

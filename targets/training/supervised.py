@@ -129,11 +129,13 @@ class TrainingSummary:
         epoch: from 1.
         selection: in words.
         measured: facts that the defences of the training want on the card.
+        artefacts: tensors of theirs for analysis.
     """
 
     epoch: int
     selection: str
     measured: Mapping[str, float | int | str] = field(default_factory=dict)
+    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def fit(
@@ -238,7 +240,7 @@ class _Training:
             self.network.load_state_dict(best["weights"])
             candidates = sum(self._selectable(epoch) for epoch in range(1, self.recipe.epochs + 1))
             epoch, selection = int(best["epoch"]), f"test-set selection: best of {candidates} epochs"
-        return TrainingSummary(epoch, selection, self.defended.measured(self.network))
+        return TrainingSummary(epoch, selection, self.defended.measured(self.network), self.defended.artefacts())
 
     def _indices(self, step: int) -> Tensor:
         """Which images a step takes, in an order shuffled anew in each epoch."""
