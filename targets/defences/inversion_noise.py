@@ -112,8 +112,8 @@ class InversionNoise(AnswerFilter):
     name: ClassVar[str] = "inversion-noise"
     stage: ClassVar[AnswerStage] = AnswerStage.PERTURB
 
-    step: float = 0.5
-    bound: float = 50.0
+    step: float = 1.0
+    bound: float = 300.0
     steps: int = 1
     images: int = 5000
     epochs: int = 20
