@@ -66,7 +66,7 @@ def classifier_of(runs: Sequence[StoredRun]) -> Classifier:
     name = str(defence.get("name", UNDEFENDED))
     undefended = set(name.split("+")) == {UNDEFENDED}
     weights = weights_of(run, "target")
-    seconds = run.attacked.get("seconds")
+    seconds = (each.attacked.get("seconds") for each in runs)  # equal weights may have cards that say more
     return Classifier(
         key=target_key(run),
         card=run.target,
@@ -78,7 +78,7 @@ def classifier_of(runs: Sequence[StoredRun]) -> Classifier:
         twin_sha256=_text(defence.get("twin_sha256")),
         differs=_pairs(defence.get("differs_from_twin")),
         utility=utility(run),
-        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        seconds=next((float(value) for value in seconds if isinstance(value, int | float)), None),
         recorded=bool(run.attacked),
     )
 
@@ -110,6 +110,16 @@ def twin_of(classifier: Classifier, classifiers: Sequence[Classifier]) -> Classi
         undefended = [each for each in undefended if each.card == classifier.twin]
     plain = [each for each in undefended if not each.tag] or undefended
     return plain[0] if len(plain) == 1 and plain[0].key != classifier.key else None
+
+
+def recipe_seconds(twin: Classifier, classifiers: Sequence[Classifier]) -> float | None:
+    """Seconds that a twin's recipe takes: of its own training, or of another undefended one by the same recipe."""
+    again = (
+        each.seconds
+        for each in classifiers
+        if each.role == "undefended" and each.twin_sha256 == twin.sha256 and twin.sha256 and not each.differs
+    )
+    return twin.seconds if twin.seconds is not None else next((each for each in again if each is not None), None)
 
 
 def _details(alike: Sequence[Classifier]) -> list[str]:

@@ -34,6 +34,7 @@ _LONG = (
     *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "settings"),
     *("differs_from_twin", "runs"),
 )
+UNKNOWN = "–"  # a cost that ought to be there
 OTHER_RECIPE = "†"  # behind the name of a row whose training did not follow its twin's recipe
 _WITH_BOUNDS = {"test_accuracy", "value", "difference"}
 
@@ -140,7 +141,7 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
         "under the same attack, bold where it is not chance (Holm, 5 %)."
     )
     if any(row.relative_seconds is not None for row in matrix.rows):
-        notes.append("Training ×: seconds of the training as a multiple of the twin's.")
+        notes.append("Training ×: measured seconds of the training as a multiple of those of its twin's recipe.")
     notes += [
         f"{OTHER_RECIPE} {row.label} was not trained by its twin's recipe: {', '.join(_deviations(row))}."
         for row in matrix.rows
@@ -237,7 +238,8 @@ def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
                 known = None if each is None else each.estimate
                 cells.append(estimate_cell(known, stands_out=each is not None and each.verdict is not None))
     cells += [Cell(value=row.strongest.get(name, "")) for name in matrix.infos]
-    return (*cells, Cell(value=row.relative_seconds))
+    unknown = UNKNOWN if row.reference is not None else None
+    return (*cells, Cell(value=unknown if row.relative_seconds is None else row.relative_seconds))
 
 
 def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[Cell, ...]:

@@ -118,6 +118,34 @@ def test_utility_and_cost_stand_beside_leakage(matrix):
     assert weak.attacks["ppa"].seeds == (0, 1)
 
 
+def test_a_cost_that_is_not_known_is_a_dash_and_a_note_says_how_to_get_it(defended, tmp_path):
+    shutil.copytree(defended, tmp_path / "runs")
+    for run in (tmp_path / "runs").glob("*--[01]"):
+        edit(run, "run.json", lambda whole: whole["attacked"].update(seconds=None))
+    made = compare_defences(tmp_path / "runs")
+    assert row(made, WEAK).relative_seconds is None
+    text = " ".join(made.render("markdown").split())
+    assert "no training × beside none, as the card of vgg16@synthfaces has no seconds" in text.lower()
+    assert "`mibench train target vgg16 --dataset synthfaces --defence none`" in text
+    (line,) = [line for line in made.render("markdown").splitlines() if line.startswith(f"| {WEAK}")][:1]
+    assert line.rstrip(" |").endswith("–")
+    assert next(one for one in read(made.render("csv")) if one["defence"] == WEAK)["relative_seconds"] == ""
+    # another training by the twin's recipe stands in
+    attack_on(tmp_path / "runs" / "ppa-again-0", "open", "ppa", 0.6)
+    edit(
+        tmp_path / "runs" / "ppa-again-0",
+        "run.json",
+        lambda whole: (
+            whole["spec"]["target"].update(card="vgg16@synthfaces+none", sha256="sha of none"),
+            whole["attacked"].update(seconds=120.0),
+            whole["attacked"]["defence"].update(name="none", settings={"none": {}}, control=False),
+        ),
+    )
+    again = compare_defences(tmp_path / "runs")
+    assert row(again, WEAK).relative_seconds == pytest.approx(150 / 120)
+    assert any("no training × of veil: the card has no seconds" in note for note in again.notes)
+
+
 def test_without_its_twin_a_defence_is_shown_and_not_tested(defended, tmp_path):
     for name in ("ppa-strong-0", "ppa-short-0"):
         shutil.copytree(defended / name, tmp_path / name)
