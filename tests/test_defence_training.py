@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from mibench.targets.defences.removed_shortcuts import RemovedShortcuts
 from mibench.targets.defences.trap_mid import TrapMID
 from mibench.weights.cards import find
 from mibench.weights.load import build_network
+from mibench.weights.training import Training, resolve_training
 
 OFF = [
     NoDefence(),
@@ -224,6 +226,17 @@ def test_a_training_that_leaves_its_twins_recipe_says_so(tmp_path: Path, monkeyp
     assert (card.measured["train_images"], card.recipe["images_per_identity"]) == (50, 5)
     shown = CliRunner().invoke(cli, ["show", "card", card.name, "--json"])
     assert json.loads(shown.stdout)["defence"]["differs_from_twin"]["seed"] == [3, 4]
+
+
+def test_a_twin_trained_in_bfloat16_is_left_by_the_override_that_the_message_names() -> None:
+    """The shipped narrow VGG16: at-at's perturbations do not exist in its precision."""
+    asked = Training(kind="target", architecture="vgg16", defences=("at-at",))
+    resolved = resolve_training(asked)
+    assert (resolved.training.precision, resolved.differs_from_twin) == ("bfloat16", {})
+    with pytest.raises(MibenchError, match=r"bfloat16 tells apart no less than 0.00391; add --precision float32 "):
+        train_tiny(AntiAdversarial(), precision="bfloat16")
+    overridden = resolve_training(replace(asked, precision="float32"))
+    assert overridden.differs_from_twin == {"precision": ("bfloat16", "float32")}
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def _check_precision(epsilon: float, task: TrainingTask) -> None:
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     if epsilon < (spacing := torch.finfo(dtype).eps / 2):
         raise MibenchError(
-            f"at-at moves pixels by up to {epsilon}, {dtype} tells apart no less than {spacing:.3g}",
-            cure="train in float32 (--precision float32)",
+            f"at-at moves pixels by up to {epsilon}, {str(dtype).removeprefix('torch.')} tells apart no less than "
+            f"{spacing:.3g}",
+            cure="add --precision float32 (the card then says where the training left its twin's recipe)",
         )
