@@ -84,6 +84,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "trap-mid": "mibench.targets.defences.trap_mid:TrapMID",
         "at-at": "mibench.targets.defences.anti_adversarial:AntiAdversarial",
         "tl-dmi": "mibench.targets.defences.transfer_learning:TransferLearning",
+        "distillation": "mibench.targets.defences.distillation:Distillation",
         "temperature": "mibench.targets.defences.answer_filters:Temperature",
         "noise": "mibench.targets.defences.answer_filters:Noise",
         "top-k": "mibench.targets.defences.answer_filters:TopK",

@@ -31,6 +31,7 @@ class TrainingContext:
     """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress.
 
     ``initial`` holds the tensors of the backbone card that :attr:`Recipe.backbone` names; None: fresh weights.
+    ``teacher`` is the undefended twin, where a defence needs one.
     ``defences`` act on the training in this order, and ``public`` holds the tensors of the card that each one's
     :meth:`~mibench.api.Defence.backbone` names.
     """
@@ -42,6 +43,7 @@ class TrainingContext:
     log: Callable[..., None] = lambda **record: None
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     initial: Mapping[str, Tensor] | None = None
+    teacher: Victim | None = None
     defences: tuple[Defence, ...] = ()
     public: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # name of the defence -> tensors
 

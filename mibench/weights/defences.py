@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mibench import registry
 from mibench import settings as config
-from mibench.api import CardDefence, CardName, Defence, Recipe
+from mibench.api import Access, CardDefence, CardName, Defence, Recipe, Victim
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.settings import Layer
@@ -18,6 +20,7 @@ from mibench.system.progress import Reporter
 from mibench.weights.answer_filters import filters_of, trains_nothing
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
+from mibench.weights.load import build_network
 from mibench.weights.same_data import check_same_data
 
 NO_TWIN = "none"
@@ -127,6 +130,40 @@ def check_untrained(defences: Sequence[Defence], given: object) -> None:
             f"{' and '.join(one.name for one in defences)} trains no classifier, it filters answers of "
             "trained weights: leave --set train.*, --seed and --precision out"
         )
+
+
+def teacher_of(defences: Sequence[Defence], twin: Twin | None, device: torch.device) -> Victim | None:
+    """The undefended twin as a teacher, where a defence learns from its answers.
+
+    Raises:
+        MibenchError: there is no twin.
+    """
+    if not any(one.needs_teacher for one in defences):
+        return None
+    check_teacher(defences, twin)
+    assert twin is not None
+    network, card = build_network(twin.file)
+    return Victim(
+        network.to(device),
+        image=card.image,
+        num_classes=int(card.classes or 0),
+        access=Access.GRADIENTS,
+        name=card.name,
+    )
+
+
+def check_teacher(defences: Sequence[Defence], twin: Twin | None) -> None:
+    """Refuse a defence that learns from an undefended twin where there is none.
+
+    Raises:
+        MibenchError: with the cure.
+    """
+    for one in defences:
+        if one.needs_teacher and twin is None:
+            raise MibenchError(
+                f"the defence {one.name!r} learns from the undefended twin's answers, and there is none",
+                cure="train the twin first, or name it with --twin",
+            )
 
 
 def find_twin(

@@ -34,12 +34,14 @@ from mibench.weights.checkpoint import FileCheckpoint
 from mibench.weights.defences import (
     Twin,
     check_compatible,
+    check_teacher,
     check_untrained,
     describe_defences,
     differences,
     find_twin,
     resolve_defences,
     tag_of,
+    teacher_of,
 )
 from mibench.weights.filtered_target import filter_twin, measure_trained
 from mibench.weights.load import load_weights
@@ -187,6 +189,7 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
     if defences:
         check_untrained(defences, training.settings.get("train") or training.seed or training.precision)
         twin = find_twin(defences, training.twin, training.architecture, kind, dataset, reporter or Reporter())
+        check_teacher(defences, twin)
     layers = [] if twin is None else [twin.layer]
     by_user = Layer("--set", training.settings.get("train", {}), by_user=True)
     if "architecture" in config.setting_names(kind):
@@ -286,6 +289,9 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         check_same_data("backbone", file.card(), dataset)  # else its public people may be private here
     if defended is not None:
         settings["defence"] = [defended.name, plain(defended.settings)]  # combined, their order matters
+    teacher = teacher_of(resolved.defences, resolved.twin, chosen)
+    if defended is not None and teacher is not None:
+        settings["teacher_sha256"] = defended.twin_sha256
     if public:
         settings["public_sha256"] = {name: file.card().weights.sha256 for name, file in public.items()}
     work_directory = WorkDirectory(
@@ -303,6 +309,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             log=work_directory.log,
             progress=reporter.update,
             initial=None if backbone is None else load_weights(backbone),
+            teacher=teacher,
             defences=tuple(one for one in resolved.defences if one not in filters),
             public={name: load_weights(file) for name, file in public.items()},
         )
@@ -362,7 +369,7 @@ def _recipe_of(training: Training, settings: Mapping[str, Any]) -> dict[str, obj
         **plain(settings["recipe"]),
         **{
             key: settings[key]
-            for key in ("target", "target_sha256", "target_filters", "init_sha256", "public_sha256")
+            for key in ("target", "target_sha256", "target_filters", "init_sha256", "teacher_sha256", "public_sha256")
             if key in settings
         },
         "seed": training.seed,

@@ -78,6 +78,7 @@ class TrainClassifier(SupervisedRecipe):
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
             num_classes=classes,
             fresh_network=partial(another, self, architecture, arguments),
+            public=lambda count: data.public(self.size, count).pixels,
         )
         why = why_diverged(context)
         weights = stored_weights(network, self.storage, cure=self.steadier if why is None else why[1])

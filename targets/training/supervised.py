@@ -150,6 +150,7 @@ def fit(
     evaluate: Evaluate,
     num_classes: int = 0,
     fresh_network: Callable[..., nn.Module] | None = None,
+    public: Callable[[int | None], Tensor] | None = None,
 ) -> TrainingSummary:
     """Train ``network`` in place.
 
@@ -161,9 +162,11 @@ def fit(
         loss: network output, goals of a batch and the epoch (from 0) to named scalars, ``loss`` (to minimise, a mean)
             among them.
         evaluate: the network to named numbers; the first one decides ``select="best_on_test"`` (higher is better).
-        num_classes, fresh_network: of a classifier, for its defences (:class:`~mibench.api.TrainingTask`).
+        num_classes, fresh_network, public: of a classifier, for its defences (:class:`~mibench.api.TrainingTask`).
     """
-    training = _Training(network, store, goals, recipe, context, streams, loss, evaluate, num_classes, fresh_network)
+    training = _Training(
+        network, store, goals, recipe, context, streams, loss, evaluate, num_classes, fresh_network, public
+    )
     return training.to_the_end()
 
 
@@ -182,6 +185,7 @@ class _Training:
         evaluate: Evaluate,
         num_classes: int,
         fresh_network: Callable[..., nn.Module] | None,
+        public: Callable[[int | None], Tensor] | None,
     ) -> None:
         if len(store) < 2:
             raise MibenchError(f"training needs 2 images or more, got {len(store)}")
@@ -205,6 +209,7 @@ class _Training:
             size=recipe.size,
             images=lambda indices: plain_batch(store, indices, context.device),
             fresh_network=fresh_network,
+            public=public,
         )
         optimiser = build_optimiser(
             network,
