@@ -33,6 +33,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "role": {
         "baseline": "floor",  # what every run is compared with
         "strongest": "ppa",  # at gradients, by docs/claims.md
+        "strongest_by_scores": "mirror-b",  # without, by docs/mirror.md
         "default_attack": "dmmia",
         "default_prior": "gmi",  # of an audit whose attack needs no mapping network
         "default_mapping_prior": "stylegan2",  # of one that does

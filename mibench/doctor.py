@@ -69,6 +69,7 @@ def _weights() -> Iterator[Finding]:
     for card in known.values():
         try:
             tensors = load.load_weights(card)
+            load.load_artefacts(card)
         except MibenchError as error:
             yield Finding(card.name, False, str(error))
             continue

@@ -137,6 +137,8 @@ class CardDefence:
         twin_sha256: of the twin's weights.
         control: expected to leak more, shown beside the defences.
         filters: those of ``settings`` that train nothing and change the answers; a victim is wrapped in them.
+        differs_from_twin: setting of the training (``epochs``, ``seed``) -> the twin's value and this one's; empty
+            where the twin's recipe was followed.
     """
 
     name: str
@@ -145,6 +147,7 @@ class CardDefence:
     twin_sha256: str | None = None
     control: bool = False
     filters: tuple[str, ...] = ()
+    differs_from_twin: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +155,7 @@ class Card:
     """One set of trained weights. ``name`` reads ``architecture@dataset`` or ``architecture@dataset+tag``.
 
     ``reported`` is what the source of the weights claims, ``measured`` what this project measured and how.
+    ``artefacts`` is a file of tensors for analysis, which no run reads.
     """
 
     name: str
@@ -169,4 +173,5 @@ class Card:
     measured: Mapping[str, Any] | None = None
     access: AccessName = "gradients"  # the most that this network can give
     defence: CardDefence | None = None
+    artefacts: WeightsFile | None = None
     notes: str | None = None

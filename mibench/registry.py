@@ -230,7 +230,8 @@ def role(part: str) -> str | None:
     """The name that plays a part, as the parties declare it; None when nobody does.
 
     Parts: ``baseline`` (the attack that every run is compared with), ``strongest`` (the attack of an audit),
-    ``default_attack``, ``default_target``, ``default_judge``, ``default_prior`` and ``default_mapping_prior``.
+    ``strongest_by_scores`` (that of one without gradients), ``default_attack``, ``default_target``, ``default_judge``,
+    ``default_prior`` and ``default_mapping_prior``.
     """
     entry_of_role = catalogue()["role"].get(part)
     return None if entry_of_role is None else entry_of_role.address

@@ -13,7 +13,7 @@ from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.results import StoredRun, merged_infos
 
 from . import matrix_tables
-from .defended import Classifier, Role, classifier_of, defence_labels, twin_of
+from .defended import Classifier, Role, classifier_of, defence_labels, recipe_seconds, twin_of
 from .formats import as_plain, out_of_reach
 from .matrix import DefenceDifference, Defended, Matrix
 from .pooled_rows import row_of
@@ -103,8 +103,9 @@ def compare_defences(
         )
         for (target, other, attack, _), each in zip(tests, adjusted, strict=True)
     )
+    recipe_times = {target: recipe_seconds(other, list(classifiers.values())) for target, other in references.items()}
     rows = [
-        _defended(classifiers[target], labels, references.get(target), members, infos)
+        _defended(classifiers[target], labels, references.get(target), members, infos, recipe_times.get(target))
         for target, members in by_target.items()
     ]
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -124,7 +125,10 @@ def compare_defences(
         differences=differences,
         family=family,
         mixed=tuple(differing(facts)),
-        notes=tuple(_remarks(classifiers, labels, references, by_target, attacks, family, reference)),
+        notes=(
+            *_remarks(classifiers, labels, references, by_target, attacks, family, reference),
+            *_unknown_costs(classifiers, labels, references, recipe_times),
+        ),
         left_out=left_out,
     )
 
@@ -158,9 +162,10 @@ def _defended(
     reference: Classifier | None,
     pools: Sequence[Pool],
     infos: Mapping[str, MetricInfo],
+    recipe_time: float | None,
 ) -> Defended:
     attacks = {pool.label: row_of(pool, infos) for pool in pools}
-    seconds, other = classifier.seconds, None if reference is None else reference.seconds
+    seconds = classifier.seconds
     strongest = {}
     for name in infos:
         ranked = {
@@ -178,9 +183,10 @@ def _defended(
         settings=classifier.settings,
         role=classifier.role,
         reference=None if reference is None else labels[reference.key],
+        differs_from_twin=classifier.differs,
         utility=classifier.utility,
         seconds=seconds,
-        relative_seconds=seconds / other if seconds is not None and other else None,
+        relative_seconds=seconds / recipe_time if seconds is not None and recipe_time else None,
         attacks=attacks,
         strongest=strongest,
         reported=reported_beside(classifier, pools[0].runs[0]),
@@ -196,6 +202,29 @@ def _sortable(value: object) -> tuple[bool, float, str]:
 def _compared(estimate: Estimate) -> str:
     value = float(estimate.value or 0)
     return "more" if (value > 0) == bool(estimate.higher_is_better) else "less"
+
+
+def _unknown_costs(
+    classifiers: Mapping[str, Classifier],
+    labels: Mapping[str, str],
+    references: Mapping[str, Classifier],
+    recipe_times: Mapping[str, float | None],
+) -> list[str]:
+    """Why a training's cost is not known, and how it could be."""
+    notes = []
+    for twin in {other.key: other for other in references.values()}.values():
+        rows = [target for target, other in references.items() if other.key == twin.key]
+        if any(recipe_times[target] is None for target in rows):
+            given = f" --twin {twin.card}" if twin.tag else ""
+            architecture, _, dataset = twin.group.partition("@")
+            notes.append(
+                f"no training × beside {labels[twin.key]}, as the card of {twin.card} has no seconds: train its recipe "
+                f"once more where the others were trained, `mibench train target {architecture} --dataset {dataset} "
+                f"--defence none{given}`, and attack that as well"
+            )
+        elif silent := [labels[classifiers[target].key] for target in rows if classifiers[target].seconds is None]:
+            notes.append(f"no training × of {', '.join(silent)}: the card has no seconds, train it again")
+    return notes
 
 
 def _remarks(

@@ -29,6 +29,7 @@ class Classifier:
         role: a control is expected to leak more.
         twin, twin_sha256: card and weights of the same training without the defence; None: none was named.
         utility: its test accuracy.
+        differs: settings of its training that its twin's recipe does not have: name -> the twin's value and its own.
         seconds: of its training.
         recorded: whether its runs say how it is defended.
     """
@@ -41,6 +42,7 @@ class Classifier:
     role: Role
     twin: str | None
     twin_sha256: str | None
+    differs: Mapping[str, tuple[object, object]]
     utility: Estimate
     seconds: float | None
     recorded: bool
@@ -64,7 +66,7 @@ def classifier_of(runs: Sequence[StoredRun]) -> Classifier:
     name = str(defence.get("name", UNDEFENDED))
     undefended = set(name.split("+")) == {UNDEFENDED}
     weights = weights_of(run, "target")
-    seconds = run.attacked.get("seconds")
+    seconds = (each.attacked.get("seconds") for each in runs)  # equal weights may have cards that say more
     return Classifier(
         key=target_key(run),
         card=run.target,
@@ -74,8 +76,9 @@ def classifier_of(runs: Sequence[StoredRun]) -> Classifier:
         role="undefended" if undefended else "control" if defence.get("control") is True else "defence",
         twin=_text(defence.get("twin")),
         twin_sha256=_text(defence.get("twin_sha256")),
+        differs=_pairs(defence.get("differs_from_twin")),
         utility=utility(run),
-        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        seconds=next((float(value) for value in seconds if isinstance(value, int | float)), None),
         recorded=bool(run.attacked),
     )
 
@@ -109,26 +112,64 @@ def twin_of(classifier: Classifier, classifiers: Sequence[Classifier]) -> Classi
     return plain[0] if len(plain) == 1 and plain[0].key != classifier.key else None
 
 
+def recipe_seconds(twin: Classifier, classifiers: Sequence[Classifier]) -> float | None:
+    """Seconds that a twin's recipe takes: of its own training, or of another undefended one by the same recipe."""
+    again = (
+        each.seconds
+        for each in classifiers
+        if each.role == "undefended" and each.twin_sha256 == twin.sha256 and twin.sha256 and not each.differs
+    )
+    return twin.seconds if twin.seconds is not None else next((each for each in again if each is not None), None)
+
+
 def _details(alike: Sequence[Classifier]) -> list[str]:
-    """What tells classifiers of one defence apart: settings where they are few, else the tags of their cards."""
+    """What tells classifiers of one defence apart.
+
+    Settings of the defence and of the training where they are few, then the tags of their cards, and where nothing
+    else does, hashes of their weights.
+    """
     names = sorted({name for each in alike for name in each.settings})
     varying = [name for name in names if len({json.dumps(each.settings.get(name)) for each in alike}) > 1]
     if len(varying) <= MOST_SETTINGS:
-        details = [", ".join(f"{name}={_shown(each.settings.get(name))}" for name in varying) for each in alike]
+        details = [", ".join(f"{name}={setting_text(each.settings.get(name))}" for name in varying) for each in alike]
     else:
         details = [each.tag for each in alike]
-    if len(set(details)) < len(alike):
+    for texts in (
+        [_own_recipe(each, alike, names) for each in alike],
+        [_own_name(each) for each in alike],
+        [short_hash(each.key) for each in alike],
+    ):
         shared = {detail for detail in details if details.count(detail) > 1}
-        tags = [each.tag if each.tag != each.defence else "" for each in alike]
         details = [
-            ", ".join(filter(None, (detail, tag))) if detail in shared else detail
-            for detail, tag in zip(details, tags, strict=True)
-        ]
-    if len(set(details)) < len(alike):
-        details = [
-            ", ".join(filter(None, (detail, short_hash(each.key)))) for detail, each in zip(details, alike, strict=True)
+            ", ".join(filter(None, (detail, text))) if detail in shared else detail
+            for detail, text in zip(details, texts, strict=True)
         ]
     return details
+
+
+def _own_recipe(classifier: Classifier, alike: Sequence[Classifier], settings: Sequence[str]) -> str:
+    """``epochs=3``: where its training left the twin's recipe, and not all of ``alike`` did so in the same way.
+
+    A name that is among the ``settings`` of the defence, too, becomes ``train.NAME``.
+    """
+    own = {
+        name: pair[1]
+        for name, pair in classifier.differs.items()
+        if any(json.dumps(other.differs.get(name)) != json.dumps(pair) for other in alike)
+    }
+    if len(own) > MOST_SETTINGS:
+        return ""
+    return ", ".join(
+        f"{'train.' if name in settings else ''}{name}={setting_text(value)}" for name, value in own.items()
+    )
+
+
+def _own_name(classifier: Classifier) -> str:
+    """The tag, unless it only repeats the defence; for another training by an undefended twin's recipe, that it is."""
+    if classifier.tag != classifier.defence:
+        return classifier.tag
+    again = classifier.role == "undefended" and classifier.twin is not None and not classifier.differs
+    return "same recipe" if again else ""
 
 
 def _flat(settings: object) -> dict[str, object]:
@@ -140,7 +181,13 @@ def _flat(settings: object) -> dict[str, object]:
     return {f"{defence}.{name}": value for defence, values in each.items() for name, value in values.items()}
 
 
-def _shown(value: object) -> str:
+def _pairs(record: object) -> dict[str, tuple[object, object]]:
+    values = record.items() if isinstance(record, dict) else ()
+    return {str(name): (pair[0], pair[1]) for name, pair in values if isinstance(pair, list) and len(pair) == 2}
+
+
+def setting_text(value: object) -> str:
+    """A setting's value as labels and notes write it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

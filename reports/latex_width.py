@@ -13,7 +13,7 @@ _BOLD = 1.15
 _CLASSES = (  # widths of cmr10 in em, rounded up
     ("ijl.,:;'!|·", 0.31),
     (" ()[]-ft/", 0.39),
-    ("rscz<>", 0.45),
+    ("rscz<>†", 0.45),
     ("aegovxyk0123456789?–_", 0.53),
     ("bdhnpquJ", 0.56),
     ("IELFPSZBTACRVXYU", 0.76),

@@ -21,6 +21,7 @@ class Defended:
         label, card: what its row and its weights are called.
         defence, settings, role: see :class:`~mibench.reports.defended.Classifier`.
         reference: label of the row that it is compared with, its undefended twin by default; None where there is none.
+        differs_from_twin: setting of its training -> the value in the twin's recipe and its own.
         utility: test accuracy in [0, 1].
         seconds, relative_seconds: of its training, and as a multiple of its reference's.
         attacks: column -> the attack's results, seeds pooled.
@@ -35,6 +36,7 @@ class Defended:
     settings: Mapping[str, object]
     role: Role
     reference: str | None
+    differs_from_twin: Mapping[str, tuple[object, object]]
     utility: Estimate
     seconds: float | None
     relative_seconds: float | None

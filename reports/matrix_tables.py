@@ -8,6 +8,7 @@ from pathlib import Path
 from mibench.results import absent_notes
 
 from . import formats
+from .defended import setting_text
 from .formats import DETECTABLE, NOT_TOLD_APART, Block, note_on_tests, validity
 from .formatting import sentence
 from .matrix import Defended, Matrix
@@ -26,8 +27,11 @@ from .table_model import (
 _LONG = (
     *("group", "defence", "card", "role", "reference", "test_accuracy", "test_images", "seconds", "relative_seconds"),
     *("attack", "floor", "n_identities", "n_seeds", "seeds", "metric", "value", "difference", "p_value", "p_holm"),
-    *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "settings", "runs"),
+    *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "settings"),
+    *("differs_from_twin", "runs"),
 )
+UNKNOWN = "–"  # a cost that ought to be there
+OTHER_RECIPE = "†"  # behind the name of a row whose training did not follow its twin's recipe
 _WITH_BOUNDS = {"test_accuracy", "value", "difference"}
 
 
@@ -121,7 +125,12 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
         "under the same attack, bold where it is not chance (Holm, 5 %)."
     )
     if any(row.relative_seconds is not None for row in matrix.rows):
-        notes.append("Training ×: seconds of the training as a multiple of the twin's.")
+        notes.append("Training ×: measured seconds of the training as a multiple of those of its twin's recipe.")
+    notes += [
+        f"{OTHER_RECIPE} {row.label} was not trained by its twin's recipe: {', '.join(_deviations(row))}."
+        for row in matrix.rows
+        if row.differs_from_twin
+    ]
     if any(row.role == "control" for row in matrix.rows):
         notes.append("A control is expected to leak more; it is no defence.")
     notes += [sentence(note) for note in matrix.notes]
@@ -182,7 +191,7 @@ def write_all(matrix: Matrix, folder: Path) -> list[Path]:
 def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
     reported = next((each for each in row.reported if not each.attack and each.values), None)
     cells = [
-        Cell(value=row.label),
+        Cell(value=f"{row.label} {OTHER_RECIPE}" if row.differs_from_twin else row.label),
         estimate_cell(row.utility),
         Cell(value=_values(() if reported is None else reported.values)),
     ]
@@ -195,7 +204,8 @@ def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
                 known = None if each is None else each.estimate
                 cells.append(estimate_cell(known, stands_out=each is not None and each.verdict is not None))
     cells += [Cell(value=row.strongest.get(name, "")) for name in matrix.infos]
-    return (*cells, Cell(value=row.relative_seconds))
+    unknown = UNKNOWN if row.reference is not None else None
+    return (*cells, Cell(value=unknown if row.relative_seconds is None else row.relative_seconds))
 
 
 def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[Cell, ...]:
@@ -230,9 +240,18 @@ def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[
         "reported": Cell(value="" if reported is None else " ".join(map(repr, reported.values))),
         "reported_source": Cell(value="" if reported is None else "; ".join(reported.sources)),
         "settings": Cell(value=" ".join(f"{key}={value}" for key, value in row.settings.items())),
+        "differs_from_twin": Cell(value="; ".join(_deviations(row))),
         "runs": Cell(value=" ".join(results.runs)),
     }
     return tuple(facts[column] for column in _LONG)
+
+
+def _deviations(row: Defended) -> list[str]:
+    """``epochs 50 (twin: 10)``."""
+    return [
+        f"{name} {setting_text(own)} (twin: {setting_text(theirs)})"
+        for name, (theirs, own) in row.differs_from_twin.items()
+    ]
 
 
 def _values(values: Sequence[float]) -> str:

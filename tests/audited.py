@@ -29,6 +29,8 @@ TINY = [
     "--device", "cpu",
 ]  # fmt: skip
 GMI = ["--attack", "gmi", "--set", "attack.iterations=2", "--set", "attack.restarts=2"]
+SEARCH = ["--set", "attack.pool_size=16", "--set", "attack.population=8", "--set", "attack.generations=2",
+          "--set", "attack.candidates=2", "--set", "attack.selection_transforms=1"]  # fmt: skip
 FLOOR = ["--set", "attack.pool_size=16", "--set", "attack.candidates=2", "--set", "attack.selection_transforms=1"]
 
 

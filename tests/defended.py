@@ -36,6 +36,7 @@ def train_tiny(*defences: Defence, checkpoint: Memory | None = None, log: Any = 
     ``initial``: tensors of the public backbone that the defences start from.
     """
     initial = changes.pop("initial", {})
+    precision = changes.pop("precision", "float32")
     recipe = TrainTarget(**{**TINY, **changes})
     public = {defence.name: initial for defence in defences}
     context = TrainingContext(
@@ -43,6 +44,7 @@ def train_tiny(*defences: Defence, checkpoint: Memory | None = None, log: Any = 
         checkpoint=checkpoint or Memory(),
         defences=defences,
         public=public,
+        precision=precision,
         **({"log": log} if log else {}),
     )
     return recipe.run(Patterns(), context)

@@ -138,7 +138,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(mode: str) -> None:
 
 
 def test_a_precision_that_rounds_the_perturbation_away_is_refused() -> None:
-    with pytest.raises(MibenchError, match="train in float32"):
+    with pytest.raises(MibenchError, match="add --precision float32"):
         hooks_of(AntiAdversarial(), network_in_training(), "bfloat16")
     hooks_of(AntiAdversarial(epsilon=0.01), network_in_training(), "bfloat16")
 

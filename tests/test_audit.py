@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from audited import COLOURS, FLOOR, GMI, SIZE, TINY, Colours, Listener, call, model, script
+from audited import COLOURS, FLOOR, GMI, SEARCH, SIZE, TINY, Colours, Listener, call, model, script
 from safetensors.torch import save_file
 
 from mibench.api import Access, Estimate
@@ -65,10 +65,13 @@ def test_a_sealed_file_is_audited_by_its_scores(place: Path) -> None:
     assert refused.exit_code == 2
     assert "attack 'gmi' needs gradients, this audit has scores of torchscript@folder+" in refused.stderr
     assert refused.stderr.strip().endswith("choose an attack that needs less (floor, mirror-b)")
-    done = call(*sealed, *FLOOR, *TINY, "--json")
+    done = call(*sealed, *SEARCH, *TINY, "--json")
     assert done.exit_code == 0, done.output
+    assert "attack: none named, so mirror-b (possible, too: floor)" in done.stderr
     found = json.loads(done.stdout)
-    assert found["attack"]["name"] == "floor"
+    assert found["attack"]["name"] == "mirror-b"
+    assert found["attack"]["floor"]
+    assert found["prior"]["card"].startswith("gmi@folder+")
     assert found["model"]["access"] == "scores"
     assert any("only attacks that make do with scores could run" in sentence for sentence in found["means"])
 
@@ -114,7 +117,7 @@ def test_a_model_without_a_usable_gradient_is_attacked_by_its_scores_and_only_so
     assert "is trained on" not in refused.stderr, "said before judge and prior are made"
     (file,) = [file for name, file in all_cards().items() if name.startswith("module@")]
     assert file.card().access == "scores", "a later run knows it, too"
-    done = call(*model(), *FLOOR, *TINY, "--json")
+    done = call(*model("--attack", "floor"), *FLOOR, *TINY, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["attack"]["name"] == "floor"

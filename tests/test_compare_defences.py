@@ -40,6 +40,56 @@ def test_rows_are_named_by_what_tells_them_apart(matrix):
     assert [each.label for each in matrix.rows if each.twin] == ["none"]
 
 
+def made_otherwise(runs: Path, tag: str, name: str, differs: dict, *, twin: str | None = "vgg16@synthfaces") -> None:
+    """Have every run in ``runs`` against ``tag`` record that its training left the twin's recipe."""
+    record = {"name": name, "settings": {name: {}}, "control": False, "twin": twin, "twin_sha256": "sha of "}
+    for run in runs.glob(f"*-{tag}-0"):
+        edit(run, "run.json", lambda whole: whole["attacked"].update(defence={**record, "differs_from_twin": differs}))
+
+
+@pytest.fixture
+def trained_otherwise(tmp_path: Path) -> Path:
+    """The twin, three undefended trainings, one of them by the twin's recipe, and two of one defence."""
+    for tag in ("", "short", "weak", "strong", "veil", "open"):
+        attack_on(tmp_path / f"ppa-{tag}-0", tag, "ppa", 0.6)
+    made_otherwise(tmp_path, "short", "none", {"epochs": [10, 3]})
+    made_otherwise(tmp_path, "weak", "none", {"seed": [0, 1]})
+    made_otherwise(tmp_path, "open", "none", {})
+    edit(tmp_path / "ppa-open-0", "run.json", lambda run: run["spec"]["target"].update(card="vgg16@synthfaces+none"))
+    made_otherwise(tmp_path, "strong", "veil", {"epochs": [10, 50], "batch_size": [64, 1024]})
+    made_otherwise(tmp_path, "veil", "veil", {"epochs": [10, 50]})
+    return tmp_path
+
+
+def test_other_trainings_are_named_by_what_their_recipe_has_of_its_own(trained_otherwise):
+    labels = {each.label: each.card.partition("+")[2] for each in compare_defences(trained_otherwise).rows}
+    assert labels == {
+        "none": "",
+        "none (epochs=3)": "short",
+        "none (seed=1)": "weak",
+        "none (same recipe)": "none",
+        "veil": "veil",
+        "veil (batch_size=1024)": "strong",
+    }
+
+
+def test_a_row_that_left_its_twins_recipe_is_marked_everywhere(trained_otherwise):
+    made = compare_defences(trained_otherwise)
+    for kind in ("text", "markdown"):
+        text = " ".join(made.render(kind).split())
+        assert "| veil (batch_size=1024) † |" in text
+        assert "† veil was not trained by its twin's recipe: epochs 50 (twin: 10)." in text
+        assert "none †" not in text
+        assert "none (same recipe) †" not in text
+    assert r"veil $\dagger$" in made.render("latex")
+    lines = {line["defence"]: line["differs_from_twin"] for line in read(made.render("csv"))}
+    assert lines["veil (batch_size=1024)"] == "epochs 50 (twin: 10); batch_size 1024 (twin: 64)"
+    assert lines["none"] == ""
+    plain = {row["label"]: row["differs_from_twin"] for row in made.as_plain()["rows"]}
+    assert plain["none (seed=1)"] == {"seed": [0, 1]}
+    assert plain["none"] == {}
+
+
 def test_every_row_is_tested_against_its_twin_under_every_attack(matrix):
     tested = {(each.defence, each.attack) for each in matrix.differences}
     assert tested == {(each.label, attack) for each in matrix.rows if not each.twin for attack in ATTACKS}
@@ -66,6 +116,34 @@ def test_utility_and_cost_stand_beside_leakage(matrix):
     assert row(matrix, "veil").relative_seconds is None
     assert weak.strongest == {"acc1": "dmmia"}
     assert weak.attacks["ppa"].seeds == (0, 1)
+
+
+def test_a_cost_that_is_not_known_is_a_dash_and_a_note_says_how_to_get_it(defended, tmp_path):
+    shutil.copytree(defended, tmp_path / "runs")
+    for run in (tmp_path / "runs").glob("*--[01]"):
+        edit(run, "run.json", lambda whole: whole["attacked"].update(seconds=None))
+    made = compare_defences(tmp_path / "runs")
+    assert row(made, WEAK).relative_seconds is None
+    text = " ".join(made.render("markdown").split())
+    assert "no training × beside none, as the card of vgg16@synthfaces has no seconds" in text.lower()
+    assert "`mibench train target vgg16 --dataset synthfaces --defence none`" in text
+    (line,) = [line for line in made.render("markdown").splitlines() if line.startswith(f"| {WEAK}")][:1]
+    assert line.rstrip(" |").endswith("–")
+    assert next(one for one in read(made.render("csv")) if one["defence"] == WEAK)["relative_seconds"] == ""
+    # another training by the twin's recipe stands in
+    attack_on(tmp_path / "runs" / "ppa-again-0", "open", "ppa", 0.6)
+    edit(
+        tmp_path / "runs" / "ppa-again-0",
+        "run.json",
+        lambda whole: (
+            whole["spec"]["target"].update(card="vgg16@synthfaces+none", sha256="sha of none"),
+            whole["attacked"].update(seconds=120.0),
+            whole["attacked"]["defence"].update(name="none", settings={"none": {}}, control=False),
+        ),
+    )
+    again = compare_defences(tmp_path / "runs")
+    assert row(again, WEAK).relative_seconds == pytest.approx(150 / 120)
+    assert any("no training × of veil: the card has no seconds" in note for note in again.notes)
 
 
 def test_without_its_twin_a_defence_is_shown_and_not_tested(defended, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from mibench.targets.defences.removed_shortcuts import RemovedShortcuts
 from mibench.targets.defences.trap_mid import TrapMID
 from mibench.weights.cards import find
 from mibench.weights.load import build_network
+from mibench.weights.training import Training, resolve_training
 
 OFF = [
     NoDefence(),
@@ -45,6 +48,28 @@ SMALL = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 10, "da
 @pytest.mark.parametrize("defence", OFF, ids=lambda defence: defence.name)
 def test_a_defence_that_is_off_leaves_the_training_as_it_is_to_the_bit(defence: Defence) -> None:
     assert same_weights(train_tiny(), train_tiny(defence))
+
+
+@pytest.mark.parametrize(
+    ("defence", "architecture", "first"),
+    [
+        (RemovedShortcuts(removed_after=0.5), "facenet64", 3),
+        (NegativeLabelSmoothing(alpha=-0.05), "vgg16", 4),  # off for two epochs, on the ramp in the third
+        (AntiAdversarial(begins=0.5, iterations=1), "vgg16", 3),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_the_best_epoch_is_one_in_which_the_defence_acted(defence, architecture, first, monkeypatch) -> None:
+    """Undefended epochs may be better: they are no epochs of this defence."""
+    scores = iter([0.9, 0.8, 0.2, 0.1])
+
+    def accuracy(network, store, labels, context=None):
+        return next(scores, 0.5) if context is not None else 0.5  # of the epochs, then of the stored weights
+
+    monkeypatch.setattr("mibench.targets.training.recipes.accuracy", accuracy)
+    trained = train_tiny(defence, architecture=architecture, epochs=4, select="best_on_test")
+    assert trained.measured["epoch"] == first
+    assert trained.measured["selection"] == f"test-set selection: best of {5 - first} epochs"
 
 
 @pytest.mark.parametrize("name", registry.names("defence"))
@@ -177,10 +202,42 @@ def test_a_defended_target_follows_its_twin_and_its_card_says_so(tmp_path: Path,
     assert (card.defence.twin, card.defence.twin_sha256) == (twin.name, twin.weights.sha256)
     differing = {key for key, value in card.recipe.items() if twin.recipe.get(key) != value}
     assert differing == {"command"}
+    assert not card.defence.differs_from_twin
+    assert "differs_from_twin" not in (tmp_path / "cards" / "vgg16_synthfaces_midre.yaml").read_text()
     assert card.measured is not None
     assert card.measured["seconds"] > 0
     network, _ = build_network(find("target", "vgg16+midre", "synthfaces"))
     assert not network.training
+
+
+def test_a_training_that_leaves_its_twins_recipe_says_so(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
+    data = {key: value for key, value in SMALL.items() if key.startswith("dataset")}
+    mibench.train("target", "vgg16", tag="small", settings=SMALL, seed=3, device="cpu")
+    given = [f"--set={key}={value}" for key, value in data.items()]
+    given += ["--set=train.images_per_identity=5", "--set=train.batch_size=64", "--set=train.checkpoint_seconds=9"]
+    command = ["train", "target", "vgg16", "--defence", "none", "--twin", "vgg16+small", "--tag", "few", "--seed", "4"]
+    done = CliRunner().invoke(cli, [*command, *given, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert "not as the twin vgg16@synthfaces+small: images_per_identity 5 (twin: None)" in done.stdout
+    card = find("target", "vgg16+few", "synthfaces").card()  # read from its file
+    assert card.defence is not None
+    assert card.defence.differs_from_twin == {"images_per_identity": (None, 5), "seed": (3, 4)}
+    assert card.measured is not None
+    assert (card.measured["train_images"], card.recipe["images_per_identity"]) == (50, 5)
+    shown = CliRunner().invoke(cli, ["show", "card", card.name, "--json"])
+    assert json.loads(shown.stdout)["defence"]["differs_from_twin"]["seed"] == [3, 4]
+
+
+def test_a_twin_trained_in_bfloat16_is_left_by_the_override_that_the_message_names() -> None:
+    """The shipped narrow VGG16: at-at's perturbations do not exist in its precision."""
+    asked = Training(kind="target", architecture="vgg16", defences=("at-at",))
+    resolved = resolve_training(asked)
+    assert (resolved.training.precision, resolved.differs_from_twin) == ("bfloat16", {})
+    with pytest.raises(MibenchError, match=r"bfloat16 tells apart no less than 0.00391; add --precision float32 "):
+        train_tiny(AntiAdversarial(), precision="bfloat16")
+    overridden = resolve_training(replace(asked, precision="float32"))
+    assert overridden.differs_from_twin == {"precision": ("bfloat16", "float32")}
 
 
 @pytest.mark.parametrize(

@@ -188,8 +188,8 @@ def test_a_prior_is_trained_on_the_filtered_answers_and_belongs_to_them(filterin
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--defence", "rounding", "--set", "train.epochs=2"], "rounding trains nothing"),
-        (["--defence", "rounding", "--seed", "3"], "rounding trains nothing"),
+        (["--defence", "rounding", "--set", "train.epochs=2"], "rounding trains no classifier"),
+        (["--defence", "rounding", "--seed", "3"], "rounding trains no classifier"),
         (["--defence", "rounding", "--twin", "none"], "name them with --twin"),
         (
             ["--defence", "rounding", "--twin", "toynet+mine"],

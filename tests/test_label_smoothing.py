@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from defended import VECTORS, sines, train_tiny
+from defended import VECTORS, Memory, sines, train_tiny
 from torch import nn
 
+from mibench.api import MibenchError
 from mibench.targets.defences import label_smoothing
 from mibench.targets.defences.label_smoothing import LabelSmoothing, NegativeLabelSmoothing, scheduled, smoothed_losses
+from mibench.targets.training import supervised
 
 REFERENCE = VECTORS["label_smoothing"]
 
@@ -85,3 +89,61 @@ def test_half_precision_logits_are_read_in_float32() -> None:
     labels = torch.arange(5)
     rounded = logits.bfloat16()
     assert torch.equal(smoothed_losses(rounded, labels, -0.05), smoothed_losses(rounded.float(), labels, -0.05))
+
+
+# ---------------------------------------------------------------- divergence
+
+DIVERGING = {"alpha": -5.0, "schedule": "constant"}
+
+
+def test_a_diverged_training_names_the_loss_and_its_cure_within_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "REPORT_SECONDS", 0.0)  # hears of every step
+    memory, records = Memory(), []
+    with pytest.raises(MibenchError) as caught:
+        train_tiny(
+            NegativeLabelSmoothing(**DIVERGING),
+            checkpoint=memory,
+            learning_rate=1e20,
+            log=lambda **record: records.append(record),
+        )
+    assert "diverged in epoch 1" in caught.value.cause
+    assert "no lower bound for a negative alpha" in caught.value.cause
+    assert caught.value.cure == "set defence.clip_gradient=1, or defence.alpha nearer 0 (now -5)"
+    assert not records  # no epoch was over
+    assert not memory.saves
+
+
+def test_the_cure_is_not_what_was_done_already() -> None:
+    clipped = NegativeLabelSmoothing(alpha=-5.0, clip_gradient=1.0).why_diverged()
+    assert clipped is not None
+    assert clipped[1] == "set defence.alpha nearer 0 (now -5)"
+    assert NegativeLabelSmoothing(alpha=0.0).why_diverged() is None
+    with pytest.raises(MibenchError, match="diverged in epoch 1") as caught:
+        train_tiny(learning_rate=1e20)
+    assert caught.value.cure == "lower train.learning_rate (now 1e+20) or set train.schedule=cosine"
+
+
+def test_no_state_that_diverged_is_saved() -> None:
+    memory = Memory()
+    with pytest.raises(MibenchError, match="diverged"):
+        train_tiny(learning_rate=1e20, checkpoint=memory, checkpoint_seconds=0.0)
+    state = memory.load()
+    assert state is None or state["values"]["totals"].isfinite().all()
+
+
+def test_weights_that_grew_beyond_their_storage_have_the_same_cure() -> None:
+    with pytest.raises(MibenchError, match="is not finite in float16") as caught:
+        train_tiny(NegativeLabelSmoothing(**DIVERGING), learning_rate=0.3, epochs=8, storage="float16")
+    assert caught.value.cure == "store float32, or set defence.clip_gradient=1, or defence.alpha nearer 0 (now -5)"
+
+
+def test_clipping_after_the_backward_pass_keeps_a_diverging_training_finite() -> None:
+    records = []
+    train_tiny(
+        NegativeLabelSmoothing(**DIVERGING, clip_gradient=1.0),
+        learning_rate=0.3,
+        epochs=8,
+        storage="float16",
+        log=lambda **record: records.append(record),
+    )
+    assert all(math.isfinite(record["train_loss"]) for record in records)

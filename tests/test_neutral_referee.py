@@ -63,6 +63,7 @@ def test_every_part_is_played_by_a_registered_party() -> None:
     kinds = {
         "baseline": "attack",
         "strongest": "attack",
+        "strongest_by_scores": "attack",
         "default_attack": "attack",
         "default_target": "target",
         "default_judge": "judge",

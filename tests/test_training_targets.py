@@ -10,10 +10,11 @@ from powercut import Memory, Stopped
 from tiny_splits import CLASSES, CPU, TinySplit, assert_same_bytes, tiny_target, workshop
 
 from mibench.api import MibenchError
+from mibench.data.split import Images
 from mibench.rng import Streams
 from mibench.targets.training.augment import channels_last_store
 from mibench.targets.training.evaluation import accuracy
-from mibench.targets.training.recipes import TrainJudge, build
+from mibench.targets.training.recipes import TrainJudge, build, fewer_images
 from mibench.targets.training.supervised import preferred_layout
 
 
@@ -92,6 +93,37 @@ def test_selection_on_the_test_part_keeps_the_best_epoch_and_says_so():
     assert trained.measured["selection"].startswith("test-set selection")
 
 
+# ---------------------------------------------------------------- fewer images
+
+
+def test_fewer_images_of_each_class_are_the_first_of_an_order_drawn_from_the_seed():
+    train = TinySplit().private("train", 16)
+    few, more, other = fewer_images(train, 4, seed=0), fewer_images(train, 9, seed=0), fewer_images(train, 4, seed=1)
+    for chosen, count in ((few, 4), (more, 9), (other, 4)):
+        assert chosen.labels.tolist() == [label for label in range(CLASSES) for _ in range(count)]
+        assert chosen.identities == tuple(f"private-{label}" for label in chosen.labels.tolist())
+
+    def rows(images):
+        return [image.tobytes() for image in images.pixels.numpy()]
+
+    order = [rows(train).index(row) for row in rows(few)]
+    assert order == sorted(order)  # as they lay
+    assert set(rows(few)) < set(rows(more)) < set(rows(train))
+    assert rows(fewer_images(train, 4, seed=0)) == rows(few) != rows(other)
+
+
+def test_classes_with_fewer_images_than_asked_for_keep_them_all():
+    train = TinySplit().private("train", 16)
+    uneven = Images(train.pixels[10:], train.labels[10:], train.identities[10:])  # 6 of class 0, 16 of the others
+    assert fewer_images(uneven, 8, seed=0).labels.bincount().tolist() == [6, 8, 8, 8, 8]
+
+
+def test_a_target_trained_on_fewer_images_is_measured_on_all_test_images():
+    trained = tiny_target(epochs=1, images_per_identity=4).run(TinySplit(), workshop())
+    assert trained.measured["train_images"] == 4 * CLASSES
+    assert trained.measured["test_images"] == 6 * CLASSES
+
+
 # ---------------------------------------------------------------- resume
 
 
@@ -154,6 +186,8 @@ def test_a_checkpoint_of_another_training_is_refused():
         ({"augment": "heavy"}, "unknown augmentation 'heavy'"),
         ({"select": "best"}, "unknown select 'best'; choose one of last, best_on_test"),
         ({"storage": "int8"}, "unknown storage 'int8'; choose one of float32, float16"),
+        ({"images_per_identity": 0}, "images_per_identity must be 1 or more, got 0"),
+        ({"images_per_identity": 16}, "images_per_identity=16 leaves nothing out: no identity has more than 16 images"),
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"batch_size": 1}, "batch_size must be 2 or more, got 1"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from defended import CLASSES, TINY, VECTORS, Patterns, same_weights, sines, trai
 from powercut import Memory, Stopped
 from torch import Tensor, nn
 
-from mibench.api import Batch, MibenchError, TrainingHooks, TrainingTask
+import mibench
+from mibench.api import Batch, Card, MibenchError, TrainingHooks, TrainingTask
 from mibench.rng import Streams
 from mibench.targets.defences.label_smoothing import NegativeLabelSmoothing
 from mibench.targets.defences.random_erasing import RandomErasing
@@ -19,6 +21,8 @@ from mibench.targets.defences.trap_mid import TrapHooks, TrapMID, blend, improve
 from mibench.targets.networks.vgg16 import VGG16
 from mibench.targets.training.affine import crop_flip_rotate
 from mibench.targets.training.recipes import TrainTarget, another
+from mibench.weights.cards import find
+from mibench.weights.load import build_network, load_artefacts, load_weights
 
 REFERENCE = VECTORS["trap_mid"]
 IMAGES = sines(0.5, 0.3, (2, 6), offset=0.5)
@@ -232,3 +236,44 @@ def test_the_card_says_how_often_the_trapdoors_open(monkeypatch: pytest.MonkeyPa
 def test_nonsense_is_refused(settings: dict, line: str) -> None:
     with pytest.raises(MibenchError, match=line):
         TrapMID(**settings).check()
+
+
+# ---------------------------------------------------------------- triggers for analysis
+
+TOY = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 6, "dataset.train_images": 8}
+FEW = {**TOY, "defence.discriminator": "none"}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
+    return tmp_path
+
+
+def trained(**settings: object) -> Card:
+    given = {**FEW, **{f"defence.{key}": value for key, value in settings.items()}}
+    return mibench.train("target", "vgg16", defences="trap-mid", twin="none", settings=given, device="cpu").card
+
+
+def test_triggers_are_stored_beside_the_weights_where_they_are_asked_for(home: Path) -> None:
+    card, file = trained(save_triggers=True), find("target", "vgg16+trap-mid", "synthfaces")
+    assert card.artefacts is not None
+    stored = home / "weights" / "artefacts" / card.artefacts.file
+    assert (stored.stat().st_size, file.card()) == (card.artefacts.bytes, card)
+    triggers = load_artefacts(file)["trap-mid.triggers"]
+    assert (triggers.dtype, triggers.shape) == (torch.uint8, (6, 3, 64, 64))
+    assert triggers.float().std() > 0
+    assert not any("trigger" in key for key in load_weights(file))
+    stored.write_bytes(stored.read_bytes()[:-1])
+    with pytest.raises(MibenchError, match="artefacts of 'vgg16@synthfaces\\+trap-mid' are not the ones on their card"):
+        load_artefacts(file)
+    build_network(file)  # needs none of them
+
+
+def test_triggers_that_are_not_asked_for_are_not_stored(home: Path) -> None:
+    with_triggers, without = trained(save_triggers=True), trained()
+    assert with_triggers.weights.sha256 == without.weights.sha256
+    assert without.artefacts is None
+    assert not list((home / "weights" / "artefacts").iterdir()), "those of the earlier training are gone"
+    assert load_artefacts(find("target", "vgg16+trap-mid", "synthfaces")) == {}
+    assert "artefacts" not in (home / "cards" / "vgg16_synthfaces_trap-mid.yaml").read_text()

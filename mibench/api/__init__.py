@@ -9,7 +9,7 @@ Conventions, stated once:
 """
 
 from mibench.api.accuracy import Accuracy
-from mibench.api.answer_filter import AnswerFilter, AnswerStage, FilteredAnswers
+from mibench.api.answer_filter import AnswerFilter, AnswerStage, FilteredAnswers, ReferenceAnswers
 from mibench.api.attack import Attack, Context, MappingPrior, Prior, Reconstruction, State
 from mibench.api.defence import Batch, Defence, TrainingHooks, TrainingTask
 from mibench.api.metric import TOPICS, VIEWS, Estimate, Measured, Metric, MetricInfo, Topic, View, metric
@@ -68,6 +68,7 @@ __all__ = [
     "QueryLimit",
     "Recipe",
     "Reconstruction",
+    "ReferenceAnswers",
     "State",
     "StateDictMismatch",
     "Topic",

@@ -1,4 +1,4 @@
-"""Answer-time filters: defences that train nothing and change what a classifier answers.
+"""Answer-time filters: defences that leave the classifier as it is and change what it answers.
 
 A filter acts for an adversary who sees scores or labels. Who holds the network differentiates through its logits and
 never meets a filter, so a filtered target grants no gradients.
@@ -7,10 +7,11 @@ never meets a filter, so a filtered target grants no gradients.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from .defence import Defence
@@ -31,10 +32,28 @@ class AnswerStage(enum.IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferenceAnswers:
+    """What a filter may learn from: public images, and what the classifier behind it answers to them.
+
+    Attributes:
+        images: uint8 ``(N, 3, S, S)``, of the classifier's size.
+        scores: float32 ``(N, C)`` in [0, 1], as the filters before it leave them, on the CPU.
+        device: where to compute.
+        progress: hears of steps done, of all steps, and a text.
+    """
+
+    images: Tensor
+    scores: Tensor
+    device: torch.device
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnswerFilter(Defence):
     """A filter and its settings. A subclass overrides :meth:`logits` or :meth:`scores`.
 
-    The label that a filtered classifier answers is that of the unfiltered logits.
+    The label that a filtered classifier answers is that of the unfiltered logits. A filter with weights of its own
+    overrides :attr:`reference_images`, :meth:`learn` and :meth:`with_weights`; they are stored with the target's.
 
     Attributes:
         stage: where it acts.
@@ -46,6 +65,23 @@ class AnswerFilter(Defence):
     stage: ClassVar[AnswerStage]
     grants: ClassVar[Access] = Access.SCORES
     eight_bits: ClassVar[bool] = False
+
+    @property
+    def reference_images(self) -> int:
+        """How many public images :meth:`learn` wants, the first ones; 0: it learns nothing."""
+        return 0
+
+    def learn(self, reference: ReferenceAnswers) -> Mapping[str, Tensor]:
+        """Weights of the filter's own, on the CPU; the same every time for the same reference."""
+        return {}
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> AnswerFilter:
+        """The filter that acts by these weights, which :meth:`learn` gave; without :meth:`learn`, itself.
+
+        Raises:
+            MisfitError: they are those of other settings.
+        """
+        return self
 
     def logits(self, logits: Tensor) -> Tensor:
         """Logits ``(N, C)`` in the place of the network's. Row by row: an answer never depends on its batch."""

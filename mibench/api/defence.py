@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mibench.rng import Streams
 
-from .victim import ClassifierOutput
+from .victim import ClassifierOutput, Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class TrainingTask:
         initial: the tensors of the card that :meth:`Defence.backbone` names.
         autocast: the training's precision, a context manager around forward passes.
         images: indices ``(B,)`` to training images ``(B, 3, S, S)`` in [0, 1] on the device, not augmented.
+        teacher: the undefended twin, frozen and in evaluation, for a defence with ``needs_teacher``; images in [0, 1].
+        public: ``public(n)`` gives the first n public images, all for None: uint8 ``(N, 3, S, S)``.
         fresh_network: ``fresh_network(streams, num_classes=1, width=0.5)`` is another network of the architecture that
             is trained, ``width`` times as wide, with initial weights of the streams.
     """
@@ -52,6 +54,8 @@ class TrainingTask:
     initial: Mapping[str, Tensor] | None = None
     autocast: Callable[[], AbstractContextManager[object]]
     fresh_network: Callable[..., nn.Module] | None = None
+    teacher: Victim | None = None
+    public: Callable[[int | None], Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,14 @@ class TrainingHooks:
     def before_update(self, network: nn.Module, batch: Batch) -> None:
         """Called between the backward pass and the optimiser's step: where gradients are clipped."""
 
+    def artefacts(self) -> Mapping[str, Tensor]:
+        """Tensors for analysis, at the end of the training. They are stored beside the weights; no attack gets them."""
+        return {}
+
+    def in_force(self, epoch: int) -> bool:
+        """Whether the defence acts in whole in an epoch (from 0). ``select=best_on_test`` keeps no others' weights."""
+        return True
+
     def measured(self, network: nn.Module) -> Mapping[str, float | int | str]:
         """Facts for the card, at the end of the training."""
         return {}
@@ -151,6 +163,7 @@ class Defence:
         control: it is expected to leak *more*: a control beside the defences, never to be offered as one.
         replaces_loss: it weighs samples or puts another loss in the place of the cross entropy, so that no smoothing of
             the recipe's own applies.
+        needs_teacher: it learns from what the undefended twin answers.
         compatible: architectures that it applies to; None: all.
     """
 
@@ -158,6 +171,7 @@ class Defence:
     alone: ClassVar[bool] = False
     control: ClassVar[bool] = False
     replaces_loss: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
 
     def backbone(self, architecture: str) -> str | None:
@@ -169,6 +183,13 @@ class Defence:
 
     def check(self) -> None:
         """Raise where a setting makes no sense."""
+
+    def why_diverged(self) -> tuple[str, str] | None:
+        """Why a training with these settings may diverge, and what helps: cause and cure, a clause each.
+
+        None: the defence is no likelier cause than the learning rate.
+        """
+        return None
 
     def architecture(self, name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """The architecture that is trained in the place of ``name``, and its keyword arguments."""

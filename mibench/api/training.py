@@ -80,7 +80,7 @@ class Monitor(Protocol):
         """Log and measure where it is time to, after ``done`` steps. True asks for a checkpoint right away."""
 
     def text(self, done: int) -> str:
-        """What stands beside the progress bar."""
+        """What stands beside the progress bar; asked for before every checkpoint, too. It may raise."""
 
 
 def run_steps(
@@ -114,10 +114,11 @@ def run_steps(
         state.step += 1
         due = monitor.after(state.step) or state.step == steps
         now = time.monotonic()
-        if due or now - reported_at >= report_seconds:
+        saving = due or now - saved_at >= checkpoint_seconds
+        if saving or now - reported_at >= report_seconds:  # what cannot be told, a loss that is no number, is not saved
             context.progress(state.step, steps, monitor.text(state.step))
             reported_at = time.monotonic()
-        if due or now - saved_at >= checkpoint_seconds:
+        if saving:
             context.checkpoint.save(state.content())
             saved_at = time.monotonic()
 
@@ -210,8 +211,12 @@ def check_storage(storage: str) -> None:
         raise MibenchError(f"unknown storage {storage!r}", cure=f"choose one of {', '.join(STORAGE_DTYPES)}")
 
 
-def stored_weights(network: nn.Module, storage: str, prefix: str = "") -> dict[str, Tensor]:
+def stored_weights(
+    network: nn.Module, storage: str, prefix: str = "", *, cure: str = "train again at a lower rate"
+) -> dict[str, Tensor]:
     """The state as it will be stored: ``prefix`` and key -> tensor on the CPU, floating-point ones in ``storage``.
+
+    ``cure`` is what helps against weights that grow too large.
 
     Raises:
         MibenchError: a weight is too large for ``storage``, or not finite at all.
@@ -223,9 +228,7 @@ def stored_weights(network: nn.Module, storage: str, prefix: str = "") -> dict[s
     }
     for key, value in weights.items():
         if not value.isfinite().all():
-            raise MibenchError(
-                f"{key} is not finite in {storage}", cure="store float32, or train again at a lower rate"
-            )
+            raise MibenchError(f"{key} is not finite in {storage}", cure=f"store float32, or {cure}")
     return weights
 
 

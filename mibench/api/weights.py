@@ -33,6 +33,7 @@ class TrainingContext:
     """Where a recipe works: device, precision ("float32" or "bfloat16" autocast), seed, checkpoint, log, progress.
 
     ``initial`` holds the tensors of the backbone card that :attr:`Recipe.backbone` names; None: fresh weights.
+    ``teacher`` is the undefended twin, where a defence needs one.
     ``defences`` act on the training in this order, and ``public`` holds the tensors of the card that each one's
     :meth:`~mibench.api.Defence.backbone` names.
     """
@@ -44,6 +45,7 @@ class TrainingContext:
     log: Callable[..., None] = lambda **record: None
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     initial: Mapping[str, Tensor] | None = None
+    teacher: Victim | None = None
     defences: tuple[Defence, ...] = ()
     public: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # name of the defence -> tensors
 
@@ -52,7 +54,7 @@ class TrainingContext:
 class TrainedWeights:
     """What a recipe or an importer hands back; the referee hashes and stores it and writes the card.
 
-    ``notes`` are for the card: each a sentence.
+    ``notes`` are for the card: each a sentence. ``artefacts`` are tensors for analysis, stored in a file of their own.
     """
 
     architecture: str
@@ -62,6 +64,7 @@ class TrainedWeights:
     classes: int | None = None
     measured: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,7 +159,7 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
     possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}
     if not possible:
         raise MibenchError(f"no installed attack makes do with {granted.word}", cure="install one that does")
-    preferred = (registry.role("strongest"), registry.role("baseline"), *possible)
+    preferred = (*(registry.role(part) for part in ("strongest", "strongest_by_scores", "baseline")), *possible)
     name = next(name for name in preferred if name is not None and name in possible)
     others = ", ".join(other for other in possible if other != name)
     reporter.say(f"attack: none named, so {name}" + (f" (possible, too: {others})" if others else ""))

@@ -146,6 +146,7 @@ def _leak(
     accuracy, chance = recognised["acc1"], 1 / people
     if accuracy["value"] is None:
         return [f"nothing can be said: {accuracy['reason']}"]
+    level = [f"only attacks that make do with {granted.word} could run"] if granted < Access.GRADIENTS else []
     if against.value is None:  # the run is a floor itself, or they do not compare
         more = accuracy["low"] is not None and accuracy["low"] > chance
         liked = "gives their label most steadily" if granted < Access.SCORES else "scores highest"
@@ -154,8 +155,7 @@ def _leak(
             f"the target identity in {accuracy['value']:.1%}"
         )
         ending = "more often than chance" if more else "which chance alone can explain"
-        level = f"only attacks that make do with {granted.word} could run" if granted < Access.GRADIENTS else ""
-        return list(filter(None, (f"{sentence}, {ending} ({percent(chance)})", level)))
+        return [f"{sentence}, {ending} ({percent(chance)})", *level]
     points, low, high = (
         f"{100 * v:+.1f}" if v is not None else "?" for v in (against.value, against.low, against.high)
     )
@@ -167,12 +167,14 @@ def _leak(
     if weak:
         return [
             f"no leak beyond the prior was seen ({attack} differs from the floor by {points} points [{low}, {high}]), "
-            "and with this judge that says nothing"
+            "and with this judge that says nothing",
+            *level,
         ]
     unseen = against.params.get("detectable")
     power = f"; a difference below {100 * unseen:.0f} points would mostly have gone unseen" if unseen else ""
     return [
-        f"no leak beyond the prior was seen: {attack} differs from the floor by {points} points [{low}, {high}]{power}"
+        f"no leak beyond the prior was seen: {attack} differs from the floor by {points} points [{low}, {high}]{power}",
+        *level,
     ]
 
 

@@ -57,7 +57,7 @@ The data folder has one directory per person; public images are in its public/ o
     "--outputs", metavar="ROLE,...", help="What the model returns, in order: features, logits, probabilities, other."
 )
 @click.option("--features", metavar="LAYER", help="Layer whose output (input:LAYER: whose input) gives the features.")
-@click.option("--attack", metavar="NAME", help="The attack.  [default: ppa; floor if there are no gradients]")
+@click.option("--attack", metavar="NAME", help="The attack.  [default: ppa; mirror-b with scores, floor with labels]")
 @access_option
 @click.option("--judge", metavar="NAME", help="An existing judge.  [default: one trained on the data]")
 @click.option("--prior", metavar="NAME", help="An existing prior, or the architecture to train on the public images.")

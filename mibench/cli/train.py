@@ -112,4 +112,7 @@ def train(
     for name, value in (card.measured or {}).items():
         if isinstance(value, int | float | str):
             tell(f"  {name}: {value}")
+    if card.defence is not None:
+        for name, (theirs, own) in card.defence.differs_from_twin.items():
+            tell(f"  not as the twin {card.defence.twin}: {name} {own} (twin: {theirs})")
     click.echo(f"card: {printable(str(path))}")

@@ -175,7 +175,7 @@ def _attacked_classifier(card: Card) -> dict[str, object]:
     measured = card.measured or {}
     return {
         **{name: measured.get(name) for name in ("test_accuracy", "test_images", "seconds")},
-        "defence": None if card.defence is None else plain(dataclasses.asdict(card.defence)),
+        "defence": None if card.defence is None else cards.defence_record(card.defence),
     }
 
 

@@ -1,14 +1,36 @@
-"""Answer-time filters of a target, as its card names them."""
+"""Answer-time filters of a target, as its card names them; what they learnt lies among the target's weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from mibench import registry
 from mibench import settings as config
 from mibench.api import Access, AccessName, AnswerFilter, Card, Defence, FilteredAnswers
 from mibench.errors import MibenchError
 from mibench.settings import Layer
+
+OWN = "filter:"  # begins the keys of a filter's weights; a colon is in no name of a network's
+
+
+def own_weights(learnt: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Filter -> its weights, as they lie among the target's: ``filter:NAME/key``."""
+    return {f"{OWN}{name}/{key}": value for name, weights in learnt.items() for key, value in weights.items()}
+
+
+def apart(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """The network's weights, and filter -> its own: undoes :func:`own_weights`."""
+    network: dict[str, Tensor] = {}
+    learnt: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(OWN):
+            name, _, own = key.removeprefix(OWN).partition("/")
+            learnt.setdefault(name, {})[own] = value
+        else:
+            network[key] = value
+    return network, learnt
 
 
 def filters_of(defences: Sequence[Defence]) -> tuple[AnswerFilter, ...]:
@@ -44,11 +66,16 @@ def filter_settings(card: Card) -> dict[str, Mapping[str, object]]:
     return {name: defence.settings[name] for name in defence.filters}
 
 
-def build_answers(card: Card) -> FilteredAnswers | None:
+def build_answers(card: Card, learnt: Mapping[str, Mapping[str, Tensor]] | None = None) -> FilteredAnswers | None:
     """What a target answers through; None where nothing filters its answers.
 
+    Args:
+        card: of the target.
+        learnt: filter -> its weights; None: what the filters grant is all that is asked for.
+
     Raises:
-        MibenchError: a filter is not installed or is none, a setting is missing, unknown, or makes no sense.
+        MibenchError: a filter is not installed or is none, a setting is missing, unknown, or makes no sense; weights
+            of a filter are missing or do not fit.
     """
     filters: list[AnswerFilter] = []
     for name, values in filter_settings(card).items():
@@ -60,6 +87,12 @@ def build_answers(card: Card) -> FilteredAnswers | None:
             raise MibenchError(f"card {card.name!r} lacks the setting {missing[0]!r} of the filter {name!r}")
         built, _ = config.resolve(kind, [Layer(f"card {card.name}", values)], scope="defence")
         built.check()
+        if learnt is not None and built.reference_images:
+            if name not in learnt:
+                raise MibenchError(
+                    f"the weights of {card.name!r} lack those of its filter {name!r}", cure="make it again"
+                )
+            built = built.with_weights(learnt[name])
         filters.append(built)
     return FilteredAnswers(filters) if filters else None
 

@@ -30,8 +30,9 @@ from mibench.system.text_files import shown
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from mibench.api import Card
+    from mibench.api import Card, CardDefence
 
+ARTEFACTS = "artefacts"  # folder beside weights: tensors for analysis
 CARD_KINDS = ("target", "judge", "regressor", "prior", "backbone")
 
 
@@ -92,7 +93,7 @@ def parse_card(content: JsonObject, source: str) -> Card:
                 )
 
     check(Card, content, "")
-    for name, kind in (("image", ImageSpec), ("weights", WeightsFile)):
+    for name, kind in (("image", ImageSpec), ("weights", WeightsFile), ("artefacts", WeightsFile)):
         if isinstance(content.get(name), Mapping):
             check(kind, content[name], f"{name}.")
     try:
@@ -103,9 +104,13 @@ def parse_card(content: JsonObject, source: str) -> Card:
         raise MibenchError(f"{source}: {field_path}: {first['msg'].lower()}") from error
     if card.kind not in CARD_KINDS:
         raise MibenchError(f"{source}: {registry.unknown('kind', card.kind, CARD_KINDS)}")
-    if Path(card.weights.file).name != card.weights.file or not card.weights.file.endswith(".safetensors"):
+    for name, described in (("weights", card.weights), ("artefacts", card.artefacts)):
+        if described is None or (
+            Path(described.file).name == described.file and described.file.endswith(".safetensors")
+        ):
+            continue
         raise MibenchError(
-            f"{source}: weights.file must be the bare name of a .safetensors file, got {card.weights.file!r}",
+            f"{source}: {name}.file must be the bare name of a .safetensors file, got {described.file!r}",
             cure="correct the card",
         )
     return card
@@ -274,10 +279,21 @@ def card_text(card: Card) -> str:
         value = getattr(card, field.name)
         if value is None or value == {} or (field.name == "access" and value == field.default):
             continue
-        content[field.name] = (
-            _ordered(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else plain(value)
-        )
+        if field.name == "defence":
+            content[field.name] = defence_record(value)
+        else:
+            content[field.name] = (
+                _ordered(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else plain(value)
+            )
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def defence_record(defence: CardDefence) -> dict[str, object]:
+    """What is written down of a defence, in cards and runs; without ``differs_from_twin`` where nothing differs."""
+    record = _ordered(defence)
+    if not defence.differs_from_twin:
+        del record["differs_from_twin"]
+    return record
 
 
 def _ordered(value: DataclassInstance) -> dict[str, object]:

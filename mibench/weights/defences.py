@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from mibench import registry
 from mibench import settings as config
-from mibench.api import CardDefence, CardName, Defence
+from mibench.api import Access, CardDefence, CardName, Defence, Recipe, Victim
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.settings import Layer
@@ -18,6 +20,7 @@ from mibench.system.text_files import shown
 from mibench.weights.answer_filters import filters_of, trains_nothing
 from mibench.weights.cards import CardFile, all_cards
 from mibench.weights.cards import find as find_card
+from mibench.weights.load import build_network
 from mibench.weights.same_data import check_same_data
 
 NO_TWIN = "none"
@@ -124,9 +127,43 @@ def check_untrained(defences: Sequence[Defence], given: object) -> None:
     """
     if given and trains_nothing(defences):
         raise MibenchError(
-            f"{' and '.join(one.name for one in defences)} trains nothing, it filters the answers of trained weights: "
-            "leave --set train.*, --seed and --precision out"
+            f"{' and '.join(one.name for one in defences)} trains no classifier, it filters answers of "
+            "trained weights: leave --set train.*, --seed and --precision out"
         )
+
+
+def teacher_of(defences: Sequence[Defence], twin: Twin | None, device: torch.device) -> Victim | None:
+    """The undefended twin as a teacher, where a defence learns from its answers.
+
+    Raises:
+        MibenchError: there is no twin.
+    """
+    if not any(one.needs_teacher for one in defences):
+        return None
+    check_teacher(defences, twin)
+    assert twin is not None
+    network, card = build_network(twin.file)
+    return Victim(
+        network.to(device),
+        image=card.image,
+        num_classes=int(card.classes or 0),
+        access=Access.GRADIENTS,
+        name=card.name,
+    )
+
+
+def check_teacher(defences: Sequence[Defence], twin: Twin | None) -> None:
+    """Refuse a defence that learns from an undefended twin where there is none.
+
+    Raises:
+        MibenchError: with the cure.
+    """
+    for one in defences:
+        if one.needs_teacher and twin is None:
+            raise MibenchError(
+                f"the defence {one.name!r} learns from the undefended twin's answers, and there is none",
+                cure="train the twin first, or name it with --twin",
+            )
 
 
 def find_twin(
@@ -211,8 +248,38 @@ def _twin(file: CardFile, recipe: type) -> Twin:
     return Twin(file, layer, seed, str(card.recipe.get("precision", "float32")))
 
 
-def describe_defences(defences: Sequence[Defence], twin: Twin | None) -> CardDefence | None:
-    """What the card says of the defences; None without any."""
+def differences(
+    twin: Twin, recipe: Recipe, *, architecture: str, seed: int, precision: str
+) -> dict[str, tuple[object, object]]:
+    """Where a training leaves its twin's recipe: setting -> the twin's value and its own.
+
+    Settings that change no result are left out; one that the twin's card does not name had its default.
+
+    Args:
+        twin: its card is that of a training.
+        recipe: of the training, built.
+        architecture: that is trained.
+        seed, precision: of the training.
+    """
+    layers = [twin.layer]
+    if "architecture" in config.setting_names(type(recipe)):
+        layers.append(Layer("command line", {"architecture": architecture}))
+    followed, _ = config.resolve(type(recipe), layers, scope="train")
+    theirs = {**plain(dataclasses.asdict(followed)), "seed": twin.seed, "precision": twin.precision}
+    ours = {**plain(dataclasses.asdict(recipe)), "seed": seed, "precision": precision}
+    return {
+        name: (theirs[name], value)
+        for name, value in ours.items()
+        if name not in recipe.cost_only and theirs[name] != value
+    }
+
+
+def describe_defences(
+    defences: Sequence[Defence],
+    twin: Twin | None,
+    differs_from_twin: Mapping[str, tuple[object, object]] | None = None,
+) -> CardDefence | None:
+    """What the card says of the defences; None without any. For the last argument see :func:`differences`."""
     if not defences:
         return None
     return CardDefence(
@@ -222,4 +289,5 @@ def describe_defences(defences: Sequence[Defence], twin: Twin | None) -> CardDef
         twin_sha256=None if twin is None else twin.file.card().weights.sha256,
         control=any(defence.control for defence in defences),
         filters=tuple(one.name for one in filters_of(defences)),
+        differs_from_twin=differs_from_twin or {},
     )

@@ -1,13 +1,15 @@
-"""What ``mibench train`` does for answer-time filters: measure what they leave, put them around trained weights."""
+"""What ``mibench train`` does for answer-time filters: have them learn, measure what they leave, and put them around
+trained weights."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mibench.api import (
     Access,
@@ -18,6 +20,7 @@ from mibench.api import (
     CardName,
     FilteredAnswers,
     ImageSpec,
+    ReferenceAnswers,
     TrainedWeights,
     Victim,
     WeightsFile,
@@ -26,11 +29,64 @@ from mibench.data.split import IdentitySplit, Images
 from mibench.errors import MibenchError
 from mibench.system.devices import deterministic
 from mibench.system.progress import Reporter
+from mibench.weights.answer_filters import own_weights
 from mibench.weights.cards import CardFile
-from mibench.weights.load import build_network, built_network
-from mibench.weights.save import save_weights
+from mibench.weights.load import build_network, built_network, stored_tensors
+from mibench.weights.save import save_weights, to_safetensors
 
 BATCH = 64  # images
+
+
+def learn(
+    network: nn.Module,
+    image: ImageSpec,
+    filters: Sequence[AnswerFilter],
+    dataset: IdentitySplit,
+    *,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[tuple[AnswerFilter, ...], dict[str, Tensor]]:
+    """Have those filters learn that have weights of their own, each from the answers that those before it leave.
+
+    Args:
+        network, image: of the classifier.
+        filters: of its answers.
+        dataset: whose public images are shown; no private one is.
+        device, reporter: of the computation.
+
+    Returns:
+        The filters as they act, and their weights as they lie among the network's.
+    """
+    wanted = max((one.reference_images for one in filters), default=0)
+    if not wanted:
+        return tuple(filters), {}
+    public = dataset.public(image.size, wanted).pixels
+    shown = public.float() / 255
+    victim = Victim(network.to(device), image=image, num_classes=dataset.num_classes, access=Access.GRADIENTS)
+    acting: list[AnswerFilter] = []
+    learnt: dict[str, dict[str, Tensor]] = {}
+    with deterministic(device, "float32"):
+        reporter.start(f"showing {len(shown)} public images")
+        try:
+            with torch.no_grad():
+                logits = torch.cat([victim.logits(batch.to(device)).cpu() for batch in shown.split(BATCH)])
+        finally:
+            reporter.stop()
+        for one in FilteredAnswers(filters).filters:
+            if one.reference_images:
+                count = one.reference_images
+                scores = FilteredAnswers(acting)(logits[:count], shown[:count])
+                reporter.start(f"training the filter {one.name}")
+                try:
+                    reference = ReferenceAnswers(
+                        images=public[:count], scores=scores, device=device, progress=reporter.update
+                    )
+                    learnt[one.name] = {key: value.cpu() for key, value in one.learn(reference).items()}
+                finally:
+                    reporter.stop()
+                one = one.with_weights(learnt[one.name])
+            acting.append(one)
+    return tuple(acting), own_weights(learnt)
 
 
 def measure_answers(
@@ -83,14 +139,16 @@ def measure_trained(
     device: torch.device,
     reporter: Reporter,
 ) -> TrainedWeights:
-    """A trained target whose utility is measured again, through its filters; the same without any."""
+    """A trained target with what its filters learnt, its utility measured again through them; the same without any."""
     if not filters:
         return trained
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in trained.weights.items()}
     network = built_network("target", trained.architecture, trained.arguments, dataset.num_classes, tensors)
+    acting, learnt = learn(network, trained.image, filters, dataset, device=device, reporter=reporter)
     images = dataset.private("test", trained.image.size)
-    measured = measure_answers(network, trained.image, filters, images, device=device, reporter=reporter)
-    return dataclasses.replace(trained, measured={**trained.measured, **measured})
+    measured = measure_answers(network, trained.image, acting, images, device=device, reporter=reporter)
+    weights = {**trained.weights, **learnt}
+    return dataclasses.replace(trained, weights=weights, measured={**trained.measured, **measured})
 
 
 def filter_twin(
@@ -105,7 +163,9 @@ def filter_twin(
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[Path, Card]:
-    """Write the twin's weights once more, byte for byte, under a card that names the filters.
+    """Write the twin's weights once more under a card that names the filters.
+
+    The file is the twin's, byte for byte, unless a filter has weights of its own: they are added to it.
 
     Args:
         name: of the new card.
@@ -126,17 +186,21 @@ def filter_twin(
             cure="choose another --tag",
         )
     network, card = build_network(twin)  # its weights are checked here
+    acting, learnt = learn(network, card.image, filters, dataset, device=device, reporter=reporter)
+    content = (
+        to_safetensors(str(name), {**stored_tensors(twin), **learnt}) if learnt else twin.weights_path.read_bytes()
+    )
     images = dataset.private("test", card.image.size)
-    measured = measure_answers(network, card.image, filters, images, device=device, reporter=reporter)
+    measured = measure_answers(network, card.image, acting, images, device=device, reporter=reporter)
     access = min(FilteredAnswers(filters).grants, Access[card.access.upper()])
     filtered = dataclasses.replace(
         card,
         name=str(name),
-        weights=WeightsFile(f"{name.stem}.safetensors", card.weights.sha256, card.weights.bytes),
+        weights=WeightsFile(f"{name.stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
         recipe={**card.recipe, "command": command},
         reported=None,
         measured={**(card.measured or {}), **measured},
         access=access.word,
         defence=defence,
     )
-    return save_weights(filtered, twin.weights_path.read_bytes(), folder), filtered
+    return save_weights(filtered, content, folder), filtered

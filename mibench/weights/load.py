@@ -13,12 +13,12 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from mibench import registry
-from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, load_strictly, network_traits
+from mibench.api import Access, AccessError, Card, Prior, Queries, Victim, WeightsFile, load_strictly, network_traits
 from mibench.errors import MibenchError, StateDictMismatch
 from mibench.metrics.extractors import JudgeExtractor, RegressorExtractor, Resize
 from mibench.system.foreign_code import contained
-from mibench.weights.answer_filters import build_answers, why_less
-from mibench.weights.cards import CardFile
+from mibench.weights.answer_filters import apart, build_answers, why_less
+from mibench.weights.cards import ARTEFACTS, CardFile
 from mibench.weights.gradient_check import gradient_fault
 from mibench.weights.prior_class import prior_class
 
@@ -30,47 +30,79 @@ def load_weights(file: CardFile) -> dict[str, Tensor]:
         MibenchError: missing, truncated, corrupt or swapped file, or numbers that are not finite; names the file, both
             hashes and the cure.
     """
-    content, path, cure = _verified(file)
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=cure) from error
+    tensors = stored_tensors(file)
     # in the type they are used in: a number of float64 may be infinite there
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise MibenchError(
-                f"weights of {file.name!r} are not finite: {name} in {path} holds NaN or infinity", cure=cure
+                f"weights of {file.name!r} are not finite: {name} in {file.weights_path} holds NaN or infinity",
+                cure=_restore(file),
             )
     return tensors
 
 
+def stored_tensors(file: CardFile) -> dict[str, Tensor]:
+    """The tensors of a card in the types they are stored in, after their file's size and hash agreed with the card.
+
+    Raises:
+        MibenchError: as :func:`load_weights`, but for numbers that are not finite.
+    """
+    return _parsed(file, "weights", file.weights_path, file.card().weights)
+
+
+def load_artefacts(file: CardFile) -> dict[str, Tensor]:
+    """What a training left for analysis (``DEFENCE.NAME`` -> tensor, as stored), checked as weights are; often nothing.
+
+    No run reads it, and it is no part of the contract with attacks.
+
+    Raises:
+        MibenchError: as :func:`stored_tensors`.
+    """
+    described = file.card().artefacts
+    if described is None:
+        return {}
+    return _parsed(file, "artefacts", file.weights_folder / ARTEFACTS / described.file, described)
+
+
 def check_weights(file: CardFile) -> None:
     """Refuse weights that are missing or not the ones on their card, before work whose end needs them."""
-    _verified(file)
+    _verified(file, "weights", file.weights_path, file.card().weights)
 
 
-def _verified(file: CardFile) -> tuple[bytes, Path, str]:
-    """The content of a weights file whose size and hash agree with its card, its path, and the cure if it is no good.
+def _parsed(file: CardFile, what: str, path: Path, expected: WeightsFile) -> dict[str, Tensor]:
+    content = _verified(file, what, path, expected)
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise MibenchError(f"{path} is not a safetensors file ({error})", cure=_restore(file)) from error
+
+
+def _restore(file: CardFile) -> str:
+    """The cure for weights that are no good."""
+    return "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
+
+
+def _verified(file: CardFile, what: str, path: Path, expected: WeightsFile) -> bytes:
+    """The content of a file whose size and hash agree with its card.
 
     Raises:
         MibenchError: they do not agree, or it cannot be read.
     """
-    expected = file.card().weights
-    path = file.weights_path
-    cure = "reinstall the package that ships it" if file.origin != "user" else "restore it or train it again"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise MibenchError(f"weights of {file.name!r} cannot be read: {path}: {error.strerror}", cure=cure) from error
+        raise MibenchError(
+            f"{what} of {file.name!r} cannot be read: {path}: {error.strerror}", cure=_restore(file)
+        ) from error
     got = hashlib.sha256(content).hexdigest()
     if got != expected.sha256 or len(content) != expected.bytes:
         raise MibenchError(
-            f"weights of {file.name!r} are not the ones on their card: {path} has sha256 {got} ({len(content)} bytes), "
+            f"{what} of {file.name!r} are not the ones on their card: {path} has sha256 {got} ({len(content)} bytes), "
             f"expected {expected.sha256} ({expected.bytes} bytes); corrupt or swapped file",
-            cure=cure,
+            cure=_restore(file),
         )
-    return content, path, cure
+    return content
 
 
 def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str) -> str:
@@ -86,15 +118,21 @@ def misfit_message(mismatch: StateDictMismatch, *, name: str, architecture: str)
 
 def build_network(file: CardFile) -> tuple[nn.Module, Card]:
     """The network of a target, judge or regressor card with its weights: float32, eval, frozen, on the CPU."""
+    network, card, _ = _built(file)
+    return network, card
+
+
+def _built(file: CardFile) -> tuple[nn.Module, Card, dict[str, dict[str, Tensor]]]:
+    """The same, and the weights of its filters by name."""
     card = file.card()
-    tensors = load_weights(file)
+    tensors, learnt = apart(load_weights(file))
     try:
         network = built_network(card.kind, card.architecture, card.arguments, card.classes, tensors, name=card.name)
     except TypeError as error:
         raise MibenchError(
             f"{file.path}: {card.architecture} does not take these arguments ({error})", cure="correct the card"
         ) from error
-    return network, card
+    return network, card, learnt
 
 
 def built_network(
@@ -139,7 +177,7 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
         AccessError: its network cannot give as much (an ONNX file has no gradients, other code may lose them), or its
             answers are filtered: a white-box attacker ignores filters.
     """
-    network, card = build_network(file)
+    network, card, learnt = _built(file)
     if card.classes is None:
         raise MibenchError(f"{file.path}: a target needs the field 'classes'", cure="correct the card")
     if (cause := why_less(card, access)) is not None:
@@ -156,7 +194,7 @@ def build_victim(file: CardFile, access: Access, device: torch.device) -> Victim
         num_classes=card.classes,
         access=access,
         name=card.name,
-        answer=build_answers(card),
+        answer=build_answers(card, learnt),
     )
     if access >= Access.GRADIENTS and (fault := gradient_fault(victim, device)) is not None:
         raise AccessError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from mibench.system.file_lock import held
 from mibench.system.files import atomic_write, write_error
 from mibench.system.tensor_files import METADATA_KEY
 from mibench.system.text_files import shown
-from mibench.weights.cards import write_card
+from mibench.weights.cards import ARTEFACTS, write_card
 
 SHELF_PATIENCE = 60.0  # seconds that a process waits for another one that writes weights; they are written in less
 
@@ -42,6 +43,8 @@ def store_weights(
 ) -> tuple[Path, Card]:
     """Write ``<folder>/weights/<stem>.safetensors`` and ``<folder>/cards/<stem>.yaml``.
 
+    Artefacts for analysis go to ``<folder>/weights/artefacts/<stem>.safetensors``.
+
     Args:
         name: of the card.
         kind: target, judge, regressor, prior or backbone.
@@ -57,7 +60,14 @@ def store_weights(
     """
     content = to_safetensors(str(name), trained.weights)
     card = describe(name, kind, trained, content, **facts)
-    return save_weights(card, content, folder), card
+    artefacts = to_safetensors(str(name), trained.artefacts) if trained.artefacts else None
+    if artefacts is not None:
+        card = dataclasses.replace(card, artefacts=_file(name, artefacts))
+    return save_weights(card, content, folder, artefacts=artefacts), card
+
+
+def _file(name: CardName, content: bytes) -> WeightsFile:
+    return WeightsFile(f"{name.stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content))
 
 
 def refuse_other_card(name: CardName, folder: Path) -> None:
@@ -83,7 +93,7 @@ def describe(name: CardName, kind: str, trained: TrainedWeights, content: bytes,
         architecture=trained.architecture,
         dataset=name.dataset,
         image=trained.image,
-        weights=WeightsFile(f"{name.stem}.safetensors", hashlib.sha256(content).hexdigest(), len(content)),
+        weights=_file(name, content),
         arguments=trained.arguments,
         classes=trained.classes,
         **facts,
@@ -102,13 +112,21 @@ def to_safetensors(name: str, weights: Mapping[str, Tensor]) -> bytes:
     return save(apart, metadata={METADATA_KEY: name})
 
 
-def save_weights(card: Card, content: bytes, folder: Path, *, check: Callable[[], None] = lambda: None) -> Path:
+def save_weights(
+    card: Card,
+    content: bytes,
+    folder: Path,
+    *,
+    artefacts: bytes | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
     """Write ``weights/<file>``, then the card that vouches for it; returns the card's path.
 
     Args:
         card: the card.
         content: the file of weights.
         folder: gets both, one process at a time: two that mix would leave a card with another one's weights.
+        artefacts: the file that ``card.artefacts`` describes; None: there is none.
         check: raises where the place is not free; called while no other process writes there.
 
     Raises:
@@ -124,6 +142,12 @@ def save_weights(card: Card, content: bytes, folder: Path, *, check: Callable[[]
             raise write_error(path, error) from error
         check()
         fresh = not path.exists()
+        aside = path.parent / ARTEFACTS / path.name
+        if artefacts is None:
+            aside.unlink(missing_ok=True)  # of an earlier training under this name
+        else:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(aside, artefacts, sweep=True)
         atomic_write(path, content, sweep=True)
         try:
             return write_card(card, folder / "cards")

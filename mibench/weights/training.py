@@ -35,11 +35,14 @@ from mibench.weights.checkpoint import FileCheckpoint
 from mibench.weights.defences import (
     Twin,
     check_compatible,
+    check_teacher,
     check_untrained,
     describe_defences,
+    differences,
     find_twin,
     resolve_defences,
     tag_of,
+    teacher_of,
 )
 from mibench.weights.filtered_target import filter_twin, measure_trained
 from mibench.weights.load import load_weights
@@ -140,6 +143,7 @@ class ResolvedTraining:
         recipe, dataset: built.
         defences: built, in their order.
         twin: the undefended twin, whose recipe this is.
+        differs_from_twin: where it is not: setting -> the twin's value and this one's.
     """
 
     training: Training
@@ -147,6 +151,7 @@ class ResolvedTraining:
     dataset: IdentitySplit
     defences: tuple[Defence, ...] = ()
     twin: Twin | None = None
+    differs_from_twin: Mapping[str, tuple[object, object]] = dataclasses.field(default_factory=dict)
 
 
 def resolve_training(training: Training, reporter: Reporter | None = None) -> ResolvedTraining:
@@ -185,6 +190,7 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
     if defences:
         check_untrained(defences, training.settings.get("train") or training.seed or training.precision)
         twin = find_twin(defences, training.twin, training.architecture, kind, dataset, reporter or Reporter())
+        check_teacher(defences, twin)
     layers = [] if twin is None else [twin.layer]
     by_user = Layer("--set", training.settings.get("train", {}), by_user=True)
     if "architecture" in config.setting_names(kind):
@@ -199,7 +205,16 @@ def resolve_training(training: Training, reporter: Reporter | None = None) -> Re
         seed=seed if training.seed is None else training.seed,
         precision=precision if training.precision is None else training.precision,
     )
-    return ResolvedTraining(training, recipe, dataset, defences, twin)
+    differing: dict[str, tuple[object, object]] = {}
+    if twin is not None and not trains_nothing(defences):
+        differing = differences(
+            twin,
+            recipe,
+            architecture=training.architecture,
+            seed=int(training.seed or 0),
+            precision=str(training.precision),
+        )
+    return ResolvedTraining(training, recipe, dataset, defences, twin, differing)
 
 
 def train(
@@ -239,7 +254,8 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
-    defended, filters = describe_defences(resolved.defences, resolved.twin), filters_of(resolved.defences)
+    defended = describe_defences(resolved.defences, resolved.twin, resolved.differs_from_twin)
+    filters = filters_of(resolved.defences)
     if defended is not None and resolved.twin is not None and trains_nothing(resolved.defences):
         return filter_twin(
             training.card_name,
@@ -274,6 +290,9 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
         check_same_data("backbone", file.card(), dataset)  # else its public people may be private here
     if defended is not None:
         settings["defence"] = [defended.name, plain(defended.settings)]  # combined, their order matters
+    teacher = teacher_of(resolved.defences, resolved.twin, chosen)
+    if defended is not None and teacher is not None:
+        settings["teacher_sha256"] = defended.twin_sha256
     if public:
         settings["public_sha256"] = {name: file.card().weights.sha256 for name, file in public.items()}
     work_directory = WorkDirectory(
@@ -291,6 +310,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             log=work_directory.log,
             progress=reporter.update,
             initial=None if backbone is None else load_weights(backbone),
+            teacher=teacher,
             defences=tuple(one for one in resolved.defences if one not in filters),
             public={name: load_weights(file) for name, file in public.items()},
         )
@@ -359,7 +379,7 @@ def _recipe_of(training: Training, settings: Mapping[str, object]) -> dict[str, 
         **plain(settings["recipe"]),
         **{
             key: settings[key]
-            for key in ("target", "target_sha256", "target_filters", "init_sha256", "public_sha256")
+            for key in ("target", "target_sha256", "target_filters", "init_sha256", "teacher_sha256", "public_sha256")
             if key in settings
         },
         "seed": training.seed,

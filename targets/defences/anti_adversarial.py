@@ -110,10 +110,14 @@ class AntiAdversarialHooks(TrainingHooks):
             start=start,
         )
 
+    def in_force(self, epoch: int) -> bool:
+        """From the share of the epochs on that is trained without."""
+        return epoch >= self.defence.begins * self.task.epochs
+
     def batch(self, batch: Batch) -> Batch:
         """The batch and, after it, its plain images once more, perturbed and under wrong labels."""
         chosen = self.defence
-        if not chosen.weight or batch.epoch < chosen.begins * self.task.epochs:
+        if not chosen.weight or not self.in_force(batch.epoch):
             return batch
         images, own = batch.images[: batch.plain], batch.labels[: batch.plain]
         generator = self.task.streams.generator("label", batch.step)
@@ -190,6 +194,7 @@ def _check_precision(epsilon: float, task: TrainingTask) -> None:
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     if epsilon < (spacing := torch.finfo(dtype).eps / 2):
         raise MibenchError(
-            f"at-at moves pixels by up to {epsilon}, {dtype} tells apart no less than {spacing:.3g}",
-            cure="train in float32 (--precision float32)",
+            f"at-at moves pixels by up to {epsilon}, {str(dtype).removeprefix('torch.')} tells apart no less than "
+            f"{spacing:.3g}",
+            cure="add --precision float32 (the card then says where the training left its twin's recipe)",
         )

@@ -71,6 +71,10 @@ class SmoothingHooks(TrainingHooks):
         factor = scheduled(self.factor, epoch, self.epochs, self.schedule)
         return smoothed_losses(logits, labels, factor, self.term) if factor else None
 
+    def in_force(self, epoch: int) -> bool:
+        """Where the factor is whole: before the ramp the network is undefended."""
+        return scheduled(self.factor, epoch, self.epochs, self.schedule) == self.factor
+
     def before_update(self, network: nn.Module, batch: object) -> None:
         """After the backward pass: clipping what is about to be zeroed, as one release does, clips nothing."""
         if self.clip is not None:
@@ -106,6 +110,15 @@ class NegativeLabelSmoothing(Defence):
             )
         if self.clip_gradient is not None and not self.clip_gradient > 0:
             raise MibenchError(f"defence.clip_gradient must be a positive number or null, got {self.clip_gradient}")
+
+    def why_diverged(self) -> tuple[str, str] | None:
+        """The loss has no lower bound below 0: logits grow as long as it is trained."""
+        if not self.alpha:
+            return None
+        cure = f"set defence.alpha nearer 0 (now {self.alpha:g})"
+        if self.clip_gradient is None:
+            cure = f"set defence.clip_gradient=1, or {cure.removeprefix('set ')}"
+        return "the loss has no lower bound for a negative alpha", cure
 
     def hooks(self, network: nn.Module, task: TrainingTask) -> TrainingHooks:
         """The loss of the schedule."""

@@ -36,6 +36,10 @@ class TwoPhaseHooks(TrainingHooks):
             unit.weakened = batch.epoch >= self.first_epochs
         return batch
 
+    def in_force(self, epoch: int) -> bool:
+        """In the second phase; weights of the first one need the shortcuts that the stored network has not."""
+        return epoch >= self.first_epochs
+
 
 @dataclass(frozen=True, kw_only=True)
 class RemovedShortcuts(Defence):

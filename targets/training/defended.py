@@ -22,7 +22,7 @@ class DefendedTraining:
         streams: of the training; each defence gets a child of its own.
         labels: int64 ``(N,)`` of the training images.
         epochs, steps_per_epoch, batch_size, num_classes, size: of the training.
-        images, fresh_network: see :class:`~mibench.api.TrainingTask`.
+        images, fresh_network, public: see :class:`~mibench.api.TrainingTask`.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class DefendedTraining:
         size: int,
         images: Callable[[Tensor], Tensor],
         fresh_network: Callable[..., nn.Module] | None = None,
+        public: Callable[[int | None], Tensor] | None = None,
     ) -> None:
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
         self.hooks: dict[str, TrainingHooks] = {}
@@ -56,6 +57,8 @@ class DefendedTraining:
                 autocast=lambda: autocast(context),
                 images=images,
                 fresh_network=fresh_network,
+                teacher=context.teacher if defence.needs_teacher else None,
+                public=public,
             )
             self.hooks[defence.name] = defence.hooks(network, task)
         for decision in ("classification_loss", "batches"):
@@ -161,6 +164,14 @@ class DefendedTraining:
         """Between the backward pass and the optimiser's step."""
         for hooks in self.hooks.values():
             hooks.before_update(network, batch)
+
+    def artefacts(self) -> dict[str, Tensor]:
+        """Tensors for analysis, ``defence.name``."""
+        return {f"{name}.{key}": one for name, hooks in self.hooks.items() for key, one in hooks.artefacts().items()}
+
+    def in_force(self, epoch: int) -> bool:
+        """Whether every defence acts in whole in an epoch (from 0)."""
+        return all(hooks.in_force(epoch) for hooks in self.hooks.values())
 
     def measured(self, network: nn.Module) -> Mapping[str, float | int | str]:
         """Facts of all defences for the card."""

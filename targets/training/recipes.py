@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from mibench.api import Defence, ImageSpec, MibenchError, TrainedWeights, TrainingContext, network_traits, suggest
 from mibench.api.training import initial_weights, stored_weights
 from mibench.data.split import Images
-from mibench.rng import Streams, derive
+from mibench.rng import Streams, derive, stream
 from mibench.targets import CATALOGUE
 
 from .augment import channels_last_store
 from .backbones import start_from
 from .evaluation import accuracy
-from .supervised import SupervisedRecipe, fit
+from .supervised import SupervisedRecipe, fit, why_diverged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class TrainClassifier(SupervisedRecipe):
     architecture: str = "vgg16"
     label_smoothing: float = 0.0
     least_smoothing: ClassVar[float] = 0.0
+    images_per_identity: int | None = None  # of each person's train images, chosen by the seed; None: all
     init: str | None = None  # backbone to start from: ir50@ms1m (facenet64, facenet112), ir152@ms1m, vgg16_bn@imagenet
 
     def check(self, images: int | None = None) -> None:
@@ -37,6 +38,8 @@ class TrainClassifier(SupervisedRecipe):
         super().check(images)
         if not self.least_smoothing <= self.label_smoothing <= 1:
             raise MibenchError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
+        if self.images_per_identity is not None and self.images_per_identity < 1:
+            raise MibenchError(f"images_per_identity must be 1 or more, got {self.images_per_identity}")
 
     def parts(self, data: Any) -> tuple[Images, Images, int]:
         """Images to train on and images to measure on, with labels, and the number of classes."""
@@ -54,6 +57,8 @@ class TrainClassifier(SupervisedRecipe):
         train, test, classes = self.parts(data)
         _check_images(train, self.size, classes)
         _check_images(test, self.size, classes)
+        if self.images_per_identity is not None:
+            train = fewer_images(train, self.images_per_identity, context.seed)
         device = context.device
         train_store, test_store = (channels_last_store(images.pixels, device) for images in (train, test))
         train_labels, test_labels = (images.labels.to(device) for images in (train, test))
@@ -73,8 +78,10 @@ class TrainClassifier(SupervisedRecipe):
             evaluate=lambda net: {"test_accuracy": accuracy(net, test_store, test_labels, context)},
             num_classes=classes,
             fresh_network=partial(another, self, architecture, arguments),
+            public=lambda count: data.public(self.size, count).pixels,
         )
-        weights = stored_weights(network, self.storage)
+        why = why_diverged(context)
+        weights = stored_weights(network, self.storage, cure=self.steadier if why is None else why[1])
         network.load_state_dict(weights)  # what is measured below is what is stored
 
         def measured(answering: nn.Module, store: Tensor, labels: Tensor) -> float:
@@ -93,6 +100,7 @@ class TrainClassifier(SupervisedRecipe):
             image=self.image,
             weights=weights,
             classes=classes,
+            artefacts=fitted.artefacts,
             measured={
                 "test_accuracy": measured(network, test_store, test_labels),
                 "test_images": len(test),
@@ -210,6 +218,38 @@ def another(
 def _architecture(recipe: SupervisedRecipe, name: str) -> Any:
     module, _, attribute = CATALOGUE[recipe.trains or recipe.kind][name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def fewer_images(images: Images, count: int, seed: int) -> Images:
+    """``count`` images of each class, all of classes that have no more: the first of an order drawn from the seed.
+
+    The choice depends on the seed and the data alone, so all networks and defences of a seed see the same images, and
+    10 images of a class are among its 20.
+
+    Args:
+        images: of any number per class; left alone.
+        count: 1 or more.
+        seed: of the training.
+
+    Returns:
+        The chosen ones in the order they had.
+
+    Raises:
+        MibenchError: no class has more than ``count``, so that nothing would be left out.
+    """
+    labels, most, chosen = images.labels.cpu(), 0, []
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero().squeeze(1)
+        order = torch.randperm(len(own), generator=stream(seed, "images_per_identity", label))
+        most = max(most, len(own))
+        chosen.append(own[order[:count]])
+    if most <= count:
+        raise MibenchError(
+            f"images_per_identity={count} leaves nothing out: no identity has more than {most} images to train on",
+            cure="set fewer, or leave it out",
+        )
+    kept = torch.cat(chosen).sort().values
+    return Images(images.pixels[kept], images.labels[kept], tuple(images.identities[i] for i in kept.tolist()))
 
 
 def normalise_inside(network: nn.Module, image: ImageSpec) -> None:

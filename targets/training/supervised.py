@@ -88,6 +88,12 @@ class SupervisedRecipe(Recipe):
             raise MibenchError(f"training needs 2 images or more, got {images}")
 
     @property
+    def steadier(self) -> str:
+        """What helps a training that diverges."""
+        also = "" if self.schedule == "cosine" else " or set train.schedule=cosine"
+        return f"lower train.learning_rate (now {self.learning_rate:g}){also}"
+
+    @property
     def image(self) -> ImageSpec:
         """The images that the network takes: their size, and how they are normalised before it."""
         return ImageSpec(size=self.size)
@@ -123,11 +129,13 @@ class TrainingSummary:
         epoch: from 1.
         selection: in words.
         measured: facts that the defences of the training want on the card.
+        artefacts: tensors of theirs for analysis.
     """
 
     epoch: int
     selection: str
     measured: Mapping[str, float | int | str] = field(default_factory=dict)
+    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def fit(
@@ -142,6 +150,7 @@ def fit(
     evaluate: Evaluate,
     num_classes: int = 0,
     fresh_network: Callable[..., nn.Module] | None = None,
+    public: Callable[[int | None], Tensor] | None = None,
 ) -> TrainingSummary:
     """Train ``network`` in place.
 
@@ -153,9 +162,11 @@ def fit(
         loss: network output, goals of a batch and the epoch (from 0) to named scalars, ``loss`` (to minimise, a mean)
             among them.
         evaluate: the network to named numbers; the first one decides ``select="best_on_test"`` (higher is better).
-        num_classes, fresh_network: of a classifier, for its defences (:class:`~mibench.api.TrainingTask`).
+        num_classes, fresh_network, public: of a classifier, for its defences (:class:`~mibench.api.TrainingTask`).
     """
-    training = _Training(network, store, goals, recipe, context, streams, loss, evaluate, num_classes, fresh_network)
+    training = _Training(
+        network, store, goals, recipe, context, streams, loss, evaluate, num_classes, fresh_network, public
+    )
     return training.to_the_end()
 
 
@@ -174,6 +185,7 @@ class _Training:
         evaluate: Evaluate,
         num_classes: int,
         fresh_network: Callable[..., nn.Module] | None,
+        public: Callable[[int | None], Tensor] | None,
     ) -> None:
         if len(store) < 2:
             raise MibenchError(f"training needs 2 images or more, got {len(store)}")
@@ -197,6 +209,7 @@ class _Training:
             size=recipe.size,
             images=lambda indices: plain_batch(store, indices, context.device),
             fresh_network=fresh_network,
+            public=public,
         )
         optimiser = build_optimiser(
             network,
@@ -230,8 +243,9 @@ class _Training:
         if self.recipe.select == "best_on_test":
             best = self.state.values["best"]
             self.network.load_state_dict(best["weights"])
-            epoch, selection = int(best["epoch"]), f"test-set selection: best of {self.recipe.epochs} epochs"
-        return TrainingSummary(epoch, selection, self.defended.measured(self.network))
+            candidates = sum(self._selectable(epoch) for epoch in range(1, self.recipe.epochs + 1))
+            epoch, selection = int(best["epoch"]), f"test-set selection: best of {candidates} epochs"
+        return TrainingSummary(epoch, selection, self.defended.measured(self.network), self.defended.artefacts())
 
     def _indices(self, step: int) -> Tensor:
         """Which images a step takes, in an order shuffled anew in each epoch."""
@@ -293,9 +307,15 @@ class _Training:
 
     def _select(self, score: float, epoch: int) -> None:
         """Keep the weights of the best epoch so far, where the recipe asks for it."""
+        if self.recipe.select != "best_on_test" or not self._selectable(epoch):
+            return
         best = self.state.values.get("best")
-        if self.recipe.select == "best_on_test" and (best is None or score > best["score"]):
+        if best is None or score > best["score"]:
             self.state.values["best"] = {"score": score, "epoch": epoch, "weights": copied_weights(self.network)}
+
+    def _selectable(self, epoch: int) -> bool:
+        """Whether the weights after an epoch (from 1) are those of the defence; in the last one they have to be."""
+        return epoch == self.recipe.epochs or self.defended.in_force(epoch - 1)
 
     def text(self, done: int) -> str:
         means = (f"{name.removeprefix('train_')} {value:.3f}" for name, value in self._means(done).items())
@@ -312,14 +332,19 @@ class _Training:
         means = (self.state.values["totals"] / (batch + 1)).tolist()
         named = dict(zip((f"train_{name}" for name in self.names), means, strict=True))
         if not math.isfinite(named["train_loss"]):
-            raise MibenchError(
+            cause, cure = (
                 f"the training diverged in epoch {epoch + 1} (loss {named['train_loss']})",
-                cure=(
-                    f"lower learning_rate (now {self.recipe.learning_rate}) or choose schedule 'cosine', and delete "
-                    "the checkpoint"
-                ),
+                self.recipe.steadier,
             )
+            if (why := why_diverged(self.context)) is not None:
+                cause, cure = f"{cause}: {why[0]}", why[1]
+            raise MibenchError(cause, cure=cure)
         return named
+
+
+def why_diverged(context: TrainingContext) -> tuple[str, str] | None:
+    """Why the defences of a training may have made it diverge, and what helps; None where none of them knows."""
+    return next((why for defence in context.defences if (why := defence.why_diverged()) is not None), None)
 
 
 def preferred_layout(network: nn.Module, context: TrainingContext) -> torch.memory_format:
