@@ -14,6 +14,7 @@ from mibench.results import StoredRun, merged_infos
 
 from . import matrix_tables
 from .defended import Classifier, Role, classifier_of, defence_labels, twin_of
+from .masking import Masking, look_for_masking
 from .matrix import DefenceDifference, Defended, Matrix
 from .pooled_rows import row_of
 from .published import reported_beside
@@ -102,8 +103,14 @@ def compare_defences(
         )
         for (target, other, attack, _), each in zip(found, adjusted, strict=True)
     )
+    checked = [
+        target for target, classifier in classifiers.items() if classifier.role != "undefended" or target in references
+    ]
+    directed = next((info for info in infos.values() if info.higher_is_better is not None), None)
+    twins = {target: target_of[other.key] for target, other in references.items()}
+    masking, masking_family = look_for_masking(by_target, twins, checked, directed)
     rows = [
-        _defended(classifiers[target], labels, references.get(target), members, infos)
+        _defended(classifiers[target], labels, references.get(target), members, infos, masking.get(target))
         for target, members in by_target.items()
     ]
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -125,6 +132,7 @@ def compare_defences(
         mixed=tuple(differing(facts)),
         notes=tuple(_remarks(classifiers, labels, references, by_target, attacks, family, reference)),
         left_out=left_out,
+        masking_family=masking_family,
     )
 
 
@@ -157,6 +165,7 @@ def _defended(
     reference: Classifier | None,
     pools: Sequence[Pool],
     infos: Mapping[str, MetricInfo],
+    masking: Masking | None,
 ) -> Defended:
     attacks = {pool.label: row_of(pool, infos) for pool in pools}
     seconds, other = classifier.seconds, None if reference is None else reference.seconds
@@ -183,6 +192,7 @@ def _defended(
         attacks=attacks,
         strongest=strongest,
         reported=reported_beside(classifier, pools[0].runs[0]),
+        masking=masking,
     )
 
 

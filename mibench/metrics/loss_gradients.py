@@ -32,7 +32,8 @@ class Gradients(NamedTuple):
         vanished: whether every pixel's derivative is 0 or underflows in float32, bool.
         confidence: softmax probability of the label, float64.
         cosine: of two gradients of one image, with fresh draws of a network that draws, float64 in [-1, 1]. Two that
-            are zero agree (1); one that is zero has nothing in common with one that is not (0).
+            are zero agree (1); one that is zero has nothing in common with one that is not (0). NaN where gradients
+            were not repeated.
     """
 
     norm: Tensor
@@ -63,7 +64,7 @@ class LossGradients:
 
     def at_reconstructions(self, rows: Tensor, labels: Tensor) -> Gradients:
         """At the reconstructions in ``rows`` ``(R,)``, of the loss of their ``labels`` ``(R,)``."""
-        return self._at(self._reconstructions, rows, labels)
+        return self._at(self._reconstructions, rows, labels, repeated=False)
 
     def at_public(self, labels: Tensor, images: int) -> Gradients | None:
         """At the first public images, the same for every label ``(U,)``: each entry is ``(U, images)``.
@@ -74,10 +75,10 @@ class LossGradients:
             return None
         count = min(images, len(self._public))
         rows = torch.arange(count).repeat(len(labels))
-        found = self._at(self._public, rows, labels.repeat_interleave(count))
+        found = self._at(self._public, rows, labels.repeat_interleave(count), repeated=True)
         return Gradients(*(values.view(len(labels), count) for values in found))
 
-    def _at(self, images: Tensor, rows: Tensor, labels: Tensor) -> Gradients:
+    def _at(self, images: Tensor, rows: Tensor, labels: Tensor, *, repeated: bool) -> Gradients:
         """Draws do not depend on the run's seed: what is measured belongs to the model and the images."""
         device = self._device
         parts = []
@@ -87,8 +88,11 @@ class LossGradients:
                 pixels = images[part].to(device, non_blocking=True).float() / 255
                 classes = own.to(device, non_blocking=True)
                 first, probability = self._gradient(pixels, classes)
-                second, _ = self._gradient(pixels, classes)
-                parts.append(_kept(first, second, probability))  # on the device: no batch waits for it
+                norm = first.norm(dim=1)
+                vanished = (first.abs() < UNDERFLOW).all(dim=1)
+                second = self._gradient(pixels, classes)[0] if repeated else None
+                cosine = torch.full_like(norm, torch.nan) if second is None else _cosine(first, second)
+                parts.append(Gradients(norm, vanished, probability, cosine))  # on the device: no batch waits for it
         return Gradients(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
     def _gradient(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,14 +118,8 @@ class LossGradients:
         return gradient.flatten(1).double(), probability
 
 
-def _kept(first: Tensor, second: Tensor, probability: Tensor) -> Gradients:
-    norm, other = first.norm(dim=1), second.norm(dim=1)
-    product = norm * other
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Of the rows of ``(B, D)``; exactly 1 where they are the same, whatever the rounding of their norms."""
+    product = first.norm(dim=1) * second.norm(dim=1)
     cosine = (first * second).sum(dim=1) / product.clamp_min(torch.finfo(torch.float64).tiny)
-    same = (first == second).all(dim=1)  # exactly 1, whatever the rounding of norms
-    return Gradients(
-        norm=norm,
-        vanished=(first.abs() < UNDERFLOW).all(dim=1),
-        confidence=probability,
-        cosine=torch.where(same, torch.ones_like(cosine), cosine.clamp(-1, 1)),
-    )
+    return torch.where((first == second).all(dim=1), torch.ones_like(cosine), cosine.clamp(-1, 1))
