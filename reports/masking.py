@@ -3,8 +3,8 @@
 An attack that follows gradients fails where they are hidden, whatever a classifier leaks. Each check looks for a trace
 of that beside the undefended twin. A sign is a warning, no verdict on the defence; no sign proves nothing.
 
-Source: Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 3.1 (black-box
-attacks, transfer among them, do better than white-box ones); the other checks' thresholds are ours.
+Source: Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 3.1
+(black-box attacks, transfer among them, do better than white-box ones); the other checks' thresholds are ours.
 """
 
 from __future__ import annotations
