@@ -229,7 +229,12 @@ def _gradients(pools: Sequence[Pool], twins: Mapping[str, Pool] | None) -> Itera
     else:
         value = mine.values(COSINE)
         cosine = float("nan") if value is None else float(value.mean())
-        yield Check(name="cosine", sign=cosine < LEAST_COSINE, text=f"{cosine:.2f}", estimates=_estimates(mine, COSINE))
+        yield Check(
+            name="cosine",
+            sign=cosine < LEAST_COSINE,
+            text=f"{cosine:.2f}".replace("-0.00", "0.00"),
+            estimates=_estimates(mine, COSINE),
+        )
     yield _flat(pools, twins)
 
 
@@ -243,7 +248,7 @@ def _norm(pools: Sequence[Pool], others: Sequence[Pool] | None) -> Check:
     estimate = difference(mine, twin, NORM).estimate
     if estimate.value is None:
         return replace(missing, text=estimate.reason or "a run has no values")
-    text = f"{10**estimate.value:.1g} of the twin's"
+    text = f"{10**estimate.value:.2g} times the twin's"
     return replace(missing, sign=estimate.value <= DECADES, text=text, estimates={"decades": estimate})
 
 
