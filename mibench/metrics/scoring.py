@@ -92,7 +92,7 @@ class Scores:
     """What scoring measured.
 
     Attributes:
-        samples: columns ``COLUMNS``, and those that metrics of third parties add.
+        samples: columns ``COLUMNS``, and those that metrics add of their own.
         metrics: estimates by name.
         infos: what the metrics say about them.
         notes: sentences worth telling the user.
@@ -289,7 +289,7 @@ def score(
 
 
 def _own_columns(metric: str, result: Measured, taken: set[str], rows: int) -> dict[str, NDArray[np.generic]]:
-    """The columns that a metric of a third party adds to the per-sample table.
+    """The columns that a metric adds to the per-sample table.
 
     Raises:
         MibenchError: a name that is taken, another number of rows, or values that are no numbers.
