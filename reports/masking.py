@@ -103,7 +103,7 @@ def masking_notes(masking: Mapping[str, Masking], family: int) -> Iterator[str]:
         "box of the same attack, and by more than on the twin (paired over identities; the larger p of both, Holm over "
         f"{family} such tests, 5 %). Gradient norm: at most 1e-6 of the twin's. Cosine: of two gradients at one image, "
         "below 0.5. Flat loss: confidence above 0.999 with a gradient norm below 1e-6 at half the reconstructions, and "
-        "more often than on the twin. Own loss: it falls by a tenth for fewer than half the people, other than on the "
+        "more often than on the twin. Own loss: it falls for fewer than half the people, other than on the "
         "twin. In brackets: how many checks were made. No sign is no proof."
     )
     for label, each in masking.items():

@@ -56,7 +56,8 @@ def gradients(run: Path, norm: float, cosine: float, flat: float) -> None:
 def curve(run: Path, fell: bool) -> None:
     """Give a unit the loss of its identities."""
     file = run / "units" / "000.safetensors"
-    steps = torch.linspace(1.0, 0.1 if fell else 0.98, 20).expand(PEOPLE, 20).contiguous()
+    noise = 0.05 * torch.randn(PEOPLE, 50, generator=torch.Generator().manual_seed(4))
+    steps = torch.linspace(1.0, 0.1 if fell else 1.0, 50) + noise
     save_file({**load_file(file), "curve.loss": steps}, file, metadata={"mibench": "{}"})
 
 
@@ -279,12 +280,27 @@ def test_own_loss_is_read_from_the_curves(tmp_path):
     run = attack_on(tmp_path / "run", "", WHITE, 0.5)
     assert own_loss_fell(open_run(run), ["loss"]) is None
     file = run / "units" / "000.safetensors"
-    curves = torch.stack([torch.linspace(1, 0.2, 30), torch.linspace(1, 0.95, 30), torch.linspace(-1, -2, 30)])
+    curves = torch.stack([torch.linspace(1, 0.2, 30), torch.full((30,), 5.7), torch.linspace(-1, -2, 30)])
     save_file({"curve.L_ce": curves}, file, metadata={"mibench": "{}"})
     assert own_loss_fell(open_run(run), ["loss", "L_ce"]) == pytest.approx(2 / 3)
     assert own_loss_fell(open_run(run), ["loss"]) is None
     save_file({"curve.L_ce": curves[:, :1].contiguous()}, file, metadata={"mibench": "{}"})
     assert own_loss_fell(open_run(run), ["L_ce"]) is None
+
+
+def test_own_loss_fell_when_it_fell_by_more_than_its_noise(tmp_path):
+    run = attack_on(tmp_path / "run", "", WHITE, 0.5)
+    file = run / "units" / "000.safetensors"
+    noise = torch.randn(400, 60, generator=torch.Generator().manual_seed(1))
+
+    def share(curves: torch.Tensor) -> float | None:
+        save_file({"curve.loss": curves}, file, metadata={"mibench": "{}"})
+        return own_loss_fell(open_run(run), ["loss"])
+
+    assert share(noise) < 0.06  # two standard errors: 2.3 %
+    slow = torch.linspace(0, -0.04, 60)
+    assert share(5.7 + 0.002 * noise + slow) > 0.99  # a classifier that is never certain
+    assert share(5.7 + 0.002 * noise - slow) == 0
 
 
 def test_a_declared_pair_needs_less_than_gradients_and_needs_them():

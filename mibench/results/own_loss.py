@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,16 @@ from .stored_run import opened
 if TYPE_CHECKING:
     from .stored_run import StoredRun
 
-LEAST_FALL = 0.1  # of the loss at the beginning; less is the noise of random views
+ROUNDING = 1e-6  # of a loss: less is no fall
+ERRORS = 2.0  # standard errors that a fall exceeds
 
 
 def own_loss_fell(run: StoredRun, names: Sequence[str]) -> float | None:
-    """Share of the curves of a run whose last tenth is lower than their first by :data:`LEAST_FALL`, on average.
+    """Share of the curves of a run that fell from their first tenth to their last by more than their noise.
+
+    That is, by more than :data:`ERRORS` standard errors of the difference of both means, with the noise of a step taken
+    from the differences of neighbouring ones (von Neumann's mean square successive difference): whatever the scale of
+    a loss, and however small its fall, on a classifier that is never certain.
 
     Args:
         run: a run; of its units only these curves are read.
@@ -38,5 +44,6 @@ def own_loss_fell(run: StoredRun, names: Sequence[str]) -> float | None:
             continue
         tenth = max(1, curves.shape[1] // 10)
         first, last = curves[:, :tenth].mean(dim=1), curves[:, -tenth:].mean(dim=1)
-        fell += torch.lt(last, first - LEAST_FALL * first.abs()).tolist()
+        noise = curves.diff(dim=1).square().mean(dim=1).div(2).sqrt()
+        fell += torch.gt(first - last, ERRORS * noise * math.sqrt(2 / tenth) + ROUNDING * first.abs()).tolist()
     return sum(fell) / len(fell) if fell else None
