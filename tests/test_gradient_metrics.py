@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from maskers import CLASSES, SIZE, Cut, Dead, LeaksLess, Plain, Saturated, Shattered, Vanishing
+from pretend_device import PretendGPU
 
 from mibench.api import ImageSpec, Measured
 from mibench.data.split import Images
@@ -141,3 +142,20 @@ def test_what_cannot_be_measured_is_null_with_the_reason():
     found = {each.name: each for each in measured(Plain(), public=False).estimates}
     assert "public_control" in found["gradient_cosine"].reason
     assert found["log_gradient_norm"].value is not None
+
+
+def test_on_a_gpu_values_are_the_cpu_s_and_no_batch_waits():
+    waits = []
+    for count in (BATCH, 4 * BATCH):
+        labels = torch.arange(count) % CLASSES
+        expected = gradients(Plain(), pixels(count, 1)).at_reconstructions(torch.arange(count), labels)
+        with PretendGPU() as gpu:
+            attacked = JudgeExtractor(Plain(), ImageSpec(SIZE), name="attacked@toy", device="cuda")
+            others = Images(pixels(count, 1), torch.full((count,), -1), ("nobody",) * count)
+            found = LossGradients(attacked.logits, attacked.device, pixels(count, 1), others)
+            own, public = found.at_reconstructions(torch.arange(count), labels), found.at_public(labels, 1)
+        assert own.norm.equal(expected.norm)
+        assert public is not None
+        assert public.cosine.eq(1).all()
+        waits.append(gpu.waits)
+    assert waits[0] == waits[1]
