@@ -29,6 +29,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "prior:kedmi": "mibench.attacks.priors.dcgan.importing:import_gan",
         "prior:stylegan2": "mibench.attacks.priors.stylegan2.importing:import_stylegan2",
     },
+    "counterpart": {"mirror-b": "mirror-w"},  # what the black box does with gradients, all else equal
     "cards": {"priors": "mibench.attacks.cards"},
     "role": {
         "baseline": "floor",  # what every run is compared with

@@ -8,7 +8,9 @@ A distribution plugs in with one entry point in the group ``mibench``::
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
 module that imports nothing heavy. Kinds: attack, prior, target, defence, judge, regressor, backbone, recipe, importer,
 dataset, metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of
-YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`).
+YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`), counterpart which
+attack does with gradients what another does without, and surrogate by which setting an attack takes its gradients from
+another network than its victim (:func:`counterpart`, :func:`surrogate_setting`).
 
 Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
 wherever the name of one is asked for, as ``path/to/file.py:Class``.
@@ -53,6 +55,8 @@ KINDS = (
     "protocol",
     "suite",
     "role",
+    "counterpart",
+    "surrogate",
 )
 OF_AN_ARCHITECTURE = ("importer", "recipe")  # names that read kind:architecture, or kind for all of it
 
@@ -233,8 +237,22 @@ def role(part: str) -> str | None:
     ``strongest_by_scores`` (that of one without gradients), ``default_attack``, ``default_target``, ``default_judge``,
     ``default_prior`` and ``default_mapping_prior``.
     """
-    entry_of_role = catalogue()["role"].get(part)
-    return None if entry_of_role is None else entry_of_role.address
+    return _declared("role", part)
+
+
+def counterpart(attack: str) -> str | None:
+    """The attack that does with gradients what ``attack`` does without, all else equal; None where none is declared."""
+    return _declared("counterpart", attack)
+
+
+def surrogate_setting(attack: str) -> str | None:
+    """The setting that names the network an attack takes its gradients from, its victim where that is null; or None."""
+    return _declared("surrogate", attack)
+
+
+def _declared(kind: str, name: str) -> str | None:
+    entry_of_name = catalogue()[kind].get(name)
+    return None if entry_of_name is None else entry_of_name.address
 
 
 def yaml_files(kind: str) -> dict[str, tuple[str, str]]:

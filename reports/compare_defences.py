@@ -15,6 +15,7 @@ from mibench.results import StoredRun, merged_infos
 from . import matrix_tables
 from .defended import Classifier, Role, classifier_of, defence_labels, recipe_seconds, twin_of
 from .formats import as_plain, out_of_reach
+from .masking import Masking, look_for_masking
 from .matrix import DefenceDifference, Defended, Matrix
 from .pooled_rows import row_of
 from .published import reported_beside
@@ -104,8 +105,22 @@ def compare_defences(
         for (target, other, attack, _), each in zip(tests, adjusted, strict=True)
     )
     recipe_times = {target: recipe_seconds(other, list(classifiers.values())) for target, other in references.items()}
+    checked = [
+        target for target, classifier in classifiers.items() if classifier.role != "undefended" or target in references
+    ]
+    directed = next((info for info in infos.values() if info.higher_is_better is not None), None)
+    twins = {target: target_of[other.key] for target, other in references.items()}
+    masking, masking_family = look_for_masking(by_target, twins, checked, directed)
     rows = [
-        _defended(classifiers[target], labels, references.get(target), members, infos, recipe_times.get(target))
+        _defended(
+            classifiers[target],
+            labels,
+            references.get(target),
+            members,
+            infos,
+            recipe_times.get(target),
+            masking.get(target),
+        )
         for target, members in by_target.items()
     ]
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -130,6 +145,7 @@ def compare_defences(
             *_unknown_costs(classifiers, labels, references, recipe_times),
         ),
         left_out=left_out,
+        masking_family=masking_family,
     )
 
 
@@ -163,6 +179,7 @@ def _defended(
     pools: Sequence[Pool],
     infos: Mapping[str, MetricInfo],
     recipe_time: float | None,
+    masking: Masking | None,
 ) -> Defended:
     attacks = {pool.label: row_of(pool, infos) for pool in pools}
     seconds = classifier.seconds
@@ -190,6 +207,7 @@ def _defended(
         attacks=attacks,
         strongest=strongest,
         reported=reported_beside(classifier, pools[0].runs[0]),
+        masking=masking,
     )
 
 

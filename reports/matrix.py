@@ -9,6 +9,7 @@ from mibench.api import Estimate, MetricInfo
 
 from .comparison import Row
 from .defended import Role
+from .masking import Masking
 from .published import Reported
 
 
@@ -27,6 +28,7 @@ class Defended:
         attacks: column -> the attack's results, seeds pooled.
         strongest: metric -> the column that does best, floors left out.
         reported: values that others published for the same thing.
+        masking: signs that it hides gradients; None of what others are compared with.
     """
 
     group: str
@@ -43,6 +45,7 @@ class Defended:
     attacks: Mapping[str, Row]
     strongest: Mapping[str, str]
     reported: tuple[Reported, ...]
+    masking: Masking | None = None
 
     @property
     def twin(self) -> bool:
@@ -80,7 +83,7 @@ class Matrix:
     Attributes:
         infos: metrics that are shown and tested.
         rows, attacks, floors: ``floors`` are those of ``attacks`` that are the prior alone; they are not tested.
-        family: how many tests Holm's adjustment covers.
+        family: how many tests Holm's adjustment covers. masking_family: the same, of those that look for masking.
         mixed: names of circumstances that differ between runs (only after ``mix=True``).
         notes: sentences that a reader needs. left_out: sentences on runs that were not used.
     """
@@ -94,6 +97,7 @@ class Matrix:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+    masking_family: int = 0
 
     @property
     def groups(self) -> tuple[str, ...]:

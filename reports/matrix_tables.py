@@ -11,6 +11,7 @@ from . import formats
 from .defended import setting_text
 from .formats import DETECTABLE, NOT_TOLD_APART, Block, note_on_tests, validity
 from .formatting import sentence
+from .masking import masking_notes
 from .matrix import Defended, Matrix
 from .table_model import (
     Cell,
@@ -27,8 +28,8 @@ from .table_model import (
 _LONG = (
     *("group", "defence", "card", "role", "reference", "test_accuracy", "test_images", "seconds", "relative_seconds"),
     *("attack", "floor", "n_identities", "n_seeds", "seeds", "metric", "value", "difference", "p_value", "p_holm"),
-    *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "settings"),
-    *("differs_from_twin", "runs"),
+    *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "masking", "masking_signs"),
+    *("settings", "differs_from_twin", "runs"),
 )
 UNKNOWN = "–"  # a cost that ought to be there
 OTHER_RECIPE = "†"  # behind the name of a row whose training did not follow its twin's recipe
@@ -56,6 +57,7 @@ def matrix_table(matrix: Matrix, group: str) -> Table:
     for name, info in matrix.infos.items():
         title = f"strongest ({info.title})" if several else "strongest"
         columns.append(Column(name=f"strongest {name}", title=title))
+    columns.append(Column(name="masking", title="masking"))
     columns.append(Column(name="relative_seconds", title="training ×", kind="number"))
     body = tuple(_cells(matrix, row) for row in rows)
     whole = Table(name="", title="", columns=tuple(columns), rows=body)
@@ -145,6 +147,13 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
     if known:
         sources = dict.fromkeys(source for each in known for source in each.sources)
         notes.append(f"Reported: published test accuracy of the same setting, {'; '.join(sources)}.")
+    several = len(matrix.groups) > 1
+    masking = {
+        f"{row.label} of {row.group}" if several else row.label: row.masking
+        for row in matrix.rows
+        if row.masking is not None
+    }
+    notes += masking_notes(masking, matrix.masking_family) if masking else ()
     return notes + absent_notes(
         (matrix.infos[name].title, estimate) for row in rows for name, estimate in row.estimates.items()
     )
@@ -204,6 +213,7 @@ def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
                 known = None if each is None else each.estimate
                 cells.append(estimate_cell(known, stands_out=each is not None and each.verdict is not None))
     cells += [Cell(value=row.strongest.get(name, "")) for name in matrix.infos]
+    cells.append(Cell(value="" if row.masking is None else row.masking.verdict))
     unknown = UNKNOWN if row.reference is not None else None
     return (*cells, Cell(value=unknown if row.relative_seconds is None else row.relative_seconds))
 
@@ -239,6 +249,10 @@ def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[
         "reason": Cell(value=reason or ""),
         "reported": Cell(value="" if reported is None else " ".join(map(repr, reported.values))),
         "reported_source": Cell(value="" if reported is None else "; ".join(reported.sources)),
+        "masking": Cell(value="" if row.masking is None else row.masking.verdict),
+        "masking_signs": Cell(
+            value="" if row.masking is None else "; ".join(f"{c.name}: {c.text}" for c in row.masking.checks if c.sign)
+        ),
         "settings": Cell(value=" ".join(f"{key}={value}" for key, value in row.settings.items())),
         "differs_from_twin": Cell(value="; ".join(_deviations(row))),
         "runs": Cell(value=" ".join(results.runs)),

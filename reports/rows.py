@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NO_MATTER = frozenset(
-    {"name", "version", "description", "preset", "preset_for", "datasets", "dataset", "prior", "metrics", "required"}
+    {
+        "name",
+        "version",
+        "description",
+        "preset",
+        "preset_for",
+        "datasets",
+        "dataset",
+        "prior",
+        "metrics",
+        "required",
+        "diagnostics",
+    }
 )
 
 

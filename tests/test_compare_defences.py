@@ -267,6 +267,7 @@ def test_the_shipped_suite_spans_defences_and_compares_them():
     assert "vgg16" in {cell.request.target for cell in suite.cells}
     assert len({cell.request.target for cell in suite.cells}) >= 8
     assert {cell.request.seed for cell in suite.cells} == {0, 1, 2}
+    assert {tuple(cell.request.settings["protocol"]["diagnostics"]) for cell in suite.cells} == {("gradients",)}
 
 
 def test_a_suite_that_compares_by_something_else_is_refused():

@@ -276,6 +276,7 @@ def test_fields_that_came_later_count_only_where_they_say_something() -> None:
         ("datasets", ("celeba",)),
         ("prior_settings", {"a@b": {"crop": 8}}),
         ("description", "x"),
+        ("diagnostics", ("gradients",)),
     ):
         assert dataclasses.replace(old, **{name: value}).digest_fields() == old.digest_fields()
 

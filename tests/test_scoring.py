@@ -16,6 +16,7 @@ from mibench.data.split import Images, to_uint8
 from mibench.metrics import METRICS
 from mibench.metrics.declared import built_in_infos
 from mibench.metrics.extractors import JudgeExtractor
+from mibench.metrics.gradients import measure as measure_gradients
 from mibench.metrics.identity import IdentityTruth
 from mibench.metrics.inputs import ScoringInputs
 from mibench.metrics.scoring import COLUMNS, Reconstructions, Scores, score
@@ -100,7 +101,10 @@ def test_every_group_yields_the_estimates_that_it_is_said_to_yield(full):
 
 def test_the_table(full):
     table = full.samples
-    assert tuple(table.columns) == COLUMNS
+    added = [info.column for info in measure_gradients.infos]
+    assert tuple(table.columns) == (*COLUMNS, *added)
+    assert table[~table["selected"]][["log_gradient_norm", "vanished_gradient", "flat_confident"]].isna().all().all()
+    table = table.drop(columns=added)
     assert len(table) == 18
     assert table["identity"].tolist() == sorted(table["identity"])
     for _, rows in table.groupby("identity"):

@@ -19,18 +19,26 @@ from .options import device_option, json_option, plugin_option
 \b
   mibench score runs/dmmia-vgg16-synthfaces-1f3a9c2e
   mibench score runs/dmmia-vgg16-synthfaces-1f3a9c2e --json
+  mibench score runs/dmmia-vgg16-synthfaces-1f3a9c2e --metric gradients
 """,
 )
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Measure this group of metrics as well, and from now on; repeatable.",
+)
 @device_option
 @plugin_option
 @json_option
 @click.pass_context
-def score(ctx: click.Context, *, path: Path, device: str, as_json: bool) -> None:
+def score(ctx: click.Context, *, path: Path, metrics: tuple[str, ...], device: str, as_json: bool) -> None:
     """Judge a stored run again and rewrite its reports, without attacking again."""
     from mibench.commands import score as score_run
 
     from .progress import reporter
     from .run import finish
 
-    finish(ctx, stdout_to_stderr()(score_run)(path, device=device, reporter=reporter()), as_json)
+    finish(ctx, stdout_to_stderr()(score_run)(path, metrics=metrics, device=device, reporter=reporter()), as_json)

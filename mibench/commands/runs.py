@@ -119,7 +119,9 @@ def run(
 
 
 @parties_named()
-def score(path: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> StoredRun:
+def score(
+    path: Path | str, *, metrics: Sequence[str] = (), device: str = "auto", reporter: Reporter | None = None
+) -> StoredRun:
     """Judge and draw a stored run again, without attacking again: ``mibench score``.
 
     >>> import mibench
@@ -127,12 +129,17 @@ def score(path: Path | str, *, device: str = "auto", reporter: Reporter | None =
     >>> mibench.score(run.path, device="cpu").metrics == run.metrics
     True
 
+    Args:
+        path: a run directory.
+        metrics: groups to measure beside those that the run has, such as ``["gradients"]``; it keeps them.
+        device, reporter: as in :func:`run`.
+
     Raises:
-        MibenchError: not a run, units missing, or weights or data that are not the ones of the run.
+        MibenchError: not a run, units missing, weights or data that are not the ones of the run, an unknown metric.
     """
     from mibench.runs.run import rescore
 
-    return rescore(Path(path), device, reporter)
+    return rescore(Path(path), device, reporter, metrics)
 
 
 @parties_named()

@@ -19,6 +19,7 @@ METRICS: dict[str, str] = {
     "fid-success-only": "mibench.metrics.frechet:measure_fid_success_only",
     "true-identity": "mibench.metrics.identity:measure",
     "controls": "mibench.metrics.controls:measure",
+    "gradients": "mibench.metrics.gradients:measure",
 }
 
 DEFAULT_METRICS: tuple[str, ...] = (

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -112,6 +113,11 @@ class _NetworkExtractor:
             with torch.inference_mode():
                 yield self._network(fitted.to(self._device))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._device
+
     def _key(self, images: Tensor, what: str = "features 1") -> str:
         if self._weights_sha256 is None:
             self._weights_sha256 = hash_weights(self._network)
@@ -152,6 +158,19 @@ class JudgeExtractor(_NetworkExtractor):
         for output in self._outputs(images):
             # copies: some networks fill the same tensors anew in every call
             yield ClassifierOutput(output[0].float().cpu().clone(), output[1].float().cpu().clone())
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits ``(B, C)`` of images ``(B, 3, S, S)`` in [0, 1], of its size and on its device; differentiable."""
+        mean, std = self._moments
+        logits: Tensor = self._network((images - mean) / std)[1]
+        return logits
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and std on the device, moved once: a copy at every pass would wait for the device every time."""
+        moments = (self.image.mean, self.image.std)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(self._device) for values in moments)
+        return mean, std
 
     def judged(self, images: Tensor, labels: Tensor) -> Judged:
         """What the network sees of each image and says of its label; ``labels`` is int64 ``(N,)``.

@@ -21,6 +21,7 @@ from mibench.api import Estimate, Measured, MetricInfo
 from . import estimates
 from .estimates import EstimateFields, MeanOptions, Resampling
 from .groups import rows_by_label, rows_of
+from .loss_gradients import LossGradients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,7 @@ class ScoringInputs:
             the private images, and the classes of the latter. None without weights (see ``reasons["fid"]``).
         inception_name: for the record.
         controls: name -> table of images scored by the same path as the reconstructions.
+        gradients: those of the attacked model, computed when a metric asks; None without it (see ``reasons``).
         infos: what the metric that looks at these inputs declares of its estimates, by name.
         identity_params: facts about the ground truth and the regressor, for the record.
         seed: of the intervals.
@@ -62,6 +64,7 @@ class ScoringInputs:
     inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    gradients: LossGradients | None = None
     infos: Mapping[str, MetricInfo] = field(default_factory=dict)
     identity_params: Mapping[str, str | int | float] = field(default_factory=dict)
     seed: int = 0

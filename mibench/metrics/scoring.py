@@ -27,6 +27,7 @@ from mibench.metrics.estimates import RESAMPLES
 from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
 from mibench.metrics.identity import IdentityTruth, true_identity
 from mibench.metrics.inputs import MetricFunction, ScoringInputs
+from mibench.metrics.loss_gradients import LossGradients
 from mibench.metrics.returned import measure, own_columns
 
 from . import DEFAULT_METRICS, METRICS
@@ -92,7 +93,7 @@ class Scores:
     """What scoring measured.
 
     Attributes:
-        samples: columns ``COLUMNS``, and those that metrics of third parties add.
+        samples: columns ``COLUMNS``, and those that metrics add of their own.
         metrics: estimates by name.
         infos: what the metrics say about them.
         notes: sentences worth telling the user.
@@ -264,6 +265,7 @@ def score(
         inception=features_of,
         inception_name=inception.name if inception is not None else ScoringInputs.inception_name,
         controls=controls,
+        gradients=None if target is None else LossGradients(target.logits, target.device, ordered.images, public),
         identity_params=identity_params,
         seed=seed,
         resamples=resamples,

@@ -1,6 +1,7 @@
 """The read side of a run directory: what reports, and anybody's notebook, may import."""
 
 from mibench.errors import printable
+from mibench.results.black_box import gradients_of_another, white_box
 from mibench.results.contract import COMPARED_BY, ComparedBy, ComparisonFunction, PrintableComparison, Report
 from mibench.results.formatting import (
     ABSENT,
@@ -15,6 +16,7 @@ from mibench.results.formatting import (
 )
 from mibench.results.integrity import damaged
 from mibench.results.metric_infos import built_in_infos, merged_infos
+from mibench.results.own_loss import own_loss_fell
 from mibench.results.paired import (
     adjusted,
     compared,
@@ -53,6 +55,7 @@ __all__ = [
     "difference",
     "differences",
     "estimate_text",
+    "gradients_of_another",
     "interval_text",
     "is_proportion",
     "markdown_lines",
@@ -60,9 +63,11 @@ __all__ = [
     "metric_of_column",
     "number_text",
     "open_run",
+    "own_loss_fell",
     "per_identity",
     "pooled",
     "printable",
     "utility",
+    "white_box",
     "without_value",
 ]

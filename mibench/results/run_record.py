@@ -119,6 +119,7 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "missing": (_texts, "an object of metrics and reasons"),
     "reading": (_texts, "an object of hashes"),
     "metrics": (_list_of(_metric_info), "a list of objects with a name and a title"),
+    "diagnostics": (_list_of(_text), "a list of names"),
     "outputs": (_inside, "an object of files and their hashes"),
     "error": (_or_null(_text), "text or null"),
 }

@@ -296,7 +296,7 @@ def as_runs(runs: StoredRun | Sequence[StoredRun]) -> tuple[StoredRun, ...]:
 
 
 def _read_unit(file: Path) -> Unit:
-    with _opened(file) as stored:
+    with opened(file) as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
     facts = _read_facts(file)
     try:
@@ -316,7 +316,12 @@ def _read_unit(file: Path) -> Unit:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def opened(file: Path) -> Iterator[Any]:
+    """Tensors of a unit or a state, read one by one as they are asked for.
+
+    Raises:
+        MibenchError: it cannot be read.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -331,7 +336,7 @@ def _opened(file: Path) -> Iterator[Any]:
 def _read_facts(file: Path) -> JsonObject:
     """What stands beside stored tensors: their metadata (part of the result) and the sidecar (what they cost)."""
     facts: JsonObject = {}
-    with _opened(file) as stored:
+    with opened(file) as stored:
         for text in (stored.metadata() or {}).values():
             try:
                 content = parse_json(text)

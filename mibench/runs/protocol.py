@@ -68,9 +68,10 @@ def check_metrics(protocol: EvalProtocol) -> None:
 
     groups = protocol.metrics or DEFAULT_METRICS
     known = {*METRICS, *registry.names("metric")}
-    for name in groups:
-        if name not in known:
-            raise MibenchError(f"protocol.metrics: {registry.unknown('metric', name, known)}")
+    for field, names in (("metrics", groups), ("diagnostics", protocol.diagnostics)):
+        for name in names:
+            if name not in known:
+                raise MibenchError(f"protocol.{field}: {registry.unknown('metric', name, known)}")
     declared = declared_estimates(dict.fromkeys((*groups, *METRICS)))
     unknown = [name for name in groups if not declared[name]]  # without a description: not known before they have run
     made = {estimate for name in groups for estimate in declared[name]}

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mibench.data.files import FileSplit
 from mibench.data.fingerprint import what_changed
 from mibench.data.split import GroundTruth
 from mibench.errors import MibenchError
-from mibench.metrics import DEFAULT_METRICS
+from mibench.metrics import METRICS
 from mibench.party_errors import parties_named, shown_traceback
 from mibench.results import StoredRun, open_run
 from mibench.results.run_record import read_estimates
@@ -24,7 +24,7 @@ from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
 from mibench.runs.plan import Plan, make_plan
 from mibench.runs.request import RunRequest
-from mibench.runs.score import check_units, judge_units
+from mibench.runs.score import check_units, judge_units, metric_groups
 from mibench.runs.store import RunDir
 from mibench.system import provenance
 from mibench.system.canonical import JsonObject, plain
@@ -93,7 +93,7 @@ def _run_plan(
         if (finished := completed(plan, folder, floor)) is not None:
             machine.reporter.say(f"{folder.path}: complete already, nothing to do")
             return finished
-        record, reading = folder.record(), _scoring_code_hashes(plan, floor)
+        record, reading = folder.record(), _scoring_code_hashes(plan, folder, floor)
         _begin(plan, folder, machine, code)
         started = time.time()
         try:
@@ -125,7 +125,7 @@ def completed(plan: Plan, folder: RunDir, floor: StoredRun | None) -> StoredRun 
     Every recorded output is verified by hash: the files that results are in, the attack's state and each unit.
     """
     record = folder.record()
-    if record.get("status") != "complete" or record.get("reading") != _scoring_code_hashes(plan, floor):
+    if record.get("status") != "complete" or record.get("reading") != _scoring_code_hashes(plan, folder, floor):
         return None
     stored = folder.intact("state") and len(list(stored_units(plan, folder))) == len(plan.units)
     return StoredRun(folder.path, reused=True) if stored and _outputs_intact(folder, record) else None
@@ -246,10 +246,10 @@ def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter:
         reporter.stop()
 
 
-def _scoring_code_hashes(plan: Plan, floor: StoredRun | None) -> dict[str, str]:
+def _scoring_code_hashes(plan: Plan, folder: RunDir, floor: StoredRun | None) -> dict[str, str]:
     """What determines the files made from units: scoring, metrics, reports, and the floor they are compared with."""
     hashes = {"scoring": code_hash("mibench.metrics.scoring", "mibench")}
-    for name in plan.spec.protocol.metrics or DEFAULT_METRICS:
+    for name in metric_groups(plan, folder):
         hashes[f"metric {name}"] = code_hash(registry.entry("metric", name).module)
     for name in registry.names("report"):
         hashes[f"report {name}"] = code_hash(registry.entry("report", name).module)
@@ -295,21 +295,29 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def rescore(path: Path, device: str = "auto", reporter: Reporter | None = None) -> StoredRun:
+def rescore(
+    path: Path, device: str = "auto", reporter: Reporter | None = None, metrics: Sequence[str] = ()
+) -> StoredRun:
     """Judge and draw a stored run again without attacking.
 
+    ``metrics``: groups to measure beside those that the run has; from now on it has them.
+
     Raises:
-        MibenchError: not a run, units missing, or weights or data that are not the ones of the run.
+        MibenchError: not a run, units missing, weights or data that are not the ones of the run, an unknown group.
     """
+    known = {*METRICS, *registry.names("metric")}
+    for name in metrics:
+        if name not in known:
+            raise MibenchError(registry.unknown("metric", name, known))
     folder = RunDir(path)
     if not folder.exists():
         raise MibenchError(f"{path} is not a run directory: it has no run.json", cure="start one with mibench run")
     machine = Execution(choose_device(device), reporter=reporter or Reporter())
     with computing(machine.reporter):
-        return _rescored(folder, device, machine)
+        return _rescored(folder, device, machine, metrics)
 
 
-def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
+def _rescored(folder: RunDir, device: str, machine: Execution, metrics: Sequence[str]) -> StoredRun:
     path = folder.path
     plan = make_plan(RunRequest(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
@@ -336,11 +344,11 @@ def _rescored(folder: RunDir, device: str, machine: Execution) -> StoredRun:
     check_units(plan, folder)
     floor = rescore(path.parent / floor_name, device, machine.reporter) if floor_name else None
     with folder.writing():
-        judge_units(plan, folder, machine)
+        judge_units(plan, folder, machine, metrics)
         write_reports(plan, folder, floor, machine.reporter)
         folder.update_record(
             status="complete",
-            reading=_scoring_code_hashes(plan, floor),
+            reading=_scoring_code_hashes(plan, folder, floor),
             outputs=_outputs(folder),
             missing=_missing(plan, folder),
             scored=_now(),

@@ -29,11 +29,14 @@ from mibench.system.paths import home
 from mibench.weights import load
 
 
-def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
-    """Score the stored units of a run and write the table and the metrics. Called inside ``folder.writing()``."""
+def judge_units(plan: Plan, folder: RunDir, machine: Execution, further: Sequence[str] = ()) -> Scores:
+    """Score the stored units of a run and write the table and the metrics. Called inside ``folder.writing()``.
+
+    ``further``: groups of metrics beside those of the run; they stay with it when it is scored again.
+    """
     protocol, dataset, device = plan.spec.protocol, plan.dataset.seen_by("judge"), machine.device
     cache = home() / "cache" / "features"
-    names = protocol.metrics or DEFAULT_METRICS
+    names = metric_groups(plan, folder, further)
     with deterministic(device, "float32") as varying:
         machine.reporter.start("scoring")
         try:
@@ -67,11 +70,20 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution) -> Scores:
     atomic_write(folder.path / "samples.csv", scores.samples.to_csv(index=False, lineterminator="\n").encode())
     write_json(folder.path / "metrics.json", scores.as_json())
     folder.update_record(metrics=[dataclasses.asdict(info) for info in scores.infos])
+    if diagnostics := [name for name in names if name not in (protocol.metrics or DEFAULT_METRICS)]:
+        folder.update_record(diagnostics=diagnostics)
     if isinstance(dataset, GroundTruth):  # synthetic data: no real people
         write_images(folder, reconstructions, scores)
     for note in scores.notes:
         machine.reporter.say(note)
     return scores
+
+
+def metric_groups(plan: Plan, folder: RunDir, further: Sequence[str] = ()) -> tuple[str, ...]:
+    """What is measured of a run: its protocol's metrics and diagnostics, what was measured before, and ``further``."""
+    protocol = plan.spec.protocol
+    before = folder.record().get("diagnostics", [])
+    return tuple(dict.fromkeys((*(protocol.metrics or DEFAULT_METRICS), *protocol.diagnostics, *before, *further)))
 
 
 def write_images(folder: RunDir, reconstructions: Reconstructions, scores: Scores) -> None:

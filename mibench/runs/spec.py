@@ -41,6 +41,8 @@ class EvalProtocol:
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
             ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
         metrics: groups of metrics to compute; empty means the default ones.
+        diagnostics: further groups, which say something about the attacked model rather than about what an attack
+            achieved. They change no other number, so a run keeps its name and compares with runs without them.
         required: estimates that must have a value; a run in which one of them is null exits with 1.
         public_control: how many public images the control "nearest public image" chooses from; 0 leaves it out.
         preset: the tier of presets that attacks start from when none is asked for; one without it takes its default.
@@ -66,6 +68,7 @@ class EvalProtocol:
     judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
     regressor: str | None = None
     metrics: tuple[str, ...] = ()
+    diagnostics: tuple[str, ...] = ()
     required: tuple[str, ...] = ("acc1", "acc5", "knn_distance")
     public_control: int = 1000
     preset: Tier | None = None
@@ -122,7 +125,7 @@ class EvalProtocol:
         A field that came later counts only where it says something new, so that runs made before it keep their names.
         """
         fields = dataclasses.asdict(self)
-        for name in ("description", "preset", "preset_for", "datasets", "dataset", "prior_settings"):
+        for name in ("description", "diagnostics", "preset", "preset_for", "datasets", "dataset", "prior_settings"):
             del fields[name]
         for name, before in DIGEST_DEFAULTS.items():
             if fields[name] == before:
