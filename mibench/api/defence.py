@@ -152,6 +152,8 @@ class Defence:
         replaces_loss: it weighs samples or puts another loss in the place of the cross entropy, so that no smoothing of
             the recipe's own applies.
         compatible: architectures that it applies to; None: all.
+        adaptive: attacks that know of it, ``NAME`` or ``NAME:VARIANT``: what looks for the leak behind a gradient or an
+            answer that it merely hides. A suite with ``adaptive: true`` runs them.
     """
 
     name: ClassVar[str]
@@ -159,6 +161,7 @@ class Defence:
     control: ClassVar[bool] = False
     replaces_loss: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
+    adaptive: ClassVar[tuple[str, ...]] = ()
 
     def backbone(self, architecture: str) -> str | None:
         """The card of the public weights that the defence of ``architecture`` starts from; None: it needs none.

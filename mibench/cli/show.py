@@ -89,6 +89,7 @@ def _settings(kind: str, name: str) -> dict[str, object]:
         from mibench.api import AnswerFilter  # here, since it imports torch
 
         content["control"] = party.control
+        content["adaptive"] = list(party.adaptive)
         if issubclass(party, AnswerFilter):
             content["grants"] = party.grants.word
         content["applies_to"] = list(party.compatible) if party.compatible is not None else "every target"
