@@ -13,6 +13,7 @@ from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.results import StoredRun, merged_infos
 
 from . import matrix_tables
+from .adaptive import AdaptiveAttack, adaptive_attacks, without_variants
 from .defended import Classifier, Role, classifier_of, defence_labels, twin_of
 from .formats import as_plain, out_of_reach
 from .matrix import DefenceDifference, Defended, Matrix
@@ -75,13 +76,15 @@ def compare_defences(
     }
     labels = defence_labels(list(classifiers.values()))
     references = _references(classifiers, labels, reference)
-    floors = tuple(dict.fromkeys(pool.label for pool in pools if pool.floor))
-    attacks = tuple(dict.fromkeys(pool.label for pool in pools if not pool.floor)) + floors
+    columns = without_variants(by_target)
+    shown = [pool for members in columns.values() for pool in members]
+    floors = tuple(dict.fromkeys(pool.label for pool in shown if pool.floor))
+    attacks = tuple(dict.fromkeys(pool.label for pool in shown if not pool.floor)) + floors
     target_of = {classifier.key: target for target, classifier in classifiers.items()}
     tests = []
     for target, other in references.items():
-        others = {pool.label: pool for pool in by_target[target_of[other.key]] if not pool.floor}
-        for pool in by_target[target]:
+        others = {pool.label: pool for pool in columns[target_of[other.key]] if not pool.floor}
+        for pool in columns[target]:
             tests += [
                 (target, other, pool.label, difference(pool, others[pool.label], metric))
                 for metric in tested
@@ -103,9 +106,11 @@ def compare_defences(
         )
         for (target, other, attack, _), each in zip(tests, adjusted, strict=True)
     )
+    twins = {target: target_of[other.key] for target, other in references.items()}
+    adaptive, adaptive_family = adaptive_attacks(by_target, twins, infos)
     rows = [
-        _defended(classifiers[target], labels, references.get(target), members, infos)
-        for target, members in by_target.items()
+        _defended(classifiers[target], labels, references.get(target), members, infos, adaptive[target])
+        for target, members in columns.items()
     ]
     groups = list(dict.fromkeys(row.group for row in rows))
     roles: tuple[Role, ...] = ("undefended", "defence", "control")
@@ -124,8 +129,9 @@ def compare_defences(
         differences=differences,
         family=family,
         mixed=tuple(differing(facts)),
-        notes=tuple(_remarks(classifiers, labels, references, by_target, attacks, family, reference)),
+        notes=tuple(_remarks(classifiers, labels, references, columns, attacks, family, reference)),
         left_out=left_out,
+        adaptive_family=adaptive_family,
     )
 
 
@@ -158,6 +164,7 @@ def _defended(
     reference: Classifier | None,
     pools: Sequence[Pool],
     infos: Mapping[str, MetricInfo],
+    adaptive: tuple[AdaptiveAttack, ...],
 ) -> Defended:
     attacks = {pool.label: row_of(pool, infos) for pool in pools}
     seconds, other = classifier.seconds, None if reference is None else reference.seconds
@@ -183,7 +190,8 @@ def _defended(
         relative_seconds=seconds / other if seconds is not None and other else None,
         attacks=attacks,
         strongest=strongest,
-        reported=reported_beside(classifier, pools[0].runs[0]),
+        reported=reported_beside(classifier, pools[0].runs[0]) if pools else (),
+        adaptive=adaptive,
     )
 
 

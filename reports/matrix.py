@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mibench.api import Estimate, MetricInfo
 
+from .adaptive import AdaptiveAttack
 from .comparison import Row
 from .defended import Role
 from .published import Reported
@@ -26,6 +27,7 @@ class Defended:
         attacks: column -> the attack's results, seeds pooled.
         strongest: metric -> the column that does best, floors left out.
         reported: values that others published for the same thing.
+        adaptive: attacks that know of a defence, which are no columns.
     """
 
     group: str
@@ -41,6 +43,7 @@ class Defended:
     attacks: Mapping[str, Row]
     strongest: Mapping[str, str]
     reported: tuple[Reported, ...]
+    adaptive: tuple[AdaptiveAttack, ...] = ()
 
     @property
     def twin(self) -> bool:
@@ -78,7 +81,7 @@ class Matrix:
     Attributes:
         infos: metrics that are shown and tested.
         rows, attacks, floors: ``floors`` are those of ``attacks`` that are the prior alone; they are not tested.
-        family: how many tests Holm's adjustment covers.
+        family: how many tests Holm's adjustment covers. adaptive_family: the same, of adaptive attacks.
         mixed: names of circumstances that differ between runs (only after ``mix=True``).
         notes: sentences that a reader needs. left_out: sentences on runs that were not used.
     """
@@ -92,6 +95,7 @@ class Matrix:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+    adaptive_family: int = 0
 
     @property
     def groups(self) -> tuple[str, ...]:
