@@ -28,6 +28,7 @@ class AdaptiveAttack:
         difference: to it, paired over identities; None where there is none.
         p_value, p_holm: two-sided, of the sign-flip test; adjusted for every such test of the matrix.
         detectable: the smallest true difference that one such test at 5 % finds in 80 % of cases.
+        from_twin: whether it followed the gradients of the row's undefended twin: what it gets is mostly the twin's.
     """
 
     label: str
@@ -38,6 +39,7 @@ class AdaptiveAttack:
     p_value: float | None = None
     p_holm: float | None = None
     detectable: float | None = None
+    from_twin: bool = False
 
     @property
     def estimate(self) -> Estimate:
@@ -99,17 +101,30 @@ def adaptive_attacks(
                 p_value=None if test is None else test.p_value,
                 p_holm=None if test is None else test.p_holm,
                 detectable=None if test is None else test.detectable,
+                from_twin=_from_twin(pool.runs[0]),
             )
         )
     return {target: tuple(attacks) for target, attacks in results.items()}, family
 
 
 def strongest(attacks: Sequence[AdaptiveAttack], metric: str) -> AdaptiveAttack | None:
-    """The variant that gets most by its estimate; None without any, or for a metric without a better direction."""
-    known = [each for each in attacks if each.metric == metric and each.estimate.value is not None]
+    """The variant that gets most by its estimate; None without any, or for a metric without a better direction.
+
+    One that follows the twin's gradients does not compete: the twin saw the private images, and what its gradients find
+    is no leak of the defended classifier.
+    """
+    own = [each for each in attacks if each.metric == metric and not each.from_twin]
+    known = [each for each in own if each.estimate.value is not None]
     if not known or (better := known[0].estimate.higher_is_better) is None:
         return None
     return max(known, key=lambda each: (1 if better else -1) * float(each.estimate.value or 0))
+
+
+def _from_twin(run: StoredRun) -> bool:
+    surrogate, defence = run.specification.get("surrogate"), run.attacked.get("defence")
+    if not isinstance(surrogate, dict) or not isinstance(defence, dict):
+        return False
+    return surrogate.get("sha256") == defence.get("twin_sha256")
 
 
 def _on_the_twin(pool: Pool, twins: Sequence[Pool]) -> Pool | None:

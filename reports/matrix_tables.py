@@ -155,9 +155,13 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
     if any(row.adaptive for row in matrix.rows):
         notes.append(
             "Strongest adaptive: of the attacks that know of a defence (ATTACK:VARIANT), the one with the highest "
-            "leakage, and its difference to the twin under the same attack; a transfer from the twin is compared with "
-            "what it is there, the attack by the twin's own gradients. Bold: not chance by Holm over the "
+            "leakage, and its difference to the twin under the same attack. Bold: not chance by Holm over the "
             f"{matrix.adaptive_family} tests of such attacks, a family of its own."
+        )
+    if transfers := sorted({each.label for row in matrix.rows for each in row.adaptive if each.from_twin}):
+        notes.append(
+            f"{', '.join(transfers)} follows the twin's gradients, which know the private images: what it gets is no "
+            "leak of the defence's, so it is not among the strongest. The CSV has it, beside the white box on the twin."
         )
     if any(row.relative_seconds is not None for row in matrix.rows):
         notes.append("Training ×: seconds of the training as a multiple of the twin's.")

@@ -62,10 +62,20 @@ def test_each_row_names_its_strongest(matrix):
     assert best is not None
     assert best.label == "ppa:scaled"
     assert best.estimate.low < best.estimate.value < best.estimate.high
-    only = strongest(row(matrix, "veil").adaptive, "acc1")
-    assert only is not None
-    assert only.label == "ppa:transfer"
     assert strongest((), "acc1") is None
+
+
+def test_what_the_twin_s_gradients_find_is_no_leak_of_the_defence(matrix, runs, tmp_path):
+    veil = row(matrix, "veil")
+    assert [(each.label, each.from_twin) for each in veil.adaptive] == [("ppa:transfer", True)]
+    assert strongest(veil.adaptive, "acc1") is None
+    assert "ppa:transfer follows the twin's gradients" in matrix.render("text", width=300)
+    attack_on(tmp_path / "ppa", "veil", "ppa", 0.3)
+    other = variant_on(tmp_path / "other", "veil", "transfer", 0.75)
+    edit(other, "run.json", lambda record: record["spec"]["surrogate"].update(sha256="distilled from its answers"))
+    best = strongest(row(compare_defences(tmp_path), "veil").adaptive, "acc1")
+    assert best is not None
+    assert best.label == "ppa:transfer"
 
 
 def test_each_is_paired_with_the_same_attack_on_the_twin_and_a_transfer_with_its_white_box(matrix):
