@@ -70,17 +70,19 @@ class PPA(Attack):
     # median of the largest probability over the pool is 0.9
     logit_scale: float | Literal["auto"] = 1.0
     views: Literal["crops", "strong"] = "crops"  # in each step; strong: crop, flip, coarser pixels, blur and noise
-    surrogate: str | None = (
-        None  # follow another target's gradients, twin: the undefended twin's; the victim only ranks
-    )
+    surrogate: str | None = None  # the target whose gradients are followed, twin: the undefended twin; the victim ranks
 
     def __post_init__(self) -> None:
         identity_loss(self.loss)
         check_ranges(
             self,
             at_least_one=("unit_size", "pool_size", "candidates", "epochs", "batch_size", "draws"),
-            positive=("learning_rate", "truncation", "decay")
-            + (("logit_scale",) if self.logit_scale != "auto" else ()),
+            positive=(
+                "learning_rate",
+                "truncation",
+                "decay",
+                *(("logit_scale",) if self.logit_scale != "auto" else ()),
+            ),
             not_negative=("discriminator_weight", "selection_transforms"),
         )
         if self.candidates > self.pool_size:
