@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mibench.api import Access, Victim
+
+Answered = Callable[[Victim, Tensor], Tensor]  # (victim, images (N, 3, H, W)) to confidence in every class (N, C)
 
 
 def confidence_in_classes(victim: Victim, images: Tensor) -> Tensor:

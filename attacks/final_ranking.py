@@ -11,7 +11,7 @@ from torch import Tensor
 from mibench.api import Context
 from mibench.rng import Streams
 
-from .answers import confidence_in_classes
+from .answers import Answered, confidence_in_classes
 from .augment import apply_crops, draw_crops
 from .batching import micro_batches, should_report
 
@@ -26,6 +26,7 @@ def robust_confidence(
     transforms: int,
     scale: tuple[float, float] = (0.5, 0.9),
     ratio: tuple[float, float] = (0.8, 1.2),
+    answer: Answered = confidence_in_classes,
 ) -> Tensor:
     """Mean confidence in the target class under random crops and flips (PPA, section 3.4).
 
@@ -39,6 +40,7 @@ def robust_confidence(
         transforms: how many random views of each image; 0 scores the image as it is.
         scale: area of a crop as a fraction of the image.
         ratio: width over height of a crop.
+        answer: confidence ``(N, C)`` of a victim in every class for images.
 
     Returns:
         float32 ``(U, K)`` on the CPU.
@@ -66,8 +68,8 @@ def robust_confidence(
         reports = max(1, 100 * on_device.shape[0] // flat.shape[0])
         for view in range(views):
             seen = apply_crops(on_device, crops[view].flatten(0, 1)[part]) if transforms else on_device
-            answer = confidence_in_classes(context.victim, seen).float()
-            total[part] += answer.gather(1, targets[part, None]).squeeze(1)
+            score = answer(context.victim, seen).float()
+            total[part] += score.gather(1, targets[part, None]).squeeze(1)
             if should_report(view + 1, views, reports):
                 done = part.start * views + on_device.shape[0] * (view + 1)
                 context.progress(done, flat.shape[0] * views, "rank reconstructions")

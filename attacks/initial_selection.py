@@ -12,7 +12,7 @@ from torch import Tensor
 from mibench.api import Context, Prior, State
 from mibench.rng import Streams
 
-from .answers import confidence_in_classes
+from .answers import Answered, confidence_in_classes
 from .batching import micro_batches
 from .rendering import Decoder, decoder
 from .requirements import require_prior
@@ -31,7 +31,9 @@ def pool(prior: Prior | None, size: int, streams: Streams) -> Tensor:
 
 
 @torch.no_grad()
-def pool_confidence(context: Context, latents: Tensor, psi: float | None, *, text: str) -> Tensor:
+def pool_confidence(
+    context: Context, latents: Tensor, psi: float | None, *, text: str, answer: Answered = confidence_in_classes
+) -> Tensor:
     """Confidence of the victim in every class for every latent, averaged over the image and its mirror image.
 
     Args:
@@ -39,15 +41,25 @@ def pool_confidence(context: Context, latents: Tensor, psi: float | None, *, tex
         latents: ``(N, latent_dim)``.
         psi: see :func:`~mibench.attacks.rendering.decoder`.
         text: for the progress bar.
+        answer: confidence ``(N, C)`` of a victim in every class for images.
 
     Returns:
         float32 ``(N, C)`` on the CPU.
     """
-    return image_confidence(context, latents, decoder(require_prior(context.prior), psi), mirrored=True, text=text)
+    decode = decoder(require_prior(context.prior), psi)
+    return image_confidence(context, latents, decode, mirrored=True, text=text, answer=answer)
 
 
 @torch.no_grad()
-def image_confidence(context: Context, codes: Tensor, decode: Decoder, *, mirrored: bool, text: str) -> Tensor:
+def image_confidence(
+    context: Context,
+    codes: Tensor,
+    decode: Decoder,
+    *,
+    mirrored: bool,
+    text: str,
+    answer: Answered = confidence_in_classes,
+) -> Tensor:
     """Confidence of the victim in every class for every code: probabilities, or votes where it grants labels only.
 
     Args:
@@ -56,6 +68,7 @@ def image_confidence(context: Context, codes: Tensor, decode: Decoder, *, mirror
         decode: from codes to images of the prior.
         mirrored: average over the image and its mirror image, which shows the victim twice as many.
         text: for the progress bar.
+        answer: confidence ``(N, C)`` of a victim in every class for images.
 
     Returns:
         float32 ``(N, C)`` on the CPU.
@@ -63,9 +76,9 @@ def image_confidence(context: Context, codes: Tensor, decode: Decoder, *, mirror
     out = torch.empty(codes.shape[0], context.victim.num_classes)
     for part in micro_batches(codes.shape[0], context):
         images = context.fit(decode(codes[part].to(context.device)))
-        score = confidence_in_classes(context.victim, images)
+        score = answer(context.victim, images)
         if mirrored:
-            score = (score + confidence_in_classes(context.victim, images.flip(3))) / 2
+            score = (score + answer(context.victim, images.flip(3))) / 2
         out[part] = score.float().cpu()
         context.progress(part.stop, codes.shape[0], text)
     return out

@@ -18,10 +18,12 @@ from torch import Tensor
 from mibench.api import Access, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
+from .answers import Answered
 from .batching import micro_batches
 from .diagnostics import by_twentieth, stacked
 from .mirror_generation import Crossover, Draws, by_fitness, children, spread
 from .mirror_space import Mirror
+from .neighbours import averaged_answers
 from .requirements import check_ranges, require_prior
 
 LEAST = 1e-30  # of a probability before its logarithm
@@ -35,6 +37,7 @@ class MirrorBlack(Mirror):
     name: ClassVar[str] = "mirror-b"
     access: ClassVar[Access] = Access.SCORES
     budget_setting: ClassVar[str | None] = "generations"
+    later_settings: ClassVar[tuple[str, ...]] = ("neighbours",)
 
     population: int = 1000  # released scripts (argument default 100)
     generations: int = 100  # released code
@@ -44,10 +47,11 @@ class MirrorBlack(Mirror):
     mutation_size: float = 0.1  # released code, in standard deviations of p-space
     shared_noise: bool = False  # ours: noise for each child; True: one vector per generation for all (released)
     rescore_elite: bool = False  # ours: its score is known; True: it is shown again (released; for answers with noise)
+    neighbours: int = 1  # ours, for answers with noise: images whose scores are averaged, the image itself among them
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, at_least_one=("generations",), not_negative=("mutation_size",))
+        check_ranges(self, at_least_one=("generations", "neighbours"), not_negative=("mutation_size",))
         if not 2 <= self.population <= self.pool_size:
             raise MibenchError(
                 f"mirror-b: population must lie between 2 and pool_size ({self.pool_size}), got {self.population}"
@@ -70,12 +74,21 @@ class MirrorBlack(Mirror):
         """An identity whose elite reaches ``stop_confidence`` is queried no more."""
         return self.stop_confidence is not None and self.stop_confidence <= 1
 
+    def planned_preparation(self) -> Queries:
+        """Every image of the pool and its neighbours."""
+        return Queries(forward=self.neighbours * super().planned_preparation().forward)
+
+    def answers(self) -> Answered:
+        """The mean over neighbours."""
+        return averaged_answers(self.neighbours)
+
     def planned_queries(self, identities: int) -> Queries:
-        """The children of every generation (and the elite, if it is shown again), then the views of the selection.
+        """The children of every generation (and the elite, if it is shown again), with their neighbours, then the
+        views of the selection.
 
         The most that a unit can take: with ``stop_confidence`` it may take less.
         """
-        shown = self.population - (0 if self.rescore_elite else 1)
+        shown = self.neighbours * (self.population - (0 if self.rescore_elite else 1))
         return Queries(forward=identities * self.generations * shown + self.planned_ranking(identities))
 
     @torch.no_grad()
@@ -97,7 +110,7 @@ class MirrorBlack(Mirror):
                 scored = self._fitness(context, shown, own[running])
                 known = fit[:, : population.shape[1] - shown.shape[1]]  # the elite's, unless it was shown again
                 codes[running], fitness[running] = by_fitness(population, torch.cat([known, scored], dim=1))
-                used += scored.numel()
+                used += self.neighbours * scored.numel()
             history["elite_confidence"].append(fitness[:, 0].exp())
             history["spread"].append(spread(codes, space))
             context.progress(generation + 1, self.generations, "breed")
@@ -125,10 +138,10 @@ class MirrorBlack(Mirror):
 
     def _fitness(self, context: Context, codes: Tensor, labels: Tensor) -> Tensor:
         """``log p_y`` ``(U, N)`` of codes ``(U, N, W)``: one view, no flip."""
-        decode, flat = self.decoder(require_prior(context.prior)), codes.flatten(0, 1)
+        decode, answer, flat = self.decoder(require_prior(context.prior)), self.answers(), codes.flatten(0, 1)
         targets = labels.repeat_interleave(codes.shape[1])
         scores = [
-            context.victim.scores(context.fit(decode(flat[part]))).float().gather(1, targets[part, None])
+            answer(context.victim, context.fit(decode(flat[part]))).float().gather(1, targets[part, None])
             for part in micro_batches(flat.shape[0], context)
         ]
         return torch.cat(scores).view(codes.shape[:2]).clamp(min=LEAST).log()

@@ -21,6 +21,7 @@ from torch.nn.functional import leaky_relu
 from mibench.api import Attack, Context, MappingPrior, MibenchError, Prior, Queries, Reconstruction, State
 from mibench.rng import Streams
 
+from .answers import Answered, confidence_in_classes
 from .batching import micro_batches
 from .final_ranking import robust_confidence
 from .initial_selection import choose, image_confidence, pool
@@ -95,7 +96,12 @@ class Mirror(Attack):
         prior = require_prior(context.prior)
         codes = _codes(prior, pool(prior, self.pool_size, streams), context)
         confidence = image_confidence(
-            context, codes, self.decoder(prior), mirrored=self.mirror_images, text="search candidates"
+            context,
+            codes,
+            self.decoder(prior),
+            mirrored=self.mirror_images,
+            text="search candidates",
+            answer=self.answers(),
         )
         if isinstance(prior, MappingPrior):
             p = leaky_relu(codes, 1 / SLOPE).double()
@@ -103,6 +109,10 @@ class Mirror(Attack):
         else:  # standard normal by construction
             mean, std = torch.zeros(codes.shape[1]), torch.ones(codes.shape[1])
         return {"latents": codes, "confidence": confidence, "mean": mean, "std": std}
+
+    def answers(self) -> Answered:
+        """How the victim's confidence is read while it is searched."""
+        return confidence_in_classes
 
     def space(self, context: Context, state: State) -> CodeSpace:
         """p-space of the pool, on the run's device."""

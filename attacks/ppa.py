@@ -5,29 +5,35 @@ are chosen; Adam optimises their styles w on the Poincaré loss of randomly crop
 ranked by the victim's mean confidence under stronger random views. A candidate has its own loss, its own crops and its
 own moments of Adam, so no result depends on how candidates are batched.
 
+Settings below ``selection_transforms`` are not PPA's. They adapt it to a defence that merely hides gradients (docs/
+defences.md, adaptive attacks), and leave it as it is by default.
+
 Legend: U identities of a unit, K candidates of each, B of them in a step, W dimension of w.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State
+from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State, Victim
 from mibench.rng import Streams
 
+from .answers import Answered, confidence_in_classes
 from .augment import apply_crops, draw_crops
 from .batching import blocks, scatter_into_step, shuffled_candidates
 from .diagnostics import by_epoch, stacked, stray_note
 from .final_ranking import robust_confidence
 from .initial_selection import choose, pool, pool_confidence
+from .logit_scale import pool_confidence_and_scale, scaled_answers
 from .losses import IDENTITY_LOSSES, identity_loss, negative_log_realness
 from .parameterisation import DirectStyles, gather_rows
 from .rendering import render_images
 from .requirements import check_ranges, require_discriminator, require_mapping
+from .strong_views import apply_strong_views, draw_strong_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,7 @@ class PPA(Attack):
     access: ClassVar[Access] = Access.GRADIENTS
     needs_mapping: ClassVar[bool] = True
     budget_setting: ClassVar[str | None] = "epochs"
+    later_settings: ClassVar[tuple[str, ...]] = ("draws", "mean_answers", "logit_scale", "views", "surrogate")
 
     unit_size: int = 10  # ours: identities in one batch; no identity depends on another
     pool_size: int = 5000  # released configuration; paper, section 3.2: sampling before the attack
@@ -55,12 +62,27 @@ class PPA(Attack):
     discriminator_weight: float = 0.0  # released code: weight of softplus(-D(image)), 0 in every configuration
     selection_transforms: int = 100  # released configuration; paper, section 3.4: random views of the final selection
 
+    # Athalye et al., ICML 2018 (arXiv 1802.00420), section 4.2: gradients of a network that draws random numbers,
+    # averaged over so many answers to the same images in each step
+    draws: int = 1
+    mean_answers: bool = False  # ask the victim's network without its random draws: who has gradients can
+    # logits are divided by it in the loss (only the cross entropy feels it) and in both selections; auto: so that the
+    # median of the largest probability over the pool is 0.9
+    logit_scale: float | Literal["auto"] = 1.0
+    views: Literal["crops", "strong"] = "crops"  # in each step; strong: crop, flip, coarser pixels, blur and noise
+    surrogate: str | None = None  # the target whose gradients are followed, twin: the undefended twin; the victim ranks
+
     def __post_init__(self) -> None:
         identity_loss(self.loss)
         check_ranges(
             self,
-            at_least_one=("unit_size", "pool_size", "candidates", "epochs", "batch_size"),
-            positive=("learning_rate", "truncation", "decay"),
+            at_least_one=("unit_size", "pool_size", "candidates", "epochs", "batch_size", "draws"),
+            positive=(
+                "learning_rate",
+                "truncation",
+                "decay",
+                *(("logit_scale",) if self.logit_scale != "auto" else ()),
+            ),
             not_negative=("discriminator_weight", "selection_transforms"),
         )
         if self.candidates > self.pool_size:
@@ -74,30 +96,79 @@ class PPA(Attack):
             raise MibenchError(f"ppa: betas must lie in [0, 1), got {self.betas}")
         if any(milestone < 1 for milestone in self.milestones):
             raise MibenchError(f"ppa: milestones are numbers of epochs, at least 1, got {self.milestones}")
+        if self.logit_scale != 1 and self.loss != "cross_entropy":
+            raise MibenchError(
+                f"ppa: logit_scale changes nothing for the loss {self.loss!r}, whose gradient has one direction at any "
+                "scale",
+                cure="choose the loss cross_entropy, or leave logit_scale at 1",
+            )
+        if self.views == "strong" and self.shared_crop:
+            raise MibenchError(
+                "ppa: strong views are each image's own",
+                cure="leave shared_crop out",
+            )
+        if self.surrogate is not None and (self.mean_answers or self.logit_scale == "auto"):
+            setting = "mean_answers" if self.mean_answers else "logit_scale=auto"
+            raise MibenchError(
+                f"ppa: {setting} needs the victim's own network, which an attack with a surrogate does not have",
+                cure="leave one of them out",
+            )
+
+    @property
+    def least_access(self) -> Access:
+        """With a surrogate the victim only selects and ranks, by votes where it grants labels alone."""
+        return self.access if self.surrogate is None else Access.LABELS
+
+    @property
+    def most_access(self) -> Access:
+        """Scores with a surrogate."""
+        return self.access if self.surrogate is None else Access.SCORES
+
+    @property
+    def needs_surrogate(self) -> str | None:
+        """Another target, or ``twin``."""
+        return self.surrogate
 
     def planned_preparation(self) -> Queries:
         """Every image of the pool and its mirror image."""
         return Queries(forward=2 * self.pool_size)
 
     def planned_queries(self, identities: int) -> Queries:
-        """Every candidate forwards and backwards in every epoch, then its views in the final selection."""
-        optimised = identities * self.candidates * self.epochs
+        """Every candidate forwards and backwards in every draw of every epoch, then its views in the final selection.
+
+        With a surrogate the victim is shown the views of the final selection alone.
+        """
+        optimised = 0 if self.surrogate is not None else self._optimised(identities)
         ranked = identities * self.candidates * max(self.selection_transforms, 1)
         return Queries(forward=optimised + ranked, backward=optimised)
 
+    def planned_surrogate_queries(self, identities: int) -> Queries:
+        """With a surrogate: every candidate forwards and backwards in every draw of every epoch."""
+        optimised = self._optimised(identities) if self.surrogate is not None else 0
+        return Queries(forward=optimised, backward=optimised)
+
+    def _optimised(self, identities: int) -> int:
+        return identities * self.candidates * self.epochs * self.draws
+
     def prepare(self, context: Context, streams: Streams) -> State:
         """The pool of latents and the victim's confidence in every class for each."""
-        prior = require_mapping(context.prior)
+        context, prior = self._informed(context), require_mapping(context.prior)
         if self.discriminator_weight:
             require_discriminator(prior, self.name, "discriminator_weight")
-        latents = pool(prior, self.pool_size, streams)
-        confidence = pool_confidence(context, latents, self.truncation, text="search candidates")
+        latents, text = pool(prior, self.pool_size, streams), "search candidates"
+        if self.logit_scale == "auto":
+            confidence, scale = pool_confidence_and_scale(context, latents, self.truncation, text=text)
+            return {"latents": latents, "confidence": confidence, "logit_scale": torch.tensor(scale)}
+        confidence = pool_confidence(context, latents, self.truncation, text=text, answer=self._answers())
         return {"latents": latents, "confidence": confidence}
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Optimise the candidates of every identity, then render and rank them."""
+        context = self._informed(context)
         prior, own = require_mapping(context.prior), labels.to(context.device)
-        latents = choose(state, labels, self.candidates).to(context.device)  # (U, K, Z)
+        votes = context.victim.access < Access.SCORES
+        latents = choose(state, labels, self.candidates, stable=votes).to(context.device)  # (U, K, Z)
+        scale = float(state["logit_scale"] if self.logit_scale == "auto" else self.logit_scale)
         styles = DirectStyles(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
         history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
         done, steps = 0, self.epochs * -(-self.candidates // self.batch_size)
@@ -105,14 +176,14 @@ class PPA(Attack):
         for epoch in range(self.epochs):
             styles.learning_rate = self._rate(epoch)
             order = shuffled_candidates(self.candidates, names.tolist(), epoch, streams)  # DMMIA's: the two compare
-            crops = self._crops(names, order, epoch, streams).to(context.device, non_blocking=True)
+            views = self._views(names, order, epoch, streams).to(context.device, non_blocking=True)
             order = order.to(context.device, non_blocking=True)
             for start in range(0, self.candidates, self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 rows = order[:, batch]  # (U, B)
                 w = styles.w(rows)  # (U, B, W)
                 history["drift"].append(styles.drift(w, rows))
-                history["loss"].append(self._backward(context, w, own, crops[:, batch]))
+                history["loss"].append(self._backward(context, w, own, views[:, batch], scale))
                 styles.step(rows)
                 done += 1
                 context.progress(done, steps, f"epoch {epoch + 1}/{self.epochs}")
@@ -121,54 +192,96 @@ class PPA(Attack):
         finished = styles.finished().detach().flatten(0, 1)
         images = render_images(context, finished, prior.synthesis)
         grouped = images.view(len(labels), self.candidates, *images.shape[1:])
-        confidence = robust_confidence(context, grouped, labels, streams, transforms=self.selection_transforms)
+        confidence = robust_confidence(
+            context, grouped, labels, streams, transforms=self.selection_transforms, answer=self._answers(scale)
+        )
         return Reconstruction(
             images=images,
             labels=labels.repeat_interleave(self.candidates),
             confidence=confidence.flatten(),
             latents=styles.untruncated(finished).float().cpu(),
             curves=curves,
-            notes=tuple(stray_note(curves["drift"])),
+            notes=(*stray_note(curves["drift"]), *self._notes(context, scale)),
         )
 
-    def _backward(self, context: Context, w: Tensor, labels: Tensor, crops: Tensor) -> Tensor:
+    def _informed(self, context: Context) -> Context:
+        """The context with the victim that is asked: with ``mean_answers`` the one that draws no random numbers."""
+        return replace(context, victim=context.victim.deterministic()) if self.mean_answers else context
+
+    def _answers(self, scale: float | None = None) -> Answered:
+        """How the victim's confidence is read in selections: at ``scale``, by default the setting, where it has one."""
+        scaled = self.logit_scale != 1 and self.surrogate is None
+        return scaled_answers(float(scale or self.logit_scale)) if scaled else confidence_in_classes
+
+    def _notes(self, context: Context, scale: float) -> list[str]:
+        notes = []
+        if self.logit_scale == "auto":
+            notes.append(f"logits were divided by {scale:.4g}, which the pool's answers gave")
+        if self.surrogate is not None:
+            notes.append(f"gradients are those of {self._followed(context).name}")
+        return notes
+
+    def _followed(self, context: Context) -> Victim:
+        """The network whose gradients are followed.
+
+        Raises:
+            MibenchError: a surrogate is asked for and the run has none.
+        """
+        if self.surrogate is None:
+            return context.victim
+        if context.surrogate is None:
+            raise MibenchError(f"ppa: there is no network of the surrogate {self.surrogate!r}")
+        return context.surrogate
+
+    def _backward(self, context: Context, w: Tensor, labels: Tensor, views: Tensor, scale: float) -> Tensor:
         """Leave the gradient of every candidate's own loss at ``w`` ``(U, B, W)``; mean losses ``(U,)``.
 
         Losses of an identity are summed and divided by its batch, as in DMMIA: the released code takes the mean, and
         Adam's step, which has no scale, feels a division through its epsilon only.
         """
-        losses = []
+        losses, prior, network = [], require_mapping(context.prior), self._followed(context)
         targets = labels.repeat_interleave(w.shape[1])
         for identities, block in blocks(w.shape[:2], context):
-            logits, realism = self._shown(context, w[identities, block].flatten(0, 1), crops[identities, block])
             position = (w.shape[:2], identities, block)
-            step = IDENTITY_LOSSES[self.loss](scatter_into_step(logits.float(), *position).flatten(0, 1), targets)
-            if realism is not None:
-                scores = scatter_into_step(realism, *position).flatten()
-                step = step + self.discriminator_weight * negative_log_realness(scores)
-            loss = step.view(w.shape[:2])[identities, block]
-            (loss.sum() / w.shape[1]).backward()
-            losses.append(loss.detach().flatten())
+            images = prior.synthesis(w[identities, block].flatten(0, 1))
+            shown = self._in_views(context.fit(images), views[identities, block].flatten(0, 1))
+            seen = shown.detach().requires_grad_()  # gradients of the draws meet here, then pass the prior once
+            total = w.new_zeros(w.shape[:2], dtype=torch.float32)[identities, block]
+            for _ in range(self.draws):
+                logits = scatter_into_step(network.logits(seen).float() / scale, *position).flatten(0, 1)
+                step = IDENTITY_LOSSES[self.loss](logits, targets).view(w.shape[:2])
+                loss = step[identities, block] / self.draws
+                (loss.sum() / w.shape[1]).backward()
+                total = total + loss.detach()
+            if self.discriminator_weight:
+                scores = scatter_into_step(prior.realism(images).float()[:, None], *position).view(w.shape[:2])
+                unreal = self.discriminator_weight * negative_log_realness(scores)[identities, block]
+                torch.autograd.backward([shown, unreal.sum() / w.shape[1]], [seen.grad, None])
+                total = total + unreal.detach()
+            else:
+                shown.backward(seen.grad)
+            losses.append(total.flatten())
         return torch.cat(losses).view(w.shape[:2]).mean(dim=1)
 
-    def _shown(self, context: Context, w: Tensor, crops: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The victim's logits ``(N, C)`` for the cropped image of each style ``(N, W)``; its realism ``(N, 1)``."""
-        prior = require_mapping(context.prior)
-        images = prior.synthesis(w)
-        logits = context.victim.logits(apply_crops(context.fit(images), crops.flatten(0, 1)))
-        return logits, prior.realism(images).float()[:, None] if self.discriminator_weight else None
+    def _in_views(self, images: Tensor, views: Tensor) -> Tensor:
+        """Images ``(N, 3, H, W)`` as the network is shown them."""
+        return apply_strong_views(images, views) if self.views == "strong" else apply_crops(images, views)
+
+    def _drawn_views(self, count: int, generator: torch.Generator) -> Tensor:
+        if self.views == "strong":
+            return draw_strong_views(count, generator)
+        return draw_crops(count, generator, scale=self.crop_scale)
 
     def _rate(self, epoch: int) -> float:
         """Adam's rate in an epoch (from 0)."""
         return self.learning_rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
 
-    def _crops(self, labels: Tensor, order: Tensor, epoch: int, streams: Streams) -> Tensor:
-        """Crops ``(U, K, 4)`` in that order: a candidate's own, or one for all of a batch."""
+    def _views(self, labels: Tensor, order: Tensor, epoch: int, streams: Streams) -> Tensor:
+        """Views in that order, crops ``(U, K, 4)`` or strong ones ``(U, K, 8)``: each its own, or one for a batch."""
         count, size = self.candidates, self.batch_size
         if not self.shared_crop:
             own = [
-                draw_crops(count, streams.generator("identity", int(label), "crops", epoch), scale=self.crop_scale)
-                for label in labels
+                self._drawn_views(count, streams.generator("identity", int(label), "crops", epoch)) for label in labels
             ]
             return gather_rows(torch.stack(own), order)
         batches = range(-(-count // size))

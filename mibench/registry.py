@@ -214,6 +214,18 @@ def entry(kind: str, name: str) -> Entry:
     return known[name]
 
 
+def attack_entry(name: str) -> tuple[Entry, str | None]:
+    """The entry of an attack and the variant of it that ``NAME:VARIANT`` asks for; one from a file has no variants.
+
+    Raises:
+        MibenchError: an unknown attack; whether the variant exists is not looked at.
+    """
+    if plugins.names_a_file(name):
+        return _from_file(name), None
+    attack, colon, variant = name.partition(":")
+    return entry("attack", attack), variant if colon else None
+
+
 def _from_file(address: str) -> Entry:
     attack = plugins.attack_class(address)
     taken = catalogue()["attack"].get(attack.name)

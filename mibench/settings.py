@@ -11,6 +11,9 @@ Preset files are YAML beside the attacks, ``<package of the attack>/presets/<att
       recommended:
         extends: paper                  # optional: start from another preset of this file
         steps: {value: 70, source: "section 5.1"}   # or simply  steps: 70
+    variants:                           # optional, of an attack: NAME:averaged changes this on top of any preset
+      averaged:
+        draws: {value: 8, source: "..."}
 """
 
 from __future__ import annotations
@@ -282,16 +285,34 @@ class PresetFile:
         presets: name -> layer: the tiers that protocols name, variants for data sets, others.
         default: the one that is used where neither a person nor the protocol names one.
         dataset: data set -> the variant for it.
+        variants: name -> what ``ATTACK:NAME`` changes on top of whichever preset is used.
     """
 
     presets: Mapping[str, Layer]
     default: str | None = None
     dataset: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    variants: Mapping[str, Layer] = dataclasses.field(default_factory=dict)
 
 
 def attack_presets(attack: str) -> PresetFile:
     """Read the presets of a registered attack; an attack without a file has none."""
     return presets_of("attack", attack)
+
+
+def variant_layer(attack: str, variant: str, file: PresetFile) -> Layer:
+    """What a variant of an attack changes.
+
+    Raises:
+        MibenchError: the attack has no such variant.
+    """
+    if variant in file.presets:
+        raise MibenchError(
+            f"{variant!r} is a preset of attack {attack!r}, no variant",
+            cure=f"name it with --preset {variant}",
+        )
+    if variant not in file.variants:
+        raise MibenchError(registry.unknown(f"variant of attack {attack!r}", variant, file.variants))
+    return file.variants[variant]
 
 
 def presets_of(kind: str, name: str) -> PresetFile:
@@ -305,28 +326,41 @@ def presets_of(kind: str, name: str) -> PresetFile:
         return PresetFile({})
     source = f"presets/{name}.yaml"
     content = as_mapping(parse_yaml(resource_text(file, source), source), source)
-    known = ("presets", "default", "dataset")
+    known = ("presets", "default", "dataset", "variants")
     for key in content:
         if key not in known:
             raise MibenchError(f"{source}: unknown key {key!r}{suggest(key, known)}")
-    raw = {name: as_mapping(v, f"{source}: {name}") for name, v in as_mapping(content.get("presets"), source).items()}
+    raw, changes = (
+        {name: as_mapping(v, f"{source}: {name}") for name, v in as_mapping(content.get(block), source).items()}
+        for block in ("presets", "variants")
+    )
+    if both := sorted(raw.keys() & changes.keys()):
+        raise MibenchError(f"{source}: {both[0]!r} names a preset and a variant", cure="rename one of them")
     return PresetFile(
         {name: _preset_layer(name, raw, source) for name in raw},
         content.get("default"),
         as_mapping(content.get("dataset"), f"{source}: dataset"),
+        {name: _preset_layer(name, changes, source, word="variant") for name in changes},
     )
 
 
-def _preset_layer(name: str, raw: Mapping[str, Mapping[str, object]], source: str, seen: tuple[str, ...] = ()) -> Layer:
+def _preset_layer(
+    name: str,
+    raw: Mapping[str, Mapping[str, object]],
+    source: str,
+    seen: tuple[str, ...] = (),
+    *,
+    word: str = "preset",
+) -> Layer:
     if name not in raw:
-        raise MibenchError(f"{source}: {registry.unknown('preset', name, raw)}")
+        raise MibenchError(f"{source}: {registry.unknown(word, name, raw)}")
     if name in seen:
-        raise MibenchError(f"{source}: the presets {' and '.join((*seen, name))} extend each other")
+        raise MibenchError(f"{source}: the {word}s {' and '.join((*seen, name))} extend each other")
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
     for key, value in raw[name].items():
         if key == "extends":
-            base = _preset_layer(str(value), raw, source, (*seen, name))
+            base = _preset_layer(str(value), raw, source, (*seen, name), word=word)
             sources = {k: v for k, v in base.sources.items() if k not in values} | sources
             values = {**base.values, **values}
         elif isinstance(value, dict) and "value" in value and set(value) <= {"value", "source"}:
@@ -335,4 +369,4 @@ def _preset_layer(name: str, raw: Mapping[str, Mapping[str, object]], source: st
         else:
             values[key] = value
             sources.pop(key, None)
-    return Layer(f"preset {name}", values, {k: v for k, v in sources.items() if v})
+    return Layer(f"{word} {name}", values, {k: v for k, v in sources.items() if v})

@@ -13,6 +13,7 @@ from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.results import StoredRun, merged_infos
 
 from . import matrix_tables
+from .adaptive import AdaptiveAttack, adaptive_attacks, without_variants
 from .defended import Classifier, Role, classifier_of, defence_labels, recipe_seconds, twin_of
 from .formats import as_plain, out_of_reach
 from .masking import Masking, look_for_masking
@@ -76,13 +77,15 @@ def compare_defences(
     }
     labels = defence_labels(list(classifiers.values()))
     references = _references(classifiers, labels, reference)
-    floors = tuple(dict.fromkeys(pool.label for pool in pools if pool.floor))
-    attacks = tuple(dict.fromkeys(pool.label for pool in pools if not pool.floor)) + floors
+    columns = without_variants(by_target)
+    shown = [pool for members in columns.values() for pool in members]
+    floors = tuple(dict.fromkeys(pool.label for pool in shown if pool.floor))
+    attacks = tuple(dict.fromkeys(pool.label for pool in shown if not pool.floor)) + floors
     target_of = {classifier.key: target for target, classifier in classifiers.items()}
     tests = []
     for target, other in references.items():
-        others = {pool.label: pool for pool in by_target[target_of[other.key]] if not pool.floor}
-        for pool in by_target[target]:
+        others = {pool.label: pool for pool in columns[target_of[other.key]] if not pool.floor}
+        for pool in columns[target]:
             tests += [
                 (target, other, pool.label, difference(pool, others[pool.label], metric))
                 for metric in tested
@@ -111,6 +114,7 @@ def compare_defences(
     directed = next((info for info in infos.values() if info.higher_is_better is not None), None)
     twins = {target: target_of[other.key] for target, other in references.items()}
     masking, masking_family = look_for_masking(by_target, twins, checked, directed)
+    adaptive, adaptive_family = adaptive_attacks(by_target, twins, infos)
     rows = [
         _defended(
             classifiers[target],
@@ -120,8 +124,9 @@ def compare_defences(
             infos,
             recipe_times.get(target),
             masking.get(target),
+            adaptive[target],
         )
-        for target, members in by_target.items()
+        for target, members in columns.items()
     ]
     groups = list(dict.fromkeys(row.group for row in rows))
     roles: tuple[Role, ...] = ("undefended", "defence", "control")
@@ -141,11 +146,12 @@ def compare_defences(
         family=family,
         mixed=tuple(differing(facts)),
         notes=(
-            *_remarks(classifiers, labels, references, by_target, attacks, family, reference),
+            *_remarks(classifiers, labels, references, columns, attacks, family, reference),
             *_unknown_costs(classifiers, labels, references, recipe_times),
         ),
         left_out=left_out,
         masking_family=masking_family,
+        adaptive_family=adaptive_family,
     )
 
 
@@ -180,6 +186,7 @@ def _defended(
     infos: Mapping[str, MetricInfo],
     recipe_time: float | None,
     masking: Masking | None,
+    adaptive: tuple[AdaptiveAttack, ...],
 ) -> Defended:
     attacks = {pool.label: row_of(pool, infos) for pool in pools}
     seconds = classifier.seconds
@@ -206,8 +213,9 @@ def _defended(
         relative_seconds=seconds / recipe_time if seconds is not None and recipe_time else None,
         attacks=attacks,
         strongest=strongest,
-        reported=reported_beside(classifier, pools[0].runs[0]),
+        reported=reported_beside(classifier, pools[0].runs[0]) if pools else (),
         masking=masking,
+        adaptive=adaptive,
     )
 
 

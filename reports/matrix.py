@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mibench.api import Estimate, MetricInfo
 
+from .adaptive import AdaptiveAttack
 from .comparison import Row
 from .defended import Role
 from .masking import Masking
@@ -29,6 +30,7 @@ class Defended:
         strongest: metric -> the column that does best, floors left out.
         reported: values that others published for the same thing.
         masking: signs that it hides gradients; None of what others are compared with.
+        adaptive: attacks that know of a defence, which are no columns.
     """
 
     group: str
@@ -46,6 +48,7 @@ class Defended:
     strongest: Mapping[str, str]
     reported: tuple[Reported, ...]
     masking: Masking | None = None
+    adaptive: tuple[AdaptiveAttack, ...] = ()
 
     @property
     def twin(self) -> bool:
@@ -83,7 +86,8 @@ class Matrix:
     Attributes:
         infos: metrics that are shown and tested.
         rows, attacks, floors: ``floors`` are those of ``attacks`` that are the prior alone; they are not tested.
-        family: how many tests Holm's adjustment covers. masking_family: the same, of those that look for masking.
+        family, masking_family, adaptive_family: how many tests Holm's adjustment covers: of the differences, of those
+            that look for masking, and of adaptive attacks.
         mixed: names of circumstances that differ between runs (only after ``mix=True``).
         notes: sentences that a reader needs. left_out: sentences on runs that were not used.
     """
@@ -98,6 +102,7 @@ class Matrix:
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
     masking_family: int = 0
+    adaptive_family: int = 0
 
     @property
     def groups(self) -> tuple[str, ...]:

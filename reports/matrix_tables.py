@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from mibench.results import absent_notes
 
 from . import formats
+from .adaptive import AdaptiveAttack, strongest
 from .defended import setting_text
 from .formats import DETECTABLE, NOT_TOLD_APART, Block, note_on_tests, validity
 from .formatting import sentence
@@ -27,9 +29,9 @@ from .table_model import (
 
 _LONG = (
     *("group", "defence", "card", "role", "reference", "test_accuracy", "test_images", "seconds", "relative_seconds"),
-    *("attack", "floor", "n_identities", "n_seeds", "seeds", "metric", "value", "difference", "p_value", "p_holm"),
-    *("n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "masking", "masking_signs"),
-    *("settings", "differs_from_twin", "runs"),
+    *("attack", "floor", "adaptive", "n_identities", "n_seeds", "seeds", "metric", "value", "difference", "p_value"),
+    *("p_holm", "n", "detectable", "verdict", "family", "reason", "reported", "reported_source", "masking"),
+    *("masking_signs", "settings", "differs_from_twin", "runs"),
 )
 UNKNOWN = "–"  # a cost that ought to be there
 OTHER_RECIPE = "†"  # behind the name of a row whose training did not follow its twin's recipe
@@ -57,6 +59,7 @@ def matrix_table(matrix: Matrix, group: str) -> Table:
     for name, info in matrix.infos.items():
         title = f"strongest ({info.title})" if several else "strongest"
         columns.append(Column(name=f"strongest {name}", title=title))
+    columns += _adaptive_columns(matrix)
     columns.append(Column(name="masking", title="masking"))
     columns.append(Column(name="relative_seconds", title="training ×", kind="number"))
     body = tuple(_cells(matrix, row) for row in rows)
@@ -64,6 +67,34 @@ def matrix_table(matrix: Matrix, group: str) -> Table:
     names = [column.name or "" for column in columns]
     number = matrix.groups.index(group)
     return whole.part(f"defences-{number}", f"Defences of {group}", names, lambda _: True)
+
+
+def _adaptive_columns(matrix: Matrix) -> list[Column]:
+    """Name, leakage and difference of the strongest adaptive attack; none where no row has one."""
+    columns = []
+    for name, info in matrix.infos.items() if any(row.adaptive for row in matrix.rows) else ():
+        group = f"strongest adaptive ({info.title})" if len(matrix.infos) > 1 else "strongest adaptive"
+        share: Kind = "share" if info.percent else "number"
+        points: Kind = "points" if info.percent else "number"
+        prefix, better = f"adaptive {name}", info.higher_is_better
+        columns += [
+            Column(name=f"{prefix} attack", title="attack", group=group),
+            Column(name=prefix, title=info.heading, kind=share, better=better, group=group),
+            Column(name=f"{prefix} difference", title="− twin", kind=points, group=group),
+        ]
+    return columns
+
+
+def _adaptive_cells(matrix: Matrix, row: Defended) -> list[Cell]:
+    cells = []
+    for name in matrix.infos if any(each.adaptive for each in matrix.rows) else ():
+        best = strongest(row.adaptive, name)
+        cells += [
+            Cell(value="" if best is None else best.label),
+            estimate_cell(None if best is None else best.estimate),
+            estimate_cell(None if best is None else best.difference, stands_out=best is not None and best.stands_out),
+        ]
+    return cells
 
 
 def differences_table(matrix: Matrix, group: str) -> Table:
@@ -114,6 +145,7 @@ def long_table(matrix: Matrix) -> Table:
         for attack, name in [(attack, name) for attack in matrix.attacks for name in matrix.infos]:
             if attack in row.attacks:
                 body.append(_long_cells(matrix, row, attack, name))
+        body += [_adaptive_line(matrix, row, each) for each in row.adaptive]
     return Table(name="defences", title="Defences", columns=columns, rows=tuple(body))
 
 
@@ -126,6 +158,17 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
         "over identities; arrows: which way the attack does better; “− twin”: the difference to the undefended twin "
         "under the same attack, bold where it is not chance (Holm, 5 %)."
     )
+    if any(row.adaptive for row in matrix.rows):
+        notes.append(
+            "Strongest adaptive: of the attacks that know of a defence (ATTACK:VARIANT), the one with the highest "
+            "leakage, and its difference to the twin under the same attack. Bold: not chance by Holm over the "
+            f"{matrix.adaptive_family} tests of such attacks, a family of its own."
+        )
+    if transfers := sorted({each.label for row in matrix.rows for each in row.adaptive if each.from_twin}):
+        notes.append(
+            f"{', '.join(transfers)} follows the twin's gradients, which know the private images: what it gets is no "
+            "leak of the defence's, so it is not among the strongest. The CSV has it, beside the white box on the twin."
+        )
     if any(row.relative_seconds is not None for row in matrix.rows):
         notes.append("Training ×: measured seconds of the training as a multiple of those of its twin's recipe.")
     notes += [
@@ -213,6 +256,7 @@ def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
                 known = None if each is None else each.estimate
                 cells.append(estimate_cell(known, stands_out=each is not None and each.verdict is not None))
     cells += [Cell(value=row.strongest.get(name, "")) for name in matrix.infos]
+    cells += _adaptive_cells(matrix, row)
     cells.append(Cell(value="" if row.masking is None else row.masking.verdict))
     unknown = UNKNOWN if row.reference is not None else None
     return (*cells, Cell(value=unknown if row.relative_seconds is None else row.relative_seconds))
@@ -234,6 +278,7 @@ def _long_cells(matrix: Matrix, row: Defended, attack: str, name: str) -> tuple[
         "relative_seconds": Cell(value=row.relative_seconds),
         "attack": Cell(value=attack),
         "floor": Cell(value=str(results.floor).lower()),
+        "adaptive": Cell(value="false"),
         "n_identities": Cell(value=results.identities),
         "n_seeds": Cell(value=len(results.seeds)),
         "seeds": Cell(value=" ".join(map(str, results.seeds))),
@@ -266,6 +311,29 @@ def _deviations(row: Defended) -> list[str]:
         f"{name} {setting_text(own)} (twin: {setting_text(theirs)})"
         for name, (theirs, own) in row.differs_from_twin.items()
     ]
+
+
+def _adaptive_line(matrix: Matrix, row: Defended, each: AdaptiveAttack) -> tuple[Cell, ...]:
+    """The line of an adaptive attack in the long table; it has no verdict, being one of several on its row."""
+    alone = dataclasses.replace(row, attacks={each.label: each.result}, reported=())
+    facts = dict(zip(_LONG, _long_cells(matrix, alone, each.label, each.metric), strict=True))
+    reason = each.estimate.reason if each.difference is None else each.difference.reason
+    return tuple(
+        (
+            facts
+            | {
+                "reference": Cell(value=row.reference or ""),
+                "difference": estimate_cell(each.difference),
+                "p_value": Cell(value=each.p_value),
+                "p_holm": Cell(value=each.p_holm),
+                "n": Cell(value=None if each.difference is None else each.difference.n),
+                "detectable": Cell(value=each.detectable),
+                "family": Cell(value=matrix.adaptive_family),
+                "reason": Cell(value=reason or ""),
+                "adaptive": Cell(value="true"),
+            }
+        ).values()
+    )
 
 
 def _values(values: Sequence[float]) -> str:

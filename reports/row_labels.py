@@ -23,9 +23,9 @@ def row_labels(groups: Sequence[Sequence[StoredRun]], mixed: Sequence[str]) -> l
         groups: the runs of each row; they differ in nothing but their seed.
         mixed: for each row the circumstance that differs where neither protocol nor data set names it, else empty.
     """
-    labels = [runs[0].attack for runs in groups]
+    labels = [runs[0].attack_title for runs in groups]
     for attack in dict.fromkeys(labels):
-        indices = [index for index, runs in enumerate(groups) if runs[0].attack == attack]
+        indices = [index for index, runs in enumerate(groups) if runs[0].attack_title == attack]
         heads = [groups[index][0] for index in indices]
         details: list[list[str]] = [[] for _ in indices]
         for texts in (

@@ -264,14 +264,14 @@ def test_every_option_changes_the_result_and_keeps_it_sane(change: dict[str, Any
 def test_a_shared_crop_is_one_for_each_batch_of_an_identity() -> None:
     configuration = replace(TINY, shared_crop=True, batch_size=3)
     order = torch.tensor([[2, 0, 3, 1], [0, 1, 2, 3]])
-    crops = configuration._crops(LABELS, order, 1, Streams(7))
+    crops = configuration._views(LABELS, order, 1, Streams(7))
     assert crops.shape == (2, 4, 4)
     for row in crops:
         assert torch.equal(row[:3], row[:1].expand(3, 4))
         assert not torch.equal(row[0], row[3])
     assert not torch.equal(crops[0], crops[1])
-    assert not torch.equal(crops, configuration._crops(LABELS, order, 2, Streams(7)))
-    assert torch.equal(crops[1:], configuration._crops(LABELS[1:], order[1:], 1, Streams(7)))
+    assert not torch.equal(crops, configuration._views(LABELS, order, 2, Streams(7)))
+    assert torch.equal(crops[1:], configuration._views(LABELS[1:], order[1:], 1, Streams(7)))
 
 
 def test_the_discriminator_s_term_makes_images_more_real_to_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -180,6 +181,8 @@ class Context:
         public: ``public(n)`` gives ``n`` public images ``(n, 3, H, W)`` in [0, 1] at the victim's size.
         device: where to compute.
         micro_batch: the most images in one forward pass; it must not change a result.
+        surrogate: another network, with gradients, that the attack asked for (:attr:`Attack.needs_surrogate`); what it
+            is shown is no query to the victim. None: it asked for none.
         log: ``log(**numbers_or_text)`` appends a record to the run's log; cheap, called outside inner loops.
         progress: ``progress(done, total, text)`` moves the progress bar; called at most a few times a second.
     """
@@ -189,6 +192,7 @@ class Context:
     device: torch.device
     public: Callable[[int], Tensor] | None = None
     micro_batch: int = 256
+    surrogate: Victim | None = None
     log: Callable[..., None] = lambda **record: None
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
 
@@ -245,6 +249,9 @@ class Attack(ABC):
     With ``needs_mapping`` it must be a :class:`MappingPrior`.
     ``budget_setting`` is the whole-number field that a protocol's query budget decides (the number of steps, say):
     :meth:`planned_queries` must not fall when it grows. None: a budget can only accept or refuse the attack.
+
+    ``later_settings`` are fields that were added when there were results already. At its default, such a field leaves
+    an attack as it was before: records and digests of runs then leave it out, so that equal runs keep equal names.
     """
 
     name: ClassVar[str]
@@ -253,8 +260,43 @@ class Attack(ABC):
     needs_mapping: ClassVar[bool] = False
     prior: ClassVar[str | None] = None  # None: the protocol's
     budget_setting: ClassVar[str | None] = None
+    later_settings: ClassVar[tuple[str, ...]] = ()
 
     unit_size: int = 10  # identities attacked together; part of the result, so part of the configuration
+
+    @property
+    def least_access(self) -> Access:
+        """The least access that it needs with its settings; ``access`` unless a subclass says otherwise."""
+        return self.access
+
+    @property
+    def most_access(self) -> Access:
+        """The most access that it makes use of with its settings, ``least_access`` or more."""
+        return max(self.least_access, self.uses_up_to or self.least_access)
+
+    @property
+    def needs_surrogate(self) -> str | None:
+        """Whose gradients it follows instead of the victim's: the card of another target of the same data set.
+
+        ``twin`` is the undefended twin that the victim's card names. None: it needs no second network.
+        """
+        return None
+
+    def planned_surrogate_queries(self, identities: int) -> Queries | None:
+        """Images that :meth:`reconstruct` will show the surrogate for a unit of ``identities``. None: it cannot say.
+
+        A query budget counts them as if the victim were shown them, so that following another network's gradients buys
+        no further steps.
+        """
+        return Queries()
+
+    def recorded_settings(self) -> dict[str, object]:
+        """Its settings as records and digests have them: later ones only where they are not at their default."""
+        settings = dataclasses.asdict(self)
+        for one in dataclasses.fields(self):
+            if one.name in self.later_settings and settings[one.name] == one.default:
+                del settings[one.name]
+        return settings
 
     def planned_preparation(self) -> Queries | None:
         """Images that :meth:`prepare` will show the victim. None: the attack cannot say."""

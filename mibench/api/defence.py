@@ -165,6 +165,8 @@ class Defence:
             the recipe's own applies.
         needs_teacher: it learns from what the undefended twin answers.
         compatible: architectures that it applies to; None: all.
+        adaptive: attacks that know of it, ``NAME`` or ``NAME:VARIANT``: what looks for the leak behind a gradient or an
+            answer that it merely hides. A suite with ``adaptive: true`` runs them.
     """
 
     name: ClassVar[str]
@@ -173,6 +175,7 @@ class Defence:
     replaces_loss: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
     compatible: ClassVar[tuple[str, ...] | None] = None
+    adaptive: ClassVar[tuple[str, ...]] = ()
 
     def backbone(self, architecture: str) -> str | None:
         """The card of the public weights that the defence of ``architecture`` starts from; None: it needs none.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import nn
+
 from mibench.records import AccessName
 
 
@@ -20,6 +22,13 @@ class Network:
     from_user: ClassVar[bool] = False
     access: ClassVar[AccessName] = "gradients"
     not_trained: ClassVar[str | None] = None
+
+    def deterministic(self) -> nn.Module | None:
+        """A network of the same weights that answers an image the same way every time, in evaluation.
+
+        Where this one draws random numbers it takes their mean. None: it draws none.
+        """
+        return None
 
 
 def network_traits(architecture: object) -> Network | type[Network]:

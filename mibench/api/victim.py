@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from mibench.errors import MibenchError
 from mibench.records import AccessName, ImageSpec
+
+from .network import Network
 
 LEAST_SCORE = 1e-12  # in logarithms
 
@@ -66,12 +69,13 @@ class Queries:
 
 @dataclass(frozen=True)
 class QueryLimit:
-    """The most images that one stage of an attack may show its victim: what it planned, under a query budget."""
+    """The most images that one stage of an attack may show a network: what it planned, under a query budget."""
 
     attack: str
     stage: str  # "its preparation", "unit 3"
     forward: int
     backward: int
+    network: str = "the victim"
 
     def check(self, asked: Queries) -> None:
         """Refuse what was not planned."""
@@ -81,7 +85,7 @@ class QueryLimit:
         ):
             if wanted > planned:
                 raise MibenchError(
-                    f"attack {self.attack!r} planned to show the victim {planned} images {way} in {self.stage} "
+                    f"attack {self.attack!r} planned to show {self.network} {planned} images {way} in {self.stage} "
                     f"and asked for {wanted}",
                     cure="correct its plan, or run it without: --set protocol.query_budget=null",
                 )
@@ -126,6 +130,27 @@ class Victim:
         self._std = torch.tensor(image.std).view(1, -1, 1, 1)
         self._normalises = any(m != 0.0 for m in image.mean) or any(s != 1.0 for s in image.std)
         self._moments: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def deterministic(self) -> Victim:
+        """The same victim with a network that draws no random numbers, for an adversary who holds the weights.
+
+        One that draws none anyway is its own. Images shown count as shown to this victim, since its count was last
+        reset.
+
+        Raises:
+            AccessError: less than gradients are granted.
+        """
+        if self.access < Access.GRADIENTS:
+            raise AccessError(
+                f"victim {self.name!r} grants {self.access.name}: only who holds the network can keep it from drawing "
+                "random numbers"
+            )
+        network = self._network.deterministic() if isinstance(self._network, Network) else None
+        if network is None:
+            return self
+        other = copy.copy(self)
+        other._network = network.eval().requires_grad_(False)
+        return other
 
     def labels(self, images: Tensor) -> Tensor:
         """Predicted labels ``(N,)``, int64, no gradient; filters do not change them."""

@@ -64,7 +64,7 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
 def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) -> Audit:
     chosen = choose_device(device)
     if request.attack is not None:
-        registry.entry("attack", request.attack)  # a slip is refused before anything is measured
+        registry.attack_entry(request.attack)  # a slip is refused before anything is measured
     check_writable(out, *(home() / name for name in ("cards", "weights", "training")))
     material = read_material(request)
     for line in (material.summary, *material.unused):
@@ -148,7 +148,7 @@ def _protocol(request: AuditRequest, material: AuditData) -> dict[str, object]:
 def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, reporter: Reporter) -> type[Attack]:
     """The attack that was named, else the strongest that may run."""
     if request.attack is not None:
-        named: type[Attack] = registry.load("attack", request.attack)
+        named: type[Attack] = registry.attack_entry(request.attack)[0].load()
         if named.access > granted:
             because = f"this audit has {granted.word} of {attacked.file.name}"
             if attacked.fault is not None and request.wanted_access is Access.GRADIENTS:

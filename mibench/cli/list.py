@@ -87,8 +87,11 @@ def rows(kind: str) -> list[dict[str, object]]:
     for entry in registry.catalogue()[kind].values():
         row: dict[str, object] = {"name": entry.name, "from": entry.distribution}
         if kind in ("attack", "defence"):
-            presets = sorted(settings.presets_of(kind, entry.name).presets)
+            file = settings.presets_of(kind, entry.name)
+            presets, variants = sorted(file.presets), sorted(file.variants)
             row |= {"presets": presets, "detail": "presets: " + (", ".join(presets) or "none")}
+            if variants:
+                row |= {"variants": variants, "detail": f"{row['detail']}; variants: {', '.join(variants)}"}
         elif entry.distribution != "mibench":
             row["detail"] = f"from {entry.distribution}"
         entries.append(row)

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
   mibench run --config runs/NAME/config.yaml      repeat a run
 """,
 )
-@click.option("--attack", metavar="NAME", help="The attack, or FILE.py:CLASS for your own.  [default: dmmia]")
+@click.option(
+    "--attack", metavar="NAME", help="The attack, NAME:VARIANT, or FILE.py:CLASS for your own.  [default: dmmia]"
+)
 @click.option("--target", metavar="NAME", help="The classifier under attack.  [default: vgg16]")
 @click.option("--dataset", metavar="NAME", help="The data set.  [default: synthfaces]")
 @click.option("--protocol", metavar="NAME", help="Identities to attack and how to judge.  [default: the data set's]")
@@ -175,6 +177,8 @@ def cost_line(run: StoredRun) -> str:
     )
     if seconds and peaks:
         line += f"; {sum(seconds):.1f} s, {max(peaks) / 1e9:.2f} GB"
+    if (shown := cost.get("surrogate")) is not None:
+        line += f"; {both(shown)} images shown to the surrogate"
     if spent := cost["prior"]["queries_forward"]:
         line += f"; {count_text(spent)} for the training of the prior"
     return line

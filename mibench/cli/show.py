@@ -89,11 +89,14 @@ def _settings(kind: str, name: str) -> dict[str, object]:
         from mibench.api import AnswerFilter  # here, since it imports torch
 
         content["control"] = party.control
+        content["adaptive"] = list(party.adaptive)
         if issubclass(party, AnswerFilter):
             content["grants"] = party.grants.word
         content["applies_to"] = list(party.compatible) if party.compatible is not None else "every target"
     if kind in ("attack", "defence"):
         content["presets"] = sorted(settings.presets_of(kind, name).presets)
+        if variants := sorted(settings.presets_of(kind, name).variants):
+            content["variants"] = variants
     content["settings"] = {
         field.name: _default(field) for field in (dataclasses.fields(party) if dataclasses.is_dataclass(party) else ())
     }
@@ -111,13 +114,17 @@ def _default(field: dataclasses.Field[object]) -> object:
 def _preset(name: str) -> dict[str, object]:
     party, colon, preset = name.partition(":")
     kind = "defence" if party in registry.names("defence") and party not in registry.names("attack") else "attack"
-    presets = settings.presets_of(kind, party).presets
+    file = settings.presets_of(kind, party)
+    presets = {**file.presets, **file.variants}
     if not colon:
         raise MibenchError(f"name a preset as {kind.upper()}:PRESET, such as {party}:{next(iter(presets), 'NAME')}")
     if preset not in presets:
         raise MibenchError(registry.unknown(f"preset of {kind} {party!r}", preset, presets))
     _, origins = settings.resolve(registry.load(kind, party), [presets[preset]], scope=kind)
-    return {"preset": name, "settings": {key: {"value": s.value, "origin": s.origin} for key, s in origins.items()}}
+    return {
+        "variant" if preset in file.variants else "preset": name,
+        "settings": {key: {"value": s.value, "origin": s.origin} for key, s in origins.items()},
+    }
 
 
 def _protocol(name: str) -> dict[str, object]:

@@ -100,6 +100,12 @@ class StoredRun:
         return _name(self.specification.get("attack"))
 
     @property
+    def attack_title(self) -> str:
+        """What tables call the attack: its name, ``NAME:VARIANT`` of a variant."""
+        variant = self.specification.get("variant")
+        return f"{self.attack}:{variant}" if isinstance(variant, str) else self.attack
+
+    @property
     def target(self) -> str:
         """Card of the attacked model."""
         return _name(self.specification.get("target"))
@@ -248,7 +254,8 @@ class StoredRun:
             ``queries_backward`` (images shown to the victim, whole numbers), ``seconds`` (sum over units) and
             ``peak_memory_bytes`` (highest of all units). ``identity``: the first three of both together, divided by
             the identities under attack. ``prior``: ``queries_forward`` that the training of the prior took, 0 for one
-            that no victim had a part in. A number that was not recorded is None.
+            that no victim had a part in. ``surrogate``, where the attack followed another network's gradients:
+            ``queries_forward`` and ``queries_backward``, images shown to it. A number that was not recorded is None.
         """
         units = [_read_facts(file) for file in sorted((self.path / "units").glob("*.safetensors"))]
         prepare, attack = _cost([self.preparation]), _cost(units)
@@ -265,6 +272,7 @@ class StoredRun:
             "attack": attack,
             "identity": per_identity,
             "prior": {"queries_forward": self.record.get("prior_queries_forward")},
+            **_surrogate_cost(units),
         }
 
     def image(self, unit: int, index: int) -> Tensor:
@@ -357,6 +365,14 @@ def _cost(parts: Sequence[JsonObject]) -> dict[str, float | None]:
         complete = bool(parts) and len(values) == len(parts)
         totals[fact] = (max(values) if fact == "peak_memory_bytes" else sum(values)) if complete else None
     return totals
+
+
+def _surrogate_cost(units: Sequence[JsonObject]) -> dict[str, dict[str, float | None]]:
+    """Images shown to a surrogate by all units; empty where there was none."""
+    sums = {way: [unit.get(f"surrogate_{way}") for unit in units] for way in ("forward", "backward")}
+    if not units or not all(isinstance(value, int) for values in sums.values() for value in values):
+        return {}
+    return {"surrogate": {f"queries_{way}": sum(map(int, filter(None, values))) for way, values in sums.items()}}
 
 
 def _require(file: Path) -> None:

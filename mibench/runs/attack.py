@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mibench.api import Attack, Context, MappingPrior, Prior, Queries, QueryLimit, Reconstruction, State, Victim
+from mibench.api import Access, Attack, Context, MappingPrior, Prior, Queries, QueryLimit, Reconstruction, State, Victim
 from mibench.data.split import IdentitySplit, to_uint8
 from mibench.errors import MibenchError
 from mibench.metrics.groups import rows_by_label
@@ -59,11 +59,15 @@ def attack_units(plan: Plan, folder: RunDir, machine: Execution) -> None:
     prior = None
     if plan.prior is not None and plan.spec.prior is not None:
         prior = load.build_prior(plan.prior, plan.spec.prior.arguments, machine.device)
+    surrogate = None
+    if plan.surrogate is not None:
+        surrogate = load.build_victim(plan.surrogate, Access.GRADIENTS, machine.device)
     if plan.attack.needs_mapping and not isinstance(prior, MappingPrior):
         raise MibenchError(f"attack {plan.attack.name!r} needs a prior with a mapping network", cure=mapping_priors())
     machine.micro_batch = min(machine.micro_batch, max_micro_batch(prior, machine.device))
     streams = Streams(plan.spec.seed, (plan.attack.name,))
-    run = _AttackRunner(plan, folder, machine, victim, prior, total=len(missing) + (not folder.intact("state")))
+    total = len(missing) + (not folder.intact("state"))
+    run = _AttackRunner(plan, folder, machine, victim, prior, surrogate, total=total)
     with deterministic(machine.device, plan.spec.precision) as varying:
         machine.reporter.start(f"{plan.spec.attack} against {plan.spec.target.card}", attack=plan.spec.attack)
         try:
@@ -90,6 +94,7 @@ class _AttackRunner:
     machine: Execution
     victim: Victim
     prior: Prior | None
+    surrogate: Victim | None
     total: int  # preparation and units still to do: what the progress bar counts
     done: int = 0
 
@@ -110,6 +115,7 @@ class _AttackRunner:
         return Context(
             victim=self.victim,
             prior=self.prior,
+            surrogate=self.surrogate,
             device=machine.device,
             public=_public(dataset, size, machine.device),
             micro_batch=micro_batch,
@@ -120,28 +126,38 @@ class _AttackRunner:
     def with_smaller_batches_on_oom(self, work: Callable[[int], Result], stage: str) -> Result:
         """Do ``work(micro_batch)``, halving the micro-batch when memory is full; results do not depend on it."""
         while True:
-            before = self.victim.queries.forward, self.victim.queries.backward
+            before = [(network, replace(network.queries)) for network in self.networks]
             try:
                 with contained(f"attack {self.attack.name!r}", stage):
                     return work(self.machine.micro_batch)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self.machine.micro_batch == 1:
                     raise
-            self.victim.queries = Queries(*before)
+            for network, queries in before:
+                network.queries = queries
             self.machine.micro_batch //= 2
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.machine.reporter.say(f"out of memory; going on with {self.machine.micro_batch} images at a time")
             self.folder.log(event="out_of_memory", micro_batch=self.machine.micro_batch)
 
+    @property
+    def networks(self) -> tuple[Victim, ...]:
+        """The victim, and the surrogate where there is one."""
+        return (self.victim,) if self.surrogate is None else (self.victim, self.surrogate)
+
     def timed(
-        self, work: Callable[[int], Result], stage: str, planned: Queries | None
+        self, work: Callable[[int], Result], stage: str, *planned: Queries | None
     ) -> tuple[Result, dict[str, int], dict[str, object]]:
-        """Result, queries (they belong to the result) and cost (it does not). A budget allows what was planned."""
-        self.victim.queries = Queries()
-        self.victim.limit = None
-        if self.plan.spec.protocol.query_budget is not None and planned is not None:
-            self.victim.limit = QueryLimit(self.attack.name, stage, planned.forward, planned.backward)
+        """Result, queries (they belong to the result) and cost (it does not). A budget allows what was planned.
+
+        ``planned``: for the victim, and for a surrogate.
+        """
+        for network, queries, name in zip(self.networks, planned, ("the victim", "its surrogate"), strict=False):
+            network.queries = Queries()
+            network.limit = None
+            if self.plan.spec.protocol.query_budget is not None and queries is not None:
+                network.limit = QueryLimit(self.attack.name, stage, queries.forward, queries.backward, name)
         reset_peak_memory(self.machine.device)
         start = time.perf_counter()
         result = self.with_smaller_batches_on_oom(work, f"in {stage}")
@@ -154,8 +170,11 @@ class _AttackRunner:
             "threads": torch.get_num_threads(),
             "micro_batch": self.machine.micro_batch,
         }
-        queries = {"queries_forward": self.victim.queries.forward, "queries_backward": self.victim.queries.backward}
-        return result, queries, cost
+        shown = {"queries_forward": self.victim.queries.forward, "queries_backward": self.victim.queries.backward}
+        if self.surrogate is not None:
+            shown["surrogate_forward"] = self.surrogate.queries.forward
+            shown["surrogate_backward"] = self.surrogate.queries.backward
+        return result, shown, cost
 
     def prepared(self, streams: Streams) -> State:
         """The attack's shared state: stored once, read back ever after (so both ways the same bytes are used)."""
@@ -164,6 +183,7 @@ class _AttackRunner:
                 lambda batch: self.attack.prepare(self.context(batch), streams),
                 "its preparation",
                 self.attack.planned_preparation(),
+                Queries(),  # a surrogate has no part in it
             )
             _check_tensors(state, f"the preparation of attack {self.attack.name!r}")
             self.folder.save("state", state, {"attack": self.attack.name, **queries}, **cost)
@@ -178,6 +198,7 @@ class _AttackRunner:
             lambda batch: self.attack.reconstruct(self.context(batch, unit=index), state, labels, streams),
             f"unit {index}",
             self.attack.planned_queries(len(identities)),
+            self.attack.planned_surrogate_queries(len(identities)),
         )
         check_reconstruction(reconstruction, identities, self.victim.image.size, self.plan)
         reconstruction = keep_most_confident(reconstruction, self.plan.spec.protocol.stored)

@@ -1,7 +1,8 @@
 """A protocol's query budget: what an attack plans to show its victim, and the setting that makes it fit.
 
 Attacks differ in what a step costs, so equal steps are not equal footing; equal queries are. The budget counts images
-shown forwards plus images that a gradient came back for, per attacked identity, the shared preparation included. It
+shown forwards plus images that a gradient came back for, per attacked identity, the shared preparation included. Images
+shown to a surrogate count as well: an attack takes as many steps by another network's gradients as by the victim's. It
 decides one setting of an attack, its ``budget_setting``: the largest whole number whose planned total fits.
 """
 
@@ -17,17 +18,17 @@ from mibench.settings import Setting
 
 
 def planned_total(attack: Attack, protocol: EvalProtocol) -> Queries | None:
-    """Images that the whole run will show the victim, preparation and all units; None when the attack cannot say."""
+    """Images that the whole run will show victim and surrogate, preparation and all units; None: it cannot say."""
     total = attack.planned_preparation()
     if total is None:
         return None
     sizes = [len(unit) for unit in protocol.units(attack.unit_size)]
     for size in set(sizes):
-        unit = attack.planned_queries(size)
-        if unit is None:
-            return None
-        count = sizes.count(size)
-        total = Queries(total.forward + count * unit.forward, total.backward + count * unit.backward)
+        for unit in (attack.planned_queries(size), attack.planned_surrogate_queries(size)):
+            if unit is None:
+                return None
+            count = sizes.count(size)
+            total = Queries(total.forward + count * unit.forward, total.backward + count * unit.backward)
     return total
 
 

@@ -17,15 +17,14 @@ from mibench.weights.same_data import check_same_data
 
 def granted_access(attack: Attack, protocol: EvalProtocol, target: Card) -> Access:
     """What the victim of a run grants: what the attack makes use of, as far as protocol and target allow."""
-    most = attack.access if attack.uses_up_to is None else max(attack.access, attack.uses_up_to)
-    return min(most, Access[protocol.access.upper()], max_access(target))
+    return min(attack.most_access, Access[protocol.access.upper()], max_access(target))
 
 
 def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
     """Refuse an attack that needs more of the victim than the protocol grants."""
     granted = Access[protocol.access.upper()]
-    if attack.access > granted:
-        needed = attack.access.word
+    if attack.least_access > granted:
+        needed = attack.least_access.word
         raise AccessError(
             f"attack {attack.name!r} needs {needed}, this run grants {protocol.access}",
             cure=f"choose {_attacks_within(granted)} or --access {needed}",
@@ -35,16 +34,17 @@ def check_protocol_access(attack: Attack, protocol: EvalProtocol) -> None:
 def check_target_access(attack: Attack, target: Card) -> None:
     """Refuse an attack that needs more than the target can give."""
     granted = max_access(target)
-    if attack.access > granted:
-        because = why_less(target, attack.access)
+    if attack.least_access > granted:
+        because = why_less(target, attack.least_access)
         because = because or f"target {target.name!r} can give no more than {granted.word}"
-        raise access_error(type(attack), granted, because)
+        raise access_error(attack, granted, because)
 
 
-def access_error(attack: type[Attack], granted: Access, because: str) -> AccessError:
+def access_error(attack: Attack | type[Attack], granted: Access, because: str) -> AccessError:
     """The refusal of an attack that needs more than is granted; names those that need less."""
+    needed = attack.least_access if isinstance(attack, Attack) else attack.access
     return AccessError(
-        f"attack {attack.name!r} needs {attack.access.word}, {because}",
+        f"attack {attack.name!r} needs {needed.word}, {because}",
         cure=f"choose {_attacks_within(granted)}",
     )
 

@@ -34,6 +34,7 @@ class Draft:
         layers: scope -> what was set there, the weakest layer first.
         protocol, attack: with what was set on top; ``*_origins``: where each of their settings comes from.
         preset: the name of the attack's preset.
+        variant: what ``NAME:VARIANT`` asked for on top of it; None: nothing.
     """
 
     entry: registry.Entry
@@ -44,6 +45,7 @@ class Draft:
     attack: Attack
     attack_origins: Origins
     preset: str | None
+    variant: str | None = None
 
     def settled(self, dataset: IdentitySplit) -> Draft:
         """With the number of identities in place of "all", and the attack as the protocol's budget lets it run.
@@ -83,9 +85,11 @@ class Draft:
         presets = config.attack_presets(baseline).presets
         preset = self.names.preset if self.names.preset in presets else None
         names = dataclasses.replace(self.names, attack=baseline, preset=preset)
-        attack, origins, preset = _attack(entry, names, self.protocol, shared)
+        attack, origins, preset = _attack(entry, None, names, self.protocol, shared)
         attack, origins = within_budget(attack, origins, self.protocol)
-        return dataclasses.replace(self, entry=entry, names=names, attack=attack, attack_origins=origins, preset=preset)
+        return dataclasses.replace(
+            self, entry=entry, names=names, attack=attack, attack_origins=origins, preset=preset, variant=None
+        )
 
 
 def read_draft(request: RunRequest) -> Draft:
@@ -96,9 +100,9 @@ def read_draft(request: RunRequest) -> Draft:
             needs more of its victim than the protocol grants.
     """
     names, layers = read_request(request)
-    entry = registry.entry("attack", names.attack)
+    entry, variant = registry.attack_entry(names.attack)
     protocol, protocol_origins, names = choose_protocol(names, layers["protocol"])
-    attack, attack_origins, preset = _attack(entry, names, protocol, layers["attack"])
+    attack, attack_origins, preset = _attack(entry, variant, names, protocol, layers["attack"])
     return Draft(
         entry=entry,
         names=names,
@@ -108,6 +112,7 @@ def read_draft(request: RunRequest) -> Draft:
         attack=attack,
         attack_origins=attack_origins,
         preset=preset,
+        variant=variant,
     )
 
 
@@ -122,13 +127,16 @@ def choose_protocol(names: RunNames, layers: Iterable[Layer]) -> tuple[EvalProto
 
 
 def _attack(
-    entry: registry.Entry, names: RunNames, protocol: EvalProtocol, layers: Iterable[Layer]
+    entry: registry.Entry, variant: str | None, names: RunNames, protocol: EvalProtocol, layers: Iterable[Layer]
 ) -> tuple[Attack, Origins, str | None]:
-    """The attack with its preset and what was set on top; the name of the preset."""
-    file = config.attack_presets(names.attack)
+    """The attack with its preset, its variant and what was set on top; the name of the preset."""
+    file = config.attack_presets(names.attack if variant is None else entry.name)
     preset = choose_preset(entry.name, protocol, names.dataset, names.preset, file)
     kind: type[Attack] = entry.load()
-    attack, origins = config.resolve(kind, [*([file.presets[preset]] if preset else []), *layers], scope="attack")
+    own = [file.presets[preset]] if preset else []
+    if variant is not None:
+        own.append(config.variant_layer(entry.name, variant, file))
+    attack, origins = config.resolve(kind, [*own, *layers], scope="attack")
     if attack.unit_size < 1:
         raise MibenchError(f"attack.unit_size must be at least 1, got {attack.unit_size}")
     compatibility.check_protocol_access(attack, protocol)

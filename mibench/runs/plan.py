@@ -19,6 +19,7 @@ from mibench.runs.code import attack_code
 from mibench.runs.draft import Draft, Origins, read_draft
 from mibench.runs.request import RunNames, RunRequest, config_yaml
 from mibench.runs.spec import EvalProtocol, FilteredWeights, RunSpec, Weights
+from mibench.runs.surrogate import find_surrogate
 from mibench.settings import Layer, Setting
 from mibench.system.text_files import typed
 from mibench.weights import cards as card_files
@@ -35,7 +36,7 @@ class Plan:
     Attributes:
         spec: what decides its results.
         attack, dataset: the objects that it names.
-        target, judge, prior, regressor: files of weights; ``cards``: what their cards say, by kind.
+        target, judge, prior, regressor, surrogate: files of weights; ``cards``: what their cards say, by kind.
         names: the names that were asked for.
         origins: ``"attack.steps"`` -> value and where it comes from, of every setting.
         units: the identities of each unit, in order.
@@ -53,6 +54,7 @@ class Plan:
     judge: CardFile
     prior: CardFile | None
     regressor: CardFile | None
+    surrogate: CardFile | None
     cards: Mapping[str, Card]
     names: RunNames
     origins: Mapping[str, Setting]
@@ -80,8 +82,10 @@ class Plan:
             self.spec,
             attack=draft.entry.name,
             attack_code=attack_code(draft.entry),
-            attack_settings=dataclasses.asdict(draft.attack),
+            attack_settings=draft.attack.recorded_settings(),
             preset=draft.preset,
+            variant=None,
+            surrogate=None,
         )
         others = {name: setting for name, setting in self.origins.items() if not name.startswith("attack.")}
         files = {"target": self.target, "judge": self.judge, "prior": self.prior, "regressor": self.regressor}
@@ -103,6 +107,9 @@ def make_plan(request: RunRequest) -> Plan:
         if kind in ("target", "judge"):
             refuse_weak(card, names.min_accuracy)
     compatibility.check_target_access(draft.attack, loaded["target"])
+    if (surrogate := find_surrogate(draft.attack, loaded["target"], dataset)) is not None:
+        files["surrogate"] = surrogate
+        loaded["surrogate"] = surrogate.card()
     draft = draft.settled(dataset)
     attack, protocol = draft.attack, draft.protocol
     weights = {kind: _weights(card) for kind, card in loaded.items()}
@@ -115,8 +122,9 @@ def make_plan(request: RunRequest) -> Plan:
     spec = RunSpec(
         attack=draft.entry.name,
         attack_code=attack_code(draft.entry),
-        attack_settings=dataclasses.asdict(attack),
+        attack_settings=attack.recorded_settings(),
         preset=draft.preset,
+        variant=draft.variant,
         dataset=names.dataset,
         dataset_settings={name: setting.value for name, setting in dataset_origins.items()},
         dataset_digest=dataset.digest,
@@ -124,6 +132,7 @@ def make_plan(request: RunRequest) -> Plan:
         judge=weights["judge"],
         prior=weights.get("prior"),
         regressor=weights.get("regressor"),
+        surrogate=weights.get("surrogate"),
         protocol=protocol,
         seed=names.seed,
         precision=names.precision,
@@ -156,11 +165,13 @@ def _plan(
     assert target is not None
     assert judge is not None
     parties = [
-        registry.entry("attack", names.attack),
+        draft.entry,
         registry.entry("dataset", spec.dataset),
         registry.entry("target", spec.target.architecture),
         *(registry.entry("defence", name) for name in filter_settings(loaded["target"])),
     ]
+    if spec.surrogate is not None and spec.surrogate.architecture != spec.target.architecture:
+        parties.append(registry.entry("target", spec.surrogate.architecture))
     if spec.prior is not None:
         parties.append(registry.entry("prior", spec.prior.architecture))
     return Plan(
@@ -171,6 +182,7 @@ def _plan(
         judge=judge,
         prior=files.get("prior"),
         regressor=files.get("regressor"),
+        surrogate=files.get("surrogate"),
         cards=loaded,
         names=names,
         origins=origins,

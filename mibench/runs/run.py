@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
@@ -74,8 +73,8 @@ def _refuse_early(plan: Plan, folder: RunDir, machine: Execution, allow_changed_
     for file in (plan.judge, plan.regressor):
         if file is not None:
             load.check_weights(file)
-    if plan.attack.access >= Access.GRADIENTS:  # the floor works without them
-        load.build_victim(plan.target, plan.attack.access, machine.device)
+    for file in filter(None, (plan.target if plan.attack.least_access >= Access.GRADIENTS else None, plan.surrogate)):
+        load.build_victim(file, Access.GRADIENTS, machine.device)  # the floor works without gradients
 
 
 def _run_plan(
@@ -146,7 +145,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
     folder.update_record(
         status="running",
         digest=plan.spec.digest(),
-        spec=plain(dataclasses.asdict(plan.spec)),
+        spec=plain(plan.spec.record()),
         settings={
             name: {"value": plain(s.value), "origin": s.origin, "by_user": s.by_user}
             for name, s in plan.origins.items()
@@ -181,7 +180,7 @@ def _attacked_classifier(card: Card) -> dict[str, object]:
 
 def _weight_warnings(plan: Plan) -> Iterator[str]:
     """What may make the weights of a run other than a reader expects."""
-    for file in filter(None, (plan.target, plan.judge, plan.prior, plan.regressor)):
+    for file in filter(None, (plan.target, plan.judge, plan.prior, plan.regressor, plan.surrogate)):
         if (owner := cards.hides_shipped(file)) is not None:
             yield (
                 f"{file.name} is your own ({file.path}), not the one that {owner} ships under this name; move it away, "

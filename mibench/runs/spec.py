@@ -20,6 +20,8 @@ from mibench.system.precision import Precision
 Tier = Literal["recommended", "paper", "demo", "smoke"]
 DIGEST_DEFAULTS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
 
+LATER_FIELDS = ("variant", "surrogate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalProtocol:
@@ -164,6 +166,8 @@ class RunSpec:
         attack_code: hash of the source of an attack that is not installed; None for an installed one.
         dataset, dataset_settings, dataset_digest: registered name, settings and the split's own hash.
         target, judge, prior, regressor: weights.
+        variant: ``NAME:VARIANT`` of the attack (for people, as the preset is).
+        surrogate: the network whose gradients the attack follows instead of the target's; None: the target's own.
     """
 
     attack: str
@@ -180,6 +184,16 @@ class RunSpec:
     seed: int = 0
     precision: Precision = "float32"
     attack_code: str | None = None
+    variant: str | None = None
+    surrogate: Weights | None = None
+
+    def record(self) -> dict[str, object]:
+        """As ``run.json`` has it; a field that came later only where it says something."""
+        fields = dataclasses.asdict(self)
+        for name in LATER_FIELDS:
+            if fields[name] is None:
+                del fields[name]
+        return fields
 
     def digest_fields(self) -> dict[str, object]:
         """The canonical form that is hashed. Card names are left out: weights are what their hash says."""
@@ -208,6 +222,7 @@ class RunSpec:
             "protocol": plain(self.protocol.digest_fields()),
             "seed": self.seed,
             "precision": self.precision,
+            **({} if self.surrogate is None else {"surrogate": hashed(self.surrogate)}),
         }
 
     def digest(self) -> str:
@@ -216,7 +231,8 @@ class RunSpec:
 
     @property
     def run_name(self) -> str:
-        """The folder's name, ``dmmia-ir152-synthfaces-1f3a9c2e``."""
+        """The folder's name, ``dmmia-ir152-synthfaces-1f3a9c2e``; of a variant ``dmmia-VARIANT-ir152-...``."""
+        attack = self.attack if self.variant is None else f"{self.attack}-{self.variant}"
         tag = CardName.parse(self.target.card).tag
         target = self.target.architecture + (f"+{tag}" if tag else "")
-        return f"{self.attack}-{target}-{self.dataset}-{self.digest()[:8]}"
+        return f"{attack}-{target}-{self.dataset}-{self.digest()[:8]}"

@@ -67,6 +67,12 @@ def planned(plan: Plan, missing: Sequence[int], prepared: bool) -> Queries | Non
     return total(parts)
 
 
+def planned_work(plan: Plan, missing: Sequence[int], prepared: bool) -> Queries | None:
+    """The same with the images that a surrogate will be shown: they take time, too."""
+    surrogate = [plan.attack.planned_surrogate_queries(len(plan.units[index])) for index in missing]
+    return total([planned(plan, missing, prepared), *surrogate])
+
+
 def total(parts: Iterable[Queries | None]) -> Queries | None:
     """The sum; None when a part is unknown."""
     queries = Queries()
@@ -128,29 +134,29 @@ class CostEstimator:
     out: Path
     device: torch.device
     _timed: dict[tuple[str, ...], tuple[float, float]] = field(default_factory=dict)
-    _finished: dict[tuple[str, str], list[tuple[float, float, int]]] | None = None
+    _finished: dict[tuple[str, str, str], list[tuple[float, float, int]]] | None = None
 
     def cost(self, plan: Plan | None, missing: Sequence[int], prepared: bool) -> Cost:
         """Of the units ``missing``, and of the preparation unless ``prepared``."""
         if plan is None:
             return Cost(None, None)
-        queries = planned(plan, missing, prepared)
-        done = self.finished().get((plan.spec.attack, plan.spec.target.sha256), [])
-        if queries is not None and (rates := [seconds / shown for seconds, shown, _ in done if shown]):
-            return Cost(queries, median(rates) * weight(queries), "finished runs")
+        queries, work = planned(plan, missing, prepared), planned_work(plan, missing, prepared)
+        done = self.finished().get((plan.spec.attack, str(plan.spec.variant), plan.spec.target.sha256), [])
+        if work is not None and (rates := [seconds / shown for seconds, shown, _ in done if shown]):
+            return Cost(queries, median(rates) * weight(work), "finished runs")
         if queries is None and done:
             share = [seconds / units for seconds, _, units in done if units]
             return Cost(None, median(share) * len(missing), "finished runs") if share else Cost(None, None)
-        if queries is None:
-            return Cost(None, None)
+        if queries is None or work is None:
+            return Cost(queries, None)
         try:
             forward, both = self.timed(plan)
         except MibenchError:
             return Cost(queries, None)  # corrupt weights, say: the cell will fail with the reason
-        return Cost(queries, (queries.forward - queries.backward) * forward + queries.backward * both, "timed here")
+        return Cost(queries, (work.forward - work.backward) * forward + work.backward * both, "timed here")
 
-    def finished(self) -> dict[tuple[str, str], list[tuple[float, float, int]]]:
-        """Attack and target -> seconds, weight of the queries and units of each complete run in the folder."""
+    def finished(self) -> dict[tuple[str, str, str], list[tuple[float, float, int]]]:
+        """Attack, variant and target -> seconds, weight of the queries and units of each complete run in the folder."""
         if self._finished is None:
             self._finished = {}
             for path in sorted(self.out.glob("*/run.json")):
@@ -159,12 +165,13 @@ class CostEstimator:
                     if run.status != "complete":
                         continue
                     cost, spec = run.cost(), run.specification
-                    key = str(spec["attack"]), str(spec["target"]["sha256"])
+                    key = str(spec["attack"]), str(spec.get("variant")), str(spec["target"]["sha256"])
                     units = int(run.record["units"])
                 except (MibenchError, KeyError, TypeError, ValueError):
                     continue  # somebody else's folder, or a damaged one: no help for an estimate
                 parts = [cost["prepare"], cost["attack"]]
                 seconds = sum(part["seconds"] or 0.0 for part in parts)
+                parts += [cost["surrogate"]] if "surrogate" in cost else []
                 shown = sum((p["queries_forward"] or 0) + BACKWARD * (p["queries_backward"] or 0) for p in parts)
                 if seconds > 0:
                     self._finished.setdefault(key, []).append((seconds, shown, units))

@@ -15,7 +15,7 @@ from mibench.runs.plan import Plan, make_plan
 from mibench.runs.run import completed, refuse_changed_code
 from mibench.runs.store import RunDir
 
-from .suite import Cell
+from .cell import Cell
 
 State = Literal["complete", "part done", "to do", "cannot start"]
 

@@ -11,6 +11,7 @@ A file names lists along :data:`AXES` and values that hold everywhere::
     defences: [none, negls]                # optional: vgg16, vgg16+negls, ir152 ...; tags of the targets' cards
     seeds: [0, 1, 2]
     settings: {protocol: {identities: 20}} # of every cell; those of an attack win
+    adaptive: true                         # optional: each defence under the attacks that it declares as adapted to it
     exclude: [{attack: no memory, target: ir152}]
     compare: {reference: dmmia, metrics: [acc1]} # what the comparison at the end tests (by: defence, the defences)
 
@@ -34,65 +35,17 @@ from mibench.runs.request import SCOPES, RunRequest, Settings
 from mibench.system.canonical import JsonObject
 from mibench.system.text_files import shown
 
-DETAILS = ("preset", "prior", "settings", "label")
+from .adaptive import adaptive_cells
+from .cell import AXES, Axis, Cell
+
 COMMON = ("protocol", "dataset", "precision")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A dimension of the matrix: the key of its list in a suite, the field of a request that its values fill.
-
-    Attributes:
-        details: what an entry may say besides its value, when it is written as a mapping.
-        default: the values when the suite has no such list; None: it must have one.
-    """
-
-    key: str
-    field: str
-    kind: type = str
-    details: tuple[str, ...] = ()
-    default: tuple[object, ...] | None = None
-
-
-AXES = (
-    Axis("attacks", "attack", details=DETAILS),
-    Axis("targets", "target"),
-    Axis("seeds", "seed", kind=int, default=(0,)),
-)
 KEYS = (
     *("name", "description", *COMMON, "min_accuracy", "access"),
     *(axis.key for axis in AXES),
-    *("defences", "settings", "exclude", "compare"),
+    *("defences", "adaptive", "settings", "exclude", "compare"),
 )
 UNDEFENDED = "none"  # in the list of defences
 MATCHED = (*(axis.field for axis in AXES), "label", "preset", "prior")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run of the matrix.
-
-    Attributes:
-        label: what tables call its attack; the attack's name unless the suite says otherwise.
-        request: what ``mibench run`` would be asked for.
-    """
-
-    label: str
-    request: RunRequest
-
-    def axis(self, field: str) -> object:
-        """Its value along an axis, or one of its details."""
-        return self.label if field == "label" else getattr(self.request, field)
-
-    @property
-    def key(self) -> dict[str, object]:
-        """What tells it from the other cells of its suite."""
-        return {"label": self.label, **{axis.field: self.axis(axis.field) for axis in AXES}}
-
-    @property
-    def title(self) -> str:
-        """``dmmia against vgg16, seed 0``."""
-        return f"{self.label} against {self.request.target}, seed {self.request.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +103,11 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
         settings.setdefault("protocol", {}).setdefault("access", _text(fields["access"], f"{source}: access"))
     entries = [_entries(fields, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
+    adaptive = fields.get("adaptive", False)
+    if not isinstance(adaptive, bool):
+        raise MibenchError(f"{source}: adaptive: expected true or false, got {shown(adaptive)}")
+    if adaptive:
+        cells += adaptive_cells(cells)
     title = _text(fields.get("name", name), f"{source}: name")
     if not is_plain_name(title):
         raise MibenchError(f"{source}: name: it becomes a folder: {PLAIN_NAMES}; got {shown(title)}")

@@ -287,7 +287,8 @@ def _jobs(outcomes: Sequence[Outcome]) -> list[Job]:
 def _weights(unfinished: Sequence[CellStatus]) -> list[float]:
     """How far each cell moves the bar: by what it still has to compute, as far as it can say."""
     planned = [
-        estimate.planned(one.plan, one.missing, one.prepared) if one.plan is not None else None for one in unfinished
+        estimate.planned_work(one.plan, one.missing, one.prepared) if one.plan is not None else None
+        for one in unfinished
     ]
     known = [estimate.weight(queries) for queries in planned if queries is not None]
     usual = max(sum(known) / len(known), 1.0) if known else 1.0

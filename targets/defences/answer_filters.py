@@ -34,6 +34,7 @@ class Temperature(AnswerFilter):
     """
 
     name: ClassVar[str] = "temperature"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     stage: ClassVar[AnswerStage] = AnswerStage.LOGITS
 
     tau: float = 4.0
@@ -59,6 +60,7 @@ class TopK(AnswerFilter):
     """
 
     name: ClassVar[str] = "top-k"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     stage: ClassVar[AnswerStage] = AnswerStage.SELECT
 
     k: int = 5
@@ -99,6 +101,7 @@ class Rounding(AnswerFilter):
     """
 
     name: ClassVar[str] = "rounding"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     stage: ClassVar[AnswerStage] = AnswerStage.QUANTISE
 
     decimals: int = 1
@@ -128,6 +131,7 @@ class Noise(AnswerFilter):
     """
 
     name: ClassVar[str] = "noise"
+    adaptive: ClassVar[tuple[str, ...]] = ("mirror-b:averaged", "ppa:transfer")
     eight_bits: ClassVar[bool] = True
     stage: ClassVar[AnswerStage] = AnswerStage.PERTURB
 
@@ -173,5 +177,6 @@ class LabelOnly(AnswerFilter):
     """Answer the label alone. It rules out attacks that compare scores, not those that search along the boundary."""
 
     name: ClassVar[str] = "label-only"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     stage: ClassVar[AnswerStage] = AnswerStage.WITHHOLD
     grants: ClassVar[Access] = Access.LABELS

@@ -150,6 +150,7 @@ class AntiAdversarial(Defence):
     """
 
     name: ClassVar[str] = "at-at"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:views", "ppa:transfer")
     replaces_loss: ClassVar[bool] = True
 
     weight: float = 0.08

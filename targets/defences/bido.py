@@ -152,6 +152,7 @@ class BiDO(Defence):
     """
 
     name: ClassVar[str] = "bido"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
 
     lambda_x: float = 0.05
     lambda_y: float = 0.5

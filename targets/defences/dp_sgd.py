@@ -259,6 +259,7 @@ class DPSGD(Defence):
     """
 
     name: ClassVar[str] = "dp-sgd"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     alone: ClassVar[bool] = True  # another defence's losses, images or networks are in no accountant's ledger
     compatible: ClassVar[tuple[str, ...] | None] = ("vgg16", "ir152", "facenet64")
 

@@ -93,6 +93,7 @@ class NegativeLabelSmoothing(Defence):
     """
 
     name: ClassVar[str] = "negls"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:margin", "ppa:scaled", "ppa:transfer")
     replaces_loss: ClassVar[bool] = True
 
     alpha: float = -0.05

@@ -72,6 +72,7 @@ class MID(Defence):
     """
 
     name: ClassVar[str] = "mid"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:mean", "ppa:eot", "ppa:transfer")
     compatible: ClassVar[tuple[str, ...] | None] = ("vgg16", "ir152", "facenet64")
 
     beta: float = 0.003

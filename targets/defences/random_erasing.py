@@ -88,6 +88,7 @@ class RandomErasing(Defence):
     """
 
     name: ClassVar[str] = "midre"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
 
     probability: float = 1.0
     smallest: float = 0.1

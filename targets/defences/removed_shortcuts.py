@@ -53,6 +53,7 @@ class RemovedShortcuts(Defence):
     """
 
     name: ClassVar[str] = "rolss"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     compatible: ClassVar[tuple[str, ...]] = ("ir152", "facenet64", *RESNETS, *DENSENETS)
 
     skip: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0)

@@ -108,6 +108,7 @@ class TransferLearning(Defence):
     """
 
     name: ClassVar[str] = "tl-dmi"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     compatible: ClassVar[tuple[str, ...] | None] = tuple(PUBLISHED)
 
     public: str | None = None

@@ -236,6 +236,7 @@ class TrapMID(Defence):
     """
 
     name: ClassVar[str] = "trap-mid"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:views", "ppa:transfer")
     replaces_loss: ClassVar[bool] = True
 
     beta: float = 0.2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +15,18 @@ def mean_and_spread(statistics: Tensor) -> tuple[Tensor, Tensor]:
     """``s`` ``(N, 2 k)`` of the bottleneck's linear layer to mean ``(N, k)`` and standard deviation ``(N, k)``."""
     mean, spread = statistics.chunk(2, dim=1)
     return mean, nn.functional.softplus(spread - SHIFT)
+
+
+Bottlenecked = TypeVar("Bottlenecked", bound=nn.Module)
+
+
+def with_mean_code(network: Bottlenecked) -> Bottlenecked | None:
+    """The same weights, not copied, answering with the mean code; None where ``network`` does so in evaluation."""
+    if not network.sample:
+        return None
+    other = copy.copy(network)
+    other.sample = False  # type: ignore[assignment]
+    return other
 
 
 def code(statistics: Tensor, *, drawn: bool) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mibench.api import ClassifierOutput, Network
 
 from . import ir
-from .bottleneck import code
+from .bottleneck import code, with_mean_code
 
 
 class IRMIDClassifier(Network, ir.IRClassifier):
@@ -36,6 +36,10 @@ class IRMIDClassifier(Network, ir.IRClassifier):
         self.sample = sample
         for layer in (self.st_layer, self.fc_layer):
             ir.initialise(layer)
+
+    def deterministic(self) -> nn.Module | None:
+        """The same weights with the mean code; None without ``sample``."""
+        return with_mean_code(self)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, num_classes)``."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mibench.api import ClassifierOutput, Network
 
-from .bottleneck import code
+from .bottleneck import code, with_mean_code
 from .vgg16 import check_size, convolutions, initialise
 
 
@@ -51,6 +51,10 @@ class VGG16MID(Network, nn.Module):
         self.fc_layer = nn.Linear(features // 2, num_classes)
         self.sample, self.batch_norm = sample, batch_norm
         initialise(self.feature)
+
+    def deterministic(self) -> nn.Module | None:
+        """The same weights with the mean code; None without ``sample``."""
+        return with_mean_code(self)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, num_classes)``."""

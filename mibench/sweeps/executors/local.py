@@ -234,7 +234,7 @@ def work(
         from mibench.system.devices import choose_device
 
         torch.set_num_threads(threads)
-        attack = registry.entry("attack", str(request.attack)).name
+        attack = registry.attack_entry(str(request.attack))[0].name
         machine = Execution(choose_device(device), reporter=PipeReporter(connection, attack))
         run = run_request(request, out, machine, allow_changed_code=allow_changed_code, unused=False)
     except PartyError as error:
