@@ -1,7 +1,8 @@
 """mibench: a privacy-auditing benchmark suite for image classifiers.
 
 The Python API is the command line: ``mibench.run`` does what ``mibench run`` does, and so do ``score``, ``compare``,
-``sweep`` (and ``forecast``, its dry run), ``audit``, ``train``, ``import_weights``, ``fetch`` and ``names`` (``mibench
+``sweep`` (and ``forecast``, its dry run), ``gate`` (and ``update_baseline``), ``audit``, ``train``,
+``import_weights``, ``fetch`` and ``names`` (``mibench
 list``); ``open_run`` reads a run directory. See ``docs/python.md``. They are imported when first used, so that ``import
 mibench`` costs no torch.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         compare,
         fetch,
         forecast,
+        gate,
         import_weights,
         names,
         open_run,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         score,
         sweep,
         train,
+        update_baseline,
     )
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "compare",
     "fetch",
     "forecast",
+    "gate",
     "import_weights",
     "names",
     "open_run",
@@ -40,6 +44,7 @@ __all__ = [
     "score",
     "sweep",
     "train",
+    "update_baseline",
 ]
 
 

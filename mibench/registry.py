@@ -7,10 +7,10 @@ A distribution plugs in with one entry point in the group ``mibench``::
 
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
 module that imports nothing heavy. Kinds: attack, prior, target, defence, judge, regressor, backbone, recipe, importer,
-dataset, metric, report and comparison hold objects (``"module:attribute"``); cards, protocol and suite hold packages of
-YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`), counterpart which
-attack does with gradients what another does without, and surrogate by which setting an attack takes its gradients from
-another network than its victim (:func:`counterpart`, :func:`surrogate_setting`).
+dataset, metric, report, comparison and gate hold objects (``"module:attribute"``); cards, protocol and suite hold
+packages of YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`),
+counterpart which attack does with gradients what another does without, and surrogate by which setting an attack takes
+its gradients from another network than its victim (:func:`counterpart`, :func:`surrogate_setting`).
 
 Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
 wherever the name of one is asked for, as ``path/to/file.py:Class``.
@@ -50,6 +50,7 @@ KINDS = (
     "metric",
     "report",
     "comparison",
+    "gate",
     "recipe",
     "cards",
     "protocol",

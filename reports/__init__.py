@@ -7,6 +7,7 @@ kind           contract                               called by
 ============== ====================================== ============================================
 ``report``     ``mibench.results.Report``             every run at its end, ``mibench score``
 ``comparison`` ``mibench.results.ComparisonFunction`` ``mibench compare`` (``table``), every sweep
+``gate``       ``mibench.results.GateFunction``       ``mibench gate`` (``decide``; ``baseline``, ``requests``)
 ============== ====================================== ============================================
 
 From top to bottom: ``rows`` (which runs are one row), ``significance`` (tests between rows), ``comparison`` (both as
@@ -16,9 +17,8 @@ data), ``compare`` (makes it), ``comparison_tables`` and ``figures`` (draw it). 
 Markdown and LaTeX are written. Which metrics stand in a table, what they are called and whether they are tested is read
 from ``StoredRun.infos``, what each metric says about itself.
 
-Another report, such as a page of HTML, is a file or folder here and a line under ``report``. A gate that passes or
-fails runs is called by none of the kinds above: it is a file here, a line under a kind of its own in
-:data:`mibench.registry.KINDS`, and its contract beside the others.
+``gate`` decides whether a classifier leaks more than its baseline. Another report, such as a page of HTML, is a file or
+folder here and a line under ``report``.
 """
 
 CATALOGUE: dict[str, dict[str, str]] = {
@@ -27,4 +27,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "figures": "mibench.reports.figures.write:write_figures",
     },
     "comparison": {"table": "mibench.reports.compare:compare"},
+    "gate": {
+        "decide": "mibench.reports.gate.gate:gate",
+        "baseline": "mibench.reports.gate.gate:write_baseline",
+        "requests": "mibench.reports.gate.gate:requests",
+    },
 }

@@ -45,6 +45,11 @@ FLAGS = {
     },
     "compare": {"RUNS", "--by", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
     "doctor": {"--full", "--json"},
+    "gate": {
+        "RUNS", "--baseline", "--target", "--update-baseline", "--attack", "--max-increase", "--min-accuracy",
+        "--max-drop", "--confidence", "--protocol", "--dataset", "--seed", "--set", "--output", "--json", "--junit",
+        "--markdown", "--device", "--allow-changed-code", "--plugin",
+    },
     "fetch": {"NAMES", "--list", "--to", "--sha256", "--offline", "--json"},
     "data fixture": {"NAME", "--output", "--people", "--images", "--size", "--seed", "--json"},
     "data preview": {"DATASET", "--people", "--images", "--size", "--show-faces", "--set", "--output"},

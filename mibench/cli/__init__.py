@@ -23,6 +23,7 @@ from .compare import compare
 from .data import data
 from .doctor import doctor
 from .fetch import fetch
+from .gate import gate
 from .import_ import import_command
 from .interrupts import INTERRUPTED, INTERRUPTED_MESSAGE, leave_at_once, listen
 from .list import list_command
@@ -138,12 +139,26 @@ def cli() -> None:
     Start with `mibench run`: it attacks a small classifier of procedural faces, needs no download and takes about a
     minute on two CPU cores.
 
-    Exit codes: 0 success, 1 a required metric has no value or a cell of a sweep failed, 2 invalid input,
-    130 interrupted by Ctrl-C.
+    Exit codes: 0 success, 1 a required metric has no value, a cell of a sweep failed or a gate did, 2 invalid input,
+    3 a gate is undecided, 130 interrupted by Ctrl-C.
     """
 
 
-for _command in (run, audit, sweep, list_command, show, score, train, import_command, doctor, data, fetch, compare):
+for _command in (
+    run,
+    audit,
+    sweep,
+    gate,
+    list_command,
+    show,
+    score,
+    train,
+    import_command,
+    doctor,
+    data,
+    fetch,
+    compare,
+):
     cli.add_command(_command)
 
 

@@ -4,6 +4,7 @@ Each function returns the object that its command prints; the command line itsel
 is imported before a function is called.
 """
 
+from mibench.commands.gates import gate, update_baseline
 from mibench.commands.models import StoredWeights, audit, fetch, import_weights, train
 from mibench.commands.runs import RunComparison, compare, forecast, names, open_run, run, score, sweep
 
@@ -14,6 +15,7 @@ __all__ = [
     "compare",
     "fetch",
     "forecast",
+    "gate",
     "import_weights",
     "names",
     "open_run",
@@ -21,4 +23,5 @@ __all__ = [
     "score",
     "sweep",
     "train",
+    "update_baseline",
 ]

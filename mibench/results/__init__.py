@@ -1,8 +1,17 @@
 """The read side of a run directory: what reports, and anybody's notebook, may import."""
 
 from mibench.errors import printable
+from mibench.metrics.margins import Increase
 from mibench.results.black_box import gradients_of_another, white_box
-from mibench.results.contract import COMPARED_BY, ComparedBy, ComparisonFunction, PrintableComparison, Report
+from mibench.results.contract import (
+    COMPARED_BY,
+    ComparedBy,
+    ComparisonFunction,
+    GateFunction,
+    PrintableComparison,
+    PrintableGate,
+    Report,
+)
 from mibench.results.formatting import (
     ABSENT,
     absent_notes,
@@ -31,14 +40,18 @@ from mibench.results.paired import (
 from mibench.results.stored_run import LabelledImages, StoredRun, Unit, as_runs, open_run
 from mibench.results.utility import utility
 from mibench.system.files import atomic_write  # how reports write: a crash leaves no half a figure
+from mibench.system.text_files import read_object
 
 __all__ = [
     "ABSENT",
     "COMPARED_BY",
     "ComparedBy",
     "ComparisonFunction",
+    "GateFunction",
+    "Increase",
     "LabelledImages",
     "PrintableComparison",
+    "PrintableGate",
     "Report",
     "StoredRun",
     "Unit",
@@ -67,6 +80,7 @@ __all__ = [
     "per_identity",
     "pooled",
     "printable",
+    "read_object",
     "utility",
     "white_box",
     "without_value",

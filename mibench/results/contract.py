@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -76,3 +76,49 @@ class ComparisonFunction(Protocol):
         mix: bool = False,
         by: ComparedBy = "attack",
     ) -> PrintableComparison: ...
+
+
+class PrintableGate(Protocol):
+    """What a gate returns: a verdict that prints itself."""
+
+    @property
+    def verdict(self) -> Literal["pass", "fail", "undecided"]:
+        """Of everything that was tested."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 passes, 1 fails, 3 undecided."""
+
+    def render(self, kind: str = "text") -> str:
+        """As ``text``, ``json``, ``junit`` or ``markdown``."""
+
+    def as_plain(self) -> dict[str, object]:
+        """Everything as JSON types."""
+
+
+class GateFunction(Protocol):
+    """Tests runs against a baseline: registered under the kind ``gate``; ``mibench gate`` calls it.
+
+    Args:
+        runs: runs, their folders, or folders of runs, against one target.
+        baseline: the same, or the file of a baseline.
+        margins: metric -> allowed increase, in the metric's own unit.
+        min_accuracy, max_drop: bounds of the test accuracy, in [0, 1]; None: no bound.
+        confidence: of the one-sided tests.
+        attacks: which attacks of the baseline to test; none for all.
+
+    Raises:
+        MibenchError: what must not be compared, an unknown metric or attack.
+    """
+
+    def __call__(
+        self,
+        runs: StoredRun | Path | str | Sequence[StoredRun | Path | str],
+        baseline: StoredRun | Path | str | Sequence[StoredRun | Path | str],
+        *,
+        margins: Mapping[str, float] | None = None,
+        min_accuracy: float | None = None,
+        max_drop: float | None = None,
+        confidence: float = 0.95,
+        attacks: Sequence[str] = (),
+    ) -> PrintableGate: ...

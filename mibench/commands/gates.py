@@ -1,0 +1,174 @@
+"""A gate: runs what is missing, and decides."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mibench import registry
+from mibench.commands.settings_by_scope import Settings, scoped
+from mibench.errors import MibenchError
+from mibench.system.progress import Reporter
+
+if TYPE_CHECKING:
+    from mibench.results import GateFunction, PrintableGate, StoredRun
+    from mibench.runs.attack import Execution
+
+PROTOCOL = "gate"
+
+
+def gate(
+    runs: Path | str | Sequence[Path | str] = (),
+    *,
+    baseline: Path | str | Sequence[Path | str],
+    target: str | None = None,
+    attacks: Sequence[str] = (),
+    max_increase: Mapping[str, float] | None = None,
+    min_accuracy: float | None = None,
+    max_drop: float | None = None,
+    confidence: float = 0.95,
+    settings: Settings | None = None,
+    out: Path | str = "runs",
+    device: str = "auto",
+    allow_changed_code: bool = False,
+    reporter: Reporter | None = None,
+) -> PrintableGate:
+    """Decide whether a classifier leaks more than its baseline: ``mibench gate``.
+
+    >>> import mibench
+    >>> file = mibench.update_baseline("leak.json", "vgg16", attacks=["ppa"], protocol="smoke", device="cpu")
+    >>> mibench.gate(baseline=file, target="vgg16", device="cpu").verdict
+    'undecided'
+
+    Args:
+        runs: finished runs against one target, or folders of them; empty with ``target``.
+        baseline: a file of :func:`update_baseline`, or finished runs.
+        target: attack this one as the baseline was attacked, as far as that is not done yet. Needs a file.
+        attacks: of the baseline, which to test; empty: all.
+        max_increase: metric -> allowed increase in its own unit (0.05 of a share is 5 points); None: ``acc1`` by 0.05.
+        min_accuracy: least test accuracy in [0, 1]. max_drop: how far it may lie below the baseline's.
+        confidence: of the one-sided tests.
+        settings: on top of the baseline's, such as ``{"dataset.root": "faces"}``.
+        out, device, allow_changed_code, reporter: as in :func:`mibench.run`.
+
+    Raises:
+        MibenchError: invalid input, or what must not be compared.
+    """
+    decide: GateFunction = registry.load("gate", "decide")
+    sources: Sequence[StoredRun | Path | str] = [runs] if isinstance(runs, str | Path) else list(runs)
+    if bool(sources) == (target is not None):
+        raise MibenchError(
+            "a gate takes finished runs or a target to attack", cure="name run directories, or one target with --target"
+        )
+    if target is not None:
+        if not isinstance(baseline, str | Path):
+            raise MibenchError("with a target, the baseline is one file", cure="make it with --update-baseline")
+        machine = _machine(device, reporter)
+        sources = _attack(target, baseline, attacks, scoped(settings or {}), Path(out), machine, allow_changed_code)
+    return decide(
+        sources,
+        baseline,
+        margins=max_increase,
+        min_accuracy=min_accuracy,
+        max_drop=max_drop,
+        confidence=confidence,
+        attacks=attacks,
+    )
+
+
+def update_baseline(
+    baseline: Path | str,
+    target: str | None = None,
+    *,
+    runs: Path | str | Sequence[Path | str] = (),
+    attacks: Sequence[str] = (),
+    dataset: str | None = None,
+    protocol: str | None = None,
+    seeds: Sequence[int] = (0,),
+    settings: Settings | None = None,
+    out: Path | str = "runs",
+    device: str = "auto",
+    allow_changed_code: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Write the file that later gates compare with: ``mibench gate --update-baseline``.
+
+    >>> import mibench
+    >>> mibench.update_baseline("leak.json", "vgg16", protocol="smoke", device="cpu").name
+    'leak.json'
+
+    Args:
+        baseline: the file to write.
+        target: attack this one, as far as that is not done yet; or
+        runs: take these finished runs.
+        attacks: None: the attack that ``mibench run`` runs by default.
+        protocol: None: ``gate``, or the data set's own where that is another one than the default.
+        seeds: of the attacks; more of them narrow the intervals where an attack varies between seeds.
+        dataset, settings, out, device, allow_changed_code, reporter: as in :func:`mibench.run`.
+
+    Raises:
+        MibenchError: invalid input.
+    """
+    from mibench.runs.request import RunRequest
+    from mibench.runs.run import run_request
+
+    sources: list[StoredRun | Path | str] = [runs] if isinstance(runs, str | Path) else list(runs)
+    if bool(sources) == (target is not None):
+        raise MibenchError(
+            "a baseline is made of finished runs or from a target to attack",
+            cure="name run directories, or one target with --target",
+        )
+    if target is not None:
+        machine = _machine(device, reporter)
+        for attack in attacks or (registry.role("default_attack"),):
+            for seed in seeds or (0,):
+                request = RunRequest(
+                    attack=attack,
+                    target=target,
+                    dataset=dataset,
+                    protocol=protocol or (PROTOCOL if dataset is None else None),
+                    seed=seed,
+                    settings=scoped(settings or {}),
+                )
+                sources.append(run_request(request, Path(out), machine, allow_changed_code=allow_changed_code))
+    write = registry.load("gate", "baseline")
+    return cast(Path, write(sources, baseline))
+
+
+def _machine(device: str, reporter: Reporter | None) -> Execution:
+    from mibench.runs.attack import Execution
+    from mibench.system.devices import choose_device
+
+    return Execution(choose_device(device), reporter=reporter or Reporter())
+
+
+def _attack(
+    target: str,
+    baseline: Path | str,
+    attacks: Sequence[str],
+    settings: Mapping[str, Mapping[str, object]],
+    out: Path,
+    machine: Execution,
+    allow_changed_code: bool,
+) -> list[StoredRun | Path | str]:
+    """Run what the baseline holds against a target; runs that are finished are only opened."""
+    import yaml
+
+    from mibench.runs.request import RunRequest
+    from mibench.runs.run import run_request
+
+    sources: list[StoredRun | Path | str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (label, attack, content, seeds) in enumerate(registry.load("gate", "requests")(baseline)):
+            if attacks and not {label, attack} & set(attacks):
+                continue
+            config = Path(folder) / f"{number}.yaml"
+            config.write_text(yaml.safe_dump(dict(content), sort_keys=True), encoding="utf-8")
+            for seed in seeds:
+                request = RunRequest(target=target, seed=seed, settings=settings, config=config)
+                sources.append(run_request(request, out, machine, allow_changed_code=allow_changed_code))
+    if not sources:
+        raise MibenchError(f"{baseline} has none of the attacks {', '.join(attacks)}", cure="leave --attack out")
+    return sources
