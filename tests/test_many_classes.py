@@ -18,7 +18,7 @@ import mibench
 from mibench.cli import cli
 from mibench.data.datasets.folder import Folder
 
-CLASSES, IMAGES, STRANGERS, SIDE = 5000, 3, 40, 8
+CLASSES, IMAGES, STRANGERS, SIDE = 5000, 2, 40, 8
 NOISE = 1.0  # of 255, far less than what lies between two people
 
 
@@ -64,7 +64,7 @@ def test_five_thousand_classes(toy: Path, tmp_path: Path) -> None:
         "toynet",
         "folder",
         "toy",
-        settings={"dataset": settings, "protocol": protocol, "attack": {"unit_size": 1000, "steps": 60}},
+        settings={"dataset": settings, "protocol": protocol, "attack": {"unit_size": 1000, "steps": 40}},
         out=tmp_path / "runs",
         device="cpu",
     )
@@ -93,4 +93,3 @@ def test_five_thousand_classes(toy: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (test,) = json.loads(done.stdout)["differences"]
     assert test["estimate"]["n"] == CLASSES
-    assert mibench.score(run.path, device="cpu").metrics["acc1"] == metrics["acc1"]
