@@ -35,6 +35,7 @@ pytest_plugins = [
     "downloads",
     "noise_images",
     "own_models",
+    "party_plugin",
     "reported_runs",
 ]
 

@@ -1,140 +1,24 @@
-"""Mistakes in the code of parties: one line that names party, file and line, and the process is left as it was."""
+"""Mistakes in the code of parties: one line that names party, file and line."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from party_plugin import TOY, run_it
 
 import mibench
-from mibench import plugins, registry
+from mibench import registry
 from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.party_errors import party_fault
-from mibench.system.process_state import SETTINGS
 from mibench.system.progress import Reporter
-
-TOY = {"target": "toynet", "dataset": "toyfaces", "protocol": "toy"}
-CATALOGUE = {
-    "attack": {"climb": "climbing.attack:Climb", "slope": "climbing.attack:Slope"},
-    "metric": {"height": "climbing.metric:height"},
-    "dataset": {"hills": "climbing.data:Hills"},
-    "report": {"view": "climbing.report:write_report"},
-    "recipe": {"target:toynet": "climbing.recipe:Recipe"},
-}
-PARTS = {
-    "attack": """
-from dataclasses import dataclass
-from toyworld.attacks import ToyAttack
-from climbing import deeds
-
-@dataclass(frozen=True, kw_only=True)
-class Climb(ToyAttack):
-    name = "climb"
-    def __post_init__(self):
-        deeds.do("settings")
-    def planned_queries(self, identities):
-        deeds.do("plan")
-        return super().planned_queries(identities)
-    def prepare(self, context, streams):
-        return deeds.do("prepare", super().prepare(context, streams))
-    def reconstruct(self, context, state, labels, streams):
-        return deeds.do("reconstruct", super().reconstruct(context, state, labels, streams), context)
-
-@dataclass(frozen=True, kw_only=True)
-class Slope(Climb):
-    name = "slope"
-""",
-    "metric": """
-from mibench.api import Estimate
-from climbing import deeds
-
-def height(inputs):
-    return deeds.do("metric", [Estimate("height", 1.0)])
-""",
-    "data": """
-from dataclasses import dataclass
-from toyworld.data import ToyFaces
-from climbing import deeds
-
-@dataclass(frozen=True, kw_only=True)
-class Hills(ToyFaces):
-    name = "hills"
-    def __post_init__(self):
-        deeds.do("set up")
-    @property
-    def digest(self):
-        deeds.do("digest")
-        return super().digest
-    def private(self, part, size, labels=None):
-        return deeds.do("private", super().private(part, size, labels))
-""",
-    "report": """
-from climbing import deeds
-
-def write_report(run, *, floor=None, private=None):
-    deeds.do("report")
-    return []
-""",
-    "recipe": """
-from dataclasses import dataclass
-from toyworld.training import TrainToy
-from climbing import deeds
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(TrainToy):
-    def run(self, data, context):
-        return deeds.do("train", super().run(data, context))
-""",
-    "deeds": """
-when, deed = "", None
-
-def do(stage, result=None, context=None):
-    if stage == when:
-        changed = deed(result, context)
-        return result if changed is None else changed
-    return result
-""",
-}
-Deed = Callable[..., object]
-
-
-@pytest.fixture
-def climbing(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Deed], None]]:
-    """A plug-in with a party of each kind; yields what says which of them does what when."""
-    package = tmp_path / "plugin" / "climbing"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(f"CATALOGUE = {CATALOGUE!r}\n")
-    for name, text in PARTS.items():
-        (package / f"{name}.py").write_text(text)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv(plugins.VARIABLE, "")
-    registry.add_plugin(str(package))
-    import climbing.deeds as deeds  # type: ignore[import-not-found]
-
-    def arrange(when: str, source: str) -> None:
-        """The deed is code of the plug-in: it lies in a file of it."""
-        (package / "mischief.py").write_text(source)
-        sys.modules.pop("climbing.mischief", None)
-        import importlib
-
-        importlib.invalidate_caches()
-        deeds.when = when
-        deeds.deed = importlib.import_module("climbing.mischief").deed
-
-    yield arrange  # type: ignore[misc]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "climbing"]:
-        del sys.modules[name]
-    registry.catalogue.cache_clear()
-
 
 RAISING = "\ndef deed(result, context):\n    raise LookupError('too\\nsteep')\n"
 ENDING = "import sys\ndef deed(result, context):\n    sys.exit(0)\n"
@@ -149,15 +33,6 @@ STAGES = [
     ("digest", "dataset 'hills'"),
     ("private", "dataset 'hills'"),
 ]
-
-
-def run_it(out: Path, stage: str, attack: str = "climb") -> object:
-    """Run the attack; for stages of the data set, a training on it (there are no weights for it)."""
-    if stage in ("set up", "digest", "private"):
-        return mibench.train("target", "toynet", dataset="hills", tag="new", out=out, device="cpu")
-    metrics = {"protocol.metrics": ["accuracy", "height"], "protocol.required": ["acc1"]}
-    settings = metrics if stage == "metric" else {}
-    return mibench.run(attack, **TOY, settings=settings, out=out, device="cpu")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("stage", "party"), STAGES)
@@ -259,61 +134,6 @@ def test_what_is_returned_is_looked_at(
     with pytest.raises(MibenchError) as refused:
         run_it(tmp_path, stage)
     assert told in str(refused.value)
-
-
-CHANGES = {
-    "torch's default dtype": "torch.set_default_dtype(torch.float64)",
-    "torch's default device": "torch.set_default_device('meta')",
-    "torch's number of threads": "torch.set_num_threads(torch.get_num_threads() + 1)",
-    "torch's gradient mode": "torch.set_grad_enabled(False)",
-    "torch's deterministic algorithms": "torch.use_deterministic_algorithms(False)",
-    "torch's seed": "torch.manual_seed(1)",
-}
-
-
-@pytest.mark.parametrize(("name", "change"), CHANGES.items())
-@pytest.mark.parametrize("stage", ["prepare", "reconstruct", "metric"])
-def test_an_attack_or_metric_that_changes_what_numbers_depend_on_is_refused(
-    climbing: Callable[[str, str], None], tmp_path: Path, stage: str, name: str, change: str
-) -> None:
-    before, numbers = [setting.value() for setting in SETTINGS], torch.get_rng_state()
-    climbing(stage, f"import torch\ndef deed(result, context):\n    {change}\n")
-    with pytest.raises(MibenchError, match=f"changes {name}.* put it back before returning"):
-        run_it(tmp_path, stage)
-    assert [setting.value() for setting in SETTINGS] == before
-    assert torch.equal(torch.get_rng_state(), numbers)
-
-
-def test_what_an_attack_puts_back_or_only_draws_is_its_own_affair(
-    climbing: Callable[[str, str], None], tmp_path: Path
-) -> None:
-    climbing(
-        "reconstruct",
-        "import os, random, sys, warnings\nimport numpy as np\nimport torch\ndef deed(result, context):\n"
-        "    with torch.no_grad(), torch.random.fork_rng():\n        torch.manual_seed(3)\n"
-        "    torch.rand(3), np.random.rand(3), random.random()\n    np.random.seed(1), random.seed(1)\n"
-        "    warnings.simplefilter('ignore')\n    os.chdir('/')\n    print('to be seen')\n",
-    )
-    before = Path.cwd(), random.getstate(), np.random.get_bit_generator().state["state"]["pos"]  # type: ignore[attr-defined]
-    run_it(tmp_path, "reconstruct")
-    after = Path.cwd(), random.getstate(), np.random.get_bit_generator().state["state"]["pos"]  # type: ignore[attr-defined]
-    assert before == after
-
-
-def test_an_attack_does_not_read_our_command_line(climbing: Callable[[str, str], None], tmp_path: Path) -> None:
-    climbing(
-        "reconstruct",
-        "import argparse\ndef deed(result, context):\n    argparse.ArgumentParser().parse_args()\n"
-        "    argparse.ArgumentParser().parse_args()\n",
-    )
-    with pytest.raises(MibenchError, match="attack 'climb' reads the command line in unit 0"):
-        run_it(tmp_path, "reconstruct")
-
-
-def test_prints_of_an_attack_go_to_stderr(climbing: Callable[[str, str], None], tmp_path: Path, capfd: object) -> None:
-    climbing("reconstruct", "import os\ndef deed(result, context):\n    print('a')\n    os.write(1, b'b')\n")
-    run_it(tmp_path, "reconstruct")
-    assert capfd.readouterr().out == ""  # type: ignore[attr-defined]
 
 
 def test_the_mistake_of_whoever_is_told_of_progress_is_theirs(

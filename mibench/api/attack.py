@@ -66,7 +66,12 @@ class Prior(ABC):
     def __init_subclass__(cls, **extra: Any) -> None:
         super().__init_subclass__(**extra)
         for name in HANDED_TENSORS:
-            if inspect.isfunction(method := vars(cls).get(name)) and not getattr(method, "__isabstractmethod__", False):
+            method = vars(cls).get(name)
+            if not inspect.isfunction(method) or method is vars(Prior).get(
+                name
+            ):  # the latter: declares that it has none
+                continue
+            if not getattr(method, "__isabstractmethod__", False):
                 setattr(cls, name, _read_only(method))
 
     @classmethod
