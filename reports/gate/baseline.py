@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from mibench.api import MetricInfo, MibenchError
 from mibench.reports.rows import Pool, circumstances, open_runs, pool_runs, refuse_mixture
 from mibench.results import StoredRun, atomic_write, is_proportion, read_object, utility
@@ -34,7 +36,7 @@ class Values:
     Attributes:
         title, unit, percent, higher_is_better: what the metric says about itself.
         proportion: whether it is a share of samples.
-        by_identity: label -> mean over samples and seeds, labels ascending.
+        by_identity: label -> mean over samples and seeds.
     """
 
     title: str
@@ -245,17 +247,20 @@ def read(path: Path | str) -> Baseline:
     checksum = content.pop("checksum", None)
     if checksum != _checksum(content):
         raise MibenchError(f"{file} was edited: its content does not have its checksum", cure=f"restore it, or {again}")
+    target = content.get("target")
+    flat = {"rows": content.get("rows"), **(target if isinstance(target, dict) else {})}
+    flat["target"] = flat.pop("card", None)
     try:
-        target, rows = content["target"], content["rows"]
-        return Baseline(
-            target=str(target["card"]),
-            sha256=target["sha256"],
-            test_accuracy=target["test_accuracy"],
-            test_images=target["test_images"],
-            rows=tuple(_restored(row) for row in rows),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MibenchError(f"{file} is incomplete ({type(error).__name__}: {error})", cure=again) from error
+        baseline = TypeAdapter(Baseline).validate_python(flat)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise MibenchError(f"{file} is incomplete ({where}: {first['msg']})", cure=again) from error
+    for row in baseline.rows:
+        for name, values in row.metrics.items():
+            if not all(map(math.isfinite, values.by_identity.values())):
+                raise MibenchError(f"{file} is incomplete ({name} has a value that is not finite)", cure=again)
+    return baseline
 
 
 def _plain(row: GateRow) -> Json:
@@ -265,21 +270,6 @@ def _plain(row: GateRow) -> Json:
         for name, values in row.metrics.items()
     }
     return plain
-
-
-def _restored(row: Json) -> GateRow:
-    known = {key: row[key] for key in GateRow.__dataclass_fields__}
-    metrics = known.pop("metrics")
-    assert isinstance(metrics, dict)
-    restored = {}
-    for name, values in metrics.items():
-        numbers = {int(key): float(value) for key, value in values.pop("by_identity").items()}
-        if not all(map(math.isfinite, numbers.values())):
-            raise ValueError(f"{name} has a value that is not finite")
-        restored[name] = Values(**values, by_identity=dict(sorted(numbers.items())))
-    seeds = known.pop("seeds")
-    assert isinstance(seeds, list)
-    return GateRow(**known, metrics=restored, seeds=tuple(int(seed) for seed in seeds))  # type: ignore[arg-type]
 
 
 def _checksum(content: Mapping[str, object]) -> str:

@@ -22,13 +22,14 @@ def paired_increase(row: GateRow, other: GateRow, metric: str) -> tuple[Increase
     definition = f"definition of {metric}"
     if row.circumstances.get(definition) != other.circumstances.get(definition):
         return f"{metric} is defined in another way than in the baseline: make the baseline again"
-    if list(now.by_identity) != list(before.by_identity):
+    people = sorted(now.by_identity)
+    if people != sorted(before.by_identity):
         return f"{metric} is measured for other identities than in the baseline"
-    if len(now.by_identity) < 2:
+    if len(people) < 2:
         return "one identity cannot be tested"
     sign = 1.0 if now.higher_is_better else -1.0
     trials = (float(row.samples), float(other.samples)) if now.proportion and now.higher_is_better else None
-    one, two = ([sign * value for value in each.by_identity.values()] for each in (now, before))
+    one, two = ([sign * each.by_identity[label] for label in people] for each in (now, before))
     return Increase(new=one, old=two, trials=trials), now
 
 

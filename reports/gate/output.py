@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from mibench.results import markdown_lines, number_text, printable
 
 from .decision import Gate, GateTest
+from .verdicts import Reason
 
 SCHEMA = 1
 SYMBOLS = {"pass": "PASS", "fail": "FAIL", "undecided": "UNDECIDED"}
@@ -108,8 +109,8 @@ FORMATS: Mapping[str, Callable[[Gate], str]] = {
 }
 
 
-def _texts(reasons: tuple[object, ...]) -> tuple[str, ...]:
-    return tuple(str(getattr(reason, "text", reason)) for reason in reasons)
+def _texts(reasons: tuple[Reason, ...]) -> tuple[str, ...]:
+    return tuple(reason.text for reason in reasons)
 
 
 def _headline(test: GateTest, confidence: float) -> str:
