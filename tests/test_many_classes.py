@@ -1,4 +1,4 @@
-"""Five thousand classes, from folders of pictures to tables: every stage runs, and everybody is attacked and judged."""
+"""Five thousand classes, from folders of pictures to a comparison: every stage runs, and the numbers make sense."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from toyworld.networks import prior_weights
 
 import mibench
 from mibench.data.datasets.folder import Folder
+from mibench.reports.compare import compare
 
 CLASSES, IMAGES, STRANGERS, SIDE = 5000, 2, 40, 8
 NOISE = 1.0  # of 255, far less than what lies between two people
@@ -65,10 +66,25 @@ def test_five_thousand_classes(toy: Path, tmp_path: Path) -> None:
         out=tmp_path / "runs",
         device="cpu",
     )
-    assert run.floor is not None
+    floor, metrics = run.floor, run.metrics
+    assert floor is not None
     assert not run.missing
     assert len(run.units) == 5
     chosen = run.samples[run.samples["selected"]]
     assert chosen["identity"].nunique() == CLASSES
     assert len(chosen) == 2 * CLASSES
     assert chosen["predicted"].between(0, CLASSES - 1).all()
+    for one in (run, floor):
+        for name in ("acc1", "acc5"):
+            estimate = one.metrics[name]
+            assert estimate.n == CLASSES
+            assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+        assert one.metrics["acc1"].value <= one.metrics["acc5"].value
+        assert one.metrics["acc1"].value == pytest.approx(one.samples.query("selected")["hit1"].mean())
+        assert one.metrics["acc1"].high - one.metrics["acc1"].low < 0.05, "so many people tell a share well"
+    assert metrics["control_private_test_acc1"].value > 0.99, "the judge knows the people"
+    assert metrics["control_nearest_public_acc1"].value < 0.1, "and strangers are somebody else"
+    assert floor.metrics["acc1"].value < 0.05, "draws of the prior are nobody of so many"
+    (test,) = compare(tmp_path / "runs", metrics=["acc1"]).differences
+    assert test.estimate.n == CLASSES
+    assert test.p_holm is not None
