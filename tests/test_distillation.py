@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from defended import CLASSES, TINY, VECTORS, Memory, Patterns, same_weights, sines, train_tiny
+from defended import CLASSES, TINY, VECTORS, Patterns, same_weights, sines, train_tiny
+from powercut import Memory, Stopped
 from torch import Tensor, nn
 
 import mibench
@@ -93,8 +94,8 @@ def test_the_teacher_only_answers(teacher: Victim) -> None:
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(teacher: Victim) -> None:
-    whole, stopped = distilled(teacher, Distillation(images=40)), Memory(stop_at=1)
-    with pytest.raises(KeyboardInterrupt):
+    whole, stopped = distilled(teacher, Distillation(images=40)), Memory(stop_after=1)
+    with pytest.raises(Stopped):
         distilled(teacher, Distillation(images=40), stopped)
     assert same_weights(whole, distilled(teacher, Distillation(images=40), stopped))
 

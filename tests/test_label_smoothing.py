@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from defended import VECTORS, Memory, sines, train_tiny
+from defended import VECTORS, sines, train_tiny
+from powercut import Memory
 from torch import nn
 
 from mibench.api import MibenchError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from mibench.targets.defences.inversion_noise import (
 )
 from mibench.targets.defences.purifier import Purifier, PurifyingNetwork, purifying_loss
 from mibench.weights.answer_filters import apart, build_answers, own_weights
-from mibench.weights.cards import find
+from mibench.weights.cards import find, write_card
 from mibench.weights.load import build_network, build_victim, load_weights, stored_tensors
 
 CPU = torch.device("cpu")
@@ -232,6 +233,14 @@ def test_a_target_without_its_filters_weights_is_refused(filtering: Path) -> Non
     answers = build_answers(card)
     assert answers is not None
     assert answers.grants is Access.SCORES  # known without them
+
+
+def test_a_filter_that_the_card_does_not_name_is_not_passed_over(filtering: Path) -> None:
+    card = filtered("purifier", **FAST)
+    assert card.defence is not None
+    write_card(replace(card, access="gradients", defence=None), filtering / "cards")
+    with pytest.raises(MibenchError, match="hold those of a filter 'purifier', which its card does not name"):
+        build_victim(find("target", "toynet+purifier", "toyfaces"), Access.GRADIENTS, CPU)
 
 
 def test_weights_are_told_apart_by_their_keys() -> None:

@@ -126,6 +126,12 @@ def _built(file: CardFile) -> tuple[nn.Module, Card, dict[str, dict[str, Tensor]
     """The same, and the weights of its filters by name."""
     card = file.card()
     tensors, learnt = apart(load_weights(file))
+    named = () if card.defence is None else card.defence.filters
+    if unnamed := [name for name in learnt if name not in named]:
+        raise MibenchError(
+            f"the weights of {file.name!r} hold those of a filter {unnamed[0]!r}, which its card does not name",
+            cure="restore the card",
+        )
     try:
         network = built_network(card.kind, card.architecture, card.arguments, card.classes, tensors, name=card.name)
     except TypeError as error:
