@@ -110,12 +110,15 @@ def test_what_only_hides_is_flagged_and_what_leaks_less_is_not(matrix):
     assert row(matrix, "veil").masking.verdict == f"sign: {', '.join(CHECKS)}"
 
 
-def test_no_check_alone_flags_what_leaks_less(matrix, folder):
-    """Both attacks come closer to each other on a classifier that leaks less: the difference of differences alone."""
-    found = check(matrix, "strong", "black box")
+def test_a_gap_that_shrinks_because_both_get_less_is_no_sign(tmp_path):
+    for tag, attack, level in (("", WHITE, 0.9), ("", BLACK, 0.35), ("veil", WHITE, 0.1), ("veil", BLACK, 0.0)):
+        attack_on(tmp_path / f"{attack}-{tag}", tag, attack, level)
+    found = check(compare_defences(tmp_path), "veil", "black box")
+    excess = found.estimates["difference of differences"]
+    assert excess.low > 0
+    assert float(excess.params["p_value"]) < 0.01
+    assert found.estimates["gap"].value <= 0
     assert found.sign is False
-    assert values(folder, "strong", WHITE).mean() < values(folder, "", WHITE).mean()
-    assert found.estimates["gap"].value < 0
 
 
 def test_the_difference_of_differences_is_that_of_numpy(matrix, folder):
@@ -156,6 +159,15 @@ def test_less_is_more_where_a_lower_value_leaks_more(folder):
     assert check(found, "veil", "black box").sign is True
     assert check(found, "veil", "black box").estimates["gap"].value < 0
     assert check(found, "strong", "black box").sign is False
+
+
+def test_a_metric_without_a_direction_is_shown_and_tells_no_black_box_from_a_white_one(folder):
+    found = compare_defences(folder, metrics=["gradient_cosine"])
+    assert found.family == 6
+    assert check(found, "veil", "black box").text == "no metric with a direction was asked for"
+    assert row(found, "veil").masking.verdict == f"sign: {', '.join(CHECKS[1:])}"
+    both = compare_defences(folder, metrics=["gradient_cosine", "acc1"])
+    assert check(both, "veil", "black box").estimates["gap"].name == "acc1"
 
 
 def test_a_white_box_that_is_ahead_by_more_is_no_sign(tmp_path):
