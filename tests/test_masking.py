@@ -264,20 +264,22 @@ def test_runs_under_other_circumstances_are_not_tested(tmp_path):
     assert "query_budget differs" in found.text
 
 
-# ---------------------------------------------------------------- transfer, own loss, pairs
+# ---------------------------------------------------------------- transfers, own loss, pairs
 
 
-def test_transfer_that_beats_the_white_box_is_a_sign(tmp_path, monkeypatch):
-    monkeypatch.setattr("mibench.registry.surrogate_setting", lambda attack: "copy" if attack == "ppa" else None)
-    for tag, level in (("", 0.6), ("weak", 0.5), ("veil", 0.1)):
-        attack_on(tmp_path / f"white-{tag}", tag, "ppa", level, settings={"copy": None})
-        if tag:
-            attack_on(tmp_path / f"transfer-{tag}", tag, "ppa", 0.5, settings={"copy": "twin"})
+def test_what_a_transfer_gets_out_of_the_twin_is_no_sign(folder, tmp_path):
+    """It gets the twin's people however well the defence works."""
+    for tag in ("", "strong"):
+        for attack in (WHITE, BLACK):
+            cell(tmp_path, tag, attack)
+    surrogate = {"settings": {"surrogate": "twin"}, "surrogate": {"card": "vgg16@synthfaces"}}
+    run = attack_on(tmp_path / "transfer", "strong", WHITE, 0.7, **surrogate)
+    gradients(run, **{**HONEST, "flat": 0.9})
+    curve(run, fell=False)
     found = compare_defences(tmp_path)
-    assert check(found, "veil", "transfer").sign is True
-    assert check(found, "weak", "transfer").sign is False
-    assert check(found, "veil", "black box").sign is None  # a transfer is another check
-    assert found.masking_family == 2
+    assert row(found, "strong").masking.verdict == "no sign"
+    assert found.masking_family == 1
+    assert white_box(open_run(run)) is None
 
 
 def test_the_strongest_of_several_white_boxes_counts(tmp_path):
@@ -324,7 +326,7 @@ def test_a_declared_pair_needs_less_than_gradients_and_needs_them():
     for black, white in pairs.items():
         assert registry.load("attack", black).access < Access.GRADIENTS
         assert registry.load("attack", white).access == Access.GRADIENTS
-    assert registry.counterpart("nobody") is registry.surrogate_setting("nobody") is None
+    assert registry.counterpart("nobody") is None
 
 
 def test_a_run_knows_its_white_box(folder):
