@@ -8,9 +8,8 @@ A distribution plugs in with one entry point in the group ``mibench``::
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
 module that imports nothing heavy. Kinds: attack, prior, target, defence, judge, regressor, backbone, recipe, importer,
 dataset, metric, report, comparison and gate hold objects (``"module:attribute"``); cards, protocol and suite hold
-packages of YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`),
-counterpart which attack does with gradients what another does without, and surrogate by which setting an attack takes
-its gradients from another network than its victim (:func:`counterpart`, :func:`surrogate_setting`).
+packages of YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`), and
+counterpart which attack does with gradients what another does without (:func:`counterpart`).
 
 Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
 wherever the name of one is asked for, as ``path/to/file.py:Class``.
@@ -57,7 +56,6 @@ KINDS = (
     "suite",
     "role",
     "counterpart",
-    "surrogate",
 )
 OF_AN_ARCHITECTURE = ("importer", "recipe")  # names that read kind:architecture, or kind for all of it
 
@@ -256,11 +254,6 @@ def role(part: str) -> str | None:
 def counterpart(attack: str) -> str | None:
     """The attack that does with gradients what ``attack`` does without, all else equal; None where none is declared."""
     return _declared("counterpart", attack)
-
-
-def surrogate_setting(attack: str) -> str | None:
-    """The setting that names the network an attack takes its gradients from, its victim where that is null; or None."""
-    return _declared("surrogate", attack)
 
 
 def _declared(kind: str, name: str) -> str | None:

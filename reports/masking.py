@@ -3,8 +3,11 @@
 An attack that follows gradients fails where they are hidden, whatever a classifier leaks. Each check looks for a trace
 of that beside the undefended twin. A sign is a warning, no verdict on the defence; no sign proves nothing.
 
+An attack that transfers what it found with another network's gradients takes no part: what it gets out of the twin is
+the twin's, however well the defence works. (The victim judges adversarial examples; it does not judge reconstructions.)
+
 Source: Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 3.1
-(black-box attacks, transfer among them, do better than white-box ones); the other checks' thresholds are ours.
+(black-box attacks do better than white-box ones); the other checks' thresholds are ours.
 """
 
 from __future__ import annotations
@@ -32,8 +35,7 @@ OWN_LOSS = ("loss", "L_ce", "L_id")  # names of the curve of an attack's identit
 DECADES = -6.0  # gradient norm of the twin's, as a power of ten
 LEAST_COSINE = 0.5
 LEAST_SHARE = 0.5  # of reconstructions where a loss is flat, and of people for whom it fell: ours
-BLACK_BOX, TRANSFER = "black box", "transfer"
-CHECKS = (BLACK_BOX, "gradient norm", "cosine", "flat loss", "own loss")  # those that every row should have
+CHECKS = ("black box", "gradient norm", "cosine", "flat loss", "own loss")
 MEASURE = "its runs lack the metrics: mibench score RUN --metric gradients"
 NO_TWIN = "its undefended twin is not among the runs"
 
@@ -82,10 +84,11 @@ def look_for_masking(
     """
     found: dict[str, list[Check]] = {}
     wanted = {*checked, *(references[target] for target in checked if target in references)}
-    fell = {target: _fell([pool for pool in rows[target] if not pool.floor]) for target in wanted}
+    own = {target: [pool for pool in rows[target] if not _takes_no_part(pool)] for target in wanted}
+    fell = {target: _fell(pools) for target, pools in own.items()}
     for target in checked:
-        pools, twin = [pool for pool in rows[target] if not pool.floor], references.get(target)
-        twins = None if twin is None else {pool.label: pool for pool in rows[twin] if not pool.floor}
+        pools, twin = own[target], references.get(target)
+        twins = None if twin is None else {pool.label: pool for pool in own[twin]}
         loss = _own_loss(fell[target], None if twin is None else fell[twin])
         found[target] = [*_black_boxes(pools, twins, info), *_gradients(pools, twins), loss]
     tested = [check for checks in found.values() for check in checks if check.p_value is not None]
@@ -121,32 +124,36 @@ def masking_notes(masking: Mapping[str, Masking], family: int) -> Iterator[str]:
 
 def _judged(checks: Sequence[Check]) -> Masking:
     signs = list(dict.fromkeys(check.name for check in checks if check.sign))
-    made = {check.name for check in checks if check.sign is not None and check.name in CHECKS}
+    made = {check.name for check in checks if check.sign is not None}
     if signs:
         verdict = f"sign: {', '.join(signs)}"
-    elif not any(check.sign is not None for check in checks):
+    elif not made:
         verdict = "not measured"
     else:
         verdict = "no sign" if len(made) == len(CHECKS) else f"no sign ({len(made)} of {len(CHECKS)})"
     return Masking(verdict=verdict, checks=tuple(checks))
 
 
+def _takes_no_part(pool: Pool) -> bool:
+    return pool.floor or gradients_of_another(pool.runs[0])
+
+
 # ---------------------------------------------------------------- black boxes
 
 
 def _black_boxes(pools: Sequence[Pool], twins: Mapping[str, Pool] | None, info: MetricInfo | None) -> Iterator[Check]:
-    """A check for every attack without the victim's gradients beside its white box, and one that says if none is."""
+    """A check for every attack without gradients beside its white box, or one that says that there is none."""
     pairs = [(pool, white) for pool in pools if (white := _white_box(pool, pools, info)) is not None]
     for black, white in pairs:
         yield _black_box(black, white, twins, info)
-    if not any(not gradients_of_another(black.runs[0]) for black, _ in pairs):
-        yield Check(name=BLACK_BOX, sign=None, text="no attack ran as black box and as white box")
+    if not pairs:
+        yield Check(name="black box", sign=None, text="no attack ran as black box and as white box")
 
 
 def _white_box(black: Pool, pools: Sequence[Pool], info: MetricInfo | None) -> Pool | None:
     """The row that does the same with gradients; of several the one that gets most, which makes a sign less likely."""
     name = white_box(black.runs[0])
-    alike = [pool for pool in pools if pool.runs[0].attack == name and not gradients_of_another(pool.runs[0])]
+    alike = [pool for pool in pools if pool.runs[0].attack == name]
 
     def leakage(pool: Pool) -> float:
         values = None if info is None else pool.values(info.name)
@@ -161,20 +168,12 @@ def _black_box(black: Pool, white: Pool, twins: Mapping[str, Pool] | None, info:
     Both have to hold, so that p is the larger of two (an intersection-union test). On a classifier that leaks less both
     attacks get less and come closer: a difference of differences above 0 is no sign by itself.
     """
-    transfer = gradients_of_another(black.runs[0])
-    missing = Check(
-        name=TRANSFER if transfer else BLACK_BOX, sign=None, text="no metric with a direction was asked for"
-    )
+    missing = Check(name="black box", sign=None, text="no metric with a direction was asked for")
     if info is None:
         return missing
     gap = difference(black, white, info.name)
     if gap.p_value is None:
         return replace(missing, text=gap.estimate.reason or "there is one identity")
-    names = f"{black.label} − {white.label}"
-    text = f"{names} {_amount(info, gap.estimate)}"
-    found = replace(missing, sign=False, text=text, estimates={"gap": gap.estimate}, p_value=gap.p_value)
-    if transfer:  # on the twin itself it would be the white box
-        return found
     if twins is None:
         return replace(missing, text=NO_TWIN)
     if absent := [pool.label for pool in (black, white) if pool.label not in twins]:
@@ -186,12 +185,14 @@ def _black_box(black: Pool, white: Pool, twins: Mapping[str, Pool] | None, info:
     if on_twin.p_value is None or across.p_value is None or len(known) < len(series):
         return replace(missing, text=on_twin.estimate.reason or across.estimate.reason or "a run has no values")
     excess = compared("excess", known[0] - known[1], known[2] - known[3])
-    p_excess = float(excess.params["p_value"])
+    estimates = {"gap": gap.estimate, "gap on the twin": on_twin.estimate, "difference of differences": excess}
+    amounts = [_amount(info, estimate) for estimate in estimates.values()]
     return replace(
-        found,
-        text=f"{text}, on the twin {_amount(info, on_twin.estimate)}, difference of both {_amount(info, excess)}",
-        estimates={"gap": gap.estimate, "gap on the twin": on_twin.estimate, "difference of differences": excess},
-        p_value=max(gap.p_value, p_excess),
+        missing,
+        sign=False,
+        text=f"{black.label} − {white.label} {amounts[0]}, on the twin {amounts[1]}, difference of both {amounts[2]}",
+        estimates=estimates,
+        p_value=max(gap.p_value, float(excess.params["p_value"])),
     )
 
 

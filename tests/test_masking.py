@@ -110,12 +110,15 @@ def test_what_only_hides_is_flagged_and_what_leaks_less_is_not(matrix):
     assert row(matrix, "veil").masking.verdict == f"sign: {', '.join(CHECKS)}"
 
 
-def test_no_check_alone_flags_what_leaks_less(matrix, folder):
-    """Both attacks come closer to each other on a classifier that leaks less: the difference of differences alone."""
-    found = check(matrix, "strong", "black box")
+def test_a_gap_that_shrinks_because_both_get_less_is_no_sign(tmp_path):
+    for tag, attack, level in (("", WHITE, 0.9), ("", BLACK, 0.35), ("veil", WHITE, 0.1), ("veil", BLACK, 0.0)):
+        attack_on(tmp_path / f"{attack}-{tag}", tag, attack, level)
+    found = check(compare_defences(tmp_path), "veil", "black box")
+    excess = found.estimates["difference of differences"]
+    assert excess.low > 0
+    assert float(excess.params["p_value"]) < 0.01
+    assert found.estimates["gap"].value <= 0
     assert found.sign is False
-    assert values(folder, "strong", WHITE).mean() < values(folder, "", WHITE).mean()
-    assert found.estimates["gap"].value < 0
 
 
 def test_the_difference_of_differences_is_that_of_numpy(matrix, folder):
@@ -156,6 +159,15 @@ def test_less_is_more_where_a_lower_value_leaks_more(folder):
     assert check(found, "veil", "black box").sign is True
     assert check(found, "veil", "black box").estimates["gap"].value < 0
     assert check(found, "strong", "black box").sign is False
+
+
+def test_a_metric_without_a_direction_is_shown_and_tells_no_black_box_from_a_white_one(folder):
+    found = compare_defences(folder, metrics=["gradient_cosine"])
+    assert found.family == 6
+    assert check(found, "veil", "black box").text == "no metric with a direction was asked for"
+    assert row(found, "veil").masking.verdict == f"sign: {', '.join(CHECKS[1:])}"
+    both = compare_defences(folder, metrics=["gradient_cosine", "acc1"])
+    assert check(both, "veil", "black box").estimates["gap"].name == "acc1"
 
 
 def test_a_white_box_that_is_ahead_by_more_is_no_sign(tmp_path):
@@ -252,20 +264,22 @@ def test_runs_under_other_circumstances_are_not_tested(tmp_path):
     assert "query_budget differs" in found.text
 
 
-# ---------------------------------------------------------------- transfer, own loss, pairs
+# ---------------------------------------------------------------- transfers, own loss, pairs
 
 
-def test_transfer_that_beats_the_white_box_is_a_sign(tmp_path, monkeypatch):
-    monkeypatch.setattr("mibench.registry.surrogate_setting", lambda attack: "copy" if attack == "ppa" else None)
-    for tag, level in (("", 0.6), ("weak", 0.5), ("veil", 0.1)):
-        attack_on(tmp_path / f"white-{tag}", tag, "ppa", level, settings={"copy": None})
-        if tag:
-            attack_on(tmp_path / f"transfer-{tag}", tag, "ppa", 0.5, settings={"copy": "twin"})
+def test_what_a_transfer_gets_out_of_the_twin_is_no_sign(folder, tmp_path):
+    """It gets the twin's people however well the defence works."""
+    for tag in ("", "strong"):
+        for attack in (WHITE, BLACK):
+            cell(tmp_path, tag, attack)
+    surrogate = {"settings": {"surrogate": "twin"}, "surrogate": {"card": "vgg16@synthfaces"}}
+    run = attack_on(tmp_path / "transfer", "strong", WHITE, 0.7, **surrogate)
+    gradients(run, **{**HONEST, "flat": 0.9})
+    curve(run, fell=False)
     found = compare_defences(tmp_path)
-    assert check(found, "veil", "transfer").sign is True
-    assert check(found, "weak", "transfer").sign is False
-    assert check(found, "veil", "black box").sign is None  # a transfer is another check
-    assert found.masking_family == 2
+    assert row(found, "strong").masking.verdict == "no sign"
+    assert found.masking_family == 1
+    assert white_box(open_run(run)) is None
 
 
 def test_the_strongest_of_several_white_boxes_counts(tmp_path):
@@ -312,7 +326,7 @@ def test_a_declared_pair_needs_less_than_gradients_and_needs_them():
     for black, white in pairs.items():
         assert registry.load("attack", black).access < Access.GRADIENTS
         assert registry.load("attack", white).access == Access.GRADIENTS
-    assert registry.counterpart("nobody") is registry.surrogate_setting("nobody") is None
+    assert registry.counterpart("nobody") is None
 
 
 def test_a_run_knows_its_white_box(folder):

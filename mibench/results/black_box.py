@@ -12,14 +12,9 @@ if TYPE_CHECKING:
 
 def gradients_of_another(run: StoredRun) -> bool:
     """Whether an attack took its gradients from a surrogate and transferred what it made of them."""
-    setting = registry.surrogate_setting(run.attack)
-    settings = run.specification.get("attack_settings")
-    return setting is not None and isinstance(settings, dict) and settings.get(setting) is not None
+    return isinstance(run.specification.get("surrogate"), dict)
 
 
 def white_box(run: StoredRun) -> str | None:
-    """The attack that does with the victim's gradients what this run did without; None where none is declared.
-
-    The attack itself, of a run that took its gradients from a surrogate.
-    """
-    return run.attack if gradients_of_another(run) else registry.counterpart(run.attack)
+    """The attack that does with the victim's gradients what this run did without any; None where none is declared."""
+    return None if gradients_of_another(run) else registry.counterpart(run.attack)
