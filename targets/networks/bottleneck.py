@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from mibench.api import Network
 
 SHIFT = 5.0  # std = softplus(s - 5): small at the beginning of the training
 
@@ -17,16 +18,22 @@ def mean_and_spread(statistics: Tensor) -> tuple[Tensor, Tensor]:
     return mean, nn.functional.softplus(spread - SHIFT)
 
 
-Bottlenecked = TypeVar("Bottlenecked", bound=nn.Module)
+class Bottlenecked(Network, nn.Module):
+    """A classifier that reads a code.
 
+    Attributes:
+        sample: whether it draws the code in evaluation as well.
+    """
 
-def with_mean_code(network: Bottlenecked) -> Bottlenecked | None:
-    """The same weights, not copied, answering with the mean code; None where ``network`` does so in evaluation."""
-    if not network.sample:
-        return None
-    other = copy.copy(network)
-    other.sample = False  # type: ignore[assignment]
-    return other
+    sample: bool
+
+    def deterministic(self) -> nn.Module | None:
+        """The same weights, not copied, with the mean code; None without ``sample``: it answers so itself."""
+        if not self.sample:
+            return None
+        other = copy.copy(self)
+        other.sample = False
+        return other
 
 
 def code(statistics: Tensor, *, drawn: bool) -> Tensor:

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput, Network
+from mibench.api import ClassifierOutput
 
 from . import ir
-from .bottleneck import code, with_mean_code
+from .bottleneck import Bottlenecked, code
 
 
-class IRMIDClassifier(Network, ir.IRClassifier):
+class IRMIDClassifier(Bottlenecked, ir.IRClassifier):
     """Backbone, output layer, a linear layer that gives mean and spread of a code, a linear classifier of the code.
 
     Images ``(N, 3, size, size)`` in [0, 1] give features ``(N, D)``, the embedding, and raw logits
@@ -36,10 +36,6 @@ class IRMIDClassifier(Network, ir.IRClassifier):
         self.sample = sample
         for layer in (self.st_layer, self.fc_layer):
             ir.initialise(layer)
-
-    def deterministic(self) -> nn.Module | None:
-        """The same weights with the mean code; None without ``sample``."""
-        return with_mean_code(self)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, num_classes)``."""

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mibench.api import ClassifierOutput, Network
+from mibench.api import ClassifierOutput
 
-from .bottleneck import code, with_mean_code
+from .bottleneck import Bottlenecked, code
 from .vgg16 import check_size, convolutions, initialise
 
 
-class VGG16MID(Network, nn.Module):
+class VGG16MID(Bottlenecked):
     """Convolutions, a linear layer that gives mean and spread of a code, and a linear classifier of the code.
 
     Images ``(N, 3, size, size)`` in [0, 1] give features ``(N, D)``, the flattened convolutions, and raw logits
@@ -51,10 +51,6 @@ class VGG16MID(Network, nn.Module):
         self.fc_layer = nn.Linear(features // 2, num_classes)
         self.sample, self.batch_norm = sample, batch_norm
         initialise(self.feature)
-
-    def deterministic(self) -> nn.Module | None:
-        """The same weights with the mean code; None without ``sample``."""
-        return with_mean_code(self)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Features ``(N, D)`` and logits ``(N, num_classes)``."""
