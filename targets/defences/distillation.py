@@ -77,6 +77,7 @@ class Distillation(Defence):
     """
 
     name: ClassVar[str] = "distillation"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     alone: ClassVar[bool] = True
     replaces_loss: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True

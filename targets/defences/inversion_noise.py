@@ -110,6 +110,7 @@ class InversionNoise(AnswerFilter):
     """
 
     name: ClassVar[str] = "inversion-noise"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     stage: ClassVar[AnswerStage] = AnswerStage.PERTURB
 
     step: float = 1.0

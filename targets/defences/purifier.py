@@ -75,6 +75,7 @@ class Purifier(AnswerFilter):
     """
 
     name: ClassVar[str] = "purifier"
+    adaptive: ClassVar[tuple[str, ...]] = ("ppa:transfer",)
     stage: ClassVar[AnswerStage] = AnswerStage.PERTURB
 
     weight: float = 10.0
