@@ -44,6 +44,13 @@ def walked(out: Path, folder: Path, people: Path, suite: Path) -> dict[str, list
             ["compare", one, "--metric", EVIL],
             ["compare", one, "--output", folder],
         ],
+        "gate": [
+            ["gate", "--baseline", one, one, "--max-increase", "acc1=90"],
+            ["gate", "--baseline", folder, one],
+            ["gate", "--baseline", one / EVIL, one],
+            ["gate", "--baseline", one, one, "--attack", EVIL],
+            ["gate", "--baseline", one, one, "--max-increase", f"{EVIL}=1"],
+        ],
         "doctor": [["doctor"]],
         "fetch": [
             ["fetch", "--list", "--to", folder],
@@ -67,9 +74,9 @@ def test_no_command_prints_a_name_as_it_is(toy: Path, tmp_path: Path, name: str)
     (folder := tmp_path / f"empty {EVIL}").mkdir()
     (people / "private" / "train" / EVIL).mkdir(parents=True)
     (people / "private" / "train" / EVIL / f"{EVIL}.jpg").write_text("no picture")
-    if name in ("run", "show", "score", "compare"):
+    if name in ("run", "show", "score", "compare", "gate"):
         toy_run(out, settings={"protocol.identities": 2})
-        if name == "compare":  # names that stand in the records, not on the disk
+        if name in ("compare", "gate"):  # names that stand in the records, not on the disk
             for run in list(out.iterdir()):
                 shutil.copytree(run, out / f"copy {EVIL} {run.name}")
                 record = json.loads((run / "run.json").read_text())

@@ -157,6 +157,7 @@ def test_metrics_are_measured_on_what_judges_see(tree: Path, tmp_path: Path, mon
     monkeypatch.setattr(judging, "score", score)
     plan, machine = Mock(dataset=made(tree)), Mock(device=torch.device("cpu"))
     plan.spec.protocol.public_control = 0
+    plan.spec.protocol.metrics = plan.spec.protocol.diagnostics = ()
     with pytest.raises(MibenchError, match="far enough"):
         judging.judge_units(plan, RunDir(tmp_path), machine)
     assert [split.cropped for split in asked] == ["always"] * len(asked)
