@@ -281,3 +281,21 @@ def test_one_hundred_and_fifty_runs_are_read_once_each(tmp_path, monkeypatch):
     monkeypatch.setattr("mibench.reports.rows.open_run", lambda path: opened.append(path) or open_run(path))
     compare_defences(tmp_path)
     assert opened == [run]
+
+
+def test_points_near_the_twin_stay_apart_where_one_defence_costs_far_more(matrix):
+    import dataclasses
+
+    from mibench.reports.figures.frontier import frontier_plot
+
+    assert frontier_plot(matrix).axes[0].get_xscale() == "linear"
+    ruined = dataclasses.replace(matrix.rows[2], utility=dataclasses.replace(matrix.rows[2].utility, value=0.4))
+    axes = frontier_plot(dataclasses.replace(matrix, rows=(*matrix.rows[:2], ruined, *matrix.rows[3:]))).axes[0]
+    assert axes.get_xscale() == "logit"
+    assert all(0 < tick < 1 for tick in axes.get_xticks())
+
+
+def test_no_two_defences_look_alike():
+    from mibench.reports.figures.style import colours
+
+    assert len(set(colours(40))) == 40

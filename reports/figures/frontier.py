@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mibench.reports.matrix import Defended, Matrix
 
 from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy, write_centred
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Style = tuple[str, str]  # colour and marker
+WIDE = 0.2  # a range of utilities beyond which a linear axis would press the good ones together
+LOGIT_TICKS = (0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
 
 def frontier_plot(matrix: Matrix) -> Figure:
     """A panel per group and attack: utility across, leakage in the first metric upwards.
 
-    Rows of one defence are joined in the order of their utility, so a knob that was swept is a curve. The twin is a
+    Rows of one defence are joined in the order of their settings, so a knob that was swept is a curve. The twin is a
     star; undefended trainings of another recipe, the trivial baselines, are grey; controls are hollow.
     """
     name = next(iter(matrix.infos))
@@ -53,7 +57,7 @@ def frontier_plot(matrix: Matrix) -> Figure:
     cells = [cell for row in matrix.rows for cell in row.attacks.values()]
     under = (
         f"data set {cells[0].dataset}, protocol {cells[0].protocol}; bars: 95 % intervals, of utility over "
-        "test images, of leakage over identities; lines join the settings of one defence in the order of utility"
+        "test images, of leakage over identities; lines join the settings of one defence in their order"
     )
     if matrix.mixed:
         under = f"WARNING: runs differ in {', '.join(matrix.mixed[:3])}: they do not compare"
@@ -74,8 +78,9 @@ def _panel(
         return {}
     for key in dict.fromkeys((row.role, row.defence) for row in drawn if not row.twin):
         alike = [row for row in drawn if (row.role, row.defence) == key and not row.twin]
-        alike.sort(key=lambda row: float(row.utility.value or 0))
         baseline = key[0] == "undefended"
+        if baseline:  # a defence's rows are in the order of its settings already
+            alike.sort(key=lambda row: float(row.utility.value or 0))
         colour, marker = (GREY, "X") if baseline else styles[key[1]]
         points = [point for row in alike if (point := _point(row, attack, name)) is not None]
         if baseline:  # a training that was cut short leads to the whole one
@@ -90,8 +95,8 @@ def _panel(
             x, y = _point(row, attack, name) or (0.0, 0.0)
             axes.axhline(y, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
             axes.axvline(x, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.margins(0.09)
+    _scale_utility(axes, [x for row in drawn if (point := _point(row, attack, name)) for x in point[:1]])
     if info.percent:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_ylim(-0.03, 1.03)
@@ -100,10 +105,27 @@ def _panel(
     )
     axes.set_xlabel("utility: test accuracy (→ better)", fontsize=SMALL + 0.5, color=INK)
     axes.set_ylabel(f"leakage: {info.title}{stronger}", fontsize=SMALL + 0.5, color=INK)
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     return handles
+
+
+def _scale_utility(axes: Axes, utilities: Sequence[float]) -> None:
+    """Ticks of the axis of utility; where one defence costs far more than the rest, its scale is that of log odds, so
+    that points near the twin stay apart."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+
+    if max(utilities) - min(utilities) > WIDE and min(utilities) > 0 and max(utilities) < 1:
+        low, high = (np.log(value / (1 - value)) for value in (min(utilities), max(utilities)))
+        room = 0.09 * (high - low)
+        axes.set_xscale("logit")
+        axes.set_xlim(*(1 / (1 + np.exp(-each)) for each in (low - room, high + room)))
+        axes.xaxis.set_major_locator(
+            FixedLocator([each for each in LOGIT_TICKS if low <= np.log(each / (1 - each)) <= high])
+        )
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
 
 
 def _mark(axes: Axes, row: Defended, attack: str, name: str, colour: str, marker: str, *, hollow: bool) -> Artist:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY = "#E69F00", "#56B4E9"
 RUN_COLOURS: tuple[str, ...] = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-MARKERS = "osD^vP"
+MARKERS = "osD^vP<"  # one more than colours: 42 pairs before one comes again
 LINES: tuple[str, ...] = ("-", "--", ":", "-.")
 INK, GREY, PALE = "#222222", "#767676", "#D9D9D9"
 SMALL, NORMAL, LARGE = 8.5, 10, 12
