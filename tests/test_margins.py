@@ -107,7 +107,9 @@ def test_what_could_have_been_seen_shrinks_with_identities():
     assert few is not None
     assert many is not None
     assert many < few / 2
-    assert increase([0.1, 0.1, 0.1]).detectable(0.95) is None
+    assert increase([0.1] * 8).detectable(0.95) is None
+    assert increase([0.1, 0.2, 0.0, 0.1]).detectable(0.95) is None  # four never reach 5 %
+    assert increase([0.1, 0.2, 0.0, 0.1, 0.1]).detectable(0.95) is not None
 
 
 def test_what_cannot_be_tested_is_refused():

@@ -86,11 +86,12 @@ class Increase:
         return self._alike[0] if self._alike is not None else -_bound(self._lower_means, confidence)
 
     def detectable(self, confidence: float) -> float | None:
-        """The smallest true increase that one such test sees with probability ``POWER``; None where nothing varies."""
+        """The smallest true increase that one such test sees with probability ``POWER``; None where nothing varies, or
+        identities are so few that no p value is small enough."""
         from scipy.special import stdtrit
 
         n, spread = len(self.differences), float(self.differences.std(ddof=1))
-        if spread <= _ROUNDING * self._scale:
+        if spread <= _ROUNDING * self._scale or n < _fewest(confidence):
             return None
         return float(stdtrit(n - 1, confidence) + stdtrit(n - 1, POWER)) * spread / math.sqrt(n)
 
@@ -110,8 +111,7 @@ class Increase:
             if again == needed:
                 break
             needed = again
-        fewest = math.ceil(-math.log2(1 - confidence))  # with fewer no p value is small enough
-        return max(needed, fewest)
+        return max(needed, _fewest(confidence))
 
     @cached_property
     def _alike(self) -> tuple[float, float] | None:
@@ -131,6 +131,11 @@ class Increase:
     @cached_property
     def _lower_means(self) -> Array:
         return _subset_means(-self.differences, self.seed)
+
+
+def _fewest(confidence: float) -> int:
+    """Identities; with fewer no p value is small enough."""
+    return math.ceil(-math.log2(1 - confidence))
 
 
 def _bound(means: Array, confidence: float) -> float:
