@@ -28,6 +28,7 @@ from .differences import SIGN_FLIPS, difference_interval, sign_patterns
 Array = NDArray[np.float64]
 
 POWER = 0.8
+MOST_IDENTITIES = 10_000  # that anybody is told to attack
 _CHUNK = 8_000_000  # most signs multiplied at once
 _ROUNDING = 1e-9
 
@@ -103,6 +104,8 @@ class Increase:
         distance = margin - max(self.mean, 0.0)
         if distance <= 0:
             return None
+        if self._alike is not None:
+            return self._needed_alike(margin)
         spread = float(self.differences.std(ddof=1))
         needed = 2
         for _ in range(20):  # the quantiles depend on the number: repeat until it stands
@@ -119,6 +122,20 @@ class Increase:
         if self.trials is None or float(np.ptp(self.differences)) > _ROUNDING * self._scale:
             return None
         return difference_interval(self.new, self.old, trials=self.trials, seed=self.seed)
+
+    def _needed_alike(self, margin: float) -> int | None:
+        """How many identities, all as alike as these, have an interval below the margin, to within a tenth."""
+        assert self.trials is not None
+        count = float(len(self.new))
+        while count < MOST_IDENTITIES:
+            people = math.ceil(count)
+            new, old = np.resize(self.new, people), np.resize(self.old, people)
+            factor = people / len(self.new)
+            trials = (self.trials[0] * factor, self.trials[1] * factor)
+            if difference_interval(new, old, trials=trials, seed=self.seed)[1] < margin:
+                return people
+            count *= 1.1
+        return None
 
     @cached_property
     def _scale(self) -> float:
