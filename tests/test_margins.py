@@ -101,13 +101,26 @@ def test_what_is_needed_decides_about_as_often_as_promised():
     )  # no number helps where more leaks than allowed
 
 
+def test_identities_that_are_all_alike_need_as_many_as_their_interval_does():
+    def alike(people: int) -> Increase:
+        return Increase(new=[0.0] * people, old=[0.0] * people, trials=(8 * people, 8 * people))
+
+    needed = alike(5).identities_needed(0.05, 0.95)
+    assert needed is not None
+    assert alike(needed).p_below(0.05) == 0.0
+    assert alike(needed // 2).p_below(0.05) == 1.0
+    assert alike(5).identities_needed(1e-6, 0.95) is None  # more than anybody would attack
+
+
 def test_what_could_have_been_seen_shrinks_with_identities():
     generator = np.random.default_rng(6)
     few, many = (increase(generator.normal(0, 0.2, people)).detectable(0.95) for people in (10, 90))
     assert few is not None
     assert many is not None
     assert many < few / 2
-    assert increase([0.1, 0.1, 0.1]).detectable(0.95) is None
+    assert increase([0.1] * 8).detectable(0.95) is None
+    assert increase([0.1, 0.2, 0.0, 0.1]).detectable(0.95) is None  # four never reach 5 %
+    assert increase([0.1, 0.2, 0.0, 0.1, 0.1]).detectable(0.95) is not None
 
 
 def test_what_cannot_be_tested_is_refused():

@@ -19,6 +19,7 @@ from mibench.cli import cli
 from mibench.errors import MibenchError
 from mibench.party_errors import party_fault
 from mibench.system.progress import Reporter
+from mibench.system.tensor_files import read_tensors
 
 RAISING = "\ndef deed(result, context):\n    raise LookupError('too\\nsteep')\n"
 ENDING = "import sys\ndef deed(result, context):\n    sys.exit(0)\n"
@@ -125,6 +126,18 @@ def test_what_mibench_ships_is_treated_alike(tmp_path: Path, monkeypatch: pytest
         ("metric", "0.5", "metric 'height' returns float; return a list of Estimate"),
         ("metric", "[0.5]", "metric 'height' returns float among its estimates"),
         ("metric", "[put(result[0], value='high')]", "the value of 'height' is of type str"),
+        ("metric", "[put(result[0], n='3')]", "the n of 'height' is of type str; make it a whole number"),
+        ("metric", "[put(result[0], reason=5)]", "the reason of 'height' is of type int"),
+        ("metric", "[put(result[0], params={'x': float('nan')})]", "the params of 'height' cannot be written as JSON"),
+        ("metric", "[put(result[0], params={'x': object()})]", "the params of 'height' cannot be written as JSON"),
+        ("metric", "[put(result[0], params=5)]", "the params of 'height' cannot be written as JSON"),
+        ("metric", "[result[0], result[0]]", "metric 'height' returns 'height' twice"),
+        ("metric", "[put(result[0], name='acc1')]", "returns 'acc1', which another metric has measured already"),
+        ("metric", "__import__('mibench.api').api.Measured(result, None)", "metric 'height' returns columns that have"),
+        ("prepare", "{'a': result['centre'].cdouble()}", "returned torch.complex128 as 'a', which cannot be stored"),
+        ("prepare", "{'a': result['centre'].to('meta')}", "returned a tensor without contents as 'a'"),
+        ("prepare", "{'__metadata__': result['centre']}", "returned a tensor called '__metadata__'"),
+        ("reconstruct", "put(result, curves={'loss': result.images.to('meta')})", "without contents as 'curve loss'"),
     ],
 )
 def test_what_is_returned_is_looked_at(
@@ -230,3 +243,11 @@ def test_the_referee_keeps_its_traceback() -> None:
     with pytest.raises(TypeError) as raised:
         os.fspath(3)  # type: ignore[call-overload]
     assert party_fault(raised.value) is None
+
+
+def test_an_attack_may_return_one_tensor_under_two_names(climbing: Callable[[str, str], None], tmp_path: Path) -> None:
+    climbing("prepare", "def deed(result, context):\n    return {**result, 'again': result['centre']}\n")
+    run_it(tmp_path, "prepare")
+    (file,) = tmp_path.glob("climb-*/state.safetensors")
+    state, _ = read_tensors(file)
+    assert torch.equal(state["again"], state["centre"])

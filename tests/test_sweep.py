@@ -126,6 +126,10 @@ def test_excludes_are_partial_and_know_names_labels_and_lists() -> None:
         ({"seeds": [-1]}, "seeds[0]: a seed is a whole number from 0, got -1"),
         ({"settings": {"atack": {}}}, "settings: unknown key 'atack'; did you mean 'attack'?"),
         ({"settings": {"attack": 3}}, "settings.attack: expected a mapping"),
+        (
+            {"access": "labels", "settings": {"protocol": {"access": "gradients"}}},
+            "access labels and settings.protocol.access 'gradients' differ; give one",
+        ),
         ({"defences": []}, "defences: expected a list of at least one defence"),
         ({"defences": ["none", "none"]}, "defences: 'none' stands twice"),
         ({"targets": ["x+tag"], "defences": ["none"]}, "targets: 'x+tag' has a tag already"),

@@ -177,14 +177,16 @@ def gate(
 
 
 def margins_of(increases: tuple[str, ...]) -> dict[str, float]:
-    """``5`` or ``acc1=5`` as metric -> allowed increase; points of a share become a share.
+    """``5`` or ``acc1=5`` as metric -> allowed increase; points of a share become a share, of any metric installed.
 
     Raises:
         MibenchError: no number, or a metric twice.
     """
-    from mibench.results import built_in_infos
+    from mibench import registry
+    from mibench.metrics import METRICS
+    from mibench.metrics.declared import declared_infos
 
-    infos = built_in_infos()
+    infos = {info.name: info for info in declared_infos(dict.fromkeys([*METRICS, *registry.names("metric")]))}
     margins: dict[str, float] = {}
     for text in increases:
         metric, _, number = text.rpartition("=")

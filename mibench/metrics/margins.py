@@ -28,6 +28,7 @@ from .differences import SIGN_FLIPS, difference_interval, sign_patterns
 Array = NDArray[np.float64]
 
 POWER = 0.8
+MOST_IDENTITIES = 10_000  # that anybody is told to attack
 _CHUNK = 8_000_000  # most signs multiplied at once
 _ROUNDING = 1e-9
 
@@ -86,11 +87,12 @@ class Increase:
         return self._alike[0] if self._alike is not None else -_bound(self._lower_means, confidence)
 
     def detectable(self, confidence: float) -> float | None:
-        """The smallest true increase that one such test sees with probability ``POWER``; None where nothing varies."""
+        """The smallest true increase that one such test sees with probability ``POWER``; None where nothing varies, or
+        identities are so few that no p value is small enough."""
         from scipy.special import stdtrit
 
         n, spread = len(self.differences), float(self.differences.std(ddof=1))
-        if spread <= _ROUNDING * self._scale:
+        if spread <= _ROUNDING * self._scale or n < _fewest(confidence):
             return None
         return float(stdtrit(n - 1, confidence) + stdtrit(n - 1, POWER)) * spread / math.sqrt(n)
 
@@ -102,6 +104,8 @@ class Increase:
         distance = margin - max(self.mean, 0.0)
         if distance <= 0:
             return None
+        if self._alike is not None:
+            return self._needed_alike(margin)
         spread = float(self.differences.std(ddof=1))
         needed = 2
         for _ in range(20):  # the quantiles depend on the number: repeat until it stands
@@ -110,8 +114,7 @@ class Increase:
             if again == needed:
                 break
             needed = again
-        fewest = math.ceil(-math.log2(1 - confidence))  # with fewer no p value is small enough
-        return max(needed, fewest)
+        return max(needed, _fewest(confidence))
 
     @cached_property
     def _alike(self) -> tuple[float, float] | None:
@@ -119,6 +122,20 @@ class Increase:
         if self.trials is None or float(np.ptp(self.differences)) > _ROUNDING * self._scale:
             return None
         return difference_interval(self.new, self.old, trials=self.trials, seed=self.seed)
+
+    def _needed_alike(self, margin: float) -> int | None:
+        """How many identities, all as alike as these, have an interval below the margin, to within a tenth."""
+        assert self.trials is not None
+        count = float(len(self.new))
+        while count < MOST_IDENTITIES:
+            people = math.ceil(count)
+            new, old = np.resize(self.new, people), np.resize(self.old, people)
+            factor = people / len(self.new)
+            trials = (self.trials[0] * factor, self.trials[1] * factor)
+            if difference_interval(new, old, trials=trials, seed=self.seed)[1] < margin:
+                return people
+            count *= 1.1
+        return None
 
     @cached_property
     def _scale(self) -> float:
@@ -131,6 +148,11 @@ class Increase:
     @cached_property
     def _lower_means(self) -> Array:
         return _subset_means(-self.differences, self.seed)
+
+
+def _fewest(confidence: float) -> int:
+    """Identities; with fewer no p value is small enough."""
+    return math.ceil(-math.log2(1 - confidence))
 
 
 def _bound(means: Array, confidence: float) -> float:

@@ -280,6 +280,11 @@ def score(
         if with_columns is not None:
             columns_of_metrics |= own_columns(name, with_columns, {*table, *columns_of_metrics}, len(table))
         for estimate in estimates:
+            if estimate.name in measured:
+                raise MibenchError(
+                    f"metric {name!r} returns {estimate.name!r}, which another metric has measured already",
+                    cure="give it another name",
+                )
             if estimate.higher_is_better is None and estimate.name in declared:
                 estimate = replace(estimate, higher_is_better=declared[estimate.name].higher_is_better)
             measured[estimate.name] = estimate

@@ -30,6 +30,11 @@ from mibench.weights import load
 
 Result = TypeVar("Result")
 MICRO_BATCH = 256
+STORABLE = (
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+)
+RESERVED = "__metadata__"  # by the files that tensors are stored in
 
 
 @dataclass
@@ -308,6 +313,14 @@ def _check_tensors(given: object, whose: str) -> None:
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             kind = "a sparse tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise MibenchError(f"{whose} returned {kind} as {str(name)!r}", cure="make it a dense tensor")
+        if tensor.device.type == "meta" or tensor.dtype not in STORABLE:
+            kind = "a tensor without contents" if tensor.device.type == "meta" else str(tensor.dtype)
+            raise MibenchError(
+                f"{whose} returned {kind} as {name!r}, which cannot be stored",
+                cure="make it real numbers of at most 64 bits",
+            )
+        if name == RESERVED:
+            raise MibenchError(f"{whose} returned a tensor called {name!r}", cure="give it another name")
 
 
 def keep_most_confident(reconstruction: Reconstruction, count: int | None) -> Reconstruction:

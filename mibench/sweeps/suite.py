@@ -100,7 +100,11 @@ def parse_suite(content: object, source: str, name: str) -> Suite:
     if fields.get("defences") is not None:
         fields = {**fields, "targets": _defended(fields, source)}
     if fields.get("access") is not None:
-        settings.setdefault("protocol", {}).setdefault("access", _text(fields["access"], f"{source}: access"))
+        access = _text(fields["access"], f"{source}: access")
+        if (other := settings.setdefault("protocol", {}).setdefault("access", access)) != access:
+            raise MibenchError(
+                f"{source}: access {access} and settings.protocol.access {shown(other)} differ", cure="give one"
+            )
     entries = [_entries(fields, axis, source) for axis in AXES]
     cells = tuple(_cell(choice, common, settings) for choice in itertools.product(*entries))
     adaptive = fields.get("adaptive", False)

@@ -24,7 +24,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file atomically and return its sha256. Equal contents give equal bytes."""
     from safetensors.torch import save
 
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stored: dict[str, Tensor] = {}
+    memory: set[int] = set()  # safetensors refuses tensors that share theirs
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        stored[name] = own.clone() if own.untyped_storage().data_ptr() in memory else own
+        memory.add(own.untyped_storage().data_ptr())
     content = save(stored, metadata={METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
     atomic_write(path, content)
     return hashlib.sha256(content).hexdigest()

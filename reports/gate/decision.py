@@ -38,7 +38,7 @@ class GateTest:
         increase, lower, upper: towards leaking more, with its one-sided bounds.
         margin: the allowed increase.
         p_more: of "there is no increase", adjusted by Holm. p_within: of "the increase is at least the margin".
-        detectable: the smallest true increase that such a test sees in 80 % of cases; None where nothing varies.
+        detectable: the smallest true increase that such a test sees in 80 % of cases; None where it sees nothing.
         identities: how many were paired. needed: how many would probably decide; None where no number is known to.
     """
 
@@ -125,6 +125,9 @@ def decide(
             )
     if not 0.5 < confidence < 1:
         raise MibenchError(f"the confidence must lie between 0.5 and 1, got {confidence:g}")
+    for what, bound in (("least test accuracy", min_accuracy), ("allowed drop of the test accuracy", max_drop)):
+        if bound is not None and not 0 <= bound <= 1:  # a number that is none passes everything otherwise
+            raise MibenchError(f"the {what} is a share from 0 to 1, got {bound:g}", cure="write 0.95 for 95 %")
     pairs = _pairs(new, old, attacks)
     _check_metrics(margins, pairs)
     increases: dict[tuple[int, str], tuple[Increase, Values] | str] = {}
@@ -214,11 +217,16 @@ def _differing(row: GateRow, other: GateRow) -> str:
 
 def _check_metrics(margins: Mapping[str, float], pairs: Sequence[Pair]) -> None:
     known = list(dict.fromkeys(name for pair in pairs for row in pair for name in (*row.metrics, *row.without_value)))
-    for name in margins:
+    for name, margin in margins.items():
         if name not in known:
             raise MibenchError(
                 f"{name!r} is no metric with a value for each identity{suggest(name, known)} (known: "
                 f"{', '.join(known)})"
+            )
+        rows = [row.metrics[name] for pair in pairs for row in pair if name in row.metrics]
+        if margin >= 1 and any(values.percent for values in rows):
+            raise MibenchError(
+                f"the allowed increase of {name} is a share below 1, got {margin:g}", cure="write 0.05 for 5 points"
             )
 
 

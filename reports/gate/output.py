@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -19,7 +20,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def as_plain(gate: Gate) -> dict[str, object]:
-    """Everything as JSON types; the schema is in docs/ci.md."""
+    """Everything as JSON types; the schema is in docs/ci.md. JSON has no infinity: such a bound is null."""
     return {
         "schema": SCHEMA,
         "verdict": gate.verdict,
@@ -29,7 +30,7 @@ def as_plain(gate: Gate) -> dict[str, object]:
         "confidence": gate.confidence,
         "protocol": gate.circumstances.get("protocol"),
         "seeds": {"now": list(gate.seeds[0]), "baseline": list(gate.seeds[1])},
-        "tests": [asdict(test) for test in gate.tests],
+        "tests": [{name: _finite(value) for name, value in asdict(test).items()} for test in gate.tests],
         "utility": asdict(gate.utility),
         "reasons": [asdict(reason) for reason in gate.reasons],
     }
@@ -107,6 +108,10 @@ FORMATS: Mapping[str, Callable[[Gate], str]] = {
     "markdown": markdown,
     "text": lambda gate: text(gate) + "\n",
 }
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _texts(reasons: tuple[Reason, ...]) -> tuple[str, ...]:

@@ -23,12 +23,14 @@ class Utility:
 def utility_of(new: Baseline, old: Baseline, minimum: float | None, max_drop: float | None) -> Utility:
     """Test accuracy against its bounds."""
     reasons: list[Reason] = []
-    unknown = new.test_accuracy is None or (max_drop is not None and old.test_accuracy is None)
-    if (minimum is not None or max_drop is not None) and unknown:
+    unknown = (minimum is not None and new.test_accuracy is None) or (
+        max_drop is not None and None in (new.test_accuracy, old.test_accuracy)
+    )
+    if unknown:
         whose = new.target if new.test_accuracy is None else f"{old.target}, the baseline"
         text = f"the test accuracy of {whose} is not on its card, so that its bound cannot be checked"
         reasons.append(Reason(code="accuracy_unknown", text=text))
-    elif new.test_accuracy is not None:
+    if new.test_accuracy is not None:
         if minimum is not None and new.test_accuracy < minimum:
             text = f"test accuracy {100 * new.test_accuracy:.1f} % is below {100 * minimum:.1f} %"
             reasons.append(Reason(code="accuracy_below_minimum", text=text))
