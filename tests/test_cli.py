@@ -14,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from mibench import cli as main_module
 from mibench import doctor
 from mibench.cli import cli
 from mibench.errors import MibenchError
@@ -368,3 +369,22 @@ def test_missing_weights_with_a_tag_are_trained_with_the_tag(toy: Path) -> None:
         "train them with `mibench train target toynet --dataset toyfaces --tag mine`"
         in call("run", *TOY[:2], "--target", "toynet+mine", *TOY[4:]).stderr
     )
+
+
+def test_a_bug_is_told_from_what_a_command_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 is a verdict of the gate: a traceback must not read as one."""
+
+    def broken(**_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(main_module.cli.commands["doctor"], "callback", broken)
+    monkeypatch.setattr(sys, "argv", ["mibench", "doctor"])
+    for name in ("wait_briefly", "replace_unencodable", "intercept_os_exit", "listen", "leave_at_once"):
+        monkeypatch.setattr(main_module, name, lambda: None)
+    monkeypatch.setattr(main_module.atexit, "register", lambda _: None)
+    with pytest.raises(SystemExit) as ended:
+        main_module.main()
+    assert ended.value.code == 70
+    assert "RuntimeError: a bug" in capsys.readouterr().err

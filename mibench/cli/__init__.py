@@ -6,6 +6,7 @@ import atexit
 import dataclasses
 import json
 import sys
+import traceback
 from typing import Any
 
 import rich_click as click
@@ -36,6 +37,7 @@ from .sweep import sweep
 from .train import train
 
 BAD_INPUT = 2
+BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_BROKEN_PIPE = (
     141  # what shells see of any program that writes to a pipe nobody reads; 1 would say that a metric is missing
 )
@@ -140,7 +142,7 @@ def cli() -> None:
     minute on two CPU cores.
 
     Exit codes: 0 success, 1 a required metric has no value, a cell of a sweep failed or a gate did, 2 invalid input,
-    3 a gate is undecided, 130 interrupted by Ctrl-C.
+    3 a gate is undecided, 70 a bug of mibench (with its traceback), 130 interrupted by Ctrl-C.
     """
 
 
@@ -170,6 +172,9 @@ def main() -> None:
     listen()
     try:
         cli()
+    except Exception:  # noqa: BLE001  (Python would end with 1, which reads as "leaks more" of a gate)
+        traceback.print_exc()
+        sys.exit(BUG)
     finally:
         leave_at_once()
         atexit.register(redirect_atexit_output)  # the last one in is the first to run
