@@ -25,13 +25,14 @@ from mibench.weights.cards import all_cards
 def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(place: Path, home: Path) -> None:
     done = call(*model(*GMI), *TINY)
     assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(("UNDECIDED gmi: acc@1 ", "LEAKS gmi: acc@1 "))
     for text in (
         "own_colours:build: 100.0% of",
         "trained here",
         "gmi with gradients on 3 people, 2 reconstructions each",
         "draws of the prior without it (floor)",
         "nearest public images (control)",
-        "what it does not mean:",
+        "limits: ",
         "3 people are few",
         "20 public images make a poor prior",
         "set apart by file name",

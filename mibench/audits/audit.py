@@ -17,36 +17,51 @@ from mibench.runs.plan import prior_arguments
 from mibench.runs.request import RunRequest
 from mibench.runs.run import run_request
 from mibench.system.devices import choose_device
-from mibench.system.files import check_writable, write_json
+from mibench.system.files import atomic_write, check_writable, write_json
 from mibench.system.paths import home
 from mibench.system.progress import Reporter
 from mibench.system.turns import computing
 from mibench.weights.minimum_accuracy import percent
 
 from .data import AuditData, read_material
-from .findings import Verdict, verdict_of
+from .evidence import AUDIT as FILE
+from .evidence import EVIDENCE, evidence_of
+from .evidence_page import PAGE as EVIDENCE_PAGE
+from .evidence_page import evidence_page
+from .exposure import FILE as EXPOSURE
+from .exposure import exposure_csv
+from .findings import Findings, findings_of
 from .judge_and_prior import AuxiliaryModel, ModelPlan, judge_of, plan_judge, plan_prior, prior_of
 from .request import AuditRequest
 from .target import AuditTarget, take_in
+from .verdicts import AuditVerdict, FailOn
 
 PROTOCOL = "audit"
-FILE = "audit.json"
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A finished audit; ``audit.json`` lies in the folder of its run."""
+    """A finished audit; ``audit.json``, ``exposure.csv`` and the evidence lie in the folder of its run."""
 
     run: StoredRun
     attacked: AuditTarget
     judge: AuxiliaryModel
     prior: AuxiliaryModel
-    verdict: Verdict
+    findings: Findings
 
     @property
     def path(self) -> Path:
         """``audit.json``."""
         return self.run.path / FILE
+
+    @property
+    def verdict(self) -> AuditVerdict:
+        """``leaks``, ``not_seen`` or ``undecided``."""
+        return self.findings.decision.verdict
+
+    def exit_code(self, fail_on: FailOn | None) -> int:
+        """0; with ``leak`` 1 where it leaks; with ``undecided`` 3 where nothing is decided as well."""
+        return self.findings.decision.exit_code(fail_on)
 
 
 def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: Reporter | None = None) -> Audit:
@@ -102,9 +117,14 @@ def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) 
         Execution(chosen, reporter=reporter),
         unused=False,  # the audit has said it
     )
-    verdict = verdict_of(request, material, attacked, granted, judge, prior, run)
-    write_json(run.path / FILE, verdict.as_json())
-    return Audit(run, attacked, judge, prior, verdict)
+    findings = findings_of(request, material, attacked, granted, judge, prior, run)
+    content = findings.as_json()
+    evidence = evidence_of(content, request, run, attacked.fault, reporter)
+    atomic_write(run.path / EXPOSURE, exposure_csv(findings.exposed).encode())
+    write_json(run.path / EVIDENCE, evidence)
+    atomic_write(run.path / EVIDENCE_PAGE, evidence_page(evidence).encode())
+    write_json(run.path / FILE, content)  # last: where it is, the others are
+    return Audit(run, attacked, judge, prior, findings)
 
 
 def _draft(request: AuditRequest, material: AuditData, attack: str | None) -> Draft:

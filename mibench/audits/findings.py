@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
@@ -14,13 +14,15 @@ from mibench.version import __version__
 from mibench.weights.minimum_accuracy import percent
 
 from .data import FEW_PUBLIC, AuditData
+from .exposure import PersonExposure, exposure_lines, exposure_of
 from .judge_and_prior import AuxiliaryModel
+from .next_steps import Situation, Step, next_steps
 from .request import AuditRequest
 from .target import AuditTarget
+from .verdicts import FEW_PEOPLE, THRESHOLDS, WEAK_JUDGE, Decision, Numbers, decide
 
-SCHEMA = 1
-WEAK_JUDGE = 0.8  # below this accuracy on held-out images a judge misses too much
-FEW_PEOPLE = 10  # below, an interval over people says little
+SCHEMA = 2
+LIMITS_PAGE = "docs/auditing.md#limits"
 ROWS = (  # whose accuracy, title
     ("acc1", "reconstructions of the attack"),
     ("floor", "draws of the prior without it (floor)"),
@@ -30,50 +32,71 @@ ROWS = (  # whose accuracy, title
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Numbers, and sentences for a person."""
+class Findings:
+    """The verdict, what to do next, the numbers, the people most exposed, and sentences for a person."""
 
+    decision: Decision
+    steps: tuple[Step, ...]
     facts: JsonObject
+    exposed: tuple[PersonExposure, ...]
     means: tuple[str, ...]
-    does_not_mean: tuple[str, ...]
+    limits: tuple[str, ...]
 
     def as_json(self) -> JsonObject:
-        """The content of audit.json."""
+        """The content of audit.json; ``docs/audit-files.md`` is its schema."""
         return {
             "schema": SCHEMA,
             "mibench": __version__,
+            "verdict": self.decision.verdict,
+            "reasons": [asdict(reason) for reason in self.decision.reasons],
+            "needed_people": self.decision.needed,
+            "thresholds": dict(THRESHOLDS),
+            "next_steps": [asdict(step) for step in self.steps],
             **self.facts,
+            "exposed": [asdict(person) for person in self.exposed],
             "means": list(self.means),
-            "does_not_mean": list(self.does_not_mean),
+            "limits": list(self.limits),
         }
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """For a terminal, the verdict first."""
         facts = self.facts
-        model, judge, attack = facts["model"], facts["judge"], facts["attack"]
-        right, ours = "held-out images right", {True: ", trained here", False: ""}
-        reached = f"{percent(model['accuracy']['test'])} of {model['accuracy']['test_images']:,} {right}"
-        judged = f"{_percent(judge['accuracy'])} of {judge['images'] or '?'} {right}"
-        attacked = _some(attack["identities"], facts["data"]["people"])
-        people = f"{attacked} people, {attack['samples']} reconstructions each"
-        rows = (
-            ("model", f"{model['source']}: {reached} (chance {percent(model['chance'])})"),
-            ("judge", f"{judge['card']}: {judged}{ours[judge['trained_here']]}"),
-            ("prior", f"{facts['prior']['card']}{ours[facts['prior']['trained_here']]}"),
-            ("attack", f"{attack['name']} with {attack['access']} on {people}"),
-        )
-        lines = [f"{name:8}{text}" for name, text in rows]
-        lines[1:1] = [f"{'':8}{note}" for note in model["notes"]]
+        lines = self.decision.lines()
+        if self.steps:
+            lines += ["", "what to do next:"]
+            lines += [f"  {number}. {step.text}" for number, step in enumerate(self.steps, start=1)]
+        lines += ["", *_what_was_done(facts)]
         lines += ["", "recognised as the target identity by the judge, 95 % intervals over people:"]
         shown = [(title, facts["recognised"][name]) for name, title in ROWS if name in facts["recognised"]]
         width = max(len(title) for title, _ in shown)
         lines += [f"  {title:{width}}  {_interval(number)}" for title, number in shown]
-        for title, sentences in (("what it means", self.means), ("what it does not mean", self.does_not_mean)):
-            lines += ["", f"{title}:", *(f"  - {sentence}" for sentence in sentences)]
-        return lines
+        if self.exposed:
+            title = f"most exposed, of {len(self.exposed):,} people (intervals over their reconstructions):"
+            lines += ["", title, *exposure_lines(self.exposed)]
+        lines += ["", "what it means:", *(f"  - {sentence}" for sentence in self.means)]
+        return [*lines, "", f"limits: {'; '.join(self.limits)} ({LIMITS_PAGE})"]
 
 
-def verdict_of(
+def _what_was_done(facts: JsonObject) -> list[str]:
+    """Model, judge, prior and attack, a line each."""
+    model, judge, attack = facts["model"], facts["judge"], facts["attack"]
+    right, ours = "held-out images right", {True: ", trained here", False: ""}
+    reached = f"{percent(model['accuracy']['test'])} of {model['accuracy']['test_images']:,} {right}"
+    judged = f"{_percent(judge['accuracy'])} of {judge['images'] or '?'} {right}"
+    attacked = _some(attack["identities"], facts["data"]["people"])
+    people = f"{attacked} people, {attack['samples']} reconstructions each"
+    rows = (
+        ("model", f"{model['source']}: {reached} (chance {percent(model['chance'])})"),
+        ("judge", f"{judge['card']}: {judged}{ours[judge['trained_here']]}"),
+        ("prior", f"{facts['prior']['card']}{ours[facts['prior']['trained_here']]}"),
+        ("attack", f"{attack['name']} with {attack['access']} on {people}"),
+    )
+    lines = [f"{name:8}{text}" for name, text in rows]
+    lines[1:1] = [f"{'':8}{note}" for note in model["notes"]]
+    return lines
+
+
+def findings_of(
     request: AuditRequest,
     material: AuditData,
     attacked: AuditTarget,
@@ -81,7 +104,7 @@ def verdict_of(
     judge: AuxiliaryModel,
     prior: AuxiliaryModel,
     run: StoredRun,
-) -> Verdict:
+) -> Findings:
     """Read a finished run."""
     card = attacked.file.card()
     people = material.counts["people"]
@@ -101,6 +124,7 @@ def verdict_of(
             "accuracy": attacked.accuracy.as_json(),
             "chance": 1 / people,
             "access": granted.word,
+            "gives": attacked.access.word,
             "notes": list(attacked.notes),
         },
         "data": {
@@ -111,28 +135,71 @@ def verdict_of(
         },
         "judge": {
             "card": judge.file.name,
+            "weights_sha256": judge.file.card().weights.sha256,
             "accuracy": judge.accuracy,
             "images": judge.images,
             "trained_here": judge.own,
         },
-        "prior": {"card": prior.file.name, "trained_here": prior.own},
+        "prior": {
+            "card": prior.file.name,
+            "weights_sha256": prior.file.card().weights.sha256,
+            "trained_here": prior.own,
+        },
         "attack": {
             "name": attack,
             "access": granted.word,
             "identities": protocol["identities"],
             "samples": protocol["samples"],
             "protocol": run.protocol,
+            "seed": run.seed,
+            "queries": _queries(run),
             "run": run.path.name,
             "floor": None if run.floor is None else run.floor.path.name,
         },
         "recognised": recognised,
         "difference_to_floor": estimate_as_json(against),
     }
+    decision = decide(
+        Numbers(
+            attack=run.attack_title,
+            floor_only=run.floor is None,
+            accuracy=run.metrics.get("acc1") or null("acc1", "it was not measured"),
+            difference=against,
+            floor=None if run.floor is None else run.floor.metrics["acc1"].value,
+            ceiling=_value(run, "control_private_test_acc1"),
+            judge=judge.accuracy,
+            own_success=_value(run, "target_acc1"),
+            people=protocol["identities"],
+        )
+    )
+    situation = Situation(granted=granted, own_judge=judge.own, people=people, public=material.counts["public"])
     weak = judge.accuracy is None or judge.accuracy < WEAK_JUDGE
     leak = [*_leak(attack, granted, recognised, against, people, weak), *_likeness(recognised)]
     scale = _judge(judge, recognised)
-    means = [*scale, *leak] if weak else [*leak, *scale]
-    return Verdict(facts, tuple(means), tuple(_limits(material, judge, protocol["identities"])))
+    return Findings(
+        decision,
+        next_steps(decision, situation),
+        facts,
+        exposure_of(run, material.dataset),
+        means=tuple([*scale, *leak] if weak else [*leak, *scale]),
+        limits=tuple(_limits(material, judge, protocol["identities"])),
+    )
+
+
+def _value(run: StoredRun, name: str) -> float | None:
+    estimate = run.metrics.get(name)
+    return None if estimate is None else estimate.value
+
+
+def _queries(run: StoredRun) -> JsonObject:
+    """Images shown to the model for each person, and the most that the protocol allows (None: no limit)."""
+    cost = run.cost()
+    return {
+        "limit": run.specification["protocol"].get("query_budget"),
+        "forward": cost["identity"]["queries_forward"],
+        "backward": cost["identity"]["queries_backward"],
+        "prior": cost["prior"]["queries_forward"],
+    }
 
 
 def _leak(
@@ -205,30 +272,25 @@ def _judge(judge: AuxiliaryModel, recognised: Mapping[str, JsonObject]) -> list[
 
 def _limits(material: AuditData, judge: AuxiliaryModel, identities: int) -> list[str]:
     sentences = [
-        "not seeing a leak does not show that there is none: another attack, a better prior, more queries may find it",
-        "a judge is a network: what it takes for a person need not look like them to people",
+        "another attack, a better prior or more queries may find what this one did not",
+        "what the judge takes for a person need not look like them to people",
     ]
     if judge.own:
-        sentences.append(
-            "the judge was trained on the very images that the data has of these people: it may reward background and "
-            "camera"
-        )
+        sentences.append("trained on the same images, the judge may reward background and camera")
     if not material.owners_test:
         sentences.append(
             "held-out images were set apart by file name: if the model was trained on them, its accuracy flatters it "
             "(a train/ and a test/ folder say which are which)"
         )
     if material.counts["public"] < FEW_PUBLIC:
-        sentences.append(
-            f"{material.counts['public']:,} public images make a poor prior: an adversary with more would do better"
-        )
+        sentences.append(f"{material.counts['public']:,} public images make a poor prior")
     if identities < material.counts["people"]:
         sentences.append(
-            f"{_some(identities, material.counts['people'])} people were attacked, in the order of classes: of the "
-            "others nothing is known (--identities says how many)"
+            f"{_some(identities, material.counts['people'])} people were attacked, in the order of classes; nothing is "
+            "known of the others"
         )
     if identities < FEW_PEOPLE:
-        sentences.append(f"{identities} people are few: the intervals say how little is known")
+        sentences.append(f"{identities} people are few")
     return sentences
 
 

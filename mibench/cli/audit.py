@@ -24,6 +24,7 @@ from .prose import say
   mibench audit --model mynet:build --weights w.pth --data people --public strangers --size 112 --range -1,1
   mibench audit --model model.onnx --data people --public strangers --mean 0.5 --std 0.5
   mibench audit --model mynet:build --weights w.safetensors --data people --size 64 --attack gmi --identities 20
+  mibench audit --model model.onnx --data people --public strangers --fail-on undecided
 
 The data folder has one directory per person; public images are in its public/ or in the --public folder.
 """,
@@ -66,6 +67,11 @@ The data folder has one directory per person; public images are in its public/ o
     "--min-accuracy", type=float, metavar="SHARE", help="Minimum accuracy of the model.  [default: twice chance]"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["leak", "undecided"]),
+    help="Exit 1 when it leaks; with undecided also 3 when nothing is decided.  [default: exit 0]",
+)
 @set_option("model, dataset, judge_training, prior_training, prior, attack, protocol")
 @output_option("runs", "Folder of run directories.")
 @device_option
@@ -94,18 +100,23 @@ def audit(
     identities: int | None,
     min_accuracy: float | None,
     seed: int,
+    fail_on: Literal["leak", "undecided"] | None,
     assignments: tuple[str, ...],
     output: Path,
     device: str,
     as_json: bool,
 ) -> None:
-    """Audit your own model: check its preprocessing, attack it, report how much the model itself leaks.
+    """Audit your own model: check its preprocessing, attack it, say whether the model itself leaks.
+
+    The first line is the verdict: LEAKS, NOT SEEN or UNDECIDED, with the number that decides.
 
     The model's accuracy is measured first. A judge and a prior are trained on your images unless you name existing
     ones. Every step is stored: repeat the command to continue where it stopped. Models in code and TorchScript files
     are executed: do not use them from a source you do not trust.
     """
+    from mibench.audits.evidence_page import PAGE as EVIDENCE_PAGE
     from mibench.audits.request import SCOPES, numbers
+    from mibench.audits.verdicts import EXIT_CODES
     from mibench.commands import audit as audit_model
     from mibench.settings import parse_assignments
 
@@ -137,11 +148,16 @@ def audit(
         reporter=reporter(),
     )
     if as_json:
-        click.echo(json.dumps({"path": str(result.path), **result.verdict.as_json()}, indent=2))
+        click.echo(json.dumps({"path": str(result.path), **result.findings.as_json()}, indent=2))
     else:
-        for line in (*result.verdict.lines(), "", f"numbers: {result.path}", f"tables and figures: {result.run.path}"):
+        for line in (*result.findings.lines(), ""):
             say(line)
+        say(f"numbers: {result.path}")
+        say(f"evidence to forward: {result.path.with_name(EVIDENCE_PAGE)}")
+        say(f"tables and figures: {result.run.path}")
     for name, reason in result.run.missing.items():
         say(f"error: the protocol requires {name}, which has no value: {reason}", err=True)
+    if fail_on is not None:  # 1 means a leak then, so that a missing number is undecided, as it is to a gate
+        ctx.exit(result.exit_code(fail_on) or (EXIT_CODES["undecided"] if result.run.missing else 0))
     if result.run.missing:
         ctx.exit(1)

@@ -140,6 +140,13 @@ class FileSplit(IdentitySplit):
         roles: tuple[Role, ...] = ("public",) if side == "public" else ("train", "test")
         return frozenset(row.identity for role in roles for row in self.rows(role))
 
+    def names_by_class(self, part: Part) -> dict[int, list[str]]:
+        """Class -> names of its pictures below the root, in the order that :meth:`private` gives them in."""
+        names: dict[int, list[str]] = {}
+        for row in self._by_class[part]:
+            names.setdefault(row.label, []).append(row.name)
+        return names
+
     @cached_property
     def _by_class(self) -> dict[str, list[Row]]:
         roles: tuple[Role, ...] = ("train", "test")

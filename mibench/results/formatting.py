@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from mibench.api import Estimate, MetricInfo
+from mibench.errors import printable
 
 ABSENT = "–"
-
+_FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of a formula
 
 NOTHING = 1e-12  # below, a number is 0 to a reader: the lower end of an interval of a share may be 1e-39
 
@@ -92,3 +94,16 @@ def markdown_lines(rows: Sequence[Sequence[str]], *, ragged: bool = False) -> li
 
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return [line(cells[0]), rule, *(line(row) for row in cells[1:])]
+
+
+def markdown_inert(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, nobody is mentioned, no mark that reorders or hides."""
+    return re.sub(r"[&<>\\`*_{}\[\]#!|@~]", lambda match: f"&#{ord(match[0])};", printable(text))
+
+
+def csv_cell(value: object) -> object:
+    """A cell of a CSV file: empty for None; text on one line, and none that a spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = printable(value)
+    return f"'{text}" if value.startswith(_FORMULA) or text.startswith(_FORMULA) else text

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from xml.etree import ElementTree
 
-from mibench.results import markdown_lines, number_text, printable
+from mibench.results import markdown_inert, markdown_lines, number_text, printable
 
 from .decision import Gate, GateTest
 from .verdicts import Reason
@@ -54,8 +54,8 @@ def markdown(gate: Gate) -> str:
     rows = [
         [
             SYMBOLS[test.verdict],
-            _inert(test.attack),
-            _inert(test.title),
+            markdown_inert(test.attack),
+            markdown_inert(test.title),
             _value(test, test.old),
             _value(test, test.new),
             _change(test),
@@ -67,13 +67,13 @@ def markdown(gate: Gate) -> str:
     ]
     lines = [f"### Privacy gate: {SYMBOLS[gate.verdict]}", ""]
     lines += markdown_lines([header, *rows])
-    lines += ["", f"{_inert(_utility(gate))}."]
-    lines += [f"- {_inert(reason.text)}" for reason in gate.reasons]
-    protocol = _inert(str(gate.circumstances.get("protocol")))
+    lines += ["", f"{markdown_inert(_utility(gate))}."]
+    lines += [f"- {markdown_inert(reason.text)}" for reason in gate.reasons]
+    protocol = markdown_inert(str(gate.circumstances.get("protocol")))
     lines += [
         "",
-        f"{_inert(gate.target)} against the baseline {_inert(gate.baseline)}, protocol {protocol}; increases towards "
-        f"leaking more with one-sided {100 * gate.confidence:g} % bounds, paired over n identities.",
+        f"{markdown_inert(gate.target)} against the baseline {markdown_inert(gate.baseline)}, protocol {protocol}; "
+        f"increases towards leaking more with one-sided {100 * gate.confidence:g} % bounds, paired over n identities.",
     ]
     return _plain_text("\n".join(lines)) + "\n"
 
@@ -179,11 +179,6 @@ def _verdict(gate: Gate) -> str:
 def _plain_text(value: str) -> str:
     """Without controls that would reorder or hide what is read."""
     return "\n".join(printable(line) for line in value.split("\n"))
-
-
-def _inert(value: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, nobody is mentioned."""
-    return re.sub(r"[&<>\\`*_{}\[\]#!|@~]", lambda match: f"&#{ord(match[0])};", value)
 
 
 def _xml(value: str) -> str:
