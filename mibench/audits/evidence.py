@@ -27,8 +27,8 @@ EVIDENCE = "evidence.json"
 SCHEMA = 1
 _COMPARED = ("value", "low", "high", "n", "reason")
 _PEOPLE = (
-    "whether people would recognise someone: the judge is a network",
-    "no study with people is part of an audit",
+    "whether people would recognise someone",
+    "the judge is a network, and no study with people is part of an audit",
 )
 
 
@@ -219,7 +219,7 @@ def _not_evaluable(audit: JsonObject, run: StoredRun, levels: list[JsonObject]) 
     if attacked < people:
         rows.append((f"{people - attacked:,} of {people:,} people", "they were not attacked (--identities)"))
     if audit["verdict"] == "undecided":
-        rows += [("whether the model leaks", reason["text"]) for reason in audit["reasons"]]
+        rows.append(("whether the model leaks", "; ".join(reason["text"] for reason in audit["reasons"])))
     return [{"what": what, "reason": reason} for what, reason in (*rows, _PEOPLE)]
 
 

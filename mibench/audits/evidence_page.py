@@ -67,7 +67,7 @@ def evidence_page(evidence: JsonObject) -> str:
 
 
 def _levels(levels: Iterable[JsonObject]) -> list[str]:
-    head = ["access", "attack", "verdict", "acc@1 %", "floor %", "difference, points", "n", "queries", "remark"]
+    head = ["access", "attack", "verdict", "acc@1 %", "floor %", "difference, points", "n", "queries each", "remark"]
     rows = []
     for level in levels:
         for result in level["results"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,9 +53,13 @@ def _steps(decision: Decision, situation: Situation) -> Iterator[Step]:
     numbers = decision.numbers
     others = [name for name in _attacks(situation.granted) if name != numbers.attack]
     if decision.has("attack_missing"):
-        yield Step(code="run_attack", text=f"run an attack: --attack NAME ({_listed(others)})")
+        text = f"run an attack: --attack NAME ({', '.join(others)})"
+        if not others:
+            text = f"install an attack that makes do with {situation.granted.word}, or audit with more --access"
+        yield Step(code="run_attack", text=text)
     if decision.has("attack_weak"):
-        text = f"attack longer (leave --set attack.* out), or with another attack ({_listed(others)})"
+        text = "attack longer (leave --set attack.* out)"
+        text += f", or with another attack ({', '.join(others)})" if others else ""
         yield Step(code="attack_longer", text=text)
     if numbers.judge is None or numbers.judge < WEAK_JUDGE:
         better = (
@@ -69,7 +73,7 @@ def _steps(decision: Decision, situation: Situation) -> Iterator[Step]:
     if decision.verdict == "leaks":
         yield from _defences(situation.granted)
     elif decision.verdict == "not_seen" and others:
-        text = f"try other attacks before you rely on it: --attack NAME ({_listed(others)})"
+        text = f"try other attacks before you rely on it: --attack NAME ({', '.join(others)})"
         yield Step(code="other_attack", text=text)
     if decision.verdict != "leaks" and situation.public < FEW_PUBLIC:
         text = f"take a better prior: {situation.public:,} public images are few; give more, or a published --prior"
@@ -96,10 +100,10 @@ def _more_people(decision: Decision, situation: Situation) -> str:
 def _defences(granted: Access) -> Iterator[Step]:
     training, filters = _offered(granted)
     if training:
-        text = f"train the model with a defence and audit it again: {_listed(training)} ({GUIDE})"
+        text = f"train the model with a defence and audit it again: {', '.join(training)} ({GUIDE})"
         yield Step(code="defend", text=text)
     if filters:
-        text = f"or filter its answers: {_listed(filters)}; who can average or search may still get through ({GUIDE})"
+        text = f"or filter its answers: {', '.join(filters)}; who can average or search may still get through ({GUIDE})"
         yield Step(code="filter_answers", text=text)
     less = {
         Access.GRADIENTS: "do not give out the weights: --access scores measures what scores alone leak",
@@ -121,7 +125,7 @@ def _offered(granted: Access) -> tuple[list[str], list[str]]:
         except MibenchError:
             continue
         if issubclass(kind, AnswerFilter):
-            if granted < Access.GRADIENTS and kind.grants <= granted:
+            if granted is Access.SCORES:  # with gradients nobody meets a filter, and labels are all that is left of one
                 filters.append(name)
         elif not kind.control and not _does_nothing(kind):
             training.append(name)
@@ -136,7 +140,3 @@ def _attacks(granted: Access) -> list[str]:
     """Attacks that may run and are more than the floor."""
     kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
     return [name for name, kind in kinds.items() if kind.access <= granted and name != registry.role("baseline")]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none is installed that may run"
