@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from audited import COLOURS, FLOOR, GMI, SEARCH, SIZE, TINY, Colours, Listener, call, model, script
+from documented_keys import check_keys, documented
 from safetensors.torch import save_file
 
 from mibench.api import Access, Estimate
@@ -25,7 +28,7 @@ from mibench.weights.cards import all_cards
 def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(place: Path, home: Path) -> None:
     done = call(*model(*GMI), *TINY)
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith(("UNDECIDED gmi: acc@1 ", "LEAKS gmi: acc@1 "))
+    assert done.stdout.startswith("UNDECIDED gmi: acc@1 "), "three people cannot show a leak"
     for text in (
         "own_colours:build: 100.0% of",
         "trained here",
@@ -47,8 +50,24 @@ def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(p
         "acc1", "floor", "control_nearest_public_acc1", "control_private_test_acc1"
     }  # fmt: skip
     assert found["difference_to_floor"]["value"] is not None
-    written = {file: file.read_bytes() for file in [*home.rglob("*.yaml"), *home.rglob("weights/*"), path]}
-    again = call(*model(*GMI), *TINY)
+    assert found["verdict"] == "undecided"
+    check_keys(found, "audit-files.md", "`audit.json`")
+    evidence = json.loads(path.with_name("evidence.json").read_text())
+    check_keys(evidence, "audit-files.md", "`evidence.json`")
+    assert evidence["verdict"] == found["verdict"]
+    page = path.with_name("evidence.md").read_text()
+    for text in (*COLOURS, str(place), str(home)):
+        assert not re.search(rf"\b{re.escape(text)}\b", page + json.dumps(evidence)), text
+    exposed = list(csv.DictReader(path.with_name("exposure.csv").open()))
+    assert {row["name"] for row in exposed} == set(COLOURS)
+    assert set(exposed[0]) == documented("audit-files.md", "`exposure.csv`") - {"recognised / samples"}
+    for row in exposed:
+        assert Path("people", row["file"]).is_file()
+        assert row["file"].startswith(f"{row['name']}/")
+    left = (path, *(path.with_name(name) for name in ("evidence.json", "evidence.md", "exposure.csv")))
+    written = {file: file.read_bytes() for file in [*home.rglob("*.yaml"), *home.rglob("weights/*"), *left]}
+    again = call(*model(*GMI), *TINY, "--fail-on", "undecided")
+    assert again.exit_code == 3
     assert again.stdout == done.stdout
     for text in ("was taken in before", "was trained before", "complete already"):
         assert text in again.stderr
@@ -57,6 +76,10 @@ def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(p
     assert other.exit_code == 0, other.output
     assert other.stderr.count("was trained before") == 2
     assert "no optimisation ran" in other.stdout
+    assert other.stdout.startswith("UNDECIDED floor: ")
+    (beside,) = Path("runs").glob("floor-*/evidence.json")
+    (level,) = [level for level in json.loads(beside.read_text())["levels"] if level["access"] == "gradients"]
+    assert [result["attack"] for result in level["results"]] == ["floor", "gmi"]
 
 
 def test_a_sealed_file_is_audited_by_its_scores(place: Path) -> None:
