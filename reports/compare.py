@@ -35,9 +35,17 @@ class PrintedComparison(Comparison):
         """Everything as JSON types."""
         return as_plain(self)
 
-    def write(self, folder: Path | str) -> list[Path]:
-        """Write ``comparison`` and ``differences`` as CSV, Markdown and LaTeX, and the figure as PNG and SVG."""
-        return comparison_tables.write_all(self, Path(folder))
+    def write(self, folder: Path | str, *, paper: bool = False) -> list[Path]:
+        """Write ``comparison`` and ``differences`` as CSV, Markdown and LaTeX, and the figure as PNG and SVG.
+
+        With ``paper`` the figures for papers as well, PDF.
+        """
+        files = comparison_tables.write_all(self, Path(folder))
+        if paper:
+            from .figures.paper import write_paper
+
+            files += write_paper(self, Path(folder) / "paper")
+        return files
 
 
 def compare_attacks(

@@ -37,8 +37,14 @@ class PrintedMatrix(Matrix):
         """Everything as JSON types."""
         return as_plain(self)
 
-    def write(self, folder: Path | str) -> list[Path]:
-        """Write ``defences`` as CSV, Markdown and LaTeX, and the figure ``frontier`` as PNG and SVG."""
+    def write(self, folder: Path | str, *, paper: bool = False) -> list[Path]:
+        """Write ``defences`` as CSV, Markdown and LaTeX, and the figure ``frontier`` as PNG and SVG.
+
+        Raises:
+            MibenchError: ``paper``, whose figures are of attacks.
+        """
+        if paper:
+            raise MibenchError("figures for papers are drawn of attacks", cure="drop --paper, or compare by attack")
         return matrix_tables.write_all(self, Path(folder))
 
 

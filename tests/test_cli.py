@@ -30,7 +30,7 @@ FLAGS = {
     "audit": {
         "--model", "--weights", "--data", "--public", "--size", "--range", "--mean", "--std", "--channel-order",
         "--classes", "--outputs", "--features", "--attack", "--access", "--judge", "--prior", "--identities",
-        "--min-accuracy", "--seed", "--set", "--output", "--device", "--json", "--plugin",
+        "--min-accuracy", "--seed", "--fail-on", "--set", "--output", "--device", "--json", "--plugin",
     },
     "sweep": {"SUITE", "--dry-run", "--jobs", "--output", "--device", "--allow-changed-code", "--json", "--plugin"},
     "list": {"KIND", "--json", "--plugin"},
@@ -44,7 +44,7 @@ FLAGS = {
         "FILES", "--as", "--set", "--source", "--licence", "--reported", "--sha256", "--replace", "--output",
         "--device", "--json",
     },
-    "compare": {"RUNS", "--by", "--reference", "--metric", "--mix", "--output", "--format", "--json"},
+    "compare": {"RUNS", "--by", "--reference", "--metric", "--mix", "--output", "--paper", "--format", "--json"},
     "doctor": {"--full", "--json"},
     "gate": {
         "RUNS", "--baseline", "--target", "--update-baseline", "--attack", "--max-increase", "--min-accuracy",

@@ -41,7 +41,7 @@ class RunComparison(Protocol):
     def as_plain(self) -> dict[str, object]:
         """Everything as JSON types."""
 
-    def write(self, folder: Path | str) -> list[Path]:
+    def write(self, folder: Path | str, *, paper: bool = False) -> list[Path]:
         """Write tables and the figure; the files."""
 
 

@@ -49,8 +49,8 @@ class PrintableComparison(Protocol):
     def as_plain(self) -> dict[str, object]:
         """Everything as JSON types."""
 
-    def write(self, folder: Path | str) -> list[Path]:
-        """Write every format and return the files."""
+    def write(self, folder: Path | str, *, paper: bool = False) -> list[Path]:
+        """Write every format and return the files; with ``paper`` figures for papers as well."""
 
 
 class ComparisonFunction(Protocol):

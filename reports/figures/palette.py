@@ -1,0 +1,104 @@
+"""One look for each attack and each defence, in every figure of every paper: colour, marker and line.
+
+A name looks the same whatever stands beside it. Markers and lines differ as well, so that print without colour can be
+read. Names that are not listed get a look by their hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
+
+Line = str | tuple[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line of matplotlib."""
+
+    colour: str
+    marker: str
+    line: Line
+
+
+_DASH_DOT_DOT: Line = (0, (4, 1, 1, 1, 1, 1))
+_LOOSE: Line = (0, (1, 2))
+LOOKS = {
+    "floor": Look(GREY, "D", ":"),
+    "none": Look(INK, "o", "-"),
+    "ppa": Look(VERMILION, "s", "-"),
+    "dmmia": Look(BLUE, "o", "--"),
+    "gmi": Look(GREEN, "^", "-."),
+    "kedmi": Look(PURPLE, "v", _DASH_DOT_DOT),
+    "mirror-w": Look(ORANGE, "P", _LOOSE),
+    "mirror-b": Look(SKY, "X", (0, (6, 2))),
+    "bido": Look(BLUE, "s", "--"),
+    "mid": Look(VERMILION, "^", "-."),
+    "negls": Look(GREEN, "v", ":"),
+    "ls": Look(GREY, "P", (0, (6, 2))),
+    "tl-dmi": Look(PURPLE, "X", _DASH_DOT_DOT),
+    "midre": Look(ORANGE, "<", _LOOSE),
+    "rolss": Look(SKY, ">", (0, (5, 1))),
+    "trap-mid": Look(INK, "p", "--"),
+    "at-at": Look(BLUE, "h", "-."),
+    "distillation": Look(VERMILION, "*", ":"),
+    "dp-sgd": Look(GREEN, "d", (0, (6, 2))),
+}
+TITLES = {
+    "none": "no defence",
+    "ppa": "PPA",
+    "dmmia": "DMMIA",
+    "gmi": "GMI",
+    "kedmi": "KED-MI",
+    "mirror-w": "MIRROR (gradients)",
+    "mirror-b": "MIRROR (scores)",
+    "bido": "BiDO",
+    "mid": "MID",
+    "negls": "NegLS",
+    "ls": "label smoothing",
+    "tl-dmi": "TL-DMI",
+    "midre": "MIDRE",
+    "rolss": "RoLSS",
+    "trap-mid": "Trap-MID",
+    "at-at": "AT-AT",
+    "dp-sgd": "DP-SGD",
+}
+_OTHERS = tuple(
+    Look(colour, marker, line)
+    for marker, line in zip("hd*p<>", ("-", "--", "-.", ":", _LOOSE, _DASH_DOT_DOT), strict=True)
+    for colour in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+)
+_MORE_MARKERS = "osD^vPX<>phd*"
+
+
+def look_of(name: str) -> Look:
+    """The look of an attack or a defence by its registered name; of several defences (``a+b``) by all of it."""
+    if name in LOOKS:
+        return LOOKS[name]
+    return _OTHERS[int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % len(_OTHERS)]
+
+
+def looks_of(rows: Iterable[tuple[str, str]]) -> dict[str, Look]:
+    """Look of each row ``(label, name)``: further rows of one name keep colour and line and get other markers."""
+    looks: dict[str, Look] = {}
+    labels: dict[str, list[str]] = {}
+    for label, name in rows:
+        if label in looks:
+            continue
+        look = look_of(name)
+        earlier = labels.setdefault(name, [])
+        if earlier:
+            free = [marker for marker in _MORE_MARKERS if marker != look.marker]
+            look = Look(look.colour, free[(len(earlier) - 1) % len(free)], look.line)
+        earlier.append(label)
+        looks[label] = look
+    return looks
+
+
+def title_of(label: str, name: str) -> str:
+    """What a reader calls a row: the name's title in the place of the name; the rest of the label stays."""
+    title = TITLES.get(name)
+    return label if title is None or not label.startswith(name) else title + label[len(name) :]
