@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from audited import COLOURS, FLOOR, GMI, SEARCH, SIZE, TINY, Colours, Listener, call, model, script
-from documented_keys import check_keys, documented
+from documented_keys import DOCS, check_keys, documented
 from safetensors.torch import save_file
 
 from mibench.api import Access, Estimate
@@ -51,16 +51,17 @@ def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(p
     }  # fmt: skip
     assert found["difference_to_floor"]["value"] is not None
     assert found["verdict"] == "undecided"
-    check_keys(found, "audit-files.md", "`audit.json`")
     evidence = json.loads(path.with_name("evidence.json").read_text())
-    check_keys(evidence, "audit-files.md", "`evidence.json`")
     assert evidence["verdict"] == found["verdict"]
     page = path.with_name("evidence.md").read_text()
     for text in (*COLOURS, str(place), str(home)):
         assert not re.search(rf"\b{re.escape(text)}\b", page + json.dumps(evidence)), text
     exposed = list(csv.DictReader(path.with_name("exposure.csv").open()))
     assert {row["name"] for row in exposed} == set(COLOURS)
-    assert set(exposed[0]) == documented("audit-files.md", "`exposure.csv`") - {"recognised / samples"}
+    if DOCS.is_dir():  # in a checkout
+        check_keys(found, "audit-files.md", "`audit.json`")
+        check_keys(evidence, "audit-files.md", "`evidence.json`")
+        assert set(exposed[0]) == documented("audit-files.md", "`exposure.csv`")
     for row in exposed:
         assert Path("people", row["file"]).is_file()
         assert row["file"].startswith(f"{row['name']}/")

@@ -7,14 +7,16 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from documented_keys import DOCS
 
 from mibench import registry
 from mibench.api import Access, AnswerFilter, Estimate
-from mibench.audits.next_steps import Situation, next_steps
+from mibench.audits.next_steps import Situation, StepCode, next_steps
 from mibench.audits.verdicts import (
     EXIT_CODES,
     FEW_PEOPLE,
     MARGIN,
+    THRESHOLDS,
     AuditReasonCode,
     Decision,
     FailOn,
@@ -94,8 +96,13 @@ def test_the_verdict_follows_from_the_numbers(name: str) -> None:
     assert decision.lines()[1:] == [f"  {reason.text}" for reason in decision.reasons if verdict == "undecided"]
 
 
-def test_every_reason_is_reached() -> None:
+def test_every_reason_is_reached_and_every_code_documented() -> None:
     assert {code for _, _, codes in CASES.values() for code in codes} == set(get_args(AuditReasonCode))
+    if not DOCS.is_dir():
+        pytest.skip("needs a checkout")
+    pages = "".join((DOCS / name).read_text() for name in ("auditing.md", "audit-files.md"))
+    codes = {*get_args(AuditReasonCode), *get_args(StepCode), *THRESHOLDS, *EXIT_CODES}
+    assert not {code for code in codes if f"`{code}`" not in pages}
 
 
 def test_words_that_a_gate_has_too_are_the_same() -> None:

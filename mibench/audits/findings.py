@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from mibench import registry
 from mibench.api import Access, Estimate
 from mibench.metrics.estimates import null
 from mibench.metrics.scoring import estimate_as_json
@@ -108,12 +109,15 @@ def findings_of(
     """Read a finished run."""
     card = attacked.file.card()
     people = material.counts["people"]
-    attack, protocol = run.attack, run.specification["protocol"]
-    recognised = {name: estimate_as_json(run.metrics[name]) for name, _ in ROWS if name in run.metrics}
-    against = null("difference_hit1", "the run is its own floor")
+    attack, protocol = run.attack_title, run.specification["protocol"]
+    is_floor = run.attack == registry.role("baseline")
+    measured = {name: run.metrics[name] for name, _ in ROWS if name in run.metrics}
+    measured.setdefault("acc1", null("acc1", "it was not measured"))
+    against = null("difference_hit1", "the run is its own floor" if is_floor else "its floor is not beside it")
     if run.floor is not None:
-        recognised["floor"] = estimate_as_json(run.floor.metrics["acc1"])
+        measured["floor"] = run.floor.metrics.get("acc1") or null("acc1", "it was not measured")
         against = difference(run, run.floor)
+    recognised = {name: estimate_as_json(estimate) for name, estimate in measured.items()}
     facts = {
         "model": {
             "source": request.model,
@@ -161,11 +165,11 @@ def findings_of(
     }
     decision = decide(
         Numbers(
-            attack=run.attack_title,
-            floor_only=run.floor is None,
-            accuracy=run.metrics.get("acc1") or null("acc1", "it was not measured"),
+            attack=attack,
+            floor_only=is_floor,
+            accuracy=measured["acc1"],
             difference=against,
-            floor=None if run.floor is None else run.floor.metrics["acc1"].value,
+            floor=measured["floor"].value if "floor" in measured else None,
             ceiling=_value(run, "control_private_test_acc1"),
             judge=judge.accuracy,
             own_success=_value(run, "target_acc1"),

@@ -51,7 +51,7 @@ def next_steps(decision: Decision, situation: Situation) -> tuple[Step, ...]:
 
 def _steps(decision: Decision, situation: Situation) -> Iterator[Step]:
     numbers = decision.numbers
-    others = [name for name in _attacks(situation.granted) if name != numbers.attack]
+    others = [name for name in _attacks(situation.granted) if name != numbers.attack.partition(":")[0]]
     if decision.has("attack_missing"):
         text = f"run an attack: --attack NAME ({', '.join(others)})"
         if not others:
