@@ -367,6 +367,7 @@ def test_what_only_makes_a_baseline_is_refused_when_comparing(old):
         assert "belongs to --update-baseline" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_target_is_attacked_as_its_baseline_was(tmp_path):
     """End to end: a baseline, and a gate that runs what is missing; the second gate runs nothing."""
     import mibench

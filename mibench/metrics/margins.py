@@ -23,7 +23,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .differences import SIGN_FLIPS, difference_interval, sign_patterns
+from .differences import SIGN_FLIPS, combined_interval, difference_interval, sign_patterns
 
 Array = NDArray[np.float64]
 
@@ -132,7 +132,7 @@ class Increase:
             new, old = np.resize(self.new, people), np.resize(self.old, people)
             factor = people / len(self.new)
             trials = (self.trials[0] * factor, self.trials[1] * factor)
-            if difference_interval(new, old, trials=trials, seed=self.seed)[1] < margin:
+            if combined_interval(new, old, trials)[1] < margin:  # what a test of differences that are alike adds is 0
                 return people
             count *= 1.1
         return None
