@@ -1,10 +1,9 @@
 """mibench: a privacy-auditing benchmark suite for image classifiers.
 
 The Python API is the command line: ``mibench.run`` does what ``mibench run`` does, and so do ``score``, ``compare``,
-``sweep`` (and ``forecast``, its dry run), ``gate`` (and ``update_baseline``), ``audit``, ``train``,
-``import_weights``, ``fetch`` and ``names`` (``mibench
-list``); ``open_run`` reads a run directory. See ``docs/python.md``. They are imported when first used, so that ``import
-mibench`` costs no torch.
+``sweep`` (and ``forecast``, its dry run), ``gate`` (and ``update_baseline``), ``report``, ``view``, ``audit``,
+``train``, ``import_weights``, ``fetch`` and ``names`` (``mibench list``); ``open_run`` reads a run directory. See
+``docs/python.md``. They are imported when first used, so that ``import mibench`` costs no torch.
 """
 
 from __future__ import annotations
@@ -23,11 +22,13 @@ if TYPE_CHECKING:
         import_weights,
         names,
         open_run,
+        report,
         run,
         score,
         sweep,
         train,
         update_baseline,
+        view,
     )
 
 __all__ = [
@@ -40,11 +41,13 @@ __all__ = [
     "import_weights",
     "names",
     "open_run",
+    "report",
     "run",
     "score",
     "sweep",
     "train",
     "update_baseline",
+    "view",
 ]
 
 

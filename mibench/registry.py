@@ -7,7 +7,7 @@ A distribution plugs in with one entry point in the group ``mibench``::
 
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
 module that imports nothing heavy. Kinds: attack, prior, target, defence, judge, regressor, backbone, recipe, importer,
-dataset, metric, report, comparison and gate hold objects (``"module:attribute"``); cards, protocol and suite hold
+dataset, metric, report, comparison, gate and page hold objects (``"module:attribute"``); cards, protocol and suite hold
 packages of YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`), and
 counterpart which attack does with gradients what another does without (:func:`counterpart`).
 
@@ -50,6 +50,7 @@ KINDS = (
     "report",
     "comparison",
     "gate",
+    "page",
     "recipe",
     "cards",
     "protocol",

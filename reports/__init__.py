@@ -8,6 +8,7 @@ kind           contract                               called by
 ``report``     ``mibench.results.Report``             every run at its end, ``mibench score``
 ``comparison`` ``mibench.results.ComparisonFunction`` ``mibench compare`` (``table``), every sweep
 ``gate``       ``mibench.results.GateFunction``       ``mibench gate`` (``decide``; ``baseline``, ``requests``)
+``page``       ``mibench.results.PageFunction``       ``mibench report`` (``runs``), ``view`` (``index``, ``problem``)
 ============== ====================================== ============================================
 
 From top to bottom: ``rows`` (which runs are one row), ``significance`` (tests between rows), ``comparison`` (both as
@@ -17,8 +18,8 @@ data), ``compare`` (makes it), ``comparison_tables`` and ``figures`` (draw it). 
 Markdown and LaTeX are written. Which metrics stand in a table, what they are called and whether they are tested is read
 from ``StoredRun.infos``, what each metric says about itself.
 
-``gate`` decides whether a classifier leaks more than its baseline. Another report, such as a page of HTML, is a file or
-folder here and a line under ``report``.
+``gate`` decides whether a classifier leaks more than its baseline. ``page`` makes HTML of the tables and figures of one
+run or several. Another report that every run draws is a file or folder here and a line under ``report``.
 """
 
 CATALOGUE: dict[str, dict[str, str]] = {
@@ -31,5 +32,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "decide": "mibench.reports.gate.gate:gate",
         "baseline": "mibench.reports.gate.gate:write_baseline",
         "requests": "mibench.reports.gate.gate:requests",
+    },
+    "page": {
+        "runs": "mibench.reports.page.page:runs_page",
+        "index": "mibench.reports.page.page:runs_index",
+        "problem": "mibench.reports.page.page:problem_page",
     },
 }

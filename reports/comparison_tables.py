@@ -175,7 +175,7 @@ def notes_for_differences(comparison: Comparison) -> list[str]:
 
 def render(comparison: Comparison, kind: str, *, width: int = 110) -> str:
     """The comparison as text, Markdown, CSV (rows only) or LaTeX."""
-    return formats.render(rows_table(comparison), _blocks(comparison), kind, width=width)
+    return formats.render(rows_table(comparison), blocks(comparison), kind, width=width)
 
 
 def write_all(comparison: Comparison, folder: Path) -> list[Path]:
@@ -186,14 +186,14 @@ def write_all(comparison: Comparison, folder: Path) -> list[Path]:
     comparison = dataclasses.replace(comparison, requested=())
     files = []
     exact = (rows_table(comparison), differences_table(comparison))
-    for table, block in zip(exact, _blocks(comparison), strict=True):
+    for table, block in zip(exact, blocks(comparison), strict=True):
         files.append(write_text(folder / f"{table.name}.csv", csv_text(table)))
         files.append(write_text(folder / f"{table.name}.md", block.markdown().lstrip("\n")))
         files.append(write_text(folder / f"{table.name}.tex", block.latex()))
     return files + save(comparison_plot(comparison), folder, "comparison")
 
 
-def _blocks(comparison: Comparison) -> tuple[Block, Block]:
+def blocks(comparison: Comparison) -> tuple[Block, Block]:
     """What people read: rows, then differences."""
     rows, differences = tables_for_people(comparison)
     left_out = [f"Left out: {note}." for note in comparison.left_out]

@@ -213,11 +213,11 @@ def notes_for_differences(matrix: Matrix) -> list[str]:
     ]
 
 
-def render(matrix: Matrix, kind: str, *, width: int = 110) -> str:
-    """The matrix as text, Markdown, CSV (a line per cell) or LaTeX."""
+def blocks(matrix: Matrix) -> tuple[Block, Block]:
+    """What people read: rows, then differences."""
     differences = [differences_table(matrix, group) for group in matrix.groups]
     left_out = [f"Left out: {note}." for note in matrix.left_out]
-    blocks = (
+    return (
         Block(
             tables=[matrix_table(matrix, group) for group in matrix.groups],
             notes=notes_for_rows(matrix),
@@ -225,7 +225,11 @@ def render(matrix: Matrix, kind: str, *, width: int = 110) -> str:
         ),
         Block(tables=[table for table in differences if table.rows], notes=notes_for_differences(matrix)),
     )
-    return formats.render(long_table(matrix), blocks, kind, width=width)
+
+
+def render(matrix: Matrix, kind: str, *, width: int = 110) -> str:
+    """The matrix as text, Markdown, CSV (a line per cell) or LaTeX."""
+    return formats.render(long_table(matrix), blocks(matrix), kind, width=width)
 
 
 def write_all(matrix: Matrix, folder: Path) -> list[Path]:

@@ -51,6 +51,8 @@ FLAGS = {
         "--max-drop", "--confidence", "--protocol", "--dataset", "--seed", "--set", "--output", "--json", "--junit",
         "--markdown", "--device", "--allow-changed-code", "--plugin",
     },
+    "report": {"RUNS", "--output", "--by", "--show-faces", "--set", "--json"},
+    "view": {"FOLDER", "--port", "--show-faces", "--set"},
     "fetch": {"NAMES", "--list", "--to", "--sha256", "--offline", "--json"},
     "data fixture": {"NAME", "--output", "--people", "--images", "--size", "--seed", "--json"},
     "data preview": {"DATASET", "--people", "--images", "--size", "--show-faces", "--set", "--output"},

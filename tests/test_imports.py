@@ -41,6 +41,7 @@ PACKAGES = (
     "audits",
     "sweeps",
     "doctor",
+    "viewer",
     "commands",
     "catalogue",
     "cli",

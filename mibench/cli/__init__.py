@@ -30,11 +30,13 @@ from .interrupts import INTERRUPTED, INTERRUPTED_MESSAGE, leave_at_once, listen
 from .list import list_command
 from .output import NO_ROOM, discard_stdout, disk_full_message, replace_unencodable
 from .prose import say
+from .report import report
 from .run import run
 from .score import score
 from .show import show
 from .sweep import sweep
 from .train import train
+from .view import view
 
 BAD_INPUT = 2
 BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -151,6 +153,8 @@ for _command in (
     audit,
     sweep,
     gate,
+    report,
+    view,
     list_command,
     show,
     score,

@@ -6,6 +6,7 @@ is imported before a function is called.
 
 from mibench.commands.gates import gate, update_baseline
 from mibench.commands.models import StoredWeights, audit, fetch, import_weights, train
+from mibench.commands.pages import report, view
 from mibench.commands.runs import RunComparison, compare, forecast, names, open_run, run, score, sweep
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "import_weights",
     "names",
     "open_run",
+    "report",
     "run",
     "score",
     "sweep",
     "train",
     "update_baseline",
+    "view",
 ]

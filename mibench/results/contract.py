@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -122,3 +122,40 @@ class GateFunction(Protocol):
         confidence: float = 0.95,
         attacks: Sequence[str] = (),
     ) -> PrintableGate: ...
+
+
+class PageFunction(Protocol):
+    """Makes a page of HTML: registered under the kind ``page`` as ``runs``; ``mibench report`` and ``view`` call it.
+
+    A page is one file that requests nothing. The same runs give the same bytes.
+
+    Args:
+        runs: a run, several, or folders of runs; floors come along, and a run with its floor is one run.
+        by: what the rows of several are; None for the page's own choice.
+        private: gives private training images of identities of a run, as the scoring saw them; it is not called where
+            faces are hidden, and one that raises a ``MibenchError`` leaves them out.
+        show_faces: show faces although the people may be real; people who are made up are shown anyway.
+
+    Raises:
+        MibenchError: runs that are unfinished, damaged or must not be compared.
+    """
+
+    def __call__(
+        self,
+        runs: StoredRun | Path | str | Sequence[StoredRun | Path | str],
+        *,
+        by: ComparedBy | None = None,
+        private: Callable[[StoredRun, Sequence[int]], LabelledImages] | None = None,
+        show_faces: bool = False,
+    ) -> str: ...
+
+
+class IndexFunction(Protocol):
+    """Makes the index of a folder of runs as HTML: registered under the kind ``page`` as ``index``.
+
+    Args:
+        runs: name -> run, finished or not; a complete one is linked as ``/run/NAME``.
+        title: what the folder is called.
+    """
+
+    def __call__(self, runs: Mapping[str, StoredRun], title: str) -> str: ...
