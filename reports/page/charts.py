@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from mibench.reports.figures import style
@@ -16,15 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+SCALE = 1.4  # pixels to a point where there is room: small text is 12 pixels high
 FONTS = "'DejaVu Sans', Verdana, sans-serif"  # Verdana has the widths for which the figure was laid out
 
-_SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "mibench",
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "text.parse_math": False,  # names come from files, and a name with two dollars is no formula
-    "path.simplify": True,
-}
 _COLOURS = {
     "#ffffff": "paper",
     "#000000": "ink",
@@ -55,17 +49,27 @@ def chart(draw: Callable[[], Figure], name: str, title: str, description: str) -
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     content = io.StringIO()
-    with rc_context(_SETTINGS):
+    with rc_context(
+        {
+            "svg.hashsalt": "mibench",
+            "svg.fonttype": "none",
+            "font.family": "DejaVu Sans",
+            "text.parse_math": False,  # names come from files, and a name with two dollars is no formula
+            "path.simplify": True,
+        }
+    ):
         figure = draw()
         FigureCanvasSVG(figure)
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(_NOT_IN_XML.sub("\ufffd", content.getvalue()))
     _tidy(root, name)
+    wide = float(root.attrib["viewBox"].split()[2])
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.attrib |= {
         "role": "img",
         "class": "chart",
+        "style": f"max-width: {wide * SCALE:.0f}px",
         "preserveAspectRatio": "xMinYMin meet",
         "aria-labelledby": f"{name}-title {name}-description",
     }

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from mibench.reports import comparison_tables, matrix_tables, tables
 from mibench.reports.compare import compare_attacks
 from mibench.reports.compare_defences import compare_defences
+from mibench.reports.comparison import Comparison, Row
 from mibench.reports.figures.comparison import comparison_plot
 from mibench.reports.figures.frontier import frontier_plot
 from mibench.reports.formats import Block
 from mibench.reports.formatting import FLOOR, run_labels
+from mibench.reports.matrix import Matrix
 from mibench.reports.table_model import Column, Table, estimate_cell, interval_column, text_cells
-from mibench.results import ComparedBy, StoredRun
+from mibench.results import ComparedBy, StoredRun, estimate_text
 
 from .charts import chart
 from .elements import PageTable, page_table
@@ -34,7 +36,7 @@ def comparison_page(runs: Sequence[StoredRun], by: ComparedBy | None) -> str:
     chosen = by or ("defence" if any(run.attacked.get("defence") for run in runs) else "attack")
     if chosen == "defence":
         matrix = compare_defences(list(runs))
-        title, blocks = "Defences under attack", matrix_tables.blocks(matrix)
+        title, blocks, findings = "Defences under attack", matrix_tables.blocks(matrix), _of_defences(matrix)
         drawing = chart(
             lambda: frontier_plot(matrix),
             "chart-comparison",
@@ -43,7 +45,7 @@ def comparison_page(runs: Sequence[StoredRun], by: ComparedBy | None) -> str:
         )
     else:
         comparison = compare_attacks(list(runs))
-        title, blocks = "Attacks side by side", comparison_tables.blocks(comparison)
+        title, blocks, findings = "Attacks side by side", comparison_tables.blocks(comparison), _of_attacks(comparison)
         drawing = chart(
             lambda: comparison_plot(comparison),
             "chart-comparison",
@@ -51,21 +53,59 @@ def comparison_page(runs: Sequence[StoredRun], by: ComparedBy | None) -> str:
             "A dot with its interval for every attack and target; the tables have the numbers.",
         )
     attacks = [run for run in runs if run.attack != FLOOR] or list(runs)
-    first = runs[0]
+    sizes = (
+        _counted(len(attacks), "run"),
+        _counted(len({run.attack_title for run in attacks}), "attack"),
+        _counted(len({run.target for run in attacks}), "target"),
+    )
     content = {
         "title": title,
-        "headline": (
-            f"{len(attacks)} run{'s' if len(attacks) > 1 else ''} of {len({run.attack_title for run in attacks})} "
-            f"attack{'s' if len({run.attack_title for run in attacks}) > 1 else ''} against "
-            f"{len({run.target for run in attacks})} target{'s' if len({run.target for run in attacks}) > 1 else ''}; "
-            f"data set {first.dataset}, protocol {first.protocol}."
-        ),
+        "headline": "{} of {} against {}".format(*sizes)
+        + f"; data set {runs[0].dataset}, protocol {runs[0].protocol}.",
+        "findings": findings,
         "chart": drawing,
         "blocks": [_block(block, number) for number, block in enumerate(blocks) if block.tables],
         "people": _people(attacks),
         "runs": runs_table(runs),
     }
     return page("comparison.html", content)
+
+
+def _of_attacks(comparison: Comparison) -> list[str]:
+    """For each target, which attack gets the most out of it, and whether that is more than chance."""
+    findings = []
+    for target in comparison.targets:
+        rows = [row for row in comparison.rows if row.target == target and not row.floor]
+        known = [(value, row) for row in rows if (value := _accuracy(row)) is not None]
+        if not known:
+            continue
+        best = max(known, key=lambda pair: pair[0])[1]
+        sure = comparison.stands_out(best, "acc1")
+        tested = "more than every other row" if sure else "not told apart from every other row"
+        text = estimate_text(best.estimates["acc1"], comparison.infos.get("acc1"))
+        findings.append(f"{target}: {best.label} has the highest acc@1, {text}, {tested}.")
+    return findings
+
+
+def _of_defences(matrix: Matrix) -> list[str]:
+    """For each attack, which defences leak less or more than what they are compared with."""
+    findings = []
+    for attack in matrix.attacks:
+        for verdict in ("leaks less", "leaks more"):
+            rows = [each for each in matrix.differences if each.attack == attack and each.verdict == verdict]
+            if rows:
+                names = ", ".join(dict.fromkeys(f"{each.defence} ({matrix.infos[each.metric].title})" for each in rows))
+                findings.append(f"Under {attack}, {verdict.replace('leaks', 'leaking')} than its reference: {names}.")
+    return findings or ["No defence is told apart from what it is compared with."]
+
+
+def _accuracy(row: Row) -> float | None:
+    estimate = row.estimates.get("acc1")
+    return None if estimate is None or estimate.value is None else float(estimate.value)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def runs_table(runs: Sequence[StoredRun]) -> PageTable:

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -115,22 +115,21 @@ def _person(run: StoredRun, identity: int, images: LabelledImages | None, *, hid
     title = f"Identity {identity}: {int(own['hit1'].sum())} of {len(own)} accepted"
     reconstructions, neighbours = [], []
     private = None if images is None else images.pixels[images.labels == identity]
-    best: Any = own.head(IMAGES)  # pandas' stubs type no row
-    for number, row in enumerate(best.itertuples(), start=1):
-        verdict: Verdict = "accepted" if row.hit1 else "refused"
+    for number, row in enumerate(own.head(IMAGES).to_dict("records"), start=1):
+        verdict: Verdict = "accepted" if row["hit1"] else "refused"
         what = "Mosaic of reconstruction" if hidden else "Reconstruction"
-        sure = f"{row.judge_confidence:.2f}"
+        sure = f"{row['judge_confidence']:.2f}"
         reconstructions.append(
             Picture(
-                _data(run.image(int(row.unit), int(row.index)), hidden=hidden),
+                _data(run.image(int(row["unit"]), int(row["index"])), hidden=hidden),
                 f"{what} {number} of identity {identity}, {verdict} by the judge with probability {sure}",
-                f"{'✓' if row.hit1 else '✗'} {verdict} {sure}",
+                f"{'✓' if row['hit1'] else '✗'} {verdict} {sure}",
                 verdict,
             )
         )
-        nearest = int(row.nearest_private)
+        nearest = int(row["nearest_private"])
         if private is not None and 0 <= nearest < len(private):
-            distance = number_text(float(row.knn_distance))
+            distance = number_text(float(row["knn_distance"]))
             neighbours.append(
                 Picture(
                     _data(private[nearest], hidden=False),

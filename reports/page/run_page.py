@@ -15,11 +15,9 @@ from mibench.reports.table_model import Cell, Column, Table, text_cells
 from mibench.results import (
     StoredRun,
     count_text,
-    differences,
     estimate_text,
     interval_text,
     number_text,
-    without_value,
 )
 
 from .charts import chart
@@ -109,20 +107,29 @@ def headline(run: StoredRun, floor: StoredRun | None) -> str:
     if floor is None:
         return f"{first}. There is no floor beside it: what would be accepted without an attack is not known."
     text = f"{first}; without an attack, {estimate_text(floor.metrics.get('acc1'), floor.infos.get('acc1'))}."
-    if without_value(floor, "acc1"):
-        return text
-    (difference,) = differences(run, floor, ["acc1"])
-    if difference.value is None:
-        return f"{text} The two are not compared: {difference.reason}."
-    p_value = difference.params.get("p_value")
-    points = interval_text(difference.value, difference.low, difference.high, percent=True).replace(" %", " points")
-    if not isinstance(p_value, int | float):
-        return f"{text} The attack adds {points}."
-    shown = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    difference, p_value = _from_floor(run, floor)
+    if difference is None or difference.value is None:
+        reason = "" if difference is None or not difference.title else f": {difference.title}"
+        return f"{text} The two are not compared{reason}."
+    points = interval_text(float(difference.value), difference.low, difference.high, percent=True)
+    points = points.replace(" %", " points")
+    if p_value is None:
+        return f"{text} The difference is {points}."
+    test = f"p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}, paired over people, adjusted for every metric"
     if p_value > LEVEL:
-        return f"{text} The difference, {points} ({shown}), is not told apart from none, which is not the same as none."
-    adds = "adds" if float(difference.value) > 0 else "changes it by"
-    return f"{text} The attack {adds} {points} ({shown}, paired over people)."
+        return f"{text} The difference, {points} ({test}), is not told apart from none: that does not show it is none."
+    return f"{text} The attack {'adds' if float(difference.value) > 0 else 'changes it by'} {points} ({test})."
+
+
+def _from_floor(run: StoredRun, floor: StoredRun) -> tuple[Cell | None, float | None]:
+    """The difference in acc@1 as the table against the floor has it, and its p value."""
+    table = tables.against_floor([(run.attack_title, run)], floor)
+    place = {column.name: index for index, column in enumerate(table.columns)}
+    for row in table.rows:
+        if row[place["metric"]].value == "acc1":
+            p_value = row[place["p_holm"]].value
+            return row[place["difference"]], float(p_value) if isinstance(p_value, int | float) else None
+    return None, None
 
 
 def people_table(run: StoredRun) -> PageTable:
