@@ -13,6 +13,7 @@ any path that is not listed there is no way from a path to a file: it is looked 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,6 +72,7 @@ class Viewer:
             raise MibenchError(f"{folder} is not a folder", cure="name a folder of run directories")
         self.folder = folder
         self.private, self.show_faces = private, show_faces
+        self._drawing = threading.Lock()  # figures share the settings of the process
         try:
             self._server = _Server((ADDRESS, port), _Handler)
         except OSError as error:
@@ -94,20 +96,30 @@ class Viewer:
 
     def answer(self, path: str) -> tuple[HTTPStatus, str]:
         """Status and HTML of a path such as ``/`` or ``/run/NAME``."""
+        with self._drawing:
+            return self._answer(path)
+
+    def _answer(self, path: str) -> tuple[HTTPStatus, str]:
         index: IndexFunction = registry.load("page", "index")
         pages: PageFunction = registry.load("page", "runs")
         try:
             if path == "/":
                 return HTTPStatus.OK, index(self.runs(), self.folder.resolve().name or "this folder")
             if path in COMPARISONS:
-                return HTTPStatus.OK, pages(self.folder, by=COMPARISONS[path], show_faces=self.show_faces)
-            name = unquote(path.removeprefix("/run/"))
+                return HTTPStatus.OK, pages(self._complete(), by=COMPARISONS[path])
+            name = unquote(path.removeprefix("/run/"), errors="surrogateescape")
             run = self.runs().get(name) if path.startswith("/run/") else None
             if run is None:
                 return HTTPStatus.NOT_FOUND, _problem(MibenchError("there is no such page"))
             return HTTPStatus.OK, pages(run, private=self.private, show_faces=self.show_faces)
         except MibenchError as error:
             return HTTPStatus.CONFLICT, _problem(error)
+
+    def _complete(self) -> list[StoredRun]:
+        complete = [run for run in self.runs().values() if _is_complete(run)]
+        if len(complete) < 2:
+            raise MibenchError("there are no two complete runs to compare")
+        return complete
 
     def serve_forever(self) -> None:
         """Answer until :meth:`close` is called from another thread, or Ctrl-C."""
@@ -125,6 +137,13 @@ class Viewer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_complete(run: StoredRun) -> bool:
+    try:
+        return run.status == "complete"
+    except MibenchError:  # the index says why
+        return False
 
 
 def _problem(error: MibenchError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -118,7 +119,7 @@ def _person(run: StoredRun, identity: int, images: LabelledImages | None, *, hid
     for number, row in enumerate(own.head(IMAGES).to_dict("records"), start=1):
         verdict: Verdict = "accepted" if row["hit1"] else "refused"
         what = "Mosaic of reconstruction" if hidden else "Reconstruction"
-        sure = f"{row['judge_confidence']:.2f}"
+        sure = number_text(_number(row.get("judge_confidence")))
         reconstructions.append(
             Picture(
                 _data(run.image(int(row["unit"]), int(row["index"])), hidden=hidden),
@@ -127,12 +128,12 @@ def _person(run: StoredRun, identity: int, images: LabelledImages | None, *, hid
                 verdict,
             )
         )
-        nearest = int(row["nearest_private"])
-        if private is not None and 0 <= nearest < len(private):
-            distance = number_text(float(row["knn_distance"]))
+        nearest = _number(row.get("nearest_private"))
+        if private is not None and nearest is not None and 0 <= nearest < len(private):
+            distance = number_text(_number(row.get("knn_distance")))
             neighbours.append(
                 Picture(
-                    _data(private[nearest], hidden=False),
+                    _data(private[int(nearest)], hidden=False),
                     f"Private image nearest to reconstruction {number} of identity {identity}, d² {distance}",
                     f"d² {distance}",
                 )
@@ -148,6 +149,11 @@ def _person(run: StoredRun, identity: int, images: LabelledImages | None, *, hid
     if neighbours:
         columns.append(("Nearest private image of each", neighbours))
     return Person(title, columns)
+
+
+def _number(value: object) -> float | None:
+    """A cell of ``samples.csv`` as a number; None where it holds none."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _data(image: Tensor, *, hidden: bool) -> str:

@@ -39,7 +39,7 @@ def _row(name: str, run: StoredRun) -> tuple[PageCell, ...]:
     except MibenchError as error:
         facts, scored = ["", "", "", "", "", "cannot be read"], False
         metrics = [PageCell(text=str(error.problems[0])), PageCell(text=ABSENT)]
-    link = f"/run/{quote(name)}" if scored else None
+    link = f"/run/{quote(name, errors='surrogateescape')}" if scored else None
     head = PageCell(text=name, sort=name, header=True, link=link)
     return (head, *(PageCell(text=fact, sort=fact) for fact in facts), *metrics)
 
