@@ -69,7 +69,7 @@ def chart(draw: Callable[[], Figure], name: str, title: str, description: str) -
     root.attrib |= {
         "role": "img",
         "class": "chart",
-        "style": f"max-width: {wide * SCALE:.0f}px",
+        "style": f"--wide: {wide * SCALE:.0f}px",
         "preserveAspectRatio": "xMinYMin meet",
         "aria-labelledby": f"{name}-title {name}-description",
     }
