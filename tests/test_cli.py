@@ -35,7 +35,7 @@ FLAGS = {
     "sweep": {"SUITE", "--dry-run", "--jobs", "--output", "--device", "--allow-changed-code", "--json", "--plugin"},
     "list": {"KIND", "--json", "--plugin"},
     "show": {"KIND", "NAME", "--json", "--plugin"},
-    "score": {"PATH", "--metric", "--device", "--json", "--plugin"},
+    "score": {"PATH", "--metric", "--show-faces", "--device", "--json", "--plugin"},
     "train": {
         "KIND", "ARCHITECTURE", "--dataset", "--target", "--defence", "--twin", "--tag", "--seed", "--set",
         "--output", "--device", "--precision", "--json", "--plugin",

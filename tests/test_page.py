@@ -207,6 +207,22 @@ def test_a_page_stays_below_five_megabytes(pair: Path, monkeypatch: pytest.Monke
     assert len(page.html) - images + of_nine_people + 50 * 2000 < 5e6
 
 
+def test_score_draws_faces_only_when_asked(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes: list[Any] = []
+
+    def record(run: StoredRun, folder: Any = None, *, floor: Any, private: Any, hide_faces: Any = None) -> list[Path]:
+        wishes.append(hide_faces)
+        return []
+
+    monkeypatch.setattr("toyworld.reports.write_report", record)
+    names = ["--attack", "toyattack", "--target", "toynet", "--dataset", "toyfaces", "--protocol", "toy"]
+    assert call("run", *names, "--device", "cpu", "--output", tmp_path).exit_code == 0
+    path = next(path for path in tmp_path.iterdir() if path.name.startswith("toyattack"))
+    for option in (["--show-faces"], []):
+        assert call("score", path, "--device", "cpu", *option).exit_code == 0
+    assert wishes == [None, None, False, False, None, None]  # each time the floor, then the run
+
+
 # ---------------------------------------------------------------- safety
 
 

@@ -30,15 +30,21 @@ from .options import device_option, json_option, plugin_option
     metavar="NAME",
     help="Measure this group of metrics as well, and from now on; repeatable.",
 )
+@click.option("--show-faces", is_flag=True, help="Draw faces of real people, which are otherwise mosaics.")
 @device_option
 @plugin_option
 @json_option
 @click.pass_context
-def score(ctx: click.Context, *, path: Path, metrics: tuple[str, ...], device: str, as_json: bool) -> None:
+def score(
+    ctx: click.Context, *, path: Path, metrics: tuple[str, ...], show_faces: bool, device: str, as_json: bool
+) -> None:
     """Judge a stored run again and rewrite its reports, without attacking again."""
     from mibench.commands import score as score_run
 
     from .progress import reporter
     from .run import finish
 
-    finish(ctx, stdout_to_stderr()(score_run)(path, metrics=metrics, device=device, reporter=reporter()), as_json)
+    scored = stdout_to_stderr()(score_run)(
+        path, metrics=metrics, show_faces=show_faces, device=device, reporter=reporter()
+    )
+    finish(ctx, scored, as_json)

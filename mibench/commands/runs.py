@@ -120,7 +120,12 @@ def run(
 
 @parties_named()
 def score(
-    path: Path | str, *, metrics: Sequence[str] = (), device: str = "auto", reporter: Reporter | None = None
+    path: Path | str,
+    *,
+    metrics: Sequence[str] = (),
+    show_faces: bool = False,
+    device: str = "auto",
+    reporter: Reporter | None = None,
 ) -> StoredRun:
     """Judge and draw a stored run again, without attacking again: ``mibench score``.
 
@@ -132,6 +137,7 @@ def score(
     Args:
         path: a run directory.
         metrics: groups to measure beside those that the run has, such as ``["gradients"]``; it keeps them.
+        show_faces: draw faces in figures although the people may be real; until the run is scored again without it.
         device, reporter: as in :func:`run`.
 
     Raises:
@@ -139,7 +145,7 @@ def score(
     """
     from mibench.runs.run import rescore
 
-    return rescore(Path(path), device, reporter, metrics)
+    return rescore(Path(path), device, reporter, metrics, show_faces=show_faces)
 
 
 @parties_named()

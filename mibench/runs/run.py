@@ -227,18 +227,24 @@ def _failed(folder: RunDir, error: BaseException, *, fresh: bool) -> None:
             folder.log(event="failed", error=worded(error), traceback=shown_traceback(error))
 
 
-def write_reports(plan: Plan, folder: RunDir, floor: StoredRun | None, reporter: Reporter) -> None:
-    """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any."""
+def write_reports(
+    plan: Plan, folder: RunDir, floor: StoredRun | None, reporter: Reporter, *, show_faces: bool = False
+) -> None:
+    """Have every registered report drawn for a judged run; reports are handed private images, they cannot load any.
+
+    ``show_faces``: draw faces although the people may be real; those who are made up are drawn anyway.
+    """
     run = open_run(folder.path)
     private = plan.dataset.private("train", plan.cards["target"].image.size, plan.spec.protocol.labels)
     names = registry.names("report")
+    wish = {"hide_faces": False} if show_faces else {}  # a report without faces need not know of it
     reporter.start("drawing")
     try:
         for number, name in enumerate(names):
             reporter.update(number, len(names), name)
             report = registry.load("report", name)
             with contained(f"report {name!r}", "while it draws"):
-                report(run, floor=floor, private=private)
+                report(run, floor=floor, private=private, **wish)
     except OSError as error:
         raise write_error(folder.path, error) from error
     finally:
@@ -295,11 +301,17 @@ def _now() -> str:
 
 
 def rescore(
-    path: Path, device: str = "auto", reporter: Reporter | None = None, metrics: Sequence[str] = ()
+    path: Path,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    metrics: Sequence[str] = (),
+    *,
+    show_faces: bool = False,
 ) -> StoredRun:
     """Judge and draw a stored run again without attacking.
 
-    ``metrics``: groups to measure beside those that the run has; from now on it has them.
+    ``metrics``: groups to measure beside those that the run has; from now on it has them. ``show_faces``: draw faces
+    although the people may be real.
 
     Raises:
         MibenchError: not a run, units missing, weights or data that are not the ones of the run, an unknown group.
@@ -313,10 +325,12 @@ def rescore(
         raise MibenchError(f"{path} is not a run directory: it has no run.json", cure="start one with mibench run")
     machine = Execution(choose_device(device), reporter=reporter or Reporter())
     with computing(machine.reporter):
-        return _rescored(folder, device, machine, metrics)
+        return _rescored(folder, device, machine, metrics, show_faces=show_faces)
 
 
-def _rescored(folder: RunDir, device: str, machine: Execution, metrics: Sequence[str]) -> StoredRun:
+def _rescored(
+    folder: RunDir, device: str, machine: Execution, metrics: Sequence[str], *, show_faces: bool
+) -> StoredRun:
     path = folder.path
     plan = make_plan(RunRequest(config=path / "config.yaml"))
     recorded = folder.record().get("digest")
@@ -341,10 +355,10 @@ def _rescored(folder: RunDir, device: str, machine: Execution, metrics: Sequence
         )
     check_writable(path)
     check_units(plan, folder)
-    floor = rescore(path.parent / floor_name, device, machine.reporter) if floor_name else None
+    floor = rescore(path.parent / floor_name, device, machine.reporter, show_faces=show_faces) if floor_name else None
     with folder.writing():
         judge_units(plan, folder, machine, metrics)
-        write_reports(plan, folder, floor, machine.reporter)
+        write_reports(plan, folder, floor, machine.reporter, show_faces=show_faces)
         folder.update_record(
             status="complete",
             reading=_scoring_code_hashes(plan, folder, floor),
