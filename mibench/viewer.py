@@ -13,11 +13,13 @@ any path that is not listed there is no way from a path to a file: it is looked 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import socket
 from types import TracebackType
 from typing import cast
 from urllib.parse import unquote, urlsplit
@@ -162,6 +164,11 @@ class _Server(ThreadingHTTPServer):
             super().serve_forever(poll_interval)
         finally:
             self.serving = False
+
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
+        """A browser that goes away in the middle of a page is no error; everything else is shown."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     def shutdown_if_serving(self) -> None:
         if self.serving:  # else there is no loop that could end, and waiting for it would last for ever

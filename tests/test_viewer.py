@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -167,3 +170,14 @@ def test_an_empty_folder_has_an_index(tmp_path: Path) -> None:
         status, html = viewer.answer("/")
     assert status == 200
     assert re.search("0 runs, 0 of them complete", html)
+
+
+def test_ctrl_c_ends_the_command_and_is_no_failure(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mibench", "view", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert re.match(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 0, complaints
+    assert "Traceback" not in complaints

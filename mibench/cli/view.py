@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import rich_click as click
@@ -39,8 +40,8 @@ def view(*, folder: Path, port: int, show_faces: bool, assignments: tuple[str, .
     from mibench.commands import view as serve
     from mibench.settings import parse_assignments
 
-    with serve(
-        folder, port=port, show_faces=show_faces, settings=parse_assignments(assignments, ("dataset",))
-    ) as viewer:
-        say(f"{viewer.url}  (Ctrl-C ends it)")
-        viewer.serve_forever()
+    chosen = parse_assignments(assignments, ("dataset",))
+    served = serve(folder, port=port, show_faces=show_faces, settings=chosen)
+    with served, suppress(KeyboardInterrupt):  # Ctrl-C is the one way to end it, and no failure
+        say(f"{served.url}  (Ctrl-C ends it)")
+        served.serve_forever()
