@@ -1,5 +1,6 @@
 "use strict";
 // Tables that can be sorted and filtered. Without this script they are whole and in their own order.
+const collator = new Intl.Collator("en", { numeric: true });
 for (const table of document.querySelectorAll("table[data-sortable]")) {
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
@@ -9,7 +10,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   const compare = (column, numeric, sign) => (first, second) => {
     const [a, b] = [value(first, column), value(second, column)];
     if (a === "" || b === "") return (a === "") - (b === ""); // what is not known comes last either way
-    return sign * (numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true }));
+    return sign * (numeric ? Number(a) - Number(b) : collator.compare(a, b));
   };
 
   const sortBy = (column) => {
