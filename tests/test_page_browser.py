@@ -111,12 +111,13 @@ def test_tables_are_sorted_and_filtered(run: StoredRun, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_is_no_wider_than_the_window(run: StoredRun, tmp_path: Path, width: int) -> None:
-    script = """
-      const frame = document.documentElement;
-      return [frame.scrollWidth, frame.clientWidth, document.querySelectorAll("svg.chart text").length];
+    script = f"""
+      document.body.style.maxWidth = "{width}px"; // a window of Chromium is never narrower than 500 pixels
+      const body = document.body;
+      return [body.scrollWidth, body.clientWidth, document.querySelectorAll("svg.chart text").length];
     """
     inner, outer, texts = result(tmp_path / "page.html", runs_page(run), script, f"--window-size={width},900")
-    assert inner <= outer == width
+    assert inner <= outer <= width
     assert texts > 20
 
 
