@@ -51,6 +51,12 @@ def walked(out: Path, folder: Path, people: Path, suite: Path) -> dict[str, list
             ["gate", "--baseline", one, one, "--attack", EVIL],
             ["gate", "--baseline", one, one, "--max-increase", f"{EVIL}=1"],
         ],
+        "report": [
+            ["report", one, "--output", folder / "page.html"],
+            ["report", folder, "--output", folder / "page.html"],
+            ["report", one / EVIL, "--output", folder / "page.html"],
+        ],
+        "view": [["view", folder / EVIL]],
         "doctor": [["doctor"]],
         "fetch": [
             ["fetch", "--list", "--to", folder],
@@ -74,7 +80,7 @@ def test_no_command_prints_a_name_as_it_is(toy: Path, tmp_path: Path, name: str)
     (folder := tmp_path / f"empty {EVIL}").mkdir()
     (people / "private" / "train" / EVIL).mkdir(parents=True)
     (people / "private" / "train" / EVIL / f"{EVIL}.jpg").write_text("no picture")
-    if name in ("run", "show", "score", "compare", "gate"):
+    if name in ("run", "show", "score", "compare", "gate", "report"):
         toy_run(out, settings={"protocol.identities": 2})
         if name in ("compare", "gate"):  # names that stand in the records, not on the disk
             for run in list(out.iterdir()):

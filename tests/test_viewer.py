@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -174,10 +175,16 @@ def test_an_empty_folder_has_an_index(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_command_and_is_no_failure(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mibench", "view", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert re.match(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
-        process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=60)
+    usual = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job ignores Ctrl-C, and so would it
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert re.match(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            _, complaints = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0, complaints
     assert "Traceback" not in complaints
