@@ -17,14 +17,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import AnswerFilter, AnswerStage, MibenchError, ReferenceAnswers, load_strictly
+from mibench.api import AnswerFilter, AnswerStage, MibenchError, ReferenceAnswers
 from mibench.api.training import initial_weights
 from mibench.rng import Streams
+
+from .learnt_filter import LearntFilter
 
 LEAST = 1e-12  # of a score in a logarithm
 SIDE = 16  # pixels of what the inverter draws: coarse colours are what scores tell of
 CHANNELS = 32
-LEARNING_RATE = 1e-3  # Adam
 
 
 def bounded_noise(logits: Tensor, moved: Tensor, gradient: Tensor, *, step: float, bound: float) -> Tensor:
@@ -95,7 +96,7 @@ def inversion_loss(inverter: nn.Module, scores: Tensor, images: Tensor) -> Tenso
 
 
 @dataclass(frozen=True, kw_only=True)
-class InversionNoise(AnswerFilter):
+class InversionNoise(LearntFilter):
     """Move the scores where a network that inverts them does worse, and keep their label.
 
     The inverter is trained on public images when the card is made, and its weights are stored with the target's.
@@ -116,26 +117,15 @@ class InversionNoise(AnswerFilter):
     step: float = 1.0
     bound: float = 300.0
     steps: int = 1
-    images: int = 5000
-    epochs: int = 20
-    batch_size: int = 128
-    seed: int = 0
-
-    @property
-    def reference_images(self) -> int:
-        """The setting ``images``."""
-        return self.images
 
     def check(self) -> None:
         """Raise where a setting makes no sense."""
         for name in ("step", "bound"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise MibenchError(f"defence.{name} must be finite and not negative, got {getattr(self, name)}")
-        for name in ("steps", "images", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise MibenchError(f"defence.{name} must be 1 or more, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise MibenchError(f"defence.seed must be 0 or more, got {self.seed}")
+        if self.steps < 1:
+            raise MibenchError(f"defence.steps must be 1 or more, got {self.steps}")
+        super().check()
 
     def network(self, classes: int) -> Inverter:
         """A fresh inverter."""
@@ -145,27 +135,16 @@ class InversionNoise(AnswerFilter):
         """Train the inverter to draw public images from their scores."""
         scores, inverter = reference.scores, self.network(reference.scores.shape[1]).to(reference.device)
         inverter.standardise(scores.to(reference.device))
-        optimiser = torch.optim.Adam(inverter.parameters(), lr=LEARNING_RATE)
-        streams = Streams(self.seed, (self.name,))
-        with torch.enable_grad():
-            for epoch in range(self.epochs):
-                order = torch.randperm(len(scores), generator=streams.generator("order", epoch))
-                for rows in order.split(self.batch_size):
-                    shown = (reference.images[rows].float() / 255).to(reference.device)
-                    loss = inversion_loss(inverter, scores[rows].to(reference.device), shown).mean()
-                    optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
-                reference.progress(epoch + 1, self.epochs, f"loss {loss.item():.4f}")
-        return inverter.state_dict()
+
+        def loss_of(rows: Tensor) -> Tensor:
+            shown = (reference.images[rows].float() / 255).to(reference.device)
+            return inversion_loss(inverter, scores[rows].to(reference.device), shown).mean()
+
+        return self.trained(inverter, reference, loss_of)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> AnswerFilter:
         """The filter whose inverter has these weights."""
         return LearntInversionNoise(self, weights)
-
-    def scores(self, scores: Tensor, images: Tensor) -> Tensor:
-        """Refused: it has learnt nothing yet."""
-        raise MibenchError(f"the filter {self.name!r} has no weights yet", cure="mibench train makes them")
 
 
 class LearntInversionNoise(InversionNoise):
@@ -180,12 +159,7 @@ class LearntInversionNoise(InversionNoise):
         super().__init__(**dataclasses.asdict(settings))
         classes = weights["inner.weight"].shape[1] if "inner.weight" in weights else 1
         self.inverter = settings.network(classes)
-        load_strictly(
-            self.inverter,
-            weights,
-            message=lambda mismatch: f"weights of the filter {self.name!r} do not fit it: {mismatch.summary()}",
-        )
-        self.inverter.eval().requires_grad_(False)
+        self.restored(self.inverter, weights)
 
     def scores(self, scores: Tensor, images: Tensor) -> Tensor:
         """``softmax(log p + noise)``; the classifier's logits are ``log p`` but for a constant in each row."""

@@ -17,12 +17,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mibench.api import AnswerFilter, AnswerStage, MibenchError, ReferenceAnswers, load_strictly
+from mibench.api import AnswerFilter, AnswerStage, MibenchError, ReferenceAnswers
 from mibench.api.training import initial_weights
 from mibench.rng import Streams
 
+from .learnt_filter import LearntFilter
+
 LEAST = 1e-12  # of a score in a logarithm
-LEARNING_RATE = 1e-3  # Adam
 
 
 def purifying_loss(purified: Tensor, scores: Tensor, weight: float) -> Tensor:
@@ -58,7 +59,7 @@ class PurifyingNetwork(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purifier(AnswerFilter):
+class Purifier(LearntFilter):
     """Answer what a small network makes of the scores (prediction purification, arXiv 2005.03915).
 
     It is trained on public images when the card is made, and its weights are stored with the target's.
@@ -82,25 +83,16 @@ class Purifier(AnswerFilter):
     hidden: int = 64
     embedding: int = 32
     residual: bool = False
-    images: int = 5000
     epochs: int = 40
-    batch_size: int = 128
-    seed: int = 0
-
-    @property
-    def reference_images(self) -> int:
-        """The setting ``images``."""
-        return self.images
 
     def check(self) -> None:
         """Raise where a setting makes no sense."""
         if not 0 <= self.weight < math.inf:
             raise MibenchError(f"defence.weight must be finite and not negative, got {self.weight}")
-        for name in ("hidden", "embedding", "images", "epochs", "batch_size"):
+        for name in ("hidden", "embedding"):
             if getattr(self, name) < 1:
                 raise MibenchError(f"defence.{name} must be 1 or more, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise MibenchError(f"defence.seed must be 0 or more, got {self.seed}")
+        super().check()
 
     def network(self, classes: int) -> PurifyingNetwork:
         """A fresh one."""
@@ -116,26 +108,16 @@ class Purifier(AnswerFilter):
         """Train the network on the scores; the images are not looked at."""
         scores = reference.scores.to(reference.device)
         network = self.network(scores.shape[1]).to(reference.device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-        streams = Streams(self.seed, (self.name,))
-        with torch.enable_grad():
-            for epoch in range(self.epochs):
-                order = torch.randperm(len(scores), generator=streams.generator("order", epoch))
-                for rows in order.to(scores.device).split(self.batch_size):
-                    loss = purifying_loss(network(scores[rows]), scores[rows], self.weight)
-                    optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
-                reference.progress(epoch + 1, self.epochs, f"loss {loss.item():.4f}")
-        return network.state_dict()
+
+        def loss_of(rows: Tensor) -> Tensor:
+            seen = scores[rows.to(scores.device)]
+            return purifying_loss(network(seen), seen, self.weight)
+
+        return self.trained(network, reference, loss_of)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> AnswerFilter:
         """The filter that answers through these weights."""
         return LearntPurifier(self, weights)
-
-    def scores(self, scores: Tensor, images: Tensor) -> Tensor:
-        """Refused: it has learnt nothing yet."""
-        raise MibenchError(f"the filter {self.name!r} has no weights yet", cure="mibench train makes them")
 
 
 class LearntPurifier(Purifier):
@@ -150,12 +132,7 @@ class LearntPurifier(Purifier):
         super().__init__(**dataclasses.asdict(settings))
         classes = weights["outer.bias"].shape[0] if "outer.bias" in weights else 1
         self.acting = settings.network(classes)
-        load_strictly(
-            self.acting,
-            weights,
-            message=lambda mismatch: f"weights of the filter {self.name!r} do not fit it: {mismatch.summary()}",
-        )
-        self.acting.eval().requires_grad_(False)
+        self.restored(self.acting, weights)
 
     def scores(self, scores: Tensor, images: Tensor) -> Tensor:
         """q, rows that sum to 1."""
