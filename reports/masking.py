@@ -118,7 +118,13 @@ def masking_notes(masking: Mapping[str, Masking], family: int) -> Iterator[str]:
             if check.sign is None:
                 missing.setdefault(check.text, {}).setdefault(label, []).append(check.name)
     for reason, lacking in missing.items():
-        cells = "; ".join(f"{label} ({', '.join(dict.fromkeys(names))})" for label, names in lacking.items())
+        alike: dict[str, list[str]] = {}
+        for label, names in lacking.items():
+            alike.setdefault(", ".join(dict.fromkeys(names)), []).append(label)
+        cells = "; ".join(
+            f"{names} of {'every defence' if len(labels) == len(masking) > 1 else ', '.join(labels)}"
+            for names, labels in alike.items()
+        )
         yield f"Masking not measured, {reason}: {cells}."
 
 
