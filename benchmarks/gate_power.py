@@ -1,0 +1,86 @@
+"""What gates of a size can see, from stored runs against several trainings of one recipe.
+
+    mibench train target vgg16 --defence none --seed 1 --tag seed-1                          # and others
+    mibench run --attack ppa --target vgg16+seed-1 --protocol gate --output runs/power       # and the others
+    python benchmarks/gate_power.py runs/power/ppa-*
+
+Every two runs of different trainings are a classifier that has not changed, before and after. A simulated gate draws
+people with replacement and some of each person's samples. A classifier that leaks more is the same one with misses that
+count as hits, each with the chance that raises the mean by as much.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mibench.metrics.margins import Increase
+from mibench.results import markdown_lines, open_run
+
+Array = NDArray[np.float64]
+
+PEOPLE, SAMPLES = (10, 20, 30, 40, 50), (4, 8, 16)
+MARGIN, CONFIDENCE = 0.1, 0.95
+INCREASES = (0.0, 0.1, 0.2)
+
+
+def hits(run: Path) -> Array:
+    """Whether the judge accepted each selected sample, ``(I, S)``."""
+    table = pd.read_csv(run / "samples.csv")
+    table = table[table["selected"]]
+    return np.stack([group["hit1"].to_numpy(dtype=np.float64) for _, group in table.groupby("identity")])
+
+
+def verdict(generator: np.random.Generator, before: Array, after: Array, people: int, samples: int, more: float) -> str:
+    """What a gate says of ``people`` drawn from the rows of both, with ``samples`` of each."""
+    rows = generator.integers(len(before), size=people)
+    old, new = (
+        np.take_along_axis(each[rows], generator.random((people, each.shape[1])).argsort(axis=1)[:, :samples], axis=1)
+        for each in (before, after)
+    )
+    chance = more / max(1e-9, 1 - after.mean())
+    new = np.maximum(new, generator.random(new.shape) < chance)
+    trials = float(people * samples)
+    increase = Increase(new=new.mean(axis=1).tolist(), old=old.mean(axis=1).tolist(), trials=(trials, trials))
+    if increase.mean > MARGIN and increase.p_above() <= 1 - CONFIDENCE:
+        return "fail"
+    return "pass" if increase.p_below(MARGIN) <= 1 - CONFIDENCE else "undecided"
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Gates per pair of runs.")
+def main(runs: tuple[Path, ...], draws: int) -> None:
+    """Print pass, fail and undecided in percent, by people, samples and true increase."""
+    targets = {run: open_run(run).target for run in runs}
+    accepted = {run: hits(run) for run in runs}
+    pairs = [(a, b) for a, b in itertools.permutations(runs, 2) if targets[a] != targets[b]]
+    if not pairs:
+        raise click.UsageError("the runs attack one target: several trainings of a recipe are needed")
+    means = ", ".join(f"{100 * accepted[run].mean():.1f} % ({targets[run]})" for run in runs)
+    click.echo(f"{len(pairs)} ordered pairs of {len(runs)} runs; acc@1: {means}\n")
+    rows = [["people", "samples", *(f"true increase {100 * each:.0f} points" for each in INCREASES)]]
+    for people, samples in itertools.product(PEOPLE, SAMPLES):
+        row = [str(people), str(samples)]
+        for more in INCREASES:
+            generator = np.random.default_rng([people, samples, round(100 * more)])
+            counts = Counter(
+                verdict(generator, accepted[before], accepted[after], people, samples, more)
+                for before, after in pairs
+                for _ in range(draws)
+            )
+            row.append(
+                " / ".join(f"{100 * counts[each] / counts.total():.0f}" for each in ("pass", "fail", "undecided"))
+            )
+        rows.append(row)
+    click.echo("\n".join(markdown_lines(rows)))
+
+
+if __name__ == "__main__":
+    main()
