@@ -141,6 +141,21 @@ def test_names_of_cards(toy: Path) -> None:
         cards.find("target", "toynet+bido", "toyfaces")
 
 
+@pytest.mark.parametrize(
+    ("tag", "flags"),
+    [
+        ("bido", "--defence bido"),
+        ("negls+bido", "--defence negls --defence bido"),
+        ("mine", "--tag mine"),
+        ("bido+mine", "--tag bido+mine"),
+    ],
+)
+def test_a_tag_that_names_defences_is_trained_with_them(home: Path, tag: str, flags: str) -> None:
+    with pytest.raises(MibenchError) as caught:
+        cards.find("target", f"facenet64+{tag}", "synthfaces")
+    assert f"`mibench train target facenet64 --dataset synthfaces {flags}`" in str(caught.value)
+
+
 def test_a_prior_that_rejects_its_arguments_is_one_line(toy: Path) -> None:
     with pytest.raises(MibenchError, match="prior 'toygan@toyfaces' does not accept its arguments") as caught:
         assets.build_prior(cards.find("prior", "toygan", "toyfaces"), {"nonsense": 1}, CPU)

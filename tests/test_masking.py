@@ -225,8 +225,16 @@ def test_without_its_cells_nothing_is_measured(tmp_path):
     assert reasons["black box"] == "no attack ran as black box and as white box"
     assert reasons["cosine"] == reasons["gradient norm"] == MEASURE
     text = found.render("markdown")
-    assert "mibench score RUN --metric gradients: weak" not in text  # rows are called by their labels
-    assert "mibench score RUN --metric gradients: shield (gradient norm, cosine, flat loss)." in text
+    assert "flat loss of weak" not in text  # rows are called by their labels
+    assert "mibench score RUN --metric gradients: gradient norm, cosine, flat loss of shield." in text
+
+
+def test_what_no_defence_has_measured_is_said_once(tmp_path):
+    for tag in ("", "weak", "veil"):
+        attack_on(tmp_path / f"ppa-{tag}", tag, "ppa", 0.5)
+    text = compare_defences(tmp_path).render("markdown")
+    assert "black box and as white box: black box of every defence." in text
+    assert "--metric gradients: gradient norm, cosine, flat loss of every defence." in text
 
 
 @pytest.mark.parametrize("absent", [WHITE, BLACK])

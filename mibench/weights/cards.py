@@ -200,6 +200,9 @@ def training_command(kind: str, name: str, target: str | None = None) -> str:
         words += ["--target", target or tag or "NAME"]
         tag = None
     words += ["--dataset", card_name.dataset] if card_name.dataset else []
+    if kind == "target" and tag and set(defences := tag.split("+")) <= set(registry.names("defence")):
+        words += [word for defence in defences for word in ("--defence", defence)]  # whose tag this is by default
+        tag = None
     if not tag and name in shipped_cards():
         tag = "NAME"
     return " ".join([*words, *(["--tag", tag] if tag else [])])
