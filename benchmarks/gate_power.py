@@ -55,7 +55,7 @@ def verdict(generator: np.random.Generator, before: Array, after: Array, people:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Gates per pair of runs.")
+@click.option("--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Gates per pair of runs.")
 def main(runs: tuple[Path, ...], draws: int) -> None:
     """Print pass, fail and undecided in percent, by people, samples and true increase."""
     targets = {run: open_run(run).target for run in runs}
