@@ -4,15 +4,17 @@
     mibench run --attack ppa --target vgg16+seed-1 --protocol gate --output runs/power       # and the others
     python benchmarks/gate_power.py runs/power/ppa-*
 
-Every two runs of different trainings are a classifier that has not changed, before and after. A simulated gate draws
-people with replacement and some of each person's samples. A classifier that leaks more is the same one with misses that
-count as hits, each with the chance that raises the mean by as much.
+Every two runs of one target (other attack seeds) are weights that have not changed, before and after; every two of
+different targets are a recipe that has not changed. A simulated gate draws people with replacement and some of each
+person's samples. A classifier that leaks more is the same one with misses that count as hits, each with the chance that
+raises the mean by as much.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -57,15 +59,24 @@ def verdict(generator: np.random.Generator, before: Array, after: Array, people:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--draws", type=click.IntRange(min=1), default=8, show_default=True, help="Gates per pair of runs.")
 def main(runs: tuple[Path, ...], draws: int) -> None:
-    """Print pass, fail and undecided in percent, by people, samples and true increase."""
+    """Print pass, fail and undecided by people, samples and true increase."""
     targets = {run: open_run(run).target for run in runs}
     accepted = {run: hits(run) for run in runs}
-    pairs = [(a, b) for a, b in itertools.permutations(runs, 2) if targets[a] != targets[b]]
-    if not pairs:
-        raise click.UsageError("the runs attack one target: several trainings of a recipe are needed")
     means = ", ".join(f"{100 * accepted[run].mean():.1f} % ({targets[run]})" for run in runs)
-    click.echo(f"{len(pairs)} ordered pairs of {len(runs)} runs; acc@1: {means}\n")
-    rows = [["people", "samples", *(f"true increase {100 * each:.0f} points" for each in INCREASES)]]
+    click.echo(f"acc@1: {means}\n")
+    every = list(itertools.permutations(runs, 2))
+    for what, pairs in (
+        ("the same weights", [(a, b) for a, b in every if targets[a] == targets[b]]),
+        ("other trainings", [(a, b) for a, b in every if targets[a] != targets[b]]),
+    ):
+        if pairs:
+            click.echo(f"{len(pairs)} ordered pairs of {what}: pass / fail / undecided in percent, margin 10 points\n")
+            click.echo("\n".join([*markdown_lines(table(accepted, pairs, draws)), ""]))
+
+
+def table(accepted: Mapping[Path, Array], pairs: Sequence[tuple[Path, Path]], draws: int) -> list[list[str]]:
+    """Rows of people and samples, columns of true increases."""
+    rows = [["people", "samples", *(f"+{100 * each:.0f} points" for each in INCREASES)]]
     for people, samples in itertools.product(PEOPLE, SAMPLES):
         row = [str(people), str(samples)]
         for more in INCREASES:
@@ -79,7 +90,7 @@ def main(runs: tuple[Path, ...], draws: int) -> None:
                 " / ".join(f"{100 * counts[each] / counts.total():.0f}" for each in ("pass", "fail", "undecided"))
             )
         rows.append(row)
-    click.echo("\n".join(markdown_lines(rows)))
+    return rows
 
 
 if __name__ == "__main__":
