@@ -3,6 +3,7 @@ axe-core's rules of accessibility hold in both schemes of colours."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,7 +23,11 @@ pytestmark = needs_chromium
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
-    return make_run(tmp_path_factory.mktemp("browsed") / "run", "dmmia", 0.25, samples=3)
+    made = make_run(tmp_path_factory.mktemp("browsed") / "run", "dmmia", 0.25, samples=3)
+    record = json.loads((made.path / "run.json").read_text())
+    record["settings"] = {"attack.steps": {"value": 3, "origin": "preset demo", "by_user": False}}
+    (made.path / "run.json").write_text(json.dumps(record))
+    return open_run(made.path)
 
 
 @pytest.fixture(scope="module")

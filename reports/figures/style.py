@@ -88,7 +88,7 @@ def inert(fig: Figure) -> Figure:
     from matplotlib.ticker import FixedLocator
 
     numbers: set[int] = set()
-    labels: set[int] = {id(text) for legend in fig.findobj(Legend) for text in legend.get_texts()}  # type: ignore[attr-defined]
+    labels: set[int] = {id(text) for legend in fig.findobj(Legend) for text in legend.get_texts()}
     for axis in (axis for axes in fig.axes for axis in (axes.xaxis, axes.yaxis)):
         ticks = axis.get_ticklabels()
         if not isinstance(axis.get_major_locator(), FixedLocator):

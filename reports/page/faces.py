@@ -15,6 +15,7 @@ from mibench.api import MibenchError
 from mibench.results import LabelledImages, StoredRun, number_text, per_identity
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 PEOPLE = 3  # of each kind
@@ -72,13 +73,18 @@ def by_exposure(*runs: StoredRun) -> list[int]:
 
     Of several runs, which attack the same people, the means count.
     """
-    accuracy, distance = (
-        sum(per_identity(run, column) for run in runs) / len(runs) for column in ("hit1", "knn_distance")
-    )
+    accuracy, distance = (_mean([per_identity(run, column) for run in runs]) for column in ("hit1", "knn_distance"))
     return sorted(
         (int(identity) for identity in accuracy.index),
         key=lambda identity: (-accuracy[identity], distance[identity], identity),
     )
+
+
+def _mean(values: Sequence[pd.Series[float]]) -> pd.Series[float]:
+    total = values[0]
+    for each in values[1:]:
+        total = total + each
+    return total / len(values)
 
 
 def chosen_people(order: Sequence[int], each: int = PEOPLE) -> list[tuple[str, list[int]]]:

@@ -56,7 +56,9 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 
   const labelled = (title, control) => {
     const label = document.createElement("label");
-    label.append(title, control);
+    const name = document.createElement("span");
+    name.textContent = title;
+    label.append(name, control);
     filters.append(label);
   };
 
