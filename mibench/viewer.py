@@ -108,7 +108,9 @@ class Viewer:
             if path == "/":
                 return HTTPStatus.OK, index(self.runs(), self.folder.resolve().name or "this folder")
             if path in COMPARISONS:
-                return HTTPStatus.OK, pages(self._complete(), by=COMPARISONS[path])
+                return HTTPStatus.OK, pages(
+                    self._complete(), by=COMPARISONS[path], private=self.private, show_faces=self.show_faces
+                )
             name = unquote(path.removeprefix("/run/"), errors="surrogateescape")
             run = self.runs().get(name) if path.startswith("/run/") else None
             if run is None:

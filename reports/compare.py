@@ -38,7 +38,7 @@ class PrintedComparison(Comparison):
     def write(self, folder: Path | str, *, paper: bool = False) -> list[Path]:
         """Write ``comparison`` and ``differences`` as CSV, Markdown and LaTeX, and the figure as PNG and SVG.
 
-        With ``paper`` the figures for papers as well, PDF.
+        With ``paper`` the figures for papers as well, PDF and SVG.
         """
         files = comparison_tables.write_all(self, Path(folder))
         if paper:

@@ -40,12 +40,14 @@ class PrintedMatrix(Matrix):
     def write(self, folder: Path | str, *, paper: bool = False) -> list[Path]:
         """Write ``defences`` as CSV, Markdown and LaTeX, and the figure ``frontier`` as PNG and SVG.
 
-        Raises:
-            MibenchError: ``paper``, whose figures are of attacks.
+        With ``paper`` the figures for papers as well, PDF and SVG.
         """
+        files = matrix_tables.write_all(self, Path(folder))
         if paper:
-            raise MibenchError("figures for papers are drawn of attacks", cure="drop --paper, or compare by attack")
-        return matrix_tables.write_all(self, Path(folder))
+            from .figures.paper_defences import write_paper
+
+            files += write_paper(self, Path(folder) / "paper")
+        return files
 
 
 def compare_defences(

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mibench.api import Estimate, MetricInfo
-from mibench.results import ABSENT, arrow, atomic_write, bounds_text, count_text, markdown_lines, number_text, printable
+from mibench.results import (
+    ABSENT,
+    arrow,
+    atomic_write,
+    bounds_text,
+    count_text,
+    csv_cell,
+    markdown_lines,
+    number_text,
+    printable,
+)
 
 Kind = Literal["text", "share", "percent", "points", "number", "count", "megabytes", "p"]
 _IN_PERCENT = ("share", "percent", "points")
@@ -144,7 +155,8 @@ def markdown_text(tables: Sequence[Table], notes: Sequence[str], width: int | No
             title = printable(table.title if number == 0 else f"{table.title} (continued)")
             lines = markdown_lines([[row[index] for index in chunk] for row in rows])
             parts.append("\n".join([f"## {title}", "", *lines]))
-    return "\n\n".join(parts) + "\n\n" + "\n".join(f"{printable(note)}\n" for note in notes)
+    text = "\n\n".join(parts) + "\n\n" + "\n".join(f"{printable(note)}\n" for note in notes)
+    return text if width is not None else _without_markup(text)
 
 
 def csv_text(table: Table) -> str:
@@ -177,6 +189,14 @@ def write_text(file: Path, text: str) -> Path:
     return file
 
 
+def _without_markup(text: str) -> str:
+    """Markdown in which no name becomes an element of HTML, a link or an image: what would begin one is an entity.
+
+    Other signs stay, so that files read as plain text too; lines and cells are nobody's to make already.
+    """
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "&#93;(").replace("][", "&#93;[")
+
+
 def _markdown_cell(column: Column, cell: Cell) -> str:
     text, bounds = shown(column, cell)
     text = f"**{text}**" if cell.stands_out else text
@@ -199,4 +219,4 @@ def _chunks(rows: Sequence[Sequence[str]], lead: int, width: int | None) -> list
 
 
 def _exact(value: str | float | None) -> str:
-    return "" if value is None else printable(value) if isinstance(value, str) else repr(value)
+    return str(csv_cell(value)) if value is None or isinstance(value, str) else repr(value)

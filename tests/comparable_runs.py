@@ -40,6 +40,7 @@ def make(
     settings: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
     truth: bool = True,
+    side: int = 8,
     **spec: Any,
 ) -> Path:
     """A finished run whose success rises with ``level``; identities are equally hard for every attack."""
@@ -57,7 +58,12 @@ def make(
     table["feature_distance"] = table["knn_distance"] / 300
     table["true_identity_error"] = 0.5 - 0.3 * known if truth else float("nan")
     table["true_identity_rank"] = np.where(generator.random(len(identity)) < known, 1.0, 9.0) if truth else float("nan")
+    half = people // 2 * SAMPLES
+    table["unit"] = (np.arange(len(identity)) >= half).astype(int)
+    table["index"] = np.arange(len(identity)) - half * table["unit"]
+    table["nearest_private"] = table["sample"] % 3
     table.to_csv(folder / "samples.csv", index=False)
+    images = torch.from_numpy(generator.integers(0, 256, (len(identity), 3, side, side), dtype=np.uint8))
 
     def mean(name: str, values: pd.Series, better: bool) -> Estimate:
         shares = name.startswith("acc") or name.endswith("top1")
@@ -96,7 +102,10 @@ def make(
     (folder / "run.json").write_text(json.dumps(record))
     for stem, forward, backward in (("state", 160, 0), ("units/000", 1600, 800), ("units/001", 1600, 800)):
         queries = {"queries_forward": forward, "queries_backward": backward}
-        save_file({"x": torch.zeros(1)}, folder / f"{stem}.safetensors", metadata={"mibench": json.dumps(queries)})
+        rows = {"state": slice(0, 0), "units/000": slice(0, half), "units/001": slice(half, None)}[stem]
+        labels = torch.from_numpy(identity[rows])
+        tensors = {"images": images[rows].clone(), "labels": labels, "confidence": torch.zeros(len(labels))}
+        save_file(tensors, folder / f"{stem}.safetensors", metadata={"mibench": json.dumps(queries)})
         cost = {"seconds": 8.0, "peak_memory_bytes": 1_000_000 + forward}
         (folder / f"{stem}.json").write_text(json.dumps(cost))
     return folder

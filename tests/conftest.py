@@ -30,6 +30,7 @@ torch.set_num_threads(int(os.environ.get("MIBENCH_TEST_THREADS", "1")))
 # modules beside the tests that have fixtures of several of them
 pytest_plugins = [
     "audited",
+    "browser",
     "comparable_runs",
     "defended_runs",
     "downloads",

@@ -6,8 +6,20 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
+from mibench.reports.page.environment import TEMPLATES
+
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 SVG_EMPTY = {"path", "use", "rect", "stop"}
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+    "../../../etc/passwd",
+    '=HYPERLINK("http://evil.example","x")',
+    "\u202eevil\u2066",
+    "</svg></style></script>$x_1$ {{ 7 * 7 }}\x00\x1b[2J",
+)
 
 
 class Page(HTMLParser):
@@ -94,3 +106,13 @@ def check(html: str) -> Page:
     assert not page.all("link", "iframe", "object", "embed", "base", "form")
     assert "@import" not in html
     return page
+
+
+def assert_inert(html: str) -> None:
+    """Nothing that came from a file has become more than text."""
+    page = check(html)
+    assert page.scripts == [(TEMPLATES / "page.js").read_text()]
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", html)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    assert not any("javascript:" in attributes.get("href", "") for _, attributes in page.elements)
+    assert "49" not in "".join(page.text).partition("</svg>")[2].partition("}}")[0]  # no template in a template

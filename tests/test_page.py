@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from html_pages import Page, check
+from html_pages import HOSTILE, Page, assert_inert, check
 from PIL import Image
 from reported_runs import make_run, private_images
 from untouched import contents
@@ -31,16 +31,6 @@ from mibench.reports.page.faces import MOST_PIXELS, by_exposure, chosen_people
 from mibench.reports.page.page import runs_index, runs_page
 from mibench.reports.page.reproduce import command
 from mibench.results import StoredRun, open_run
-
-HOSTILE = (
-    "<script>alert(1)</script>",
-    "\"'><img src=x onerror=alert(1)>",
-    "javascript:alert(1)",
-    "../../../etc/passwd",
-    '=HYPERLINK("http://evil.example","x")',
-    "\u202eevil\u2066",
-    "</svg></style></script>$x_1$ {{ 7 * 7 }}\x00\x1b[2J",
-)
 
 
 def edit(run: Path, change: Any) -> None:
@@ -233,15 +223,6 @@ def poisoned(value: Any, text: str) -> Any:
     if isinstance(value, list):
         return [poisoned(item, text) for item in value]
     return text if isinstance(value, str) else value
-
-
-def assert_inert(html: str) -> None:
-    page = check(html)
-    assert page.scripts == [(TEMPLATES / "page.js").read_text()]
-    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", html)
-    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
-    assert not any("javascript:" in attributes.get("href", "") for _, attributes in page.elements)
-    assert "49" not in "".join(page.text).partition("</svg>")[2].partition("}}")[0]  # no template in a template
 
 
 @pytest.mark.parametrize("text", ["".join(HOSTILE), "".join(reversed(HOSTILE)), HOSTILE[4]], ids=range(3))

@@ -1,143 +1,216 @@
-"""Pages in a real browser: the script runs, sorts and filters, nothing is requested, nothing is complained about.
-
-Chromium writes out what has become of a page; a test's own script, which a copy of the page admits by its hash, does
-what a person would do.
-"""
+"""Pages in a real browser: the script runs, sorts and filters, nothing is requested, nothing is complained about, and
+axe-core's rules of accessibility hold in both schemes of colours."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.resources import files
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
+from browser import Browser, Scheme, needs_chromium
 from reported_runs import make_run
 
 from mibench.reports.page.page import runs_index, runs_page
 from mibench.results import StoredRun, open_run
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = [
-    pytest.mark.slow,  # a browser takes seconds to start
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
-    return make_run(tmp_path_factory.mktemp("browsed") / "run", "dmmia", 0.25, samples=3)
+    made = make_run(tmp_path_factory.mktemp("browsed") / "run", "dmmia", 0.25, samples=3)
+    record = json.loads((made.path / "run.json").read_text())
+    record["settings"] = {"attack.steps": {"value": 3, "origin": "preset demo", "by_user": False}}
+    (made.path / "run.json").write_text(json.dumps(record))
+    return open_run(made.path)
 
 
-def browse(file: Path, *options: str) -> tuple[str, list[str]]:
-    """The document after its scripts ran, and the lines of the browser's console."""
-    command = [str(CHROMIUM), "--headless=new", "--disable-gpu", "--no-first-run", "--enable-logging=stderr", "--v=0"]
-    if os.geteuid() == 0:
-        command.append("--no-sandbox")  # Chromium's sandbox refuses root, as in a container
-    command += [f"--user-data-dir={file.parent / 'profile'}", *options, "--dump-dom", file.resolve().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+@pytest.fixture(scope="module")
+def pages(run: StoredRun, suite: Path, defended: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page of each kind."""
+    folder = tmp_path_factory.mktemp("pages")
+    texts = {
+        "run": runs_page(run),
+        "attacks": runs_page(suite),
+        "defences": runs_page(defended),
+        "index": runs_index({"one": run, "two": open_run(run.path)}, "runs"),
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in texts}
 
 
-REPORTED = """
-const found = (() => {{ {script} }})();
-const pre = document.createElement("pre");
-pre.id = "done";
-pre.textContent = JSON.stringify(found);
-document.body.append(pre);
+KINDS = ("run", "attacks", "defences", "index")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_asks_for_nothing_and_nothing_is_complained_about(
+    browser: Browser, pages: dict[str, Path], kind: str
+) -> None:
+    with browser.page(pages[kind]) as tab:
+        assert tab.run("return document.querySelectorAll('th button').length") > 0  # the script ran
+        assert tab.complaints == []
+        assert tab.requests == [pages[kind].as_uri()]
+
+
+# ---------------------------------------------------------------- tables
+
+
+SHOWN = """
+  const table = document.getElementById("people-table");
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  const column = (index) =>
+    [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[index].dataset.value);
+  const where = heads.findIndex((head) => head.textContent.startsWith("KNN"));
 """
 
 
-def driven(page: str, script: str) -> str:
-    """The page with a further script, allowed by its hash, whose result stands in an element of its own."""
-    script = REPORTED.format(script=script)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = page.replace("; script-src ", f"; script-src &#39;sha256-{digest}&#39; ")
-    return page.replace("</body>", f"<script>{script}</script></body>")
+def test_tables_are_sorted_and_filtered(browser: Browser, pages: dict[str, Path]) -> None:
+    with browser.page(pages["run"]) as tab:
+        read = f"{SHOWN} return [column(where).map(Number), heads[where].getAttribute('aria-sort')];"
+        tab.run(f"{SHOWN} heads[where].querySelector('button').click();")
+        down, state = tab.run(read)
+        assert (down, state) == (sorted(down, reverse=True), "descending")
+        tab.run(f"{SHOWN} heads[where].querySelector('button').focus();")
+        tab.press("Enter", text="\r", code=13)  # by keyboard as well
+        assert tab.run(read) == [down[::-1], "ascending"]
+        assert len(down) == 6
+        choices, chosen, count = tab.run(
+            f"""{SHOWN}
+            const select = document.querySelector(".filters select");
+            select.selectedIndex = 1;
+            select.dispatchEvent(new Event("change"));
+            return [[...select.options].map((each) => each.text), [...new Set(column(2))],
+              document.querySelector(".filters output").textContent];
+            """
+        )
+        assert choices[0] == "all"
+        assert chosen == [choices[1]]
+        assert re.fullmatch(r"\d of 6 rows", count)
+        tab.run("document.querySelector('.filters input').focus();")
+        for letter in "xyz":
+            tab.press(letter, text=letter)
+        assert tab.run(f"{SHOWN} return column(0);") == []
 
 
-def result(file: Path, page: str, script: str, *options: str) -> Any:
-    file.write_text(driven(page, script), encoding="utf-8")
-    document, complaints = browse(file, *options)
-    assert not complaints
-    text = re.search(r'<pre id="done">(.*?)</pre>', document, re.DOTALL)
-    assert text is not None
-    return json.loads(html.unescape(text[1]))
+# ---------------------------------------------------------------- looks
 
 
-def test_tables_are_sorted_and_filtered(run: StoredRun, tmp_path: Path) -> None:
-    script = """
-      const table = document.getElementById("people-table");
-      const shown = () => [...table.tBodies[0].rows].filter((row) => !row.hidden);
-      const column = (index) => shown().map((row) => row.cells[index].dataset.value);
-      const heads = [...table.tHead.rows[0].cells];
-      const where = heads.findIndex((head) => head.textContent.startsWith("KNN"));
-      const button = heads[where].querySelector("button");
-      button.click();
-      const down = column(where).map(Number), state = heads[where].getAttribute("aria-sort");
-      button.click();
-      const up = column(where).map(Number), after = heads[where].getAttribute("aria-sort");
-      const select = document.querySelector(".filters select"), field = document.querySelector(".filters input");
-      const choices = [...select.options].map((option) => option.text);
-      select.selectedIndex = 1;
-      select.dispatchEvent(new Event("change"));
-      const chosen = new Set(column(2)), count = document.querySelector(".filters output").textContent;
-      field.value = "no such person";
-      field.dispatchEvent(new Event("input"));
-      return { down, up, state, after, choices, chosen: [...chosen], count, none: column(0) };
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_fits_into_windows_and_on_paper(browser: Browser, pages: dict[str, Path], kind: str) -> None:
+    with browser.page(pages[kind]) as tab:
+        for width in (390, 1280):
+            tab.resize(width)
+            inner, outer = tab.run(
+                "const page = document.documentElement; return [page.scrollWidth, page.clientWidth];"
+            )
+            assert inner <= outer <= width
+        tab.resize(718)  # A4 without margins of a centimetre
+        tab.call("Emulation.setEmulatedMedia", media="print")
+        cut = tab.run(
+            """
+            for (const each of document.querySelectorAll("details")) each.open = true;
+            return [...document.querySelectorAll("table, svg, pre, img")]
+              .filter((each) => each.getBoundingClientRect().right > document.documentElement.clientWidth)
+              .map((each) => each.outerHTML.slice(0, 80));
+            """
+        )
+        assert cut == []
+
+
+def test_what_goes_on_beyond_the_edge_says_so(browser: Browser, pages: dict[str, Path]) -> None:
+    marked = """
+      const box = document.getElementById("people-table").parentElement;
+      const frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+      await frame();
+      const before = box.classList.contains("more");
+      box.scrollLeft = box.scrollWidth;
+      await frame();
+      return [before, box.classList.contains("more")];
     """
-    found = result(tmp_path / "page.html", runs_page(run), script)
-    assert found["down"] == sorted(found["down"], reverse=True)
-    assert found["up"] == found["down"][::-1]
-    assert len(found["up"]) == 6
-    assert (found["state"], found["after"]) == ("descending", "ascending")
-    assert found["choices"][0] == "all"
-    assert found["chosen"] == [found["choices"][1]]
-    assert re.fullmatch(r"\d of 6 rows", found["count"])
-    assert found["none"] == []
+    with browser.page(pages["run"], width=390) as tab:
+        assert tab.run(marked) == [True, False]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_is_no_wider_than_the_window(run: StoredRun, tmp_path: Path, width: int) -> None:
-    script = f"""
-      document.body.style.maxWidth = "{width}px"; // a window of Chromium is never narrower than 500 pixels
-      const body = document.body;
-      return [body.scrollWidth, body.clientWidth, document.querySelectorAll("svg.chart text").length];
-    """
-    inner, outer, texts = result(tmp_path / "page.html", runs_page(run), script, f"--window-size={width},900")
-    assert inner <= outer <= width
-    assert texts > 20
+def test_what_is_folded_is_printed(browser: Browser, pages: dict[str, Path]) -> None:
+    with browser.page(pages["run"]) as tab:
+        assert tab.run("return document.querySelector('details').open") is False
+        assert tab.pdf().startswith(b"%PDF")
+        assert tab.run("return document.querySelector('details').open") is True
 
 
-def test_everything_that_can_be_used_is_reached_by_keyboard_and_named(run: StoredRun, tmp_path: Path) -> None:
-    script = """
-      const used = [...document.querySelectorAll("a, button, input, select, summary, [tabindex='0']")];
-      return used.map((each) => {
-        each.focus();
-        const labelled = document.getElementById(each.getAttribute("aria-labelledby"));
-        const said = [each.getAttribute("aria-label"), labelled?.textContent, each.labels?.[0]?.textContent];
-        const name = said.find(Boolean) || each.textContent;
-        return [each.tagName, name.trim(), document.activeElement === each];
-      });
-    """
-    for number, page in enumerate((runs_page(run), runs_index({"one": run, "two": open_run(run.path)}, "runs"))):
-        found = result(tmp_path / f"{number}.html", page, script)
-        assert found
-        assert all(name for _, name, _ in found), found
-        closed = [tag for tag, _, focused in found if not focused]
-        assert len(closed) <= 1  # the table inside the folded settings
+# ---------------------------------------------------------------- accessibility
+
+
+COLOURS = """
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = parts(colour).map((each) => each / 255)
+      .map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const contrast = (colour) => (Math.max(light(colour), paper) + 0.05) / (Math.min(light(colour), paper) + 0.05);
+"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_are_accessible(browser: Browser, pages: dict[str, Path], kind: str, width: int, scheme: Scheme) -> None:
+    """Every rule of axe-core. What it cannot decide, the contrast of text in drawings, is measured here."""
+    axe = pytest.importorskip("axe_core_python")
+    with browser.page(pages[kind], width=width, scheme=scheme) as tab:
+        dark = tab.run(f"{COLOURS} return paper < 0.2;")
+        assert dark == (scheme == "dark")
+        tab.load((files(axe) / "axe.min.js").read_text(encoding="utf-8"))
+        broken, undecided, kept = tab.run(
+            """
+            for (const each of document.querySelectorAll("details")) each.open = true;
+            const found = await axe.run({ resultTypes: ["violations", "incomplete", "passes"] });
+            const brief = (rules) => rules.flatMap((rule) =>
+              rule.nodes.map((node) => [rule.id, node.html.slice(0, 120), node.failureSummary]));
+            return [brief(found.violations), brief(found.incomplete), found.passes.map((rule) => rule.id)];
+            """
+        )
+        assert broken == []
+        assert [each for each in undecided if not (each[0] == "color-contrast" and each[1].startswith("<text"))] == []
+        assert {"color-contrast", "heading-order", "landmark-one-main", "label", "region"} <= set(kept)
+        faint = tab.run(
+            f"""{COLOURS}
+            return [...document.querySelectorAll("svg text")]
+              .map((each) => [each.textContent, contrast(getComputedStyle(each).fill)])
+              .filter(([, ratio]) => ratio < 4.5);
+            """
+        )
+        assert faint == []
+
+
+@pytest.mark.parametrize("kind", ["run", "index"])
+def test_everything_that_can_be_used_is_reached_by_keyboard(
+    browser: Browser, pages: dict[str, Path], kind: str
+) -> None:
+    with browser.page(pages[kind]) as tab:
+        count = tab.run(
+            """
+            for (const each of document.querySelectorAll("details")) each.open = true;
+            const used = [...document.querySelectorAll("a, button, input, select, summary, [tabindex='0']")];
+            used.forEach((each, number) => (each.dataset.number = number));
+            return used.length;
+            """
+        )
+        reached = []
+        for _ in range(count):
+            tab.press("Tab", code=9)
+            reached.append(tab.run("return Number(document.activeElement.dataset.number);"))
+        assert reached == list(range(count))
+
+
+# ---------------------------------------------------------------- safety
 
 
 class _Listener(BaseHTTPRequestHandler):
@@ -162,7 +235,7 @@ def listener() -> Iterator[str]:
 
 
 def test_the_policy_lets_nothing_out_even_if_something_were_injected(
-    run: StoredRun, tmp_path: Path, listener: str
+    browser: Browser, run: StoredRun, tmp_path: Path, listener: str
 ) -> None:
     injected = (
         f'<img src="{listener}/image"><link rel="stylesheet" href="{listener}/style"><iframe src="{listener}/frame">'
@@ -171,9 +244,11 @@ def test_the_policy_lets_nothing_out_even_if_something_were_injected(
     )
     file = tmp_path / "page.html"
     file.write_text(runs_page(run).replace("</main>", injected + "</main>"), encoding="utf-8")
-    _, complaints = browse(file)
+    with browser.page(file) as tab:
+        tab.run("await new Promise((done) => setTimeout(done, 300));")
+        assert tab.complaints  # the browser says what it blocked
     assert _Listener.asked == []
-    assert complaints  # the browser says what it blocked
     file.write_text(f'<img src="{listener}/image">', encoding="utf-8")
-    browse(file)
+    with browser.page(file):
+        pass
     assert _Listener.asked == ["/image"]  # the listener hears what is asked

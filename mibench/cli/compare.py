@@ -28,7 +28,7 @@ FORMATS = ("text", "csv", "markdown", "latex")
   mibench compare runs/ --reference floor          what each attack adds to its own floor
   mibench compare runs/A runs/B --metric acc1      one metric only: fewer tests to correct for
   mibench compare runs/ --output comparison        CSV, Markdown, LaTeX and a figure
-  mibench compare runs/ --output out --paper       and PDF figures, one and two columns wide
+  mibench compare runs/ --output out --paper       and figures for papers, one and two columns wide
   mibench compare runs/defences --by defence       utility and leakage of defences, against the undefended twin
 """,
 )
@@ -46,7 +46,9 @@ FORMATS = ("text", "csv", "markdown", "latex")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Show and test only this metric; repeatable.")
 @click.option("--mix", is_flag=True, help="Allow runs with different protocols, data or judges; no tests between them.")
 @output_option(None, "Folder for tables and the figure: CSV, Markdown, LaTeX, PNG and SVG.")
-@click.option("--paper", is_flag=True, help="With --output: figures for papers as well, PDF, one and two columns wide.")
+@click.option(
+    "--paper", is_flag=True, help="With --output: figures for papers as well, PDF and SVG, one and two columns wide."
+)
 @click.option(
     "--format",
     "kind",
@@ -77,8 +79,6 @@ def compare(
 
     if paper and output is None:
         raise MibenchError("--paper writes files", cure="name a folder for them with --output")
-    if paper and by == "defence":
-        raise MibenchError("--paper draws attacks", cure="drop --paper or --by defence")
     comparison = compare_runs(runs, reference=reference, metrics=metrics, mix=mix, by=by)
     files = comparison.write(output, paper=paper) if output is not None else []
     if as_json:

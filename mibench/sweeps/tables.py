@@ -17,6 +17,7 @@ from mibench.results import (
     StoredRun,
     built_in_infos,
     count_text,
+    csv_cell,
     estimate_text,
     interval_text,
     markdown_lines,
@@ -60,11 +61,11 @@ class SweepTable:
         )
 
     def csv(self) -> str:
-        """Every column in full precision."""
+        """Every column in full precision; no text is a formula to a spreadsheet."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in self.rows)
         return text.getvalue()
 
     def markdown(self) -> str:

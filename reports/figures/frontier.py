@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mibench.reports.matrix import Defended, Matrix
 
+from .palette import Look
 from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy, write_centred
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Style = tuple[str, str]  # colour and marker
 WIDE = 0.2  # a range of utilities beyond which a linear axis would press the good ones together
 LOGIT_TICKS = (0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
@@ -35,11 +35,11 @@ def frontier_plot(matrix: Matrix) -> Figure:
     fig = figure(max(6.0, 3.7 * columns + 1.9), 0.9 + 3.1 * lines)
     grid = fig.subplots(lines, columns, squeeze=False).ravel()
     names = list(dict.fromkeys(row.defence for row in matrix.rows if row.role != "undefended"))
-    styles = dict(zip(names, colours(len(names)), strict=True))
+    looks = {name: Look(colour, marker, "-") for name, (colour, marker) in zip(names, colours(len(names)), strict=True)}
     handles: dict[str, Artist] = {}
     for axes, (group, attack) in zip(grid, panels, strict=False):
         rows = [row for row in matrix.rows if row.group == group]
-        handles |= _panel(axes, matrix, rows, attack, name, styles)
+        handles |= draw_panel(axes, matrix, rows, attack, name, looks)
         title = attack if len(matrix.groups) == 1 else f"{attack}, {group}"
         axes.set_title(title, fontsize=NORMAL, color=INK)
     for axes in grid[len(panels) :]:
@@ -65,10 +65,36 @@ def frontier_plot(matrix: Matrix) -> Figure:
     return fig
 
 
-def _panel(
-    axes: Axes, matrix: Matrix, rows: Sequence[Defended], attack: str, name: str, styles: dict[str, Style]
+def legend_text(role: str, defence: str) -> str:
+    """What a legend calls the rows of a defence."""
+    if role == "undefended":
+        return "undefended, other training"
+    return f"control: {defence}" if role == "control" else defence
+
+
+def draw_panel(
+    axes: Axes,
+    matrix: Matrix,
+    rows: Sequence[Defended],
+    attack: str,
+    name: str,
+    looks: Mapping[str, Look],
+    *,
+    size: float = 42,
+    called: Callable[[str, str], str] = legend_text,
 ) -> dict[str, Artist]:
-    """Draw one attack; legend entries by label."""
+    """Draw one attack; legend entries by label.
+
+    Args:
+        axes: an empty panel.
+        matrix: what is drawn.
+        rows: of one group.
+        attack: column of the matrix.
+        name: the metric of leakage.
+        looks: of each defence.
+        size: area of a marker in square points.
+        called: what a legend calls a role and a defence.
+    """
     tidy(axes)
     info = matrix.infos[name]
     handles: dict[str, Artist] = {}
@@ -81,17 +107,17 @@ def _panel(
         baseline = key[0] == "undefended"
         if baseline:  # a defence's rows are in the order of its settings already
             alike.sort(key=lambda row: float(row.utility.value or 0))
-        colour, marker = (GREY, "X") if baseline else styles[key[1]]
+        look = Look(GREY, "X", ":") if baseline else looks[key[1]]
         points = [point for row in alike if (point := _point(row, attack, name)) is not None]
         if baseline:  # a training that was cut short leads to the whole one
             points += [point for row in drawn if row.twin and (point := _point(row, attack, name)) is not None][:1]
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, linestyle=":" if baseline else "-", zorder=2)
+        axes.plot(*zip(*points, strict=True), color=look.colour, linewidth=1.2, linestyle=look.line, zorder=2)
         for row in alike:
-            handle = _mark(axes, row, attack, name, colour, marker, hollow=key[0] == "control")
-            handles.setdefault(_legend(key[0], key[1]), handle)
+            handle = _mark(axes, row, attack, name, look, size, hollow=key[0] == "control")
+            handles.setdefault(called(*key), handle)
     for row in drawn:
         if row.twin:
-            handles["undefended twin"] = _mark(axes, row, attack, name, INK, "*", hollow=False)
+            handles["undefended twin"] = _mark(axes, row, attack, name, Look(INK, "*", "-"), 3.6 * size, hollow=False)
             x, y = _point(row, attack, name) or (0.0, 0.0)
             axes.axhline(y, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
             axes.axvline(x, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
@@ -128,30 +154,24 @@ def _scale_utility(axes: Axes, utilities: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
 
 
-def _mark(axes: Axes, row: Defended, attack: str, name: str, colour: str, marker: str, *, hollow: bool) -> Artist:
+def _mark(axes: Axes, row: Defended, attack: str, name: str, look: Look, size: float, *, hollow: bool) -> Artist:
     """A point with its two intervals; what a legend shows of it."""
     estimate = row.attacks[attack].estimates[name]
     x, y = _point(row, attack, name) or (0.0, 0.0)
     if estimate.low is not None and estimate.high is not None:
-        axes.vlines(x, estimate.low, estimate.high, color=colour, linewidth=1.6, alpha=0.45, zorder=2)
+        axes.vlines(x, estimate.low, estimate.high, color=look.colour, linewidth=1.6, alpha=0.45, zorder=2)
     if row.utility.low is not None and row.utility.high is not None:
-        axes.hlines(y, row.utility.low, row.utility.high, color=colour, linewidth=1.6, alpha=0.45, zorder=2)
+        axes.hlines(y, row.utility.low, row.utility.high, color=look.colour, linewidth=1.6, alpha=0.45, zorder=2)
     return axes.scatter(
         [x],
         [y],
-        s=150 if marker == "*" else 42,
-        marker=marker,
-        edgecolors=colour,
-        facecolors="white" if hollow else colour,
+        s=size,
+        marker=look.marker,
+        edgecolors=look.colour,
+        facecolors="white" if hollow else look.colour,
         linewidths=1.3,
-        zorder=4 if marker == "*" else 3,
+        zorder=4 if row.twin else 3,
     )
-
-
-def _legend(role: str, defence: str) -> str:
-    if role == "undefended":
-        return "undefended, other training"
-    return f"control: {defence}" if role == "control" else defence
 
 
 def _point(row: Defended, attack: str, name: str) -> tuple[float, float] | None:

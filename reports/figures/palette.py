@@ -98,6 +98,14 @@ def looks_of(rows: Iterable[tuple[str, str]]) -> dict[str, Look]:
     return looks
 
 
+def defence_title(label: str, name: str) -> str:
+    """What a reader calls a row of a defence: as :func:`title_of`, of several defences the title of each."""
+    named = label.removeprefix("control: ")
+    title = " + ".join(TITLES.get(each, each) for each in name.split("+"))
+    named = title + named[len(name) :] if named.startswith(name) else named
+    return f"{named} (control)" if named != label and label.startswith("control: ") else named
+
+
 def title_of(label: str, name: str) -> str:
     """What a reader calls a row: the name's title in the place of the name; the rest of the label stays."""
     title = TITLES.get(name)

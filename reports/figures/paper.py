@@ -1,4 +1,4 @@
-"""Figures for papers: PDF, one and two columns wide, readable without colour, without headings.
+"""Figures of attacks for papers: vectors, one and two columns wide, readable without colour, without headings.
 
 ==================== ==========================================================================================
 ``queries``          success against images shown to the target for each person, a panel per target
@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,51 +19,32 @@ import numpy as np
 
 from mibench.api import MibenchError
 from mibench.reports.comparison import Comparison, Row
-from mibench.results import atomic_write, open_run, per_identity, printable
+from mibench.results import open_run, per_identity
 
 from .palette import Look, looks_of, title_of
+from .paper_files import MARK, TEXT, metric_name, percents, write_vectors
 from .style import GREY, INK, figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTHS = {"one-column": 3.35, "two-columns": 6.9}  # inches: the columns of the usual two-column styles
-TEXT = 7  # points, as in a caption
 USUAL = "acc1"
 ROOM = 1.6  # beside the first and the last number of queries, as a factor
-_SETTINGS: dict[Any, Any] = {
-    "pdf.fonttype": 42,  # outlines that can be searched and edited; publishers refuse type 3
-    "font.family": "DejaVu Sans",
-    "font.size": TEXT,
-    "axes.unicode_minus": True,
-}
 
 
 def write_paper(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write ``NAME-one-column.pdf`` and ``NAME-two-columns.pdf`` of each figure; equal figures give equal bytes.
+    """Write ``NAME-one-column`` and ``NAME-two-columns`` of each figure, PDF and SVG; equal figures give equal bytes.
 
     Raises:
         MibenchError: the comparison has no metric with a value, or the folder cannot be written.
     """
     if not comparison.metrics:
         raise MibenchError("no metric has a value, so that there is nothing to draw", cure="score the runs again")
-    from matplotlib import rc_context
-
-    draws: dict[str, Callable[[Comparison, float], Figure]] = {"queries": queries_plot, "people": people_plot}
+    draws = {"queries": partial(queries_plot, comparison), "people": partial(people_plot, comparison)}
     if len(comparison.targets) > 1:
-        draws["targets"] = targets_plot
-    files = []
-    for name, draw in draws.items():
-        for columns, width in WIDTHS.items():
-            with rc_context(_SETTINGS):
-                content = io.BytesIO()
-                metadata = {"CreationDate": None, "Creator": None, "Producer": None}
-                draw(comparison, width).savefig(content, format="pdf", metadata=metadata)
-            file = folder / f"{name}-{columns}.pdf"
-            atomic_write(file, content.getvalue(), sweep=True)
-            files.append(file)
-    return files
+        draws["targets"] = partial(targets_plot, comparison)
+    return write_vectors(draws, folder)
 
 
 def queries_plot(comparison: Comparison, width: float) -> Figure:
@@ -131,10 +112,10 @@ def targets_plot(comparison: Comparison, width: float) -> Figure:
     for label in labels:
         rows = [row for row in comparison.rows if row.label == label]
         heads.append(len(lines))
-        lines.append((height, printable(title_of(label, rows[0].attack))))
+        lines.append((height, title_of(label, rows[0].attack)))
         for row in rows:
             height += 1
-            lines.append((height, printable(row.target)))
+            lines.append((height, row.target))
             estimate = row.estimates.get(metric)
             if estimate is None or estimate.value is None:
                 axes.text(0.01, height, "no value", transform=axes.get_yaxis_transform(), color=GREY, va="center")
@@ -144,14 +125,14 @@ def targets_plot(comparison: Comparison, width: float) -> Figure:
                 axes.hlines(height, estimate.low, estimate.high, color=look.colour, linewidth=1)
             _mark(axes, estimate.value, height, look, row)
         height += 1.3
-    axes.set_yticks([at for at, _ in lines], [_inert(text) for _, text in lines])
+    axes.set_yticks([at for at, _ in lines], [text for _, text in lines])
     for index in heads:
         axes.get_yticklabels()[index].set_fontweight("bold")
     axes.set_ylim(height - 0.6, -0.7)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="both", labelsize=TEXT, length=0)
-    _percent(axes.xaxis, comparison, metric)
-    axes.set_xlabel(_name(comparison, metric), fontsize=TEXT, color=INK)
+    percents(axes.xaxis, comparison.infos[metric])
+    axes.set_xlabel(metric_name(comparison.infos[metric]), fontsize=TEXT, color=INK)
     return fig
 
 
@@ -210,16 +191,16 @@ def _finish(comparison: Comparison, fig: Figure, panels: dict[str, Axes], across
         axes.set_xlabel(across, fontsize=TEXT, color=INK)
         spec = axes.get_subplotspec()
         if spec is None or spec.is_first_col():
-            axes.set_ylabel(_name(comparison, metric), fontsize=TEXT, color=INK)
-        _percent(axes.yaxis, comparison, metric)
+            axes.set_ylabel(metric_name(comparison.infos[metric]), fontsize=TEXT, color=INK)
+        percents(axes.yaxis, comparison.infos[metric])
         if len(panels) > 1:
-            axes.set_title(_inert(target), fontsize=TEXT, loc="left", color=INK)
+            axes.set_title(target, fontsize=TEXT, loc="left", color=INK)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
         fig.legend(
             list(handles.values()),
-            [_inert(label) for label in handles],
+            list(handles),
             loc="outside lower center",
             ncols=2 if fig.get_figwidth() < 5 else 4,
             fontsize=TEXT,
@@ -231,7 +212,7 @@ def _mark(axes: Axes, x: float, y: float, look: Look, row: Row) -> None:
     axes.scatter(
         [x],
         [y],
-        s=18,
+        s=MARK,
         marker=look.marker,
         edgecolors=look.colour,
         facecolors="white" if row.floor else look.colour,
@@ -239,18 +220,3 @@ def _mark(axes: Axes, x: float, y: float, look: Look, row: Row) -> None:
         zorder=3,
         label=title_of(row.label, row.attack),
     )
-
-
-def _name(comparison: Comparison, metric: str) -> str:
-    info = comparison.infos[metric]
-    return f"{info.heading} (%)" if info.percent and "%" not in info.heading else info.heading
-
-
-def _percent(axis: Any, comparison: Comparison, metric: str) -> None:
-    if comparison.infos[metric].percent:
-        axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
-
-
-def _inert(text: str) -> str:
-    """Text that matplotlib sets as it is: no formula, no mark that turns the direction of writing."""
-    return printable(text).replace("$", r"\$")

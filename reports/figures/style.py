@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mibench.results import atomic_write
+from mibench.results import atomic_write, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # Okabe and Ito's palette, the darker ones first.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -24,10 +26,13 @@ INK, GREY, PALE = "#222222", "#767676", "#D9D9D9"
 SMALL, NORMAL, LARGE = 8.5, 10, 12
 DPI = 150
 
+BESIDE = 0.6  # of the width, at most, for what stands beside a plot: a longer name would leave it no room
+FONT = "DejaVu Sans"  # comes with matplotlib
+
 _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "mibench",
     "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "axes.unicode_minus": True,
     "path.simplify": True,
 }
@@ -72,6 +77,59 @@ def heading(fig: Figure, title: str, subtitle: str) -> None:
     fig.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06, rect=(0, 0, 1, 1 - taken / height))
 
 
+def inert(fig: Figure) -> Figure:
+    """The figure with every text as it is written: names come from files.
+
+    A name with two dollars is no formula; marks that turn the direction of writing, and letters that the font has not,
+    are escaped. Numbers beside an axis stay as matplotlib sets them: powers of ten are formulas.
+    """
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedLocator
+
+    numbers: set[int] = set()
+    labels: set[int] = {id(text) for legend in fig.findobj(Legend) for text in legend.get_texts()}
+    for axis in (axis for axes in fig.axes for axis in (axes.xaxis, axes.yaxis)):
+        ticks = axis.get_ticklabels()
+        if not isinstance(axis.get_major_locator(), FixedLocator):
+            numbers |= {id(tick) for tick in (*ticks, *axis.get_ticklabels(minor=True))}
+            continue
+        labels |= {id(tick) for tick in ticks}
+        shown = [drawable(tick.get_text(), _letters_across(fig, tick, BESIDE)) for tick in ticks]
+        if shown != [tick.get_text() for tick in ticks]:
+            axis.set_ticklabels(shown)
+    for text in fig.findobj(Text):
+        if isinstance(text, Text) and id(text) not in numbers:
+            text.set_parse_math(False)
+            most = _letters_across(fig, text, BESIDE if id(text) in labels else 1)
+            text.set_text(drawable(text.get_text(), most))
+    return fig
+
+
+def drawable(text: str, most: int | None = None) -> str:
+    """A text with what is not seen, and what the font has no letter for, escaped; lines of at most ``most`` letters."""
+    known = _letters()
+    lines = [
+        "".join(
+            letter if ord(letter) in known else letter.encode("unicode_escape").decode() for letter in printable(line)
+        )
+        for line in text.split("\n")
+    ]
+    return "\n".join(line if most is None or len(line) <= most else f"{line[: most - 1]}…" for line in lines)
+
+
+def _letters_across(fig: Figure, text: Text, share: float) -> int:
+    """How many letters of a text fit into a share of the figure's width."""
+    return max(12, int(share * fig.get_figwidth() * 72 / (0.5 * float(text.get_fontsize()))))
+
+
+@cache
+def _letters() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont(FONT)).get_charmap())
+
+
 def save(fig: Figure, folder: Path, name: str) -> list[Path]:
     """Write PNG and SVG. Files of equal figures are equal: no date, fixed identifiers.
 
@@ -81,7 +139,7 @@ def save(fig: Figure, folder: Path, name: str) -> list[Path]:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(fig)
+    FigureCanvasAgg(inert(fig))
     files = []
     with rc_context(_SETTINGS):
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):

@@ -53,12 +53,11 @@ def chart(draw: Callable[[], Figure], name: str, title: str, description: str) -
         {
             "svg.hashsalt": "mibench",
             "svg.fonttype": "none",
-            "font.family": "DejaVu Sans",
-            "text.parse_math": False,  # names come from files, and a name with two dollars is no formula
+            "font.family": style.FONT,
             "path.simplify": True,
         }
     ):
-        figure = draw()
+        figure = style.inert(draw())
         FigureCanvasSVG(figure)
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(_NOT_IN_XML.sub("\ufffd", content.getvalue()))

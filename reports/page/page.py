@@ -32,7 +32,7 @@ def runs_page(
         if by is not None:
             raise MibenchError("one run is not compared with anything", cure="leave --by out, or name more runs")
         return run_page((attacks or list(opened))[0], private, show_faces=show_faces)
-    return comparison_page(opened, by)
+    return comparison_page(opened, by, private, show_faces=show_faces)
 
 
 def runs_index(runs: Mapping[str, StoredRun], title: str) -> str:

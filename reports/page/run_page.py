@@ -23,16 +23,11 @@ from mibench.results import (
 from .charts import chart
 from .elements import Fact, PageTable, page_table
 from .environment import page
-from .faces import PrivateImages, by_exposure, faces
+from .faces import WHY_HIDDEN, PrivateImages, by_exposure, faces
 from .reproduce import command, provenance, settings
 
 HEADLINE = ("acc1", "knn_distance", "true_identity_error")
 LEVEL = 0.05
-WHY_HIDDEN = (
-    "These may be real people, and a page is easily forwarded: private images are left out and reconstructions are "
-    "mosaics. A reconstruction can show what somebody looks like as well as a photograph does. --show-faces shows "
-    "them; do so only where the people, or whoever holds the data, would agree to it being passed on."
-)
 
 
 def run_page(run: StoredRun, private: PrivateImages | None, *, show_faces: bool) -> str:

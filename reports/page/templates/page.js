@@ -56,7 +56,9 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 
   const labelled = (title, control) => {
     const label = document.createElement("label");
-    label.append(title, control);
+    const name = document.createElement("span");
+    name.textContent = title;
+    label.append(name, control);
     filters.append(label);
   };
 
@@ -76,6 +78,13 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   filters.append(count);
   table.parentElement.before(filters);
   apply();
+}
+// Tables and charts that go on beyond the right edge say so.
+const mark = (box) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+const resized = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
+for (const box of document.querySelectorAll(".wide")) {
+  resized.observe(box);
+  box.addEventListener("scroll", () => mark(box), { passive: true });
 }
 // What is folded away is printed all the same.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
