@@ -8,13 +8,13 @@ executor.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -60,7 +60,7 @@ class RayExecutor:
         Raises:
             MibenchError: Ray is not installed; a device that is not ``auto``, ``cpu`` or ``cuda``.
         """
-        if importlib.util.find_spec("ray") is None:
+        if find_spec("ray") is None:
             raise MibenchError("the executor ray needs Ray, which is not installed", cure="pip install 'mibench[ray]'")
         if options.device not in ("auto", "cpu", "cuda"):
             raise MibenchError(
