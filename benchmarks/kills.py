@@ -42,6 +42,7 @@ attacks: [{attack: toyattack, settings: {attack: {steps: STEPS, unit_size: 1}}}]
 seeds: [0, 1, 2, 3]
 """
 UNITS = 24
+STARTS = 10  # tries to start a raylet, on a busy machine
 PATIENCE = 1800.0  # seconds for a sweep to store its next unit, on a busy machine
 
 
@@ -84,6 +85,7 @@ class World:
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder = folder
+        self.process: subprocess.Popen[str] | None = None
         sys.path.insert(0, str(TESTS))
         from sweeping import PLUG
         from toyworld.build import write_world
@@ -110,7 +112,12 @@ class World:
         return {"object_store_memory": 1 << 27}
 
     def _node(self) -> Any:
-        return self.cluster.add_node(num_cpus=1, **self._small())
+        for _ in range(STARTS):
+            try:
+                return self.cluster.add_node(num_cpus=1, **self._small())
+            except Exception as error:  # noqa: BLE001 (Ray gives a raylet 30 s to start and says so by no class of its own)
+                click.echo(f"a node did not start: {error}", err=True)
+        raise click.ClickException(f"{STARTS} times in a row no node could be started")
 
     def replace_node(self, index: int) -> None:
         """Kill a raylet with what runs on its node; another node joins."""
@@ -121,15 +128,19 @@ class World:
         """A process of its own that sweeps."""
         where = ["--executor", "ray", "--address", self.cluster.address] if ray else ["--jobs", "1", "--warm"]
         words = ["sweep", str(self.suite), "--output", str(out), "--device", "cpu", "--threads", "1", "--warm"]
-        return subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "mibench", *words, "--retries", "1000", *where],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        return self.process
 
     def stop(self) -> None:
-        """End the cluster."""
+        """End the sweep and the cluster."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
         self.cluster.shutdown()
 
 

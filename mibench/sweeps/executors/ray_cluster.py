@@ -37,7 +37,10 @@ START_PATIENCE = 300.0  # seconds without any worker until the jobs that are lef
 FAILED_STARTS = 3  # workers in a row that cannot start until the jobs that are left fail
 NEWS_A_SECOND = 100.0  # shares of cells that all workers together tell
 STORE_BYTES = 1 << 28  # object store of a local cluster: jobs are text, and its workers see the folder of the sweep
-PASSED_ON = ("MIBENCH_HOME", "MIBENCH_DATA", "MIBENCH_CACHE", "MIBENCH_OFFLINE", "MIBENCH_PLUGINS")
+PASSED_ON = (
+    *("MIBENCH_HOME", "MIBENCH_DATA", "MIBENCH_CACHE", "MIBENCH_OFFLINE", "MIBENCH_PLUGINS"),
+    *("MIBENCH_INCEPTION", "MIBENCH_TRACEBACK"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
