@@ -100,6 +100,7 @@ class World:
             "PYTHONPATH": str(folder / "site"),
             "OMP_NUM_THREADS": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # else its workers yield to all else on the machine, and starve on a busy one
         }
         from ray.cluster_utils import Cluster
 

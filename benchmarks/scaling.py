@@ -122,9 +122,9 @@ def main(
     costs = {name: costs[name] for name in sorted(costs) if name not in skip}
     if not costs:
         raise click.ClickException(f"no units of complete runs of protocol {protocol} on a CPU with one thread there")
-    everything = [cost for units in costs.values() for cost in [statistics.mean(units)]]
-    while len(costs) < attacks:
-        costs[f"another ({len(costs) + 1})"] = [statistics.mean(everything)]
+    mean = statistics.mean(statistics.mean(units) for units in costs.values())
+    for number in range(len(costs), attacks):
+        costs[f"another ({number + 1})"] = [mean]
     table = Table(identities=identities, targets=targets, defences=defences, seeds=seeds, unit=unit)
     trouble = Disturbances(
         overhead=overhead,
@@ -160,16 +160,23 @@ def measured(folders: Sequence[Path], protocol: str) -> dict[str, list[float]]:
     costs = defaultdict(list)
     for record in sorted({path for folder in folders for path in folder.glob("**/run.json")}):
         run = json.loads(record.read_text())
-        if run.get("status") != "complete" or run["spec"]["protocol"]["name"] != protocol:
+        if run.get("status") != "complete" or run["spec"]["protocol"]["name"].partition(" ")[0] != protocol:
+            continue  # a protocol with settings of one's own is called "demo (changed)"
+        units = {path: json.loads(path.read_text()) for path in sorted((record.parent / "units").glob("*.json"))}
+        if any(one["device"] != "cpu" or one.get("threads") != 1 for one in units.values()):
             continue
-        units = [json.loads(path.read_text()) for path in sorted((record.parent / "units").glob("*.json"))]
-        identities = run["spec"]["protocol"]["identities"]
-        if not units or any(one["device"] != "cpu" or one.get("threads") != 1 for one in units):
-            continue
-        size = -(-identities // len(units))  # units are of one size but for the last
-        sizes = [min(size, identities - size * number) for number in range(len(units))]
-        costs[run["spec"]["attack"]] += [one["seconds"] / n for one, n in zip(units, sizes, strict=True) if n > 0]
+        attack = run["spec"]["attack"]
+        costs[attack] += [
+            one["seconds"] / identities_of(path.with_suffix(".safetensors")) for path, one in units.items()
+        ]
     return dict(costs)
+
+
+def identities_of(unit: Path) -> int:
+    """How many identities a stored unit has, from the header of its file."""
+    with unit.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return len(json.loads(header["__metadata__"]["mibench"])["identities"])
 
 
 def simulated(

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from mibench.runs.attack import Execution
 
 QUIET = 0.2  # seconds between two messages about progress
-HANDOVER = 60.0  # seconds that a run waits for the last words of a worker that had it before and is being ended
+HANDOVER = (
+    600.0  # seconds that a run waits for the end of a worker that had it before: on a lost node it may take a while
+)
 LOGS = "logs"  # folder of what workers print, a file for each run
 ATTACK_SHARE = 0.95  # share of a cell that its attack takes; judging and drawing are the rest
 
