@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 TICK = 1.0  # seconds between two looks at nodes, and at floors that cells wait for
 START_PATIENCE = 300.0  # seconds without any worker until the jobs that are left fail
-STARTS = 3  # tries to start a local cluster
 FAILED_STARTS = 3  # workers in a row that cannot start until the jobs that are left fail
 NEWS_A_SECOND = 100.0  # shares of cells that all workers together tell
 STORE_BYTES = 1 << 28  # object store of a local cluster: jobs are text, and its workers see the folder of the sweep
@@ -323,20 +322,15 @@ def _token(out: Path) -> Iterator[str]:
 
 
 def _connect(address: str, settings: Mapping[str, object]) -> None:
-    """``ray.init``, which gives the processes of a local cluster half a minute to start: a busy machine needs more."""
     import ray
 
-    for left in reversed(range(STARTS if address == "local" else 1)):
-        try:
-            ray.init(address=address, **settings)
-            return
-        except Exception as error:  # its own mistakes, and slow starts, are bare ones
-            ray.shutdown()
-            if not left:
-                raise MibenchError(
-                    f"cannot reach the Ray cluster {address}: {_worded(error)}",
-                    cure="start it with `ray start --head`, or leave out --address for a local one",
-                ) from error
+    try:
+        ray.init(address=address, **settings)
+    except Exception as error:  # its own mistakes, and processes that start too slowly, are bare ones
+        cure = "start it with `ray start --head`, or leave out --address for a local one"
+        if address == "local":
+            cure = "a busy machine may be too slow for it: try again, or take --executor local"
+        raise MibenchError(f"cannot reach the Ray cluster {address}: {_worded(error)}", cure=cure) from error
 
 
 @contextmanager
