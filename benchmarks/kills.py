@@ -139,7 +139,7 @@ class World:
 
     def stop(self) -> None:
         """End the sweep and the cluster."""
-        if self.process is not None:
+        if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
         self.cluster.shutdown()
