@@ -17,6 +17,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "afhq": "mibench.data.datasets.afhq:AFHQ",
     },
     "metric": METRICS,
+    "executor": {
+        "local": "mibench.sweeps.executors.local:LocalExecutor",
+        "ray": "mibench.sweeps.executors.ray_cluster:RayExecutor",
+    },
     "protocol": {
         "mibench": "mibench.protocols",
     },

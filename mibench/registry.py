@@ -7,9 +7,9 @@ A distribution plugs in with one entry point in the group ``mibench``::
 
 ``CATALOGUE`` maps a kind to names and addresses, ``{"attack": {"mine": "my_package.attack:Mine"}}``, and lies in a
 module that imports nothing heavy. Kinds: attack, prior, target, defence, judge, regressor, backbone, recipe, importer,
-dataset, metric, report, comparison, gate and page hold objects (``"module:attribute"``); cards, protocol and suite hold
-packages of YAML files (``"package"``); role says which name plays a part that the referee needs (:func:`role`), and
-counterpart which attack does with gradients what another does without (:func:`counterpart`).
+dataset, metric, report, comparison, gate, page and executor hold objects (``"module:attribute"``); cards, protocol and
+suite hold packages of YAML files (``"package"``); role says which name plays a part that the referee needs
+(:func:`role`), and counterpart which attack does with gradients what another does without (:func:`counterpart`).
 
 Code that is not installed comes by its path (:mod:`mibench.plugins`): a catalogue with ``--plugin``, and an attack
 wherever the name of one is asked for, as ``path/to/file.py:Class``.
@@ -51,6 +51,7 @@ KINDS = (
     "comparison",
     "gate",
     "page",
+    "executor",
     "recipe",
     "cards",
     "protocol",

@@ -38,6 +38,7 @@ pytest_plugins = [
     "own_models",
     "party_plugin",
     "reported_runs",
+    "sweeping",
 ]
 
 ELSEWHERE = ("MIBENCH_DATA", "MIBENCH_OFFLINE", "MIBENCH_CACHE")  # where whoever runs the tests may have said to look

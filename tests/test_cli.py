@@ -24,7 +24,7 @@ from mibench.runs.request import RunRequest
 FLAGS = {
     "run": {
         "--attack", "--target", "--dataset", "--protocol", "--prior", "--preset", "--seed", "--set", "--config",
-        "--output", "--device", "--precision", "--min-accuracy", "--access", "--allow-changed-code", "--json",
+        "--output", "--device", "--precision", "--min-accuracy", "--access", "--jobs", "--allow-changed-code", "--json",
         "--plugin",
     },
     "audit": {
@@ -32,7 +32,10 @@ FLAGS = {
         "--classes", "--outputs", "--features", "--attack", "--access", "--judge", "--prior", "--identities",
         "--min-accuracy", "--seed", "--fail-on", "--set", "--output", "--device", "--json", "--plugin",
     },
-    "sweep": {"SUITE", "--dry-run", "--jobs", "--output", "--device", "--allow-changed-code", "--json", "--plugin"},
+    "sweep": {
+        "SUITE", "--dry-run", "--jobs", "--executor", "--address", "--threads", "--timeout", "--retries", "--warm",
+        "--output", "--device", "--allow-changed-code", "--json", "--plugin",
+    },
     "list": {"KIND", "--json", "--plugin"},
     "show": {"KIND", "NAME", "--json", "--plugin"},
     "score": {"PATH", "--metric", "--show-faces", "--device", "--json", "--plugin"},

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from nursery import start
-from test_resume import results
+from sweeping import TOY, gone, runs, stamps, sweeping, table, wait_for, write
 from toyworld.attacks import KILLED_AT
 
 from mibench import registry
@@ -25,17 +20,6 @@ from mibench.errors import MibenchError
 from mibench.sweeps.suite import Suite, load_suite, parse_suite
 from mibench.sweeps.sweep import forecast, sweep
 
-HERE = Path(__file__).parent
-PLUG = f"""
-import sys
-from importlib.metadata import EntryPoint
-sys.path.insert(0, {str(HERE)!r})
-from mibench import registry
-POINTS = tuple(EntryPoint(name, value, registry.GROUP) for name, value in (
-    ("harness", "mibench.catalogue:CATALOGUE"), ("toy", "toyworld:CATALOGUE")))
-registry.entry_points = lambda *, group: POINTS if group == registry.GROUP else ()
-"""
-TOY = "protocol: toy\ndataset: toyfaces\ntargets: [toynet]\n"
 QUICK = TOY + "attacks: [ATTACKS{attack: toyattack, settings: {attack: {steps: 3}}}]\nseeds: [0, 1]\n"
 MIXED = (
     TOY
@@ -47,41 +31,12 @@ LONG = TOY + "attacks: [{attack: toyattack, settings: {attack: {steps: STEPS, un
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
-@pytest.fixture
-def workers(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The toy world, in worker processes too: Python runs ``sitecustomize`` whenever it starts."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(PLUG)
-    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-    return toy
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "mine.yaml"
-    path.write_text(text)
-    return path
-
-
 def suite_of(**content: Any) -> Suite:
     return parse_suite({"attacks": ["a", "b"], "targets": ["x", "y"], "seeds": [0, 1], **content}, "mine.yaml", "mine")
 
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
-
-
-def table(out: Path) -> list[dict[str, str]]:
-    with (out / "sweep.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def runs(out: Path) -> dict[str, dict[str, bytes]]:
-    return {path.parent.name: results(path.parent) for path in sorted(out.glob("*/run.json"))}
-
-
-def stamps(out: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in out.glob("*/**/*") if path.is_file()}
 
 
 def test_a_matrix_is_every_combination_in_the_order_of_the_file() -> None:
@@ -155,7 +110,7 @@ def test_metrics_that_no_comparison_can_test_are_refused_before_a_cell_runs(tmp_
     suite = suite_of(compare={"metrics": [name]})
     for call in (sweep, forecast):
         with pytest.raises(MibenchError, match=f"compare.metrics: '{name}' cannot be tested over identities"):
-            call(suite, tmp_path / "out", device="cpu")
+            call(suite, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -270,9 +225,9 @@ def test_a_failed_cell_does_not_stop_the_others(workers: Path, tmp_path: Path) -
     assert (bad["status"], unstartable["status"], floor["status"]) == ("failed", "cannot start", "complete")
     fault = "attack 'badattack' raises ValueError: a bug in the attack (toyworld/attacks.py, line "
     assert bad["reason"].startswith(fault)
-    assert bad["reason"].endswith("(traceback in workers.log)")
+    assert bad["reason"].endswith(f"(traceback in logs/{bad['folder']}.log)")
     assert "unknown prior 'nothing'" in unstartable["reason"]
-    assert "Traceback" in (out / "workers.log").read_text()
+    assert "Traceback" in (out / "logs" / f"{bad['folder']}.log").read_text()
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2
@@ -297,31 +252,6 @@ def test_a_folder_belongs_to_one_suite_and_one_sweep(workers: Path, tmp_path: Pa
         done = call("sweep", write(tmp_path, QUICK.replace("ATTACKS", "")), "--output", out, "--device", "cpu")
     assert done.exit_code == 2
     assert "another sweep is at work" in done.stderr
-
-
-def sweeping(suite: Path, out: Path, home: Path) -> subprocess.Popen[str]:
-    return start("sweep", suite, "--output", out, "--device", "cpu", home=home)
-
-
-def wait_for(process: subprocess.Popen[str], out: Path, file: str) -> int:
-    """Wait until a run of the sweep has stored a file; gives the worker's process number."""
-    deadline = time.monotonic() + 300
-    while not list(out.glob(f"toyattack-*/{file}")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return int(json.loads(next(out.glob("toyattack-*/run.json")).read_text())["pid"])
-
-
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @posix

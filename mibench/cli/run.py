@@ -54,6 +54,14 @@ if TYPE_CHECKING:
     help="Minimum test accuracy of target and judge.  [default: twice chance]",
 )
 @access_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Units of the attack in parallel processes; they share the CPU cores.",
+)
 @click.option("--allow-changed-code", is_flag=True, help="Resume although the code has changed since.")
 @plugin_option
 @json_option
@@ -75,6 +83,7 @@ def run(
     precision: str | None,
     min_accuracy: float | None,
     access: str | None,
+    jobs: int,
     allow_changed_code: bool,
     as_json: bool,
 ) -> None:
@@ -105,6 +114,7 @@ def run(
         precision=precision,
         min_accuracy=min_accuracy,
         access=access,
+        jobs=jobs,
         allow_changed_code=allow_changed_code,
         reporter=reporter(),
     )

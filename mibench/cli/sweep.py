@@ -31,6 +31,7 @@ if TYPE_CHECKING:
   mibench sweep smoke --dry-run        list what would run and its cost
   mibench sweep claims --jobs 2        two cells in parallel, half the CPU cores each
   mibench sweep mine.yaml --output x   your own matrix
+  mibench sweep mine.yaml --executor ray --address auto   on a Ray cluster
 """,
 )
 @click.argument("suite", metavar="SUITE")
@@ -40,8 +41,26 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     metavar="N",
     help="Cells in parallel; they share the CPU cores. On a CPU, N cells on one core each beat one on N.  "
-    "[default: one on a CPU, one per GPU]",
+    "[default: one on a CPU, one per GPU, all that a cluster has room for]",
 )
+@click.option("--executor", default="local", show_default=True, metavar="local|ray", help="Where cells run.")
+@click.option("--address", metavar="ADDRESS", help="Running Ray cluster: HOST:PORT or auto.  [default: a local one]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="PyTorch's threads in each worker.  [default: the cores divided by --jobs; 1 on a cluster]",
+)
+@click.option("--timeout", type=float, metavar="SECONDS", help="End a cell that takes longer.  [default: never]")
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Times that a cell goes to another worker when its worker died.",
+)
+@click.option("--warm", is_flag=True, help="Keep worker processes for further cells: saves their start-up.")
 @output_option(None, "Folder of run directories and tables.  [default: runs/NAME-OF-SUITE]")
 @device_option
 @click.option("--allow-changed-code", is_flag=True, help="Resume runs although the code has changed since.")
@@ -54,6 +73,12 @@ def sweep(
     suite: str,
     dry_run: bool,
     jobs: int | None,
+    executor: str,
+    address: str | None,
+    threads: int | None,
+    timeout: float | None,
+    retries: int,
+    warm: bool,
     output: Path | None,
     device: str,
     allow_changed_code: bool,
@@ -72,7 +97,7 @@ def sweep(
 
     if dry_run:
         plan = stdout_to_stderr()(forecast)(
-            suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code
+            suite, output, jobs=jobs, device=device, threads=threads, allow_changed_code=allow_changed_code
         )
         if as_json:
             click.echo(json.dumps(forecast_plain(plan), indent=2))
@@ -87,7 +112,18 @@ def sweep(
             ctx.exit(1)
         return
     done = stdout_to_stderr()(run_sweep)(
-        suite, output, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter()
+        suite,
+        output,
+        jobs=jobs,
+        device=device,
+        executor=executor,
+        address=address,
+        threads=threads,
+        timeout=timeout,
+        retries=retries,
+        warm=warm,
+        allow_changed_code=allow_changed_code,
+        reporter=reporter(),
     )
     if as_json:
         click.echo(json.dumps(sweep_plain(done), indent=2))

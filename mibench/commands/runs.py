@@ -63,6 +63,7 @@ def run(
     precision: str | None = None,
     min_accuracy: float | None = None,
     access: str | None = None,
+    jobs: int = 1,
     allow_changed_code: bool = False,
     reporter: Reporter | None = None,
 ) -> StoredRun:
@@ -88,6 +89,7 @@ def run(
         min_accuracy: least test accuracy of target and judge, a share; None refuses those below twice chance.
         access: the most that the attack may ask of the target: ``labels``, ``scores`` or ``gradients``; None means
             what the protocol grants. An attack that needs more is refused.
+        jobs: units of the attack side by side, each in a process; they share the CPU cores.
         allow_changed_code: continue a run although the code that made its first part has changed.
         reporter: hears about progress; silent by default.
 
@@ -115,7 +117,14 @@ def run(
         config=Path(config) if config is not None else None,
     )
     machine = Execution(choose_device(device), reporter=reporter or Reporter())
-    return run_request(request, Path(out), machine, allow_changed_code=allow_changed_code)
+    elsewhere = None
+    if jobs != 1:
+        from mibench.sweeps.executors.contract import ExecutorOptions
+        from mibench.sweeps.units import units_side_by_side
+
+        options = ExecutorOptions(jobs=jobs, device=device, allow_changed_code=allow_changed_code)
+        elsewhere = units_side_by_side(request, Path(out), options, machine.reporter)
+    return run_request(request, Path(out), machine, allow_changed_code=allow_changed_code, elsewhere=elsewhere)
 
 
 @parties_named()
@@ -206,12 +215,16 @@ def sweep(
     *,
     jobs: int | None = None,
     device: str = "auto",
+    executor: str = "local",
+    address: str | None = None,
+    threads: int | None = None,
+    timeout: float | None = None,
+    retries: int = 2,
+    warm: bool = False,
     allow_changed_code: bool = False,
     reporter: Reporter | None = None,
 ) -> Sweep:
-    """Run a matrix of attacks, targets and seeds, each cell in a process of its own: ``mibench sweep``.
-
-    From a script, call it below ``if __name__ == "__main__":``, as with everything that starts processes.
+    """Run a matrix of attacks, targets and seeds, each cell in a worker process: ``mibench sweep``.
 
     >>> import mibench
     >>> mibench.sweep("smoke", out="sweeps/smoke").failed  # doctest: +SKIP
@@ -220,18 +233,35 @@ def sweep(
     Args:
         suite: a YAML file, or the name of a shipped suite.
         out: folder of run directories and tables; None: ``runs/<name of the suite>``.
-        jobs: cells side by side; None: one on a CPU, one for each GPU.
+        jobs: cells side by side; None: one on a CPU, one for each GPU; on a cluster as many as it has room for.
+        executor: where cells run: ``local``, ``ray`` (extra ``ray``), or one that a plugin brings.
+        address: of a running Ray cluster; None: a local one is started.
+        threads: of PyTorch in each worker; None: the cores divided by ``jobs``; 1 on a cluster.
+        timeout: seconds that a cell may take; None: any number.
+        retries: how often a cell goes to another worker when its worker died.
+        warm: keep worker processes for further cells instead of a fresh one for each.
         device, allow_changed_code, reporter: as in :func:`run`.
 
     Raises:
         MibenchError: invalid input, or a folder that holds another sweep.
     """
+    from mibench.sweeps.executors.contract import ExecutorOptions
     from mibench.sweeps.suite import load_suite
     from mibench.sweeps.sweep import sweep as run_sweep
 
     loaded = load_suite(suite)
     folder = Path("runs") / loaded.name if out is None else Path(out)
-    return run_sweep(loaded, folder, jobs=jobs, device=device, allow_changed_code=allow_changed_code, reporter=reporter)
+    options = ExecutorOptions(
+        jobs=jobs,
+        device=device,
+        threads=threads,
+        timeout=timeout,
+        retries=retries,
+        warm=warm,
+        address=address,
+        allow_changed_code=allow_changed_code,
+    )
+    return run_sweep(loaded, folder, options, executor=executor, reporter=reporter)
 
 
 @parties_named()
@@ -241,6 +271,7 @@ def forecast(
     *,
     jobs: int | None = None,
     device: str = "auto",
+    threads: int | None = None,
     allow_changed_code: bool = False,
 ) -> DryRun:
     """What a sweep would do, and what it would cost: ``mibench sweep --dry-run``. Starts and writes nothing.
@@ -250,14 +281,16 @@ def forecast(
     {'to do'}
 
     Args:
-        suite, out, jobs, device, allow_changed_code: as in :func:`sweep`.
+        suite, out, jobs, device, threads, allow_changed_code: as in :func:`sweep`.
     """
+    from mibench.sweeps.executors.contract import ExecutorOptions
     from mibench.sweeps.suite import load_suite
     from mibench.sweeps.sweep import forecast as forecast_sweep
 
     loaded = load_suite(suite)
     folder = Path("runs") / loaded.name if out is None else Path(out)
-    return forecast_sweep(loaded, folder, jobs=jobs, device=device, allow_changed_code=allow_changed_code)
+    options = ExecutorOptions(jobs=jobs, device=device, threads=threads, allow_changed_code=allow_changed_code)
+    return forecast_sweep(loaded, folder, options)
 
 
 @parties_named()

@@ -21,6 +21,7 @@ from mibench.results import StoredRun, open_run
 from mibench.results.run_record import read_estimates
 from mibench.runs.attack import Execution, attack_units, stored_units
 from mibench.runs.code import code_hashes
+from mibench.runs.parts import AttackElsewhere, attack_side_by_side
 from mibench.runs.plan import Plan, make_plan
 from mibench.runs.request import RunRequest
 from mibench.runs.score import check_units, judge_units, metric_groups
@@ -42,11 +43,22 @@ DRAWN_FOLDERS = ("tables", "figures", "images")
 
 
 def run_request(
-    request: RunRequest, out: Path, machine: Execution, *, allow_changed_code: bool = False, unused: bool = True
+    request: RunRequest,
+    out: Path,
+    machine: Execution,
+    *,
+    allow_changed_code: bool = False,
+    unused: bool = True,
+    patience: float = 0,
+    elsewhere: AttackElsewhere | None = None,
 ) -> StoredRun:
     """Run what was asked for and, before it, the floor that its tables compare it with.
 
-    ``unused``: say what lies in the data's folder and is not used.
+    Args:
+        allow_changed_code: continue although the code that began it has changed.
+        unused: say what lies in the data's folder and is not used.
+        patience: seconds to wait for another process that writes the run.
+        elsewhere: attacks units in other processes; None: all are attacked here. A floor is too cheap for it.
     """
     with computing(machine.reporter), parties_named():
         plan = make_plan(request)
@@ -60,7 +72,7 @@ def run_request(
         baseline = plan.floor()
         _refuse_early(plan, RunDir(out / plan.spec.run_name), machine, allow_changed_code)
         floor = None if baseline is None else _run_plan(baseline, out, machine, None, allow_changed_code)
-        return _run_plan(plan, out, machine, floor, allow_changed_code)
+        return _run_plan(plan, out, machine, floor, allow_changed_code, patience, elsewhere)
 
 
 def _refuse_early(plan: Plan, folder: RunDir, machine: Execution, allow_changed_code: bool) -> None:
@@ -78,11 +90,17 @@ def _refuse_early(plan: Plan, folder: RunDir, machine: Execution, allow_changed_
 
 
 def _run_plan(
-    plan: Plan, out: Path, machine: Execution, floor: StoredRun | None, allow_changed_code: bool
+    plan: Plan,
+    out: Path,
+    machine: Execution,
+    floor: StoredRun | None,
+    allow_changed_code: bool,
+    patience: float = 0,
+    elsewhere: AttackElsewhere | None = None,
 ) -> StoredRun:
     folder = RunDir(out / plan.spec.run_name)
     # runs side by side share one floor: the second waits for the first to finish it
-    patience = FLOOR_PATIENCE if plan.spec.attack == registry.role("baseline") else 0
+    patience = FLOOR_PATIENCE if plan.spec.attack == registry.role("baseline") else patience
     with folder.writing(patience=patience), parties_named(lambda error: f"its traceback is in {folder.log_path}"):
         code = code_hashes(plan.parties)
         if not allow_changed_code:
@@ -96,6 +114,8 @@ def _run_plan(
         _begin(plan, folder, machine, code)
         started = time.time()
         try:
+            if elsewhere is not None:
+                attack_side_by_side(plan, folder, machine, elsewhere)
             attack_units(plan, folder, machine)
             judge_units(plan, folder, machine)
             write_reports(plan, folder, floor, machine.reporter)

@@ -5,7 +5,8 @@ Files of the output folder, beside the run directories::
     sweep.json          each cell: status, reason, run directory, seconds; replaced whenever a cell ends
     sweep.csv sweep.md  the table, failed cells included
     comparison/         the complete cells side by side, seeds pooled, as `mibench compare` does it
-    log.jsonl           one record a line, with the time; what workers print is in workers.log
+    log.jsonl           one record a line, with the time
+    logs/               what workers print, a file for each run that printed anything
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from mibench.errors import MibenchError
 from mibench.results import StoredRun
 from mibench.sweeps.status import FAILED, Outcome
 from mibench.system.canonical import JsonObject
-from mibench.system.devices import choose_device
 from mibench.system.files import write_error, write_json
 from mibench.system.progress import Reporter
 from mibench.system.text_files import read_object, shown
@@ -32,8 +32,8 @@ from mibench.system.work_directory import WorkDirectory
 
 from . import estimate, tables
 from .compared import check_compared
-from .executors.contract import Event, Executor, Job
-from .executors.local import LocalExecutor
+from .executors.contract import Event, Executor, ExecutorOptions, Job
+from .executors.local import threads_each, worker_devices
 from .status import CellStatus, cell_statuses, demands, finished, progress
 from .suite import Suite
 
@@ -81,14 +81,16 @@ class DryRun:
     threads: int
 
 
-def forecast(
-    suite: Suite, out: Path, *, jobs: int | None = None, device: str = "auto", allow_changed_code: bool = False
-) -> DryRun:
-    """Which cells are complete, which are left, and their cost. Times a few images; writes and starts nothing."""
+def forecast(suite: Suite, out: Path, options: ExecutorOptions | None = None) -> DryRun:
+    """Which cells are complete, which are left, and their cost with workers of this machine's speed.
+
+    Times a few images; writes and starts nothing.
+    """
     check_compared(suite)
-    devices = worker_devices(device, jobs)
-    threads = threads_each(len(devices))
-    statuses = cell_statuses(suite.cells, out, allow_changed_code=allow_changed_code)
+    options = options or ExecutorOptions()
+    devices = worker_devices(options.device, options.jobs)
+    threads = options.threads or threads_each(len(devices))
+    statuses = cell_statuses(suite.cells, out, allow_changed_code=options.allow_changed_code)
     before = _remembered(suite, out)
     with _threads(threads):
         cost_estimate = estimate.cost_estimate(statuses, out, torch.device(devices[0]), len(devices))
@@ -107,57 +109,38 @@ def forecast(
 def sweep(
     suite: Suite,
     out: Path,
+    options: ExecutorOptions | None = None,
     *,
-    jobs: int | None = None,
-    device: str = "auto",
-    allow_changed_code: bool = False,
+    executor: str = "local",
     reporter: Reporter | None = None,
 ) -> Sweep:
-    """Run every cell that is not complete, each in a process of its own, and write the table.
+    """Run every cell that is not complete, each in a worker process, and write the table.
 
-    A cell that fails does not stop the others, and is tried again the next time. From a script, call it below
-    ``if __name__ == "__main__":``, as with everything that starts processes.
+    A cell that fails does not stop the others, and is tried again the next time, by whichever executor.
 
     Args:
         suite: from :func:`mibench.sweeps.suite.load_suite`.
         out: folder of the run directories and of the table.
-        jobs: workers side by side; None means one on a CPU and one for each GPU.
-        device: as for ``mibench run``; ``auto`` and ``cuda`` spread the workers over all GPUs.
-        allow_changed_code: continue runs although the code that began them has changed.
+        options: how many workers, on what, and what becomes of one that dies; None: those of the executor.
+        executor: the registered one that runs cells: ``local``, ``ray``.
         reporter: hears about progress; silent by default.
 
     Raises:
-        MibenchError: the folder belongs to another suite or sweep, or cannot be written.
+        MibenchError: the folder belongs to another suite or sweep, or cannot be written; no such executor, or it has
+            no worker for a cell.
     """
     check_compared(suite)
-    devices = worker_devices(device, jobs)
+    options = options or ExecutorOptions()
+    kind: type[Executor] = registry.load("executor", executor)
+    chosen = kind.create(out, options)
     reporter = reporter or Reporter()
     with _exclusive(out):
         before = _remembered(suite, out)
-        statuses = cell_statuses(suite.cells, out, allow_changed_code=allow_changed_code)
+        statuses = cell_statuses(suite.cells, out, allow_changed_code=options.allow_changed_code)
         outcomes = [_before(one, before.get(_key(one)) or {}) for one in statuses]
-        executor = LocalExecutor(
-            out=out, devices=devices, threads=threads_each(len(devices)), allow_changed_code=allow_changed_code
-        )
-        _run_cells(suite, executor, outcomes, reporter)
+        _run_cells(suite, chosen, outcomes, reporter)
         written = tables.write(suite, out, tables.sweep_table(outcomes, out))
         return Sweep(suite=suite, path=out, outcomes=tuple(outcomes), written=written)
-
-
-def worker_devices(device: str, jobs: int | None) -> tuple[str, ...]:
-    """The device of each worker: one worker on a CPU and one for each GPU, unless ``jobs`` says how many."""
-    if jobs is not None and jobs < 1:
-        raise MibenchError(f"jobs must be at least 1, got {jobs}")
-    chosen = choose_device(device)
-    names = [str(chosen)]
-    if chosen.type == "cuda" and chosen.index is None:
-        names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return tuple(names[number % len(names)] for number in range(jobs or len(names)))
-
-
-def threads_each(jobs: int) -> int:
-    """PyTorch's threads in each of ``jobs`` workers: they share what one process would have."""
-    return max(1, torch.get_num_threads() // jobs)
 
 
 @contextmanager
@@ -281,7 +264,10 @@ def _jobs(outcomes: Sequence[Outcome]) -> list[Job]:
     open_ones = [(i, o.standing) for i, o in enumerate(outcomes) if o.status in ("to do", "part done")]
     baseline = registry.role("baseline")
     open_ones.sort(key=lambda item: item[1].cell.request.attack != baseline)  # stable: otherwise the suite's order
-    return [Job(index=index, request=one.cell.request, makes=one.makes) for index, one in open_ones]
+    return [
+        Job(index=index, request=one.cell.request, name=one.folder or f"cell-{index}", makes=one.makes)
+        for index, one in open_ones
+    ]
 
 
 def _weights(unfinished: Sequence[CellStatus]) -> list[float]:
