@@ -17,6 +17,7 @@ from . import comparison_tables
 from .compare_defences import PrintedMatrix, compare_defences
 from .comparison import Comparison
 from .formats import as_plain, out_of_reach
+from .judges import judges_of
 from .pooled_rows import row_of
 from .rows import Pool, circumstances, differing, open_runs, pool_runs, refuse_mixture
 from .significance import PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, testable, untested
@@ -96,6 +97,7 @@ def compare_attacks(
         mixed=tuple(differing(facts)),
         notes=tuple(notes + _remarks(pools, family, reference)),
         left_out=left_out,
+        judges=judges_of(opened),
         requested=tuple(dict.fromkeys(metrics)),
     )
 

@@ -16,6 +16,7 @@ from . import matrix_tables
 from .adaptive import AdaptiveAttack, adaptive_attacks, without_variants
 from .defended import Classifier, Role, classifier_of, defence_labels, recipe_seconds, twin_of
 from .formats import as_plain, out_of_reach
+from .judges import judges_of
 from .masking import Masking, look_for_masking
 from .matrix import DefenceDifference, Defended, Matrix
 from .pooled_rows import row_of
@@ -156,6 +157,7 @@ def compare_defences(
             *_unknown_costs(classifiers, labels, references, recipe_times),
         ),
         left_out=left_out,
+        judges=judges_of(opened),
         masking_family=masking_family,
         adaptive_family=adaptive_family,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mibench.api import Estimate, MetricInfo
 
+from .judges import Judge
 from .significance import Difference
 
 
@@ -56,6 +57,7 @@ class Comparison:
         mixed: names of circumstances that differ between the rows (only after ``mix=True``).
         notes: sentences that a reader needs, warnings first.
         left_out: sentences on runs that were not used.
+        judges: who judged, with their error rates and controls.
         requested: metrics that a person asked for, which alone are printed; empty: all, with costs.
     """
 
@@ -68,6 +70,7 @@ class Comparison:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+    judges: tuple[Judge, ...] = ()
     requested: tuple[str, ...] = ()
 
     @property

@@ -9,7 +9,12 @@ from mibench.results import StoredRun
 FLOOR = "floor"  # name of the attack that draws from the prior and optimises nothing
 FLOOR_LABEL = "floor (no attack)"
 SYNTHETIC = frozenset({"synthfaces"})  # data sets whose faces belong to nobody
-CONTROLS = {"nearest_public": "control: nearest public images", "private_test": "control: private test images"}
+CONTROLS = {
+    "nearest_public": "control: nearest public images",
+    "private_test": "control: private test images",
+    "private_portraits": "control: private portraits",
+    "no_information": "control: no information",
+}
 
 
 CURVES = {

@@ -87,6 +87,7 @@ def full() -> Scores:
             truth=truth(),
             public=images_of(torch.arange(CLASSES).repeat(5), SIZE, 0.5, 8, "public"),
             private_test=images_of(PRIVATE_LABELS, SIZE, 0.05, 9),
+            portraits=images_of(PRIVATE_LABELS, SIZE, 0.01, 10),
             metrics=tuple(METRICS),
         ),
     )
@@ -128,8 +129,7 @@ def test_the_rows_point_at_their_images():
 
 
 def test_the_estimates_follow_from_the_table(full):
-    chosen = full.samples[full.samples["selected"]]
-    metrics = full.metrics
+    chosen, metrics = full.samples[full.samples["selected"]], full.metrics
     assert metrics["acc1"].value == pytest.approx(chosen["hit1"].mean())
     assert metrics["acc1_all"].value == pytest.approx(full.samples["hit1"].mean())
     for name in ("knn_distance", "feature_distance", "true_identity_error", "target_confidence"):

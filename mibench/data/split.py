@@ -65,6 +65,27 @@ class IdentitySplit(ABC):
     def public(self, size: int, count: int | None = None) -> Images:
         """The first ``count`` public images (all when None) at ``size`` pixels. The order is fixed."""
 
+    def portraits(self, size: int, count: int, labels: Sequence[int] | None = None) -> Images:
+        """At most ``count`` images of each private identity, ordered as :meth:`private`, that show what a perfect
+        reconstruction could look like: people as the public images show people, where the data set has such images.
+
+        Default: the first private test images, of an identity without any the first training images.
+        """
+        test = first_of_each(self.private("test", size, labels), count)
+        known = set(test.labels.tolist())
+        others = [label for label in (range(self.num_classes) if labels is None else labels) if label not in known]
+        if not others:
+            return test
+        train = first_of_each(self.private("train", size, others), count)
+        return first_of_each(
+            Images(
+                torch.cat([test.pixels, train.pixels]),
+                torch.cat([test.labels, train.labels]),
+                test.identities + train.identities,
+            ),
+            count,
+        )
+
     def public_count(self) -> int:
         """How many public images there are. Data sets that know it without opening images override this."""
         return len(self.public(16))
@@ -134,6 +155,17 @@ class GroundTruth(ABC):
     @abstractmethod
     def foreign_identity_vectors(self, count: int) -> Tensor:
         """Vectors of identities that appear nowhere in the data ``(count, identity_dim)``: distractors for ranks."""
+
+
+def first_of_each(images: Images, count: int) -> Images:
+    """The first ``count`` images of each label, labels ascending."""
+    chosen = [
+        row
+        for label in sorted(set(images.labels.tolist()))
+        for row in (images.labels == label).nonzero().squeeze(1)[:count].tolist()
+    ]
+    rows = torch.tensor(chosen, dtype=torch.int64)
+    return Images(images.pixels[rows], images.labels[rows], tuple(images.identities[row] for row in chosen))
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class ScoringInputs:
             the private images, and the classes of the latter. None without weights (see ``reasons["fid"]``).
         inception_name: for the record.
         controls: name -> table of images scored by the same path as the reconstructions.
+        control_pairs: name of an error of the judge -> for each claimed ``identity`` how many ``pairs`` of an image and
+            that claim there are, and how many the judge ``accepted``.
         gradients: those of the attacked model, computed when a metric asks; None without it (see ``reasons``).
         infos: what the metric that looks at these inputs declares of its estimates, by name.
         identity_params: facts about the ground truth and the regressor, for the record.
@@ -64,6 +66,7 @@ class ScoringInputs:
     inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    control_pairs: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     gradients: LossGradients | None = None
     infos: Mapping[str, MetricInfo] = field(default_factory=dict)
     identity_params: Mapping[str, str | int | float] = field(default_factory=dict)

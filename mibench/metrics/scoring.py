@@ -27,6 +27,7 @@ from mibench.metrics.estimates import RESAMPLES
 from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
 from mibench.metrics.identity import IdentityTruth, true_identity
 from mibench.metrics.inputs import MetricFunction, ScoringInputs
+from mibench.metrics.judge_errors import control_pairs
 from mibench.metrics.loss_gradients import LossGradients
 from mibench.metrics.returned import measure, own_columns
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "identity", "sample", "selected", "confidence", "predicted", "hit1", "hit5", "judge_confidence", "knn_distance",
-    "nearest_private", "feature_distance", "true_identity_error", "true_identity_rank", "unit", "index",
-    "image_sha256", "target_hit1", "target_confidence",
+    "nearest_private", "feature_distance", "true_identity_error", "true_identity_rank",
+    "true_identity_rank_private", "unit", "index", "image_sha256", "target_hit1", "target_confidence",
 )  # fmt: skip
 
 
@@ -145,6 +146,7 @@ def score(
     inception_reason: str | None = None,
     public: Images | None = None,
     private_test: Images | None = None,
+    portraits: Images | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     registry: Mapping[str, MetricFunction] | None = None,
     seed: int = 0,
@@ -166,6 +168,7 @@ def score(
         inception_reason: why there is no ``inception``.
         public: public images at the size of the reconstructions: the control "nearest public".
         private_test: private test images at the size of the reconstructions: the control "private test".
+        portraits: portraits of the attacked identities at that size: the control "private portraits".
         metrics: names in ``METRICS`` or ``registry``.
         registry: further metrics by name (third parties).
         seed: of the resampling.
@@ -222,8 +225,7 @@ def score(
     if truth is None:
         reasons["true_identity_error"] = "this data set has no ground-truth identities, or no regressor was given"
     else:
-        error, rank = true_identity(ordered.images, ordered.labels, truth)
-        columns["true_identity_error"], columns["true_identity_rank"] = error, rank
+        columns |= true_identity(ordered.images, ordered.labels, truth).columns()
         identity_params = {
             "regressor": truth.regressor,
             "ranked_among": int(truth.private.shape[0] + truth.foreign.shape[0]),
@@ -231,18 +233,24 @@ def score(
         }
         if identity_params["ranked_among"] == 1:
             constant_columns["true_identity_rank"] = "there is nobody else to rank the true person among"
+        if len(truth.private) == 1:
+            constant_columns["true_identity_rank_private"] = "there is no other private person to rank among"
         if truth.error is not None:
             identity_params["regressor_rmse"] = float(truth.error.double().square().mean().sqrt())
 
     progress(3, steps, "scoring controls")
+    attacked = ordered.labels.unique()
+    public_output = judge.cached(public.pixels) if public is not None and len(public) else None
     controls = control_tables(
-        ordered.labels.unique(),
+        attacked,
         judge=judge,
         reference=reference,
         reference_labels=private.labels,
         per_identity=per_identity,
         public=public,
+        public_output=public_output,
         private_test=private_test,
+        portraits=portraits,
         truth=truth,
     )
     table = _table(columns)
@@ -265,6 +273,7 @@ def score(
         inception=features_of,
         inception_name=inception.name if inception is not None else ScoringInputs.inception_name,
         controls=controls,
+        control_pairs=control_pairs(attacked, public_output, controls),
         gradients=None if target is None else LossGradients(target.logits, target.device, ordered.images, public),
         identity_params=identity_params,
         seed=seed,

@@ -45,6 +45,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution, further: Sequenc
             controls = min(protocol.public_control, dataset.public_count()) if protocol.public_control else 0
             judge = load.build_classifier_extractor(plan.judge, device, cache, protocol.judge_resize)
             inception, reason = _inception(device, cache)
+            truth = _truth(plan, device)
             scores = score(
                 reconstructions,
                 private=dataset.private("train", judge.image.size, protocol.labels),
@@ -52,11 +53,12 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution, further: Sequenc
                 per_identity=protocol.samples,
                 private_native=dataset.private("train", size, protocol.labels) if inception is not None else None,
                 target=load.build_classifier_extractor(plan.target, device, None),
-                truth=_truth(plan, device),
+                truth=truth,
                 inception=inception,
                 inception_reason=reason,
                 public=dataset.public(size, controls) if controls else None,
                 private_test=dataset.private("test", size, protocol.labels),
+                portraits=dataset.portraits(size, protocol.samples, protocol.labels) if truth is not None else None,
                 metrics=names,
                 registry={
                     name: registry.load("metric", name) for name in registry.names("metric") if name not in METRICS
