@@ -81,7 +81,7 @@ def compare_attacks(
     differences: list[Difference] = []
     notes: list[str] = []
     for target in dict.fromkeys(pool.target for pool in pools):
-        block = [pool for pool in pools if pool.target == target]
+        block = [pool for pool in pools if pool.target == target and not pool.sees_private]
         tests = pairs(block, reference)
         notes += untested(target, block, reference, tests)
         differences += [difference(*pair, metric) for metric in tested for pair in tests]
@@ -143,6 +143,8 @@ def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[
     """What a reader would otherwise have to find out."""
     fewest = min(len(pool.identities) for pool in pools)
     notes = out_of_reach(fewest, family, "attack more identities, or test fewer pairs or metrics")
+    if controls := list(dict.fromkeys(pool.label for pool in pools if pool.sees_private)):
+        notes.append(f"{', '.join(controls)}: a control, no attack, which no test counts")
     seeds = {len(pool.runs) for pool in pools}
     if len(seeds) > 1:
         notes.append(f"rows have different numbers of seeds ({min(seeds)} to {max(seeds)})")
@@ -161,7 +163,7 @@ def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[
 
 
 def _size(pools: Iterable[Pool], target: str) -> int:
-    return sum(pool.target == target for pool in pools)
+    return sum(pool.target == target and not pool.sees_private for pool in pools)
 
 
 if TYPE_CHECKING:

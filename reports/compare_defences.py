@@ -69,6 +69,9 @@ def compare_defences(
         MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
     """
     opened, left_out = open_runs([runs] if isinstance(runs, StoredRun | Path | str) else list(runs))
+    if controls := [run for run in opened if run.sees_private]:
+        opened = tuple(run for run in opened if not run.sees_private)
+        left_out += tuple(f"{run.path} is a control that sees private images, no attack" for run in controls)
     known = merged_infos(run.infos for run in opened)
     tested = testable(known, metrics or USUAL)
     infos = {name: info for name, info in known.items() if name in tested}

@@ -19,6 +19,7 @@ class Row:
         target, label: block and name of the row.
         attack, prior, protocol, dataset: what the runs were made with.
         floor: whether it is the prior alone.
+        sees_private: whether it is a control that was handed private images; no test and no bold type counts it.
         runs, seeds: paths and seeds of the runs, in the same order.
         identities: how many.
         estimates: metric -> estimate; the interval is over identities.
@@ -43,6 +44,7 @@ class Row:
     by_seed: Mapping[str, tuple[float | None, ...]]
     cost: Mapping[str, float | None]
     devices: tuple[str, ...]
+    sees_private: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,10 @@ class Comparison:
         others = {
             other.label
             for other in self.rows
-            if other.target == row.target and other.label != row.label and _value(other, metric) is not None
+            if other.target == row.target
+            and other.label != row.label
+            and not other.sees_private
+            and _value(other, metric) is not None
         }
         beaten = {
             each.second if each.first == row.label else each.first

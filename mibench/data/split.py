@@ -14,6 +14,7 @@ from mibench.api import MibenchError
 from mibench.data.identity_names import both_spellings, normalised_name
 
 Part = Literal["train", "test"]
+_BOTH: tuple[Part, Part] = ("test", "train")
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,15 @@ class IdentitySplit(ABC):
         """At most ``count`` images of each private identity, ordered as :meth:`private`, that show what a perfect
         reconstruction could look like: people as the public images show people, where the data set has such images.
 
-        Default: the first private test images, of an identity without any the first training images.
+        Default: the first private test images, and training images where these are not enough.
         """
-        test = first_of_each(self.private("test", size, labels), count)
-        known = set(test.labels.tolist())
-        others = [label for label in (range(self.num_classes) if labels is None else labels) if label not in known]
-        if not others:
-            return test
-        train = first_of_each(self.private("train", size, others), count)
-        return first_of_each(
-            Images(
-                torch.cat([test.pixels, train.pixels]),
-                torch.cat([test.labels, train.labels]),
-                test.identities + train.identities,
-            ),
-            count,
+        test, train = (self.private(part, size, labels) for part in _BOTH)
+        both = Images(
+            torch.cat([test.pixels, train.pixels]),
+            torch.cat([test.labels, train.labels]),
+            test.identities + train.identities,
         )
+        return first_of_each(both, count)
 
     def public_count(self) -> int:
         """How many public images there are. Data sets that know it without opening images override this."""

@@ -101,9 +101,15 @@ class StoredRun:
 
     @property
     def attack_title(self) -> str:
-        """What tables call the attack: its name, ``NAME:VARIANT`` of a variant."""
+        """What tables call the attack: its name, ``NAME:VARIANT`` of a variant, and whether it is none."""
         variant = self.specification.get("variant")
-        return f"{self.attack}:{variant}" if isinstance(variant, str) else self.attack
+        title = f"{self.attack}:{variant}" if isinstance(variant, str) else self.attack
+        return f"{title} (sees private images)" if self.sees_private else title
+
+    @property
+    def sees_private(self) -> bool:
+        """Whether it was handed images of the private people: a control, no attack."""
+        return self.record.get("sees_private") is True
 
     @property
     def target(self) -> str:

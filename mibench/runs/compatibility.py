@@ -51,7 +51,8 @@ def access_error(attack: Attack | type[Attack], granted: Access, because: str) -
 
 def _attacks_within(granted: Access) -> str:
     """``an attack that needs less (floor)``."""
-    names = [name for name in registry.names("attack") if registry.load("attack", name).access <= granted]
+    kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
+    names = [name for name, kind in kinds.items() if kind.access <= granted and not kind.needs_portraits]
     return f"an attack that needs less ({', '.join(names) or 'none is installed'})"
 
 

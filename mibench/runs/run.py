@@ -159,6 +159,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
         units=len(plan.units),
         prior_queries_forward=plan.prior_queries,
         attacked=_attacked_classifier(plan.cards["target"]),
+        **({"sees_private": True} if plan.attack.needs_portraits else {}),
     )
     atomic_write(folder.path / "config.yaml", plan.config_yaml.encode())
 
