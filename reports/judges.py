@@ -11,7 +11,7 @@ from mibench.results import StoredRun, count_text, merged_infos
 from .formatting import CONTROLS
 from .table_model import Cell, Column, Kind, Table, estimate_cell, text_cells
 
-_ERRORS = "judge_"  # begins the names of error rates
+_ERRORS = ("judge_", "second_judge_")  # begin the names of error rates
 _CONTROL = "control_"
 ERROR_NOTE = (
     "False acceptance: an image is taken for a person whom it does not show; false rejection: it is not taken for the "
@@ -38,12 +38,12 @@ def judges_of(runs: Sequence[StoredRun]) -> tuple[Judge, ...]:
     """Every judge of runs with every set of people, once. Runs scored before error rates existed have controls only."""
     first_of: dict[tuple[str, ...], StoredRun] = {}
     for run in runs:
-        if any(name.startswith((_ERRORS, _CONTROL)) for name in run.metrics):
+        if any(name.startswith((*_ERRORS, _CONTROL)) for name in run.metrics):
             first_of.setdefault(_key(run), run)
     several = len({key[1] for key in first_of}) > 1
     judges = []
     for (card, dataset, *_), run in first_of.items():
-        names = [name for name in run.metrics if name.startswith((_ERRORS, _CONTROL))]
+        names = [name for name in run.metrics if name.startswith((*_ERRORS, _CONTROL))]
         infos = merged_infos([run.infos])
         people = int(run.samples["identity"].nunique())
         judges.append(

@@ -80,6 +80,19 @@ class IdentitySplit(ABC):
         )
         return first_of_each(both, count)
 
+    def fresh(self, size: int, count: int, labels: Sequence[int] | None = None, first: int = 0) -> Images:
+        """``count`` further images of each private identity, from number ``first`` on, ordered as :meth:`private`, that
+        are neither training nor test images.
+
+        Raises:
+            MibenchError: the data set has no others (the default).
+        """
+        del size, count, labels, first
+        raise MibenchError(
+            f"data set {self.name!r} has no pictures of its people besides training and test images",
+            cure="choose a judge that learns from these",
+        )
+
     def public_count(self) -> int:
         """How many public images there are. Data sets that know it without opening images override this."""
         return len(self.public(16))

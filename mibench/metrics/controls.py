@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
@@ -59,6 +59,15 @@ def frame(columns: Mapping[str, TableColumn]) -> pd.DataFrame:
     return pd.DataFrame(
         {name: column.cpu().numpy() if isinstance(column, Tensor) else column for name, column in columns.items()}
     )
+
+
+class ControlImages(TypedDict):
+    """Arguments of :func:`control_tables` that are the same for every judge."""
+
+    reference_labels: Tensor
+    per_identity: int
+    public: Images | None
+    private_test: Images | None
 
 
 def control_tables(

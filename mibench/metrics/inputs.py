@@ -26,6 +26,8 @@ from .loss_gradients import LossGradients
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .second_judge import SecondJudge
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringInputs:
@@ -48,6 +50,7 @@ class ScoringInputs:
         controls: name -> table of images scored by the same path as the reconstructions.
         control_pairs: name of an error of the judge -> for each claimed ``identity`` how many ``pairs`` of an image and
             that claim there are, and how many the judge ``accepted``.
+        second_judge: what a second judge says; None: there is none.
         gradients: those of the attacked model, computed when a metric asks; None without it (see ``reasons``).
         infos: what the metric that looks at these inputs declares of its estimates, by name.
         identity_params: facts about the ground truth and the regressor, for the record.
@@ -67,6 +70,7 @@ class ScoringInputs:
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     control_pairs: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    second_judge: SecondJudge | None = None
     gradients: LossGradients | None = None
     infos: Mapping[str, MetricInfo] = field(default_factory=dict)
     identity_params: Mapping[str, str | int | float] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from torch import Tensor
 from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.data.split import Images
 from mibench.metrics.accuracy import always_hit
-from mibench.metrics.controls import TableColumn, control_tables, frame, judged_columns
+from mibench.metrics.controls import ControlImages, TableColumn, control_tables, frame, judged_columns
 from mibench.metrics.declared import built_in, infos_of
 from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimates import RESAMPLES
@@ -30,6 +30,7 @@ from mibench.metrics.inputs import MetricFunction, ScoringInputs
 from mibench.metrics.judge_errors import control_pairs
 from mibench.metrics.loss_gradients import LossGradients
 from mibench.metrics.returned import measure, own_columns
+from mibench.metrics.second_judge import SecondJudge
 
 from . import DEFAULT_METRICS, METRICS
 
@@ -141,6 +142,7 @@ def score(
     private_native: Images | None = None,
     target: JudgeExtractor | None = None,
     second: JudgeExtractor | None = None,
+    second_judge: JudgeExtractor | None = None,
     truth: IdentityTruth | None = None,
     inception: InceptionExtractor | None = None,
     inception_reason: str | None = None,
@@ -163,6 +165,7 @@ def score(
         private_native: the same images at the size of the reconstructions, for FID; without them FID is null.
         target: the attacked model, wrapped; gives ``target_acc1`` and ``target_confidence``.
         second: another extractor for ``feature_distance`` (PPA's delta); by default unit-length judge features.
+        second_judge: another judge, whose verdicts stand beside the first one's.
         truth: ground truth of identities and a regressor, where the data set knows them.
         inception: Inception for FID, or None with ``inception_reason``.
         inception_reason: why there is no ``inception``.
@@ -241,17 +244,20 @@ def score(
     progress(3, steps, "scoring controls")
     attacked = ordered.labels.unique()
     public_output = judge.cached(public.pixels) if public is not None and len(public) else None
+    images_of_controls: ControlImages = {
+        "reference_labels": private.labels,
+        "per_identity": per_identity,
+        "public": public,
+        "private_test": private_test,
+    }
     controls = control_tables(
         attacked,
         judge=judge,
         reference=reference,
-        reference_labels=private.labels,
-        per_identity=per_identity,
-        public=public,
         public_output=public_output,
-        private_test=private_test,
         portraits=portraits,
         truth=truth,
+        **images_of_controls,
     )
     table = _table(columns)
     features_of = _inception_features(ordered, ranks < per_identity, private_native, inception)
@@ -274,6 +280,9 @@ def score(
         inception_name=inception.name if inception is not None else ScoringInputs.inception_name,
         controls=controls,
         control_pairs=control_pairs(attacked, public_output, controls),
+        second_judge=None
+        if second_judge is None
+        else SecondJudge.asked(second_judge, ordered.images, ordered.labels, private, images_of_controls),
         gradients=None if target is None else LossGradients(target.logits, target.device, ordered.images, public),
         identity_params=identity_params,
         seed=seed,

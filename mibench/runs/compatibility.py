@@ -59,7 +59,7 @@ def _attacks_within(granted: Access) -> str:
 def check_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
     """Refuse weights that were trained on another version of the data, or on another number of classes."""
     check_same_data(kind, card, dataset)
-    if kind in ("target", "judge") and card.classes != dataset.num_classes:
+    if kind in ("target", "judge", "second_judge") and card.classes != dataset.num_classes:
         raise MibenchError(
             f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}",
             cure="choose weights that were trained on it",
