@@ -146,7 +146,7 @@ def _compared(estimated: Tensor, labels: Tensor, truth: IdentityTruth) -> TrueId
 
 RANKS = ("true_identity_rank", "true_identity_rank_private")  # columns; every metric of ranks exists for both
 _AMONG = {"": "", "_private": " among private people"}
-RECOVERY = "identity recovered (0 no information, 1 private portraits)"
+RECOVERY = "identity recovered (0 none, 1 portraits)"
 
 
 @metric(
