@@ -26,7 +26,24 @@ from .loss_gradients import LossGradients
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .second_judge import SecondJudge
+
+@dataclass(frozen=True, kw_only=True)
+class SecondJudge:
+    """What a second judge says.
+
+    Attributes:
+        predicted: its class for each reconstruction ``(N,)``, int64; rows as in ``ScoringInputs.samples``.
+        hit1: whether that is the right one ``(N,)``.
+        extractor: its name, for the record.
+        control_pairs: as ``ScoringInputs.control_pairs``, judged by it.
+        fixed: why every image is a hit, where it knows one class only.
+    """
+
+    predicted: Tensor
+    hit1: Tensor
+    extractor: str
+    control_pairs: Mapping[str, pd.DataFrame]
+    fixed: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from mibench.metrics.inputs import MetricFunction, ScoringInputs
 from mibench.metrics.judge_errors import control_pairs
 from mibench.metrics.loss_gradients import LossGradients
 from mibench.metrics.returned import measure, own_columns
-from mibench.metrics.second_judge import SecondJudge
+from mibench.metrics.second_judge import ask_second_judge
 
 from . import DEFAULT_METRICS, METRICS
 
@@ -282,7 +282,7 @@ def score(
         control_pairs=control_pairs(attacked, public_output, controls),
         second_judge=None
         if second_judge is None
-        else SecondJudge.asked(second_judge, ordered.images, ordered.labels, private, images_of_controls),
+        else ask_second_judge(second_judge, ordered.images, ordered.labels, private, images_of_controls),
         gradients=None if target is None else LossGradients(target.logits, target.device, ordered.images, public),
         identity_params=identity_params,
         seed=seed,

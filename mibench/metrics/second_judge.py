@@ -6,9 +6,7 @@ quirk of one of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -17,60 +15,41 @@ from mibench.api import Estimate, Measured, MetricInfo, metric
 from mibench.data.split import Images
 
 from . import estimates
-from .accuracy import Verdicts, always_hit
+from .accuracy import always_hit
 from .controls import ControlImages, control_tables
 from .extractors import JudgeExtractor
-from .inputs import ScoringInputs
+from .inputs import ScoringInputs, SecondJudge
 from .judge_errors import INFOS, control_pairs, judge_errors
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PREFIX = "second_"
 NAMES = ("second_acc1", "both_judges_acc1", "judges_agree")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SecondJudge:
-    """What a second judge says.
+def ask_second_judge(
+    judge: JudgeExtractor, images: Tensor, labels: Tensor, private: Images, controls: ControlImages
+) -> SecondJudge:
+    """What ``judge`` says of reconstructions ``(N, 3, H, W)`` of ``labels`` ``(N,)`` and of the control pairs.
 
-    Attributes:
-        verdicts: of the reconstructions, rows as in ``ScoringInputs.samples``.
-        extractor: its name, for the record.
-        control_pairs: as ``ScoringInputs.control_pairs``, judged by it.
-        fixed: why every image is a hit, where it knows one class only.
+    The nearest strangers are those nearest in its own features to the ``private`` training images.
     """
-
-    verdicts: Verdicts
-    extractor: str
-    control_pairs: Mapping[str, pd.DataFrame]
-    fixed: str | None = None
-
-    @classmethod
-    def asked(
-        cls, judge: JudgeExtractor, images: Tensor, labels: Tensor, private: Images, controls: ControlImages
-    ) -> SecondJudge:
-        """What ``judge`` says of reconstructions ``(N, 3, H, W)`` of ``labels`` ``(N,)`` and of the control pairs.
-
-        The nearest strangers are those nearest in its own features to the ``private`` training images.
-        """
-        judged, attacked, public = judge.judged(images, labels), labels.unique(), controls["public"]
-        output = judge.cached(public.pixels) if public is not None and len(public) else None
-        tables = control_tables(
-            attacked,
-            judge=judge,
-            reference=judge.cached_features(private.pixels),
-            public_output=output,
-            portraits=None,
-            truth=None,
-            **controls,
-        )
-        return cls(
-            verdicts=judged.verdicts,
-            extractor=judge.record,
-            control_pairs=control_pairs(attacked, output, tables),
-            fixed=always_hit(1, judged.classes, f"judge {judge.name!r}"),
-        )
+    judged, attacked, public = judge.judged(images, labels), labels.unique(), controls["public"]
+    output = judge.cached(public.pixels) if public is not None and len(public) else None
+    tables = control_tables(
+        attacked,
+        judge=judge,
+        reference=judge.cached_features(private.pixels),
+        public_output=output,
+        portraits=None,
+        truth=None,
+        **controls,
+    )
+    return SecondJudge(
+        predicted=judged.verdicts.predicted,
+        hit1=judged.verdicts.hit1,
+        extractor=judge.record,
+        control_pairs=control_pairs(attacked, output, tables),
+        fixed=always_hit(1, judged.classes, f"judge {judge.name!r}"),
+    )
 
 
 _ERRORS = tuple(replace(info, name=PREFIX + info.name, title=f"second judge's {info.title}") for info in INFOS)
@@ -118,8 +97,8 @@ def measure(inputs: ScoringInputs) -> Measured:
     if second is None:
         reason = "the protocol names no second judge"
         return Measured([estimates.null(name, reason) for name in NAMES], {})
-    predicted = second.verdicts.predicted.numpy()
-    hits = second.verdicts.hit1.numpy()
+    predicted = second.predicted.numpy()
+    hits = second.hit1.numpy()
     columns = {
         "second_predicted": predicted,
         "second_hit1": hits,

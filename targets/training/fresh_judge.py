@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from mibench.api import MibenchError
-from mibench.data.split import Images
+from mibench.data.split import IdentitySplit, Images
 
 from .recipes import TrainJudge
 
@@ -27,7 +26,7 @@ class TrainFreshJudge(TrainJudge):
             if getattr(self, name) < 1:
                 raise MibenchError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
-    def parts(self, data: Any) -> tuple[Images, Images, int]:
+    def parts(self, data: IdentitySplit) -> tuple[Images, Images, int]:
         """Fresh pictures to train on and to measure on, and the number of classes."""
         train = data.fresh(self.size, self.fresh_images)
         return train, data.fresh(self.size, self.fresh_test_images, first=self.fresh_images), data.num_classes
