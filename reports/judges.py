@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mibench.api import Estimate, MetricInfo
-from mibench.results import StoredRun, count_text, merged_infos
+from mibench.results import StoredRun, arrow, count_text, merged_infos
 
 from .formatting import CONTROLS
 from .table_model import Cell, Column, Kind, Table, estimate_cell, text_cells
@@ -79,8 +79,9 @@ def judge_tables(judges: Sequence[Judge], metrics: Sequence[str] = ()) -> list[T
 
 def errors_table(judges: Sequence[Judge]) -> Table:
     """A row for each kind of control pair and judge."""
+    one = judges[0].label if len(judges) == 1 else None
     columns = (
-        Column(name="judge", title="judge"),
+        Column(name="judge", title="judge" if one is None else None),
         Column(name="error", title="control pairs"),
         Column(name="pairs", title="pairs", kind="count"),
         Column(name="rate", title="wrong", kind="share", bounds=("rate_low", "rate_high")),
@@ -105,11 +106,17 @@ def errors_table(judges: Sequence[Judge]) -> Table:
                     *text_cells(estimate.reason or ""),
                 )
             )
-    return Table(name="judge", title="Errors of the judge", columns=columns, rows=tuple(rows), lead=2)
+    return Table(
+        name="judge",
+        title="Errors of the judge" + (f" {one}" if one else "s"),
+        columns=columns,
+        rows=tuple(rows),
+        lead=2,
+    )
 
 
 def controls_table(judge: Judge, number: int, metrics: Sequence[str] = ()) -> Table:
-    """A row for each control, a column for each metric that some control has a value for."""
+    """A row for each metric that some control has a value for, a column for each control."""
     by_control = {
         control: {
             name.removeprefix(f"{_CONTROL}{control}_"): estimate
@@ -119,20 +126,21 @@ def controls_table(judge: Judge, number: int, metrics: Sequence[str] = ()) -> Ta
         for control in CONTROLS
     }
     known = dict.fromkeys(name for estimates in by_control.values() for name in estimates)
-    names = [name for name in known if not metrics or name in metrics]
-    columns = [Column(name="control", title="")]
-    for name in names:
-        control = next(control for control, estimates in by_control.items() if name in estimates)
-        info = judge.infos.get(f"{_CONTROL}{control}_{name}")
-        better, percent = (None, False) if info is None else (info.higher_is_better, info.percent)
-        title = name if info is None else info.title.rpartition(", ")[0]
-        bounds = (f"{name}_low", f"{name}_high")
-        kind: Kind = "share" if percent else "number"
-        columns.append(Column(name=name, title=title, kind=kind, better=better, bounds=bounds))
-    rows = [
-        (Cell(value=control, title=title), *(estimate_cell(by_control[control].get(name)) for name in names))
-        for control, title in CONTROLS.items()
-        if names and any(name in by_control[control] for name in names)
-    ]
+    shown = [control for control, estimates in by_control.items() if estimates]
+    columns = [Column(name="metric", title="")]
+    for control in shown:
+        title = CONTROLS[control].removeprefix("control: ")
+        columns.append(Column(name=control, title=title, kind="number", bounds=(f"{control}_low", f"{control}_high")))
+    rows = []
+    for name in known:
+        if metrics and name not in metrics:
+            continue
+        owner = next(control for control in shown if name in by_control[control])
+        info = judge.infos.get(f"{_CONTROL}{owner}_{name}")
+        percent = info is not None and info.percent
+        title = name if info is None else info.title.rpartition(", ")[0] + arrow(info.higher_is_better)
+        kind: Kind = "percent" if percent else "number"
+        cells = (estimate_cell(by_control[control].get(name), kind=kind) for control in shown)
+        rows.append((Cell(value=name, title=title), *cells))
     title = f"Controls, judge {judge.label}"
     return Table(name=f"controls-{number}", title=title, columns=tuple(columns), rows=tuple(rows))

@@ -61,7 +61,7 @@ def test_comparisons_show_the_judge_and_the_controls(run: StoredRun, tmp_path: P
     text = comparison.render()
     assert "## Errors of the judge" in text
     assert "## Controls, judge" in text
-    assert "control: private test images" in text
+    assert "| private test images" in text
     plain = comparison.as_plain()
     assert "judge_false_rejection" in json.dumps(plain["judges"])
     comparison.write(tmp_path)
@@ -78,5 +78,5 @@ def test_a_run_scored_before_is_read_and_has_its_controls(run: StoredRun, old: S
     assert "judge.csv" not in names
     text = compare_attacks(old).render()
     assert "Errors of the judge" not in text
-    assert "control: private test images" in text
+    assert "| private test images" in text
     assert len(judges_of([run, old])) == 1, "the same judge of the same people"

@@ -190,7 +190,7 @@ RECOVERY = "identity recovered (0 none, 1 portraits)"
     ),
     MetricInfo(
         "accepted_true_identity_top1",
-        "true identity ranked first, of what the judge accepts",
+        "true identity ranked first, if accepted",
         percent=True,
         proportion=True,
         higher_is_better=True,

@@ -28,10 +28,10 @@ REJECTION, NEAREST, FOREIGN, PRIVATE = (
     "judge_false_acceptance_private",
 )
 PAIRS = {
-    REJECTION: "private test images as the person they show",
-    NEAREST: "the public images most similar to a person, as that person",
-    FOREIGN: "any public image as any attacked person",
-    PRIVATE: "private test images as another attacked person",
+    REJECTION: "private test images",
+    NEAREST: "most similar public images",
+    FOREIGN: "public images of anybody",
+    PRIVATE: "private test images of others",
 }  # estimate -> the pairs behind it
 INFOS = tuple(
     MetricInfo(
