@@ -6,6 +6,7 @@ names only: nothing is imported before it is asked for.
 
 CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {
+        "ceiling": "mibench.attacks.ceiling:Ceiling",
         "dmmia": "mibench.attacks.dmmia:DMMIA",
         "floor": "mibench.attacks.floor:Floor",
         "gmi": "mibench.attacks.gmi:GMI",

@@ -2,8 +2,9 @@
 
 The Python API is the command line: ``mibench.run`` does what ``mibench run`` does, and so do ``score``, ``compare``,
 ``sweep`` (and ``forecast``, its dry run), ``gate`` (and ``update_baseline``), ``report``, ``view``, ``audit``,
-``train``, ``import_weights``, ``fetch`` and ``names`` (``mibench list``); ``open_run`` reads a run directory. See
-``docs/python.md``. They are imported when first used, so that ``import mibench`` costs no torch.
+``export_verdicts`` and ``import_verdicts`` (``mibench verdicts``), ``train``, ``import_weights``, ``fetch`` and
+``names`` (``mibench list``); ``open_run`` reads a run directory. See ``docs/python.md``. They are imported when first
+used, so that ``import mibench`` costs no torch.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from mibench.commands import (
         audit,
         compare,
+        export_verdicts,
         fetch,
         forecast,
         gate,
+        import_verdicts,
         import_weights,
         names,
         open_run,
@@ -35,9 +38,11 @@ __all__ = [
     "__version__",
     "audit",
     "compare",
+    "export_verdicts",
     "fetch",
     "forecast",
     "gate",
+    "import_verdicts",
     "import_weights",
     "names",
     "open_run",

@@ -54,7 +54,7 @@ class AdaptiveAttack:
 
 def is_variant(pool: Pool) -> bool:
     """Whether the runs of a row are of a variant."""
-    return pool.runs[0].attack_title != pool.runs[0].attack
+    return pool.runs[0].specification.get("variant") is not None
 
 
 def without_variants(rows: Mapping[str, Sequence[Pool]]) -> dict[str, list[Pool]]:

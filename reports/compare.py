@@ -17,6 +17,7 @@ from . import comparison_tables
 from .compare_defences import PrintedMatrix, compare_defences
 from .comparison import Comparison
 from .formats import as_plain, out_of_reach
+from .judges import judges_of
 from .pooled_rows import row_of
 from .rows import Pool, circumstances, differing, open_runs, pool_runs, refuse_mixture
 from .significance import PAIRED_ROWS, Difference, adjust, check_reference, difference, pairs, testable, untested
@@ -80,7 +81,7 @@ def compare_attacks(
     differences: list[Difference] = []
     notes: list[str] = []
     for target in dict.fromkeys(pool.target for pool in pools):
-        block = [pool for pool in pools if pool.target == target]
+        block = [pool for pool in pools if pool.target == target and not pool.sees_private]
         tests = pairs(block, reference)
         notes += untested(target, block, reference, tests)
         differences += [difference(*pair, metric) for metric in tested for pair in tests]
@@ -96,6 +97,7 @@ def compare_attacks(
         mixed=tuple(differing(facts)),
         notes=tuple(notes + _remarks(pools, family, reference)),
         left_out=left_out,
+        judges=judges_of(opened),
         requested=tuple(dict.fromkeys(metrics)),
     )
 
@@ -141,6 +143,8 @@ def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[
     """What a reader would otherwise have to find out."""
     fewest = min(len(pool.identities) for pool in pools)
     notes = out_of_reach(fewest, family, "attack more identities, or test fewer pairs or metrics")
+    if controls := list(dict.fromkeys(pool.label for pool in pools if pool.sees_private)):
+        notes.append(f"{', '.join(controls)}: a control, no attack, which no test counts")
     seeds = {len(pool.runs) for pool in pools}
     if len(seeds) > 1:
         notes.append(f"rows have different numbers of seeds ({min(seeds)} to {max(seeds)})")
@@ -159,7 +163,7 @@ def _remarks(pools: Sequence[Pool], family: int, reference: str | None) -> list[
 
 
 def _size(pools: Iterable[Pool], target: str) -> int:
-    return sum(pool.target == target for pool in pools)
+    return sum(pool.target == target and not pool.sees_private for pool in pools)
 
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from . import matrix_tables
 from .adaptive import AdaptiveAttack, adaptive_attacks, without_variants
 from .defended import Classifier, Role, classifier_of, defence_labels, recipe_seconds, twin_of
 from .formats import as_plain, out_of_reach
+from .judges import judges_of
 from .masking import Masking, look_for_masking
 from .matrix import DefenceDifference, Defended, Matrix
 from .pooled_rows import row_of
@@ -70,6 +71,9 @@ def compare_defences(
         MibenchError: runs that are unfinished or must not be compared, an unknown reference or metric.
     """
     opened, left_out = open_runs([runs] if isinstance(runs, StoredRun | Path | str) else list(runs))
+    if controls := [run for run in opened if run.sees_private]:
+        opened = tuple(run for run in opened if not run.sees_private)
+        left_out += tuple(f"{run.path} is a control that sees private images, no attack" for run in controls)
     known = merged_infos(run.infos for run in opened)
     tested = testable(known, metrics or USUAL)
     infos = {name: info for name, info in known.items() if name in tested}
@@ -158,6 +162,7 @@ def compare_defences(
             *_unknown_costs(classifiers, labels, references, recipe_times),
         ),
         left_out=left_out,
+        judges=judges_of(opened),
         masking_family=masking_family,
         adaptive_family=adaptive_family,
     )

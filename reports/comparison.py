@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mibench.api import Estimate, MetricInfo
 
+from .judges import Judge
 from .significance import Difference
 
 
@@ -18,6 +19,7 @@ class Row:
         target, label: block and name of the row.
         attack, prior, protocol, dataset: what the runs were made with.
         floor: whether it is the prior alone.
+        sees_private: whether it is a control that was handed private images; no test and no bold type counts it.
         runs, seeds: paths and seeds of the runs, in the same order.
         identities: how many.
         estimates: metric -> estimate; the interval is over identities.
@@ -42,6 +44,7 @@ class Row:
     by_seed: Mapping[str, tuple[float | None, ...]]
     cost: Mapping[str, float | None]
     devices: tuple[str, ...]
+    sees_private: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Comparison:
         mixed: names of circumstances that differ between the rows (only after ``mix=True``).
         notes: sentences that a reader needs, warnings first.
         left_out: sentences on runs that were not used.
+        judges: who judged, with their error rates and controls.
         requested: metrics that a person asked for, which alone are printed; empty: all, with costs.
     """
 
@@ -68,6 +72,7 @@ class Comparison:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+    judges: tuple[Judge, ...] = ()
     requested: tuple[str, ...] = ()
 
     @property
@@ -89,7 +94,10 @@ class Comparison:
         others = {
             other.label
             for other in self.rows
-            if other.target == row.target and other.label != row.label and _value(other, metric) is not None
+            if other.target == row.target
+            and other.label != row.label
+            and not other.sees_private
+            and _value(other, metric) is not None
         }
         beaten = {
             each.second if each.first == row.label else each.first

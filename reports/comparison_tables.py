@@ -13,6 +13,7 @@ from . import formats
 from .comparison import Comparison, Row
 from .formats import DETECTABLE, NOT_TOLD_APART, Block, counts, note_on_tests, validity
 from .formatting import sentence
+from .judges import ERROR_NOTE, errors_table, judge_tables
 from .significance import Difference
 from .table_model import (
     Cell,
@@ -158,6 +159,8 @@ def notes_for_rows(comparison: Comparison) -> list[str]:
     )
     if _shows_costs(comparison):
         notes.append(_COST_NOTE)
+    if errors_table(comparison.judges).rows:
+        notes.append(ERROR_NOTE)
     notes += [sentence(note) for note in comparison.notes]
     return notes + _absent(comparison)
 
@@ -186,6 +189,8 @@ def write_all(comparison: Comparison, folder: Path) -> list[Path]:
     comparison = dataclasses.replace(comparison, requested=())
     files = []
     exact = (rows_table(comparison), differences_table(comparison))
+    if (errors := errors_table(comparison.judges)).rows:
+        files.append(write_text(folder / f"{errors.name}.csv", csv_text(errors)))
     for table, block in zip(exact, blocks(comparison), strict=True):
         files.append(write_text(folder / f"{table.name}.csv", csv_text(table)))
         files.append(write_text(folder / f"{table.name}.md", block.markdown().lstrip("\n")))
@@ -197,6 +202,7 @@ def blocks(comparison: Comparison) -> tuple[Block, Block]:
     """What people read: rows, then differences."""
     rows, differences = tables_for_people(comparison)
     left_out = [f"Left out: {note}." for note in comparison.left_out]
+    rows += judge_tables(comparison.judges, comparison.requested)
     return (
         Block(tables=rows, notes=notes_for_rows(comparison), left_out=left_out),
         Block(tables=differences, notes=notes_for_differences(comparison)),

@@ -9,7 +9,12 @@ from mibench.results import StoredRun
 FLOOR = "floor"  # name of the attack that draws from the prior and optimises nothing
 FLOOR_LABEL = "floor (no attack)"
 SYNTHETIC = frozenset({"synthfaces"})  # data sets whose faces belong to nobody
-CONTROLS = {"nearest_public": "control: nearest public images", "private_test": "control: private test images"}
+CONTROLS = {
+    "nearest_public": "control: nearest public images",
+    "private_test": "control: private test images",
+    "private_portraits": "control: private portraits",
+    "no_information": "control: no information",
+}
 
 
 CURVES = {
@@ -30,7 +35,7 @@ def curve_title(name: str) -> str:
 
 def run_labels(runs: Sequence[StoredRun]) -> list[str]:
     """Short names that tell the runs apart: attack, then target, seed and folder only where they differ."""
-    names = [run.attack for run in runs]
+    names = [run.attack_title if run.sees_private else run.attack for run in runs]
     for part in ([run.target for run in runs], [f"seed {run.seed}" for run in runs], [run.path.name for run in runs]):
         if len(set(names)) == len(names):
             break

@@ -10,6 +10,7 @@ from mibench.api import Estimate, MetricInfo
 from .adaptive import AdaptiveAttack
 from .comparison import Row
 from .defended import Role
+from .judges import Judge
 from .masking import Masking
 from .published import Reported
 
@@ -89,6 +90,7 @@ class Matrix:
         family, masking_family, adaptive_family: how many tests Holm's adjustment covers: of the differences, of those
             that look for masking, and of adaptive attacks.
         mixed: names of circumstances that differ between runs (only after ``mix=True``).
+        judges: who judged, with their error rates.
         notes: sentences that a reader needs. left_out: sentences on runs that were not used.
     """
 
@@ -101,6 +103,7 @@ class Matrix:
     mixed: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+    judges: tuple[Judge, ...] = ()
     masking_family: int = 0
     adaptive_family: int = 0
 

@@ -13,6 +13,7 @@ from .adaptive import AdaptiveAttack, strongest
 from .defended import setting_text
 from .formats import DETECTABLE, NOT_TOLD_APART, Block, note_on_tests, validity
 from .formatting import sentence
+from .judges import ERROR_NOTE, errors_table
 from .masking import masking_notes
 from .matrix import Defended, Matrix
 from .table_model import (
@@ -178,6 +179,8 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
     ]
     if any(row.role == "control" for row in matrix.rows):
         notes.append("A control is expected to leak more; it is no defence.")
+    if errors_table(matrix.judges).rows:
+        notes.append(ERROR_NOTE)
     notes += [sentence(note) for note in matrix.notes]
     shown = [row for row in matrix.rows if row.twin or row.role != "undefended"]
     mismatched = [row.label for row in shown if any(each.mismatch for each in row.reported)]
@@ -217,9 +220,10 @@ def blocks(matrix: Matrix) -> tuple[Block, Block]:
     """What people read: rows, then differences."""
     differences = [differences_table(matrix, group) for group in matrix.groups]
     left_out = [f"Left out: {note}." for note in matrix.left_out]
+    errors = errors_table(matrix.judges)
     return (
         Block(
-            tables=[matrix_table(matrix, group) for group in matrix.groups],
+            tables=[*(matrix_table(matrix, group) for group in matrix.groups), *([errors] if errors.rows else [])],
             notes=notes_for_rows(matrix),
             left_out=left_out,
         ),

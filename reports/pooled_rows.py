@@ -40,6 +40,7 @@ def row_of(pool: Pool, infos: Mapping[str, MetricInfo]) -> Row:
         },
         cost={name: _pooled_cost(name, [each[name] for each in costs]) for name in costs[0]},
         devices=tuple(sorted(devices)),
+        sees_private=pool.sees_private,
     )
 
 

@@ -56,6 +56,11 @@ class Pool:
         """Whether it is the prior alone."""
         return self.runs[0].attack == FLOOR
 
+    @property
+    def sees_private(self) -> bool:
+        """Whether it is a control that was handed private images."""
+        return self.runs[0].sees_private
+
     @cached_property
     def identities(self) -> tuple[int, ...]:
         """Labels of the attacked classes, ascending."""
@@ -256,7 +261,7 @@ def pool_runs(runs: Sequence[StoredRun], facts: Sequence[Mapping[str, str]]) -> 
         block = blocks[target_key(members[0])]
         pools.append(Pool(label=label, target=block, runs=tuple(members), circumstances=facts[group[0]]))
     order = list(dict.fromkeys(blocks.values()))
-    return sorted(pools, key=lambda pool: (order.index(pool.target), pool.floor))
+    return sorted(pools, key=lambda pool: (order.index(pool.target), pool.sees_private, pool.floor))
 
 
 def _one_seed_each(group: Sequence[int], runs: Sequence[StoredRun]) -> list[list[int]]:

@@ -4,6 +4,7 @@ uninterrupted one (``StoredRun.cost`` and ``mibench show run`` have them).
 
 =================== =====================================================================
 ``summary``         a row per run, the floor and the controls; headline metrics
+``judge``           how often the judge of the first run is wrong (where that was measured)
 ``metrics``         every metric of every run and of the floor, with n, extractor, reason
 ``identities``      a row per run and identity
 ``costs``           a row per run and the floor; images shown to the victim
@@ -36,6 +37,7 @@ from mibench.results import (
 )
 
 from .formatting import CONTROLS, FLOOR_LABEL, context, query_budget, run_labels, sentence
+from .judges import ERROR_NOTE, errors_table, judges_of
 from .table_model import (
     Cell,
     Column,
@@ -87,6 +89,8 @@ def write_tables(
     if floor is not None and floor.path not in {each.path for each in runs}:
         rows.append((FLOOR_LABEL, floor))
     tables = [summary(rows), (metrics_long(rows), metrics(rows)), (identities(rows), first_identities(rows))]
+    if (errors := judge(runs)).rows:
+        tables.append(errors)
     tables.append(costs(rows))
     if floor is not None and len(rows) > len(runs):
         tables.append(against_floor(rows[:-1], floor))
@@ -116,7 +120,7 @@ def summary(rows: Rows) -> Table:
     lines += [
         (title, "", _control(first, control))
         for control, title in CONTROLS.items()
-        if f"control_{control}_acc1" in first.metrics
+        if any(name.startswith(f"control_{control}_") for name in first.metrics)
     ]
     body = []
     for label, where, estimate_of in lines:
@@ -129,6 +133,11 @@ def summary(rows: Rows) -> Table:
         body.append((*cells, Cell(value="/".join(str(n) for n in sorted(counts)))))
     notes = (f"{sentence(context(first))} {_INTERVAL_NOTE}", *_absent(rows, infos))
     return Table(name="summary", title="Summary", columns=tuple(columns), rows=tuple(body), notes=notes)
+
+
+def judge(runs: Sequence[StoredRun]) -> Table:
+    """Error rates of the judge that scored the first of the runs."""
+    return replace(errors_table(judges_of(runs[:1])), notes=(f"{sentence(context(runs[0]))} {ERROR_NOTE}",))
 
 
 def metrics_long(rows: Rows) -> Table:

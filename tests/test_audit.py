@@ -47,7 +47,8 @@ def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(p
     assert found["model"]["image"]["std"] == pytest.approx([1 / 255])
     assert found["attack"]["floor"]
     assert set(found["recognised"]) == {
-        "acc1", "floor", "control_nearest_public_acc1", "control_private_test_acc1"
+        "acc1", "floor", "control_nearest_public_acc1", "control_private_test_acc1", "judge_false_acceptance_private",
+        "judge_false_acceptance_foreign",
     }  # fmt: skip
     assert found["difference_to_floor"]["value"] is not None
     assert found["verdict"] == "undecided"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench.api import Attack, Context, Queries
+from mibench.attacks.ceiling import Ceiling
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
@@ -54,8 +55,20 @@ def tiny_mirror_w() -> tuple[Attack, Context]:
     return MirrorWhite(pool_size=16, candidates=3, steps=3, selection_transforms=2), context()
 
 
+def tiny_ceiling() -> tuple[Attack, Context]:
+    small = {"portraits": 2, "pool_size": 4, "restarts": 2, "trial_steps": 2, "steps": 3}
+
+    def portraits(labels: Tensor, count: int) -> Tensor:
+        size = where.victim.image.size
+        return torch.rand(len(labels), count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    where = context()
+    return Ceiling(**small), dataclasses.replace(where, portraits=portraits)  # type: ignore[arg-type]
+
+
 # How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
+    "ceiling": tiny_ceiling,
     "dmmia": tiny_dmmia,
     "floor": tiny_floor,
     "gmi": tiny_gmi,
@@ -92,7 +105,9 @@ def test_every_attack_asks_what_it_plans(name: str, identities: int, micro_batch
 def test_a_budget_setting_is_a_whole_number_that_costs_queries(name: str) -> None:
     attack, _ = TRIED[name]()
     if attack.budget_setting is None:
-        assert name == "floor", "an attack that optimises has a setting that a budget can decide"
+        assert name == "floor" or attack.needs_portraits, (
+            "an attack that optimises has a setting that a budget can decide"
+        )
         return
     value = getattr(attack, attack.budget_setting)
     assert type(value) is int

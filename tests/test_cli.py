@@ -55,6 +55,10 @@ FLAGS = {
         "--markdown", "--device", "--allow-changed-code", "--plugin",
     },
     "report": {"RUNS", "--output", "--by", "--show-faces", "--set", "--json"},
+    "verdicts export": {
+        "RUN", "--output", "--people", "--per-person", "--references", "--seed", "--show-faces", "--set", "--json",
+    },
+    "verdicts import": {"RUN", "ANSWERS", "--json"},
     "view": {"FOLDER", "--port", "--show-faces", "--set"},
     "fetch": {"NAMES", "--list", "--to", "--sha256", "--offline", "--json"},
     "data fixture": {"NAME", "--output", "--people", "--images", "--size", "--seed", "--json"},

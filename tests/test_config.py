@@ -308,7 +308,7 @@ COUNTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["floor", "dmmia", "gmi", "kedmi", "mirror-b", "mirror-w", "ppa"])
+@pytest.mark.parametrize("name", ["ceiling", "floor", "dmmia", "gmi", "kedmi", "mirror-b", "mirror-w", "ppa"])
 def test_every_number_of_an_attack_is_checked(name: str) -> None:
     from mibench import registry
 

@@ -90,6 +90,10 @@ def test_one_class_and_nobody_to_rank_fix_the_others() -> None:
     assert fixed(found) == {
         "acc1", "acc5", "acc1_all", "target_acc1", "target_confidence", "control_private_test_acc1",
         "acc1_std_legacy", "acc1_std_draws", "true_identity_rank", "true_identity_top1",
+        "true_identity_rank_private", "true_identity_top1_private", "accepted_true_identity_top1",
+        "control_private_test_true_identity_rank", "control_private_test_true_identity_top1",
+        "control_private_test_true_identity_rank_private", "control_private_test_true_identity_top1_private",
+        "judge_false_rejection",
     }  # fmt: skip
     assert found.metrics["acc1"].reason == "judge 'rule@toy' knows one class, so that every image is the best"
     assert found.metrics["target_acc1"].reason.startswith("the attacked model knows one class")

@@ -39,6 +39,7 @@ PACKAGES = (
     "results",
     "runs",
     "audits",
+    "panels",
     "sweeps",
     "doctor",
     "viewer",

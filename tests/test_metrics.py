@@ -16,7 +16,7 @@ from mibench.metrics.accuracy import draw_spread, label_confidence, legacy_sprea
 from mibench.metrics.distance import centre_distance, nearest, nearest_in_class, unit_features
 from mibench.metrics.diversity import mean_pairwise_distance
 from mibench.metrics.frechet import frechet_distance
-from mibench.metrics.identity import IdentityTruth, identity_error, identity_rank, true_identity
+from mibench.metrics.identity import IdentityTruth, identity_error, identity_ranks, true_identity
 from mibench.metrics.prdc import prdc
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "test_vectors.json").read_text())["functions"]
@@ -234,14 +234,16 @@ def test_identity_error_and_rank():
     estimated = torch.tensor([[0.0, 0.0], [0.85, 0.85], [0.0, 1.0]])
     labels = torch.tensor([0, 1, 2])
     assert identity_error(estimated, private).tolist() == pytest.approx([0, 0.15, 0.5])
-    assert identity_rank(estimated, labels, private, foreign).tolist() == [1, 2, 1]
+    among_all, among_private = identity_ranks(estimated, labels, private, foreign)
+    assert among_all.tolist() == [1, 2, 1]
+    assert among_private.tolist() == [1, 1, 1]
 
 
 def test_identity_rank_ignores_what_the_regressor_cannot_see():
     private = torch.tensor([[0.0, 0.0], [0.2, 1.0]])
     estimated, labels, nobody = torch.tensor([[0.0, 0.9]]), torch.tensor([0]), torch.empty(0, 2)
-    assert identity_rank(estimated, labels, private, nobody).tolist() == [2]
-    assert identity_rank(estimated, labels, private, nobody, torch.tensor([0.01, 10.0])).tolist() == [1]
+    assert identity_ranks(estimated, labels, private, nobody)[0].tolist() == [2]
+    assert identity_ranks(estimated, labels, private, nobody, torch.tensor([0.01, 10.0]))[0].tolist() == [1]
 
 
 def test_true_identity_checks_the_regressor():

@@ -21,7 +21,7 @@ def test_tables_carry_the_numbers_of_the_run(run_and_floor, tmp_path):
     files = write_tables(run, tmp_path, floor=floor)
     assert {file.name for file in files} == {
         f"{name}.{ending}"
-        for name in ("summary", "metrics", "identities", "costs", "against_floor")
+        for name in ("summary", "metrics", "judge", "identities", "costs", "against_floor")
         for ending in ("csv", "md")
     }
     rows = read(tmp_path / "summary.csv")
@@ -30,6 +30,7 @@ def test_tables_carry_the_numbers_of_the_run(run_and_floor, tmp_path):
         "floor (no attack)",
         "control: nearest public images",
         "control: private test images",
+        "control: no information",
     ]
     for row, each in zip(rows, (run, floor), strict=False):
         assert float(row["acc1"]) == each.metrics["acc1"].value
@@ -63,7 +64,7 @@ def test_markdown_says_what_is_missing_and_why(run_and_floor, tmp_path):
 def test_tables_without_a_floor_and_of_the_floor_itself(run_and_floor, tmp_path):
     run, floor = run_and_floor
     assert not any("against" in file.name for file in write_tables(run, tmp_path / "a"))
-    assert len(read(write_tables(floor, tmp_path / "b", floor=floor)[0])) == 3  # itself once, and two controls
+    assert len(read(write_tables(floor, tmp_path / "b", floor=floor)[0])) == 4  # itself once, and three controls
 
 
 def test_several_runs_get_names_that_differ(run_and_floor, tmp_path):
@@ -121,7 +122,7 @@ def test_the_same_run_gives_the_same_bytes(run_and_floor, drawn, tmp_path):
     again = write_figures(open_run(run.path), tmp_path / "figures", floor=floor, private=private_images(6))
     first = [*drawn, *write_tables(run, tmp_path / "a", floor=floor)]
     second = [*again, *write_tables(open_run(run.path), tmp_path / "b", floor=floor)]
-    assert len(first) == 18
+    assert len(first) == 20
     for one, other in zip(first, second, strict=True):
         assert one.name == other.name
         assert one.read_bytes() == other.read_bytes(), one.name
@@ -161,7 +162,7 @@ def test_figures_survive_what_is_missing(run_and_floor, tmp_path):
     one = make_run(tmp_path / "one", "floor", 0.3, identities=2, samples=1, curves=False)
     assert one.metrics["coverage"].value is None
     assert len(write_figures(one, tmp_path / "figures", floor=one)) == 8
-    assert len(write_tables(one, tmp_path / "tables")) == 8
+    assert len(write_tables(one, tmp_path / "tables")) == 10
 
 
 def test_many_identities_stay_within_the_page(tmp_path):

@@ -137,7 +137,13 @@ class MappingPrior(Prior):
 
     Shapes: N images, U identities with B latents each, ``Z`` latent and ``W`` style dimensions, ``I`` inputs of a
     layer.
+
+    Attributes:
+        num_styles: how many styles :meth:`synthesis` takes of an image, ``(N, num_styles, W)`` in place of ``(N, W)``:
+            one for each layer. 1: only one for all layers.
     """
+
+    num_styles: int = 1
 
     @property
     @abstractmethod
@@ -159,7 +165,7 @@ class MappingPrior(Prior):
 
     @abstractmethod
     def synthesis(self, w: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)`` in [0, 1] from styles ``(N, W)``."""
+        """Images ``(N, 3, H, W)`` in [0, 1] from styles ``(N, W)``, or ``(N, num_styles, W)`` where it has several."""
 
     @abstractmethod
     def mapping_parameters(self) -> list[tuple[Tensor, Tensor]]:
@@ -188,6 +194,8 @@ class Context:
         micro_batch: the most images in one forward pass; it must not change a result.
         surrogate: another network, with gradients, that the attack asked for (:attr:`Attack.needs_surrogate`); what it
             is shown is no query to the victim. None: it asked for none.
+        portraits: ``portraits(labels, count)`` gives portraits ``(U, count, 3, H, W)`` in [0, 1] of private people, at
+            the victim's size: for controls that say so (:attr:`Attack.needs_portraits`). None for every attack.
         log: ``log(**numbers_or_text)`` appends a record to the run's log; cheap, called outside inner loops.
         progress: ``progress(done, total, text)`` moves the progress bar; called at most a few times a second.
     """
@@ -198,6 +206,7 @@ class Context:
     public: Callable[[int], Tensor] | None = None
     micro_batch: int = 256
     surrogate: Victim | None = None
+    portraits: Callable[[Tensor, int], Tensor] | None = None
     log: Callable[..., None] = lambda **record: None
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
 
@@ -251,6 +260,9 @@ class Attack(ABC):
     much of it as protocol and target allow, and ``context.victim.access`` says how much that is.
 
     ``prior`` names the generative model the attack was published with; a run uses it unless another one is asked for.
+    ``needs_portraits`` makes it a control and no attack: it is handed images of the private people, its runs say so in
+    every table, and no verdict rests on it.
+
     With ``needs_mapping`` it must be a :class:`MappingPrior`.
     ``budget_setting`` is the whole-number field that a protocol's query budget decides (the number of steps, say):
     :meth:`planned_queries` must not fall when it grows. None: a budget can only accept or refuse the attack.
@@ -263,6 +275,7 @@ class Attack(ABC):
     access: ClassVar[Access]
     uses_up_to: ClassVar[Access | None] = None  # None: no more than ``access``
     needs_mapping: ClassVar[bool] = False
+    needs_portraits: ClassVar[bool] = False
     prior: ClassVar[str | None] = None  # None: the protocol's
     budget_setting: ClassVar[str | None] = None
     later_settings: ClassVar[tuple[str, ...]] = ()

@@ -79,7 +79,9 @@ def audit(request: AuditRequest, out: Path, *, device: str = "auto", reporter: R
 def _audited(request: AuditRequest, out: Path, device: str, reporter: Reporter) -> Audit:
     chosen = choose_device(device)
     if request.attack is not None:
-        registry.attack_entry(request.attack)  # a slip is refused before anything is measured
+        _refuse_control(
+            registry.attack_entry(request.attack)[0].load()
+        )  # a slip is refused before anything is measured
     check_writable(out, *(home() / name for name in ("cards", "weights", "training")))
     material = read_material(request)
     for line in (material.summary, *material.unused):
@@ -165,6 +167,14 @@ def _protocol(request: AuditRequest, material: AuditData) -> dict[str, object]:
     return {**request.settings_of("protocol"), **_identities(request, material)}
 
 
+def _refuse_control(named: type[Attack]) -> None:
+    if named.needs_portraits:
+        raise MibenchError(
+            f"{named.name} is no attack: it sees images of the private people, so what it makes says nothing of a leak",
+            cure="audit with an attack, and see this control by mibench run",
+        )
+
+
 def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, reporter: Reporter) -> type[Attack]:
     """The attack that was named, else the strongest that may run."""
     if request.attack is not None:
@@ -176,7 +186,7 @@ def _attack(request: AuditRequest, granted: Access, attacked: AuditTarget, repor
             raise access_error(named, granted, because)
         return named
     kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
-    possible = {name: kind for name, kind in kinds.items() if kind.access <= granted}
+    possible = {name: kind for name, kind in kinds.items() if kind.access <= granted and not kind.needs_portraits}
     if not possible:
         raise MibenchError(f"no installed attack makes do with {granted.word}", cure="install one that does")
     preferred = (*(registry.role(part) for part in ("strongest", "strongest_by_scores", "baseline")), *possible)

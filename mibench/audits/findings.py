@@ -29,6 +29,8 @@ ROWS = (  # whose accuracy, title
     ("floor", "draws of the prior without it (floor)"),
     ("control_nearest_public_acc1", "nearest public images (control)"),
     ("control_private_test_acc1", "their own held-out images"),
+    ("judge_false_acceptance_private", "held-out images of other people (false acceptance)"),
+    ("judge_false_acceptance_foreign", "public images of anybody (false acceptance)"),
 )
 
 
@@ -263,7 +265,7 @@ def _judge(judge: AuxiliaryModel, recognised: Mapping[str, JsonObject]) -> list[
     most = recognised.get("control_private_test_acc1")
     if judge.accuracy is None:
         return ["nothing is known of the judge's accuracy, so its verdicts cannot be trusted"]
-    sentences = []
+    sentences = _errors(recognised)
     if judge.accuracy < WEAK_JUDGE:
         sentences.append(
             f"the judge is weak ({judge.accuracy:.1%} on held-out images, {WEAK_JUDGE:.0%} is the least to rely on): "
@@ -272,6 +274,17 @@ def _judge(judge: AuxiliaryModel, recognised: Mapping[str, JsonObject]) -> list[
     if most is not None and most["value"] is not None:
         sentences.append(f"a perfect attack would reach about {most['value']:.1%} with this judge: that is the scale")
     return sentences
+
+
+def _errors(recognised: Mapping[str, JsonObject]) -> list[str]:
+    """How far the judge can be believed, where both kinds of error were counted."""
+    own, liked = (recognised.get(f"control_{control}_acc1") for control in ("private_test", "nearest_public"))
+    if own is None or own["value"] is None or liked is None or liked["value"] is None:
+        return []
+    return [
+        f"the judge is wrong, too: it misses {1 - own['value']:.1%} of real held-out images, and takes "
+        f"{liked['value']:.1%} of the most similar public images, which show somebody else, for the person"
+    ]
 
 
 def _limits(material: AuditData, judge: AuxiliaryModel, identities: int) -> list[str]:

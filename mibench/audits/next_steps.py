@@ -139,4 +139,7 @@ def _does_nothing(kind: type[Defence]) -> bool:
 def _attacks(granted: Access) -> list[str]:
     """Attacks that may run and are more than the floor."""
     kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
-    return [name for name, kind in kinds.items() if kind.access <= granted and name != registry.role("baseline")]
+    baseline = registry.role("baseline")
+    return [
+        name for name, kind in kinds.items() if kind.access <= granted and name != baseline and not kind.needs_portraits
+    ]

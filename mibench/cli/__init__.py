@@ -36,6 +36,7 @@ from .score import score
 from .show import show
 from .sweep import sweep
 from .train import train
+from .verdicts import verdicts
 from .view import view
 
 BAD_INPUT = 2
@@ -164,6 +165,7 @@ for _command in (
     data,
     fetch,
     compare,
+    verdicts,
 ):
     cli.add_command(_command)
 

@@ -154,7 +154,13 @@ def summary(result: StoredRun) -> list[str]:
 
     floor = {} if result.floor is None else result.floor.metrics
     infos = [info for info in result.infos.values() if "run" in info.views and info.name in result.metrics]
-    rows = [["", "this run", *(["the prior alone (floor)"] if floor else [])]]
+    rows = [
+        [
+            "",
+            "this run (sees private images)" if result.sees_private else "this run",
+            *(["the prior alone (floor)"] if floor else []),
+        ]
+    ]
     for info in infos:
         estimate = result.metrics[info.name]
         row = [info.heading + arrow(estimate.higher_is_better), estimate_text(estimate, info)]

@@ -8,15 +8,18 @@ from mibench.commands.gates import gate, update_baseline
 from mibench.commands.models import StoredWeights, audit, fetch, import_weights, train
 from mibench.commands.pages import report, view
 from mibench.commands.runs import RunComparison, compare, forecast, names, open_run, run, score, sweep
+from mibench.commands.verdicts import export_verdicts, import_verdicts
 
 __all__ = [
     "RunComparison",
     "StoredWeights",
     "audit",
     "compare",
+    "export_verdicts",
     "fetch",
     "forecast",
     "gate",
+    "import_verdicts",
     "import_weights",
     "names",
     "open_run",

@@ -25,21 +25,31 @@ def private_images(
     """
 
     def load(run: StoredRun, identities: Sequence[int]) -> LabelledImages:
-        recorded = run.specification.get("dataset_settings")
-        kept = {key: value for key, value in dict(recorded or {}).items() if key != "root"}
-        layers = [Layer("run.json", kept), Layer("--set", dict(settings), by_user=True)]
-        kind: type[IdentitySplit] = registry.load("dataset", run.dataset)
-        if not show_faces and not issubclass(kind, GroundTruth):
-            raise MibenchError(f"the people of {run.dataset} may be real", cure="show them with --show-faces")
-        dataset, _ = config.resolve(kind, layers, scope="dataset")
-        if dataset.digest != run.specification.get("dataset_digest"):
-            raise MibenchError(
-                f"the data set {run.dataset} here is not the one that was attacked",
-                cure="name its folder with --set dataset.root=FOLDER",
-            )
+        dataset = attacked_data(run, settings, show_faces=show_faces)
         return dataset.private("train", _side(run), sorted(identities))
 
     return load
+
+
+def attacked_data(run: StoredRun, settings: Mapping[str, object], *, show_faces: bool) -> IdentitySplit:
+    """The data set of a run, of which images will be shown.
+
+    Raises:
+        MibenchError: people who may be real without ``show_faces``; another data set than the one that was attacked.
+    """
+    recorded = run.specification.get("dataset_settings")
+    kept = {key: value for key, value in dict(recorded or {}).items() if key != "root"}
+    layers = [Layer("run.json", kept), Layer("--set", dict(settings), by_user=True)]
+    kind: type[IdentitySplit] = registry.load("dataset", run.dataset)
+    if not show_faces and not issubclass(kind, GroundTruth):
+        raise MibenchError(f"the people of {run.dataset} may be real", cure="show them with --show-faces")
+    dataset, _ = config.resolve(kind, layers, scope="dataset")
+    if dataset.digest != run.specification.get("dataset_digest"):
+        raise MibenchError(
+            f"the data set {run.dataset} here is not the one that was attacked",
+            cure="name its folder with --set dataset.root=FOLDER",
+        )
+    return dataset
 
 
 def _side(run: StoredRun) -> int:

@@ -299,7 +299,7 @@ def names(kind: str) -> tuple[str, ...]:
 
     >>> import mibench
     >>> mibench.names("attack")
-    ('dmmia', 'floor', 'gmi', 'kedmi', 'mirror-b', 'mirror-w', 'ppa')
+    ('ceiling', 'dmmia', 'floor', 'gmi', 'kedmi', 'mirror-b', 'mirror-w', 'ppa')
 
     Args:
         kind: attack, target, dataset, protocol, suite, prior, judge, regressor, backbone, metric, report or weights;

@@ -14,6 +14,7 @@ from mibench.api import MibenchError
 from mibench.data.identity_names import both_spellings, normalised_name
 
 Part = Literal["train", "test"]
+_BOTH: tuple[Part, Part] = ("test", "train")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,33 @@ class IdentitySplit(ABC):
     @abstractmethod
     def public(self, size: int, count: int | None = None) -> Images:
         """The first ``count`` public images (all when None) at ``size`` pixels. The order is fixed."""
+
+    def portraits(self, size: int, count: int, labels: Sequence[int] | None = None) -> Images:
+        """At most ``count`` images of each private identity, ordered as :meth:`private`, that show what a perfect
+        reconstruction could look like: people as the public images show people, where the data set has such images.
+
+        Default: the first private test images, and training images where these are not enough.
+        """
+        test, train = (self.private(part, size, labels) for part in _BOTH)
+        both = Images(
+            torch.cat([test.pixels, train.pixels]),
+            torch.cat([test.labels, train.labels]),
+            test.identities + train.identities,
+        )
+        return first_of_each(both, count)
+
+    def fresh(self, size: int, count: int, labels: Sequence[int] | None = None, first: int = 0) -> Images:
+        """``count`` further images of each private identity, from number ``first`` on, ordered as :meth:`private`, that
+        are neither training nor test images.
+
+        Raises:
+            MibenchError: the data set has no others (the default).
+        """
+        del size, count, labels, first
+        raise MibenchError(
+            f"data set {self.name!r} has no pictures of its people besides training and test images",
+            cure="choose a judge that learns from these",
+        )
 
     def public_count(self) -> int:
         """How many public images there are. Data sets that know it without opening images override this."""
@@ -134,6 +162,17 @@ class GroundTruth(ABC):
     @abstractmethod
     def foreign_identity_vectors(self, count: int) -> Tensor:
         """Vectors of identities that appear nowhere in the data ``(count, identity_dim)``: distractors for ranks."""
+
+
+def first_of_each(images: Images, count: int) -> Images:
+    """The first ``count`` images of each label, labels ascending."""
+    chosen = [
+        row
+        for label in sorted(set(images.labels.tolist()))
+        for row in (images.labels == label).nonzero().squeeze(1)[:count].tolist()
+    ]
+    rows = torch.tensor(chosen, dtype=torch.int64)
+    return Images(images.pixels[rows], images.labels[rows], tuple(images.identities[row] for row in chosen))
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ METRICS: dict[str, str] = {
     "true-identity": "mibench.metrics.identity:measure",
     "controls": "mibench.metrics.controls:measure",
     "gradients": "mibench.metrics.gradients:measure",
+    "second-judge": "mibench.metrics.second_judge:measure",
 }
 
 DEFAULT_METRICS: tuple[str, ...] = (

@@ -28,6 +28,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondJudge:
+    """What a second judge says.
+
+    Attributes:
+        predicted: its class for each reconstruction ``(N,)``, int64; rows as in ``ScoringInputs.samples``.
+        hit1: whether that is the right one ``(N,)``.
+        extractor: its name, for the record.
+        control_pairs: as ``ScoringInputs.control_pairs``, judged by it.
+        fixed: why every image is a hit, where it knows one class only.
+    """
+
+    predicted: Tensor
+    hit1: Tensor
+    extractor: str
+    control_pairs: Mapping[str, pd.DataFrame]
+    fixed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoringInputs:
     """The reconstructions of a run as the judge saw them.
 
@@ -46,6 +65,9 @@ class ScoringInputs:
             the private images, and the classes of the latter. None without weights (see ``reasons["fid"]``).
         inception_name: for the record.
         controls: name -> table of images scored by the same path as the reconstructions.
+        control_pairs: name of an error of the judge -> for each claimed ``identity`` how many ``pairs`` of an image and
+            that claim there are, and how many the judge ``accepted``.
+        second_judge: what a second judge says; None: there is none.
         gradients: those of the attacked model, computed when a metric asks; None without it (see ``reasons``).
         infos: what the metric that looks at these inputs declares of its estimates, by name.
         identity_params: facts about the ground truth and the regressor, for the record.
@@ -64,6 +86,8 @@ class ScoringInputs:
     inception: Callable[[str], tuple[Tensor, Tensor, Tensor]] | None = None
     inception_name: str = "inception-2015-12-05 pool3"
     controls: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    control_pairs: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    second_judge: SecondJudge | None = None
     gradients: LossGradients | None = None
     infos: Mapping[str, MetricInfo] = field(default_factory=dict)
     identity_params: Mapping[str, str | int | float] = field(default_factory=dict)

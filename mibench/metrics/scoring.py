@@ -20,15 +20,17 @@ from torch import Tensor
 from mibench.api import Estimate, MetricInfo, MibenchError
 from mibench.data.split import Images
 from mibench.metrics.accuracy import always_hit
-from mibench.metrics.controls import TableColumn, control_tables, frame, judged_columns
+from mibench.metrics.controls import ControlImages, TableColumn, control_tables, frame, judged_columns
 from mibench.metrics.declared import built_in, infos_of
 from mibench.metrics.distance import nearest_in_class, unit_features
 from mibench.metrics.estimates import RESAMPLES
 from mibench.metrics.extractors import InceptionExtractor, JudgeExtractor
 from mibench.metrics.identity import IdentityTruth, true_identity
 from mibench.metrics.inputs import MetricFunction, ScoringInputs
+from mibench.metrics.judge_errors import control_pairs
 from mibench.metrics.loss_gradients import LossGradients
 from mibench.metrics.returned import measure, own_columns
+from mibench.metrics.second_judge import ask_second_judge
 
 from . import DEFAULT_METRICS, METRICS
 
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "identity", "sample", "selected", "confidence", "predicted", "hit1", "hit5", "judge_confidence", "knn_distance",
-    "nearest_private", "feature_distance", "true_identity_error", "true_identity_rank", "unit", "index",
-    "image_sha256", "target_hit1", "target_confidence",
+    "nearest_private", "feature_distance", "true_identity_error", "true_identity_rank",
+    "true_identity_rank_private", "unit", "index", "image_sha256", "target_hit1", "target_confidence",
 )  # fmt: skip
 
 
@@ -140,11 +142,13 @@ def score(
     private_native: Images | None = None,
     target: JudgeExtractor | None = None,
     second: JudgeExtractor | None = None,
+    second_judge: JudgeExtractor | None = None,
     truth: IdentityTruth | None = None,
     inception: InceptionExtractor | None = None,
     inception_reason: str | None = None,
     public: Images | None = None,
     private_test: Images | None = None,
+    portraits: Images | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     registry: Mapping[str, MetricFunction] | None = None,
     seed: int = 0,
@@ -161,11 +165,13 @@ def score(
         private_native: the same images at the size of the reconstructions, for FID; without them FID is null.
         target: the attacked model, wrapped; gives ``target_acc1`` and ``target_confidence``.
         second: another extractor for ``feature_distance`` (PPA's delta); by default unit-length judge features.
+        second_judge: another judge, whose verdicts stand beside the first one's.
         truth: ground truth of identities and a regressor, where the data set knows them.
         inception: Inception for FID, or None with ``inception_reason``.
         inception_reason: why there is no ``inception``.
         public: public images at the size of the reconstructions: the control "nearest public".
         private_test: private test images at the size of the reconstructions: the control "private test".
+        portraits: portraits of the attacked identities at that size: the control "private portraits".
         metrics: names in ``METRICS`` or ``registry``.
         registry: further metrics by name (third parties).
         seed: of the resampling.
@@ -222,8 +228,7 @@ def score(
     if truth is None:
         reasons["true_identity_error"] = "this data set has no ground-truth identities, or no regressor was given"
     else:
-        error, rank = true_identity(ordered.images, ordered.labels, truth)
-        columns["true_identity_error"], columns["true_identity_rank"] = error, rank
+        columns |= true_identity(ordered.images, ordered.labels, truth).columns()
         identity_params = {
             "regressor": truth.regressor,
             "ranked_among": int(truth.private.shape[0] + truth.foreign.shape[0]),
@@ -231,19 +236,28 @@ def score(
         }
         if identity_params["ranked_among"] == 1:
             constant_columns["true_identity_rank"] = "there is nobody else to rank the true person among"
+        if len(truth.private) == 1:
+            constant_columns["true_identity_rank_private"] = "there is no other private person to rank among"
         if truth.error is not None:
             identity_params["regressor_rmse"] = float(truth.error.double().square().mean().sqrt())
 
     progress(3, steps, "scoring controls")
+    attacked = ordered.labels.unique()
+    public_output = judge.cached(public.pixels) if public is not None and len(public) else None
+    images_of_controls: ControlImages = {
+        "reference_labels": private.labels,
+        "per_identity": per_identity,
+        "public": public,
+        "private_test": private_test,
+    }
     controls = control_tables(
-        ordered.labels.unique(),
+        attacked,
         judge=judge,
         reference=reference,
-        reference_labels=private.labels,
-        per_identity=per_identity,
-        public=public,
-        private_test=private_test,
+        public_output=public_output,
+        portraits=portraits,
         truth=truth,
+        **images_of_controls,
     )
     table = _table(columns)
     features_of = _inception_features(ordered, ranks < per_identity, private_native, inception)
@@ -265,6 +279,10 @@ def score(
         inception=features_of,
         inception_name=inception.name if inception is not None else ScoringInputs.inception_name,
         controls=controls,
+        control_pairs=control_pairs(attacked, public_output, controls),
+        second_judge=None
+        if second_judge is None
+        else ask_second_judge(second_judge, ordered.images, ordered.labels, private, images_of_controls),
         gradients=None if target is None else LossGradients(target.logits, target.device, ordered.images, public),
         identity_params=identity_params,
         seed=seed,

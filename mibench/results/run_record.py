@@ -113,6 +113,7 @@ FIELDS: dict[str, tuple[Check, str]] = {
     "scored": (_text, "text"),
     "seconds": (_number, "a number"),
     "units": (_whole, "a whole number"),
+    "sees_private": (_flag, "true or false"),
     "prior_queries_forward": (_or_null(_whole), "a whole number or null"),
     "attacked": (_classifier, "an object with test_accuracy, test_images, seconds and defence"),
     "floor": (_or_null(_bare_name), "the name of a folder or null"),

@@ -101,9 +101,15 @@ class StoredRun:
 
     @property
     def attack_title(self) -> str:
-        """What tables call the attack: its name, ``NAME:VARIANT`` of a variant."""
+        """What tables call the attack: its name, ``NAME:VARIANT`` of a variant, and whether it is none."""
         variant = self.specification.get("variant")
-        return f"{self.attack}:{variant}" if isinstance(variant, str) else self.attack
+        title = f"{self.attack}:{variant}" if isinstance(variant, str) else self.attack
+        return f"{title} (sees private images)" if self.sees_private else title
+
+    @property
+    def sees_private(self) -> bool:
+        """Whether it was handed images of the private people: a control, no attack."""
+        return self.record.get("sees_private") is True
 
     @property
     def target(self) -> str:
@@ -197,19 +203,14 @@ class StoredRun:
     @property
     def curves(self) -> dict[str, Tensor]:
         """Name -> curves of all units stacked, float32 ``(rows, steps)``; shorter ones are padded with NaN."""
-        import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         rows: dict[str, list[Tensor]] = {}
         for unit in self.units:
             for name, curve in unit.curves.items():
                 rows.setdefault(name, []).extend(curve.float().reshape(-1, curve.shape[-1]).unbind(0))
-        stacked = {}
-        for name, parts in rows.items():
-            table = torch.full((len(parts), max(len(part) for part in parts)), float("nan"))
-            for row, part in zip(table, parts, strict=True):
-                row[: len(part)] = part
-            stacked[name] = table
-        return stacked
+        nan = float("nan")
+        return {name: pad_sequence(parts, batch_first=True, padding_value=nan) for name, parts in rows.items()}
 
     @property
     def log(self) -> Iterator[JsonObject]:

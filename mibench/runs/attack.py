@@ -121,6 +121,7 @@ class _AttackRunner:
             victim=self.victim,
             prior=self.prior,
             surrogate=self.surrogate,
+            portraits=_portraits(dataset, size, machine.device) if self.attack.needs_portraits else None,
             device=machine.device,
             public=_public(dataset, size, machine.device),
             micro_batch=micro_batch,
@@ -245,6 +246,24 @@ def max_micro_batch(prior: Prior | None, device: torch.device) -> int:
 def _public(dataset: IdentitySplit, size: int, device: torch.device) -> Callable[[int], Tensor]:
     """All of the data that an adversary can ask for: the first ``n`` public images."""
     return lambda n: dataset.public(size, n).floats().to(device)
+
+
+def _portraits(dataset: IdentitySplit, size: int, device: torch.device) -> Callable[[Tensor, int], Tensor]:
+    """What a control sees of private people. An attack is never handed it."""
+
+    def portraits(labels: Tensor, count: int) -> Tensor:
+        people = labels.tolist()
+        images = dataset.portraits(size, count, people)
+        rows = rows_by_label(images.labels)
+        for person in people:
+            if (have := len(rows.get(person, ()))) < count:
+                raise MibenchError(
+                    f"data set {dataset.name} has {have} images of identity {person}, and {count} portraits are needed",
+                    cure=f"--set attack.portraits={max(have, 1)}, and --set protocol.samples={max(have, 1)} if need be",
+                )
+        return torch.stack([images.floats()[rows[person]] for person in people]).to(device)
+
+    return portraits
 
 
 def check_reconstruction(reconstruction: Reconstruction, identities: tuple[int, ...], size: int, plan: Plan) -> None:

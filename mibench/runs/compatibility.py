@@ -51,14 +51,15 @@ def access_error(attack: Attack | type[Attack], granted: Access, because: str) -
 
 def _attacks_within(granted: Access) -> str:
     """``an attack that needs less (floor)``."""
-    names = [name for name in registry.names("attack") if registry.load("attack", name).access <= granted]
+    kinds: dict[str, type[Attack]] = {name: registry.load("attack", name) for name in registry.names("attack")}
+    names = [name for name, kind in kinds.items() if kind.access <= granted and not kind.needs_portraits]
     return f"an attack that needs less ({', '.join(names) or 'none is installed'})"
 
 
 def check_data(kind: str, card: Card, dataset: IdentitySplit) -> None:
     """Refuse weights that were trained on another version of the data, or on another number of classes."""
     check_same_data(kind, card, dataset)
-    if kind in ("target", "judge") and card.classes != dataset.num_classes:
+    if kind in ("target", "judge", "second_judge") and card.classes != dataset.num_classes:
         raise MibenchError(
             f"{kind} {card.name!r} has {card.classes} classes, {dataset.name} has {dataset.num_classes}",
             cure="choose weights that were trained on it",

@@ -36,7 +36,8 @@ class Plan:
     Attributes:
         spec: what decides its results.
         attack, dataset: the objects that it names.
-        target, judge, prior, regressor, surrogate: files of weights; ``cards``: what their cards say, by kind.
+        target, judge, second_judge, prior, regressor, surrogate: files of weights; ``cards``: what their cards say, by
+            kind.
         names: the names that were asked for.
         origins: ``"attack.steps"`` -> value and where it comes from, of every setting.
         units: the identities of each unit, in order.
@@ -52,6 +53,7 @@ class Plan:
     dataset: IdentitySplit
     target: CardFile
     judge: CardFile
+    second_judge: CardFile | None
     prior: CardFile | None
     regressor: CardFile | None
     surrogate: CardFile | None
@@ -88,7 +90,8 @@ class Plan:
             surrogate=None,
         )
         others = {name: setting for name, setting in self.origins.items() if not name.startswith("attack.")}
-        files = {"target": self.target, "judge": self.judge, "prior": self.prior, "regressor": self.regressor}
+        kinds = ("target", "judge", "second_judge", "prior", "regressor")
+        files: dict[str, CardFile | None] = {kind: getattr(self, kind) for kind in kinds}
         return _plan(spec, draft, self.dataset, files, self.cards, _add_scope("attack", draft.attack_origins) | others)
 
 
@@ -104,7 +107,7 @@ def make_plan(request: RunRequest) -> Plan:
     loaded = {kind: file.card() for kind, file in files.items()}
     for kind, card in loaded.items():
         compatibility.check_data(kind, card, dataset)
-        if kind in ("target", "judge"):
+        if kind in ("target", "judge", "second_judge"):
             refuse_weak(card, names.min_accuracy)
     compatibility.check_target_access(draft.attack, loaded["target"])
     if (surrogate := find_surrogate(draft.attack, loaded["target"], dataset)) is not None:
@@ -133,6 +136,7 @@ def make_plan(request: RunRequest) -> Plan:
         prior=weights.get("prior"),
         regressor=weights.get("regressor"),
         surrogate=weights.get("surrogate"),
+        second_judge=weights.get("second_judge"),
         protocol=protocol,
         seed=names.seed,
         precision=names.precision,
@@ -180,6 +184,7 @@ def _plan(
         dataset=dataset,
         target=target,
         judge=judge,
+        second_judge=files.get("second_judge"),
         prior=files.get("prior"),
         regressor=files.get("regressor"),
         surrogate=files.get("surrogate"),
@@ -218,6 +223,7 @@ def _dataset_and_weights(draft: Draft) -> tuple[IdentitySplit, Origins, dict[str
     needed: dict[str, str | None] = {
         "target": names.target,
         "judge": names.judge or protocol.judge,
+        "second_judge": protocol.second_judge,
         "prior": _prior_name(names, draft.attack, protocol),
         "regressor": protocol.regressor if isinstance(dataset, GroundTruth) else None,
     }
@@ -225,7 +231,7 @@ def _dataset_and_weights(draft: Draft) -> tuple[IdentitySplit, Origins, dict[str
         if name is None:
             continue
         try:
-            files[party] = card_files.find(party, name, names.dataset)
+            files[party] = card_files.find("judge" if party == "second_judge" else party, name, names.dataset)
         except MibenchError as error:
             problems += error.problems
     if problems or dataset is None:

@@ -82,7 +82,7 @@ def _refuse_early(plan: Plan, folder: RunDir, machine: Execution, allow_changed_
         refuse_changed_code(folder, code_hashes(plan.parties))
     if folder.record().get("status") == "complete":
         return
-    for file in (plan.judge, plan.regressor):
+    for file in (plan.judge, plan.second_judge, plan.regressor):
         if file is not None:
             load.check_weights(file)
     for file in filter(None, (plan.target if plan.attack.least_access >= Access.GRADIENTS else None, plan.surrogate)):
@@ -179,6 +179,7 @@ def _begin(plan: Plan, folder: RunDir, machine: Execution, code: Mapping[str, st
         units=len(plan.units),
         prior_queries_forward=plan.prior_queries,
         attacked=_attacked_classifier(plan.cards["target"]),
+        **({"sees_private": True} if plan.attack.needs_portraits else {}),
     )
     atomic_write(folder.path / "config.yaml", plan.config_yaml.encode())
 
@@ -200,7 +201,8 @@ def _attacked_classifier(card: Card) -> dict[str, object]:
 
 def _weight_warnings(plan: Plan) -> Iterator[str]:
     """What may make the weights of a run other than a reader expects."""
-    for file in filter(None, (plan.target, plan.judge, plan.prior, plan.regressor, plan.surrogate)):
+    files = (plan.target, plan.judge, plan.second_judge, plan.prior, plan.regressor, plan.surrogate)
+    for file in filter(None, files):
         if (owner := cards.hides_shipped(file)) is not None:
             yield (
                 f"{file.name} is your own ({file.path}), not the one that {owner} ships under this name; move it away, "

@@ -45,18 +45,24 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution, further: Sequenc
             controls = min(protocol.public_control, dataset.public_count()) if protocol.public_control else 0
             judge = load.build_classifier_extractor(plan.judge, device, cache, protocol.judge_resize)
             inception, reason = _inception(device, cache)
+            truth = _truth(plan, device)
+            second = None
+            if plan.second_judge is not None:
+                second = load.build_classifier_extractor(plan.second_judge, device, cache, protocol.judge_resize)
             scores = score(
                 reconstructions,
                 private=dataset.private("train", judge.image.size, protocol.labels),
                 judge=judge,
+                second_judge=second,
                 per_identity=protocol.samples,
                 private_native=dataset.private("train", size, protocol.labels) if inception is not None else None,
                 target=load.build_classifier_extractor(plan.target, device, None),
-                truth=_truth(plan, device),
+                truth=truth,
                 inception=inception,
                 inception_reason=reason,
                 public=dataset.public(size, controls) if controls else None,
                 private_test=dataset.private("test", size, protocol.labels),
+                portraits=dataset.portraits(size, protocol.samples, protocol.labels) if truth is not None else None,
                 metrics=names,
                 registry={
                     name: registry.load("metric", name) for name in registry.names("metric") if name not in METRICS
@@ -70,7 +76,7 @@ def judge_units(plan: Plan, folder: RunDir, machine: Execution, further: Sequenc
     atomic_write(folder.path / "samples.csv", scores.samples.to_csv(index=False, lineterminator="\n").encode())
     write_json(folder.path / "metrics.json", scores.as_json())
     folder.update_record(metrics=[dataclasses.asdict(info) for info in scores.infos])
-    if diagnostics := [name for name in names if name not in (protocol.metrics or DEFAULT_METRICS)]:
+    if diagnostics := [name for name in names if name not in (*(protocol.metrics or DEFAULT_METRICS), "second-judge")]:
         folder.update_record(diagnostics=diagnostics)
     if isinstance(dataset, GroundTruth):  # synthetic data: no real people
         write_images(folder, reconstructions, scores)
@@ -83,7 +89,9 @@ def metric_groups(plan: Plan, folder: RunDir, further: Sequence[str] = ()) -> tu
     """What is measured of a run: its protocol's metrics and diagnostics, what was measured before, and ``further``."""
     protocol = plan.spec.protocol
     before = folder.record().get("diagnostics", [])
-    return tuple(dict.fromkeys((*(protocol.metrics or DEFAULT_METRICS), *protocol.diagnostics, *before, *further)))
+    own = ("second-judge",) if protocol.second_judge is not None else ()
+    groups = (*(protocol.metrics or DEFAULT_METRICS), *own, *protocol.diagnostics, *before, *further)
+    return tuple(dict.fromkeys(groups))
 
 
 def write_images(folder: RunDir, reconstructions: Reconstructions, scores: Scores) -> None:

@@ -18,9 +18,15 @@ from mibench.system.canonical import hash_of, plain
 from mibench.system.precision import Precision
 
 Tier = Literal["recommended", "paper", "demo", "smoke"]
-DIGEST_DEFAULTS = {"query_budget": None, "at_most": None, "stored": None, "judge_resize": "low2high"}
+DIGEST_DEFAULTS = {
+    "query_budget": None,
+    "at_most": None,
+    "stored": None,
+    "judge_resize": "low2high",
+    "second_judge": None,
+}
 
-LATER_FIELDS = ("variant", "surrogate")
+LATER_FIELDS = ("variant", "surrogate", "second_judge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,7 @@ class EvalProtocol:
         prior, judge, regressor: architectures; the card ``<architecture>@<dataset>`` is used unless a tag is given. No
             regressor: the data set has no ground truth.
         prior_settings: card of a prior -> settings that the protocol gives it (the crop of PPA, say); ``--set`` wins.
+        second_judge: another judge, as ``judge``, whose verdicts stand beside the first one's; None: no other.
         judge_resize: how images come to the judge's size: ``low2high`` (8 bits, PIL bilinear: the 64-pixel papers),
             ``bilinear`` or ``antialias`` (of the tensor, as PLG-MI and PPA).
         metrics: groups of metrics to compute; empty means the default ones.
@@ -67,6 +74,7 @@ class EvalProtocol:
     prior: str
     prior_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     judge: str
+    second_judge: str | None = None
     judge_resize: Literal["low2high", "bilinear", "antialias"] = "low2high"
     regressor: str | None = None
     metrics: tuple[str, ...] = ()
@@ -167,6 +175,7 @@ class RunSpec:
         dataset, dataset_settings, dataset_digest: registered name, settings and the split's own hash.
         target, judge, prior, regressor: weights.
         variant: ``NAME:VARIANT`` of the attack (for people, as the preset is).
+        second_judge: the weights of the judge that stands beside; None: there is none.
         surrogate: the network whose gradients the attack follows instead of the target's; None: the target's own.
     """
 
@@ -186,6 +195,7 @@ class RunSpec:
     attack_code: str | None = None
     variant: str | None = None
     surrogate: Weights | None = None
+    second_judge: Weights | None = None
 
     def record(self) -> dict[str, object]:
         """As ``run.json`` has it; a field that came later only where it says something."""
@@ -223,6 +233,7 @@ class RunSpec:
             "seed": self.seed,
             "precision": self.precision,
             **({} if self.surrogate is None else {"surrogate": hashed(self.surrogate)}),
+            **({} if self.second_judge is None else {"second_judge": hashed(self.second_judge)}),
         }
 
     def digest(self) -> str:

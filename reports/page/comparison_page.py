@@ -87,7 +87,7 @@ def _of_attacks(comparison: Comparison) -> list[str]:
     """For each target, which attack gets the most out of it, and whether that is more than chance."""
     findings = []
     for target in comparison.targets:
-        rows = [row for row in comparison.rows if row.target == target and not row.floor]
+        rows = [row for row in comparison.rows if row.target == target and not row.floor and not row.sees_private]
         known = [(value, row) for row in rows if (value := _accuracy(row)) is not None]
         if not known:
             continue

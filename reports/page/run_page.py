@@ -54,6 +54,7 @@ def run_page(run: StoredRun, private: PrivateImages | None, *, show_faces: bool)
         "metrics": measured,
         "against": None if floor is None else page_table(tables.against_floor(rows[:1], floor), "against-floor"),
         "controls": page_table(dataclasses.replace(tables.summary(rows), title="Controls"), "controls-table"),
+        "judge": page_table(tables.judge([run]), "judge-table"),
         "distance": chart(
             lambda: accuracy_distance_plot(run, label, floor),
             "chart-distance",

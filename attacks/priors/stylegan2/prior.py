@@ -128,7 +128,7 @@ class StyleGAN2Prior(MappingPrior):
         self.dtype = dtype
         self.latent_dim = generator.z_dim
         self.w_dim = generator.w_dim
-        self.num_ws = generator.num_ws
+        self.num_ws = self.num_styles = generator.num_ws
         self._statistics: dict[tuple[str, torch.device], Tensor] = {}
 
     @classmethod

@@ -26,6 +26,7 @@ from mibench.data.datasets.synthfaces_render import IDENTITY, NUISANCE, RENDERER
 from mibench.data.split import GroundTruth, IdentitySplit, Images, Part, to_uint8
 
 _PRIVATE, _PUBLIC, _FOREIGN = 1, 2, 3
+_PORTRAIT, _FRESH = 4, 5  # further pictures of private people; streams that no other picture is drawn from
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -100,9 +101,7 @@ class SynthFaces(IdentitySplit, GroundTruth):
 
     def private(self, part: Part, size: int, labels: Sequence[int] | None = None) -> Images:
         """Private images; the test images of a person follow the train images in the person's own sequence."""
-        classes = np.arange(self.identities) if labels is None else np.asarray(labels, dtype=np.int64)
-        if classes.size and (classes.min() < 0 or classes.max() >= self.identities):
-            raise MibenchError(f"synthfaces has classes 0 to {self.identities - 1}, got {sorted(set(classes))[-1]}")
+        classes = self._classes(labels)
         first, count = (0, self.train_images) if part == "train" else (self.train_images, self.test_images)
         people = np.repeat(classes, count)
         takes = np.tile(np.arange(first, first + count), classes.size)
@@ -112,6 +111,21 @@ class SynthFaces(IdentitySplit, GroundTruth):
         """Public images: image ``k`` shows person ``k mod public_identities``."""
         people, takes = self._public_order(count)
         return self._images(_PUBLIC, people, takes, size, torch.full((people.size,), -1, dtype=torch.int64))
+
+    def portraits(self, size: int, count: int, labels: Sequence[int] | None = None) -> Images:
+        """Private people as the public camera shows people: its colours, its calm scenes, other pictures than any."""
+        return self._more(_PORTRAIT, size, count, labels)
+
+    def fresh(self, size: int, count: int, labels: Sequence[int] | None = None, first: int = 0) -> Images:
+        """``count`` pictures of each private person by the private camera, from number ``first`` on, that are neither
+        training nor test images: what a classifier learns from that shares no picture with a target."""
+        return self._more(_FRESH, size, count, labels, first)
+
+    def _more(self, stream: int, size: int, count: int, labels: Sequence[int] | None, first: int = 0) -> Images:
+        classes = self._classes(labels)
+        people = np.repeat(classes, count)
+        takes = np.tile(np.arange(first, first + count), classes.size)
+        return self._images(_PRIVATE, people, takes, size, torch.from_numpy(people.copy()), stream)
 
     def public_count(self) -> int:
         """As the settings say."""
@@ -135,6 +149,12 @@ class SynthFaces(IdentitySplit, GroundTruth):
         """People who appear on no image at all."""
         return self._vectors(_FOREIGN, np.arange(count))
 
+    def _classes(self, labels: Sequence[int] | None) -> np.ndarray:
+        classes = np.arange(self.identities) if labels is None else np.asarray(labels, dtype=np.int64)
+        if classes.size and (classes.min() < 0 or classes.max() >= self.identities):
+            raise MibenchError(f"synthfaces has classes 0 to {self.identities - 1}, got {sorted(set(classes))[-1]}")
+        return classes
+
     def _public_order(self, count: int | None) -> tuple[np.ndarray, np.ndarray]:
         total = self.public_images if count is None else count
         if not 0 <= total <= self.public_images:
@@ -145,13 +165,16 @@ class SynthFaces(IdentitySplit, GroundTruth):
     def _vectors(self, role: int, people: np.ndarray) -> Tensor:
         return hashed_uniforms([self.seed, role, people], len(IDENTITY))
 
-    def _images(self, role: int, people: np.ndarray, takes: np.ndarray, size: int, labels: Tensor) -> Images:
+    def _images(
+        self, role: int, people: np.ndarray, takes: np.ndarray, size: int, labels: Tensor, stream: int | None = None
+    ) -> Images:
+        """Pictures ``takes`` of people of a ``role``, their scenes drawn from a ``stream`` (None: the role's own)."""
         if not 16 <= size <= 256:
             raise MibenchError(f"synthfaces renders 16 to 256 pixels a side, {size} was asked for")
         identity = self._vectors(role, people)
-        nuisance = hashed_uniforms([self.seed, role + 16, people, takes], len(NUISANCE))
+        nuisance = hashed_uniforms([self.seed, (stream or role) + 16, people, takes], len(NUISANCE))
         strength, shift = self.nuisance, 0.0
-        if role == _PUBLIC:
+        if role == _PUBLIC or stream == _PORTRAIT:
             strength, shift = self.nuisance * self.public_nuisance, self.shift
         pixels = torch.empty(people.size, 3, size, size, dtype=torch.uint8)
         for start in range(0, people.size, 512):  # float images of one stretch at a time, to bound the memory
