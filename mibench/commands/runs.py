@@ -266,7 +266,7 @@ def names(kind: str) -> tuple[str, ...]:
 
     >>> import mibench
     >>> mibench.names("attack")
-    ('dmmia', 'floor', 'gmi', 'kedmi', 'mirror-b', 'mirror-w', 'ppa')
+    ('brep', 'deepinversion', 'dmmia', 'floor', 'gmi', 'if-gmi', 'kedmi', 'miface', 'mirror-b', 'mirror-w', 'ppa')
 
     Args:
         kind: attack, target, dataset, protocol, suite, prior, judge, regressor, backbone, metric, report or weights;
