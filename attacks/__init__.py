@@ -17,6 +17,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "mirror-b": "mibench.attacks.mirror_b:MirrorBlack",
         "mirror-w": "mibench.attacks.mirror_w:MirrorWhite",
         "ppa": "mibench.attacks.ppa:PPA",
+        "rlb": "mibench.attacks.rlb:RLB",
     },
     "prior": {
         "stylegan2": "mibench.attacks.priors.stylegan2.prior:StyleGAN2Prior",

@@ -28,12 +28,14 @@ from .requirements import check_ranges
 
 def statistics_distance(layers: list[BatchStatistics], first_layer: float) -> Tensor:
     """``sum_l m_l (||mean_l - running mean||_2 + ||variance_l - running variance||_2)``, ``m_l`` 1 but the first."""
-    distances = [
-        torch.linalg.vector_norm(one.variance - one.running_variance)
-        + torch.linalg.vector_norm(one.mean - one.running_mean)
-        for one in layers
-    ]
-    return first_layer * distances[0] + sum(distances[1:], torch.zeros_like(distances[0]))
+    distances = torch.stack(
+        [
+            torch.linalg.vector_norm(one.variance - one.running_variance)
+            + torch.linalg.vector_norm(one.mean - one.running_mean)
+            for one in layers
+        ]
+    )
+    return first_layer * distances[0] + distances[1:].sum()
 
 
 def neighbour_differences(images: Tensor) -> list[Tensor]:

@@ -21,6 +21,7 @@ import test_kedmi
 import test_miface
 import test_mirror
 import test_ppa
+import test_rlb
 import torch
 from torch import Tensor, nn
 
@@ -86,6 +87,7 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "miface": (test_miface.TINY, gmi_context),
     "ppa-paa": (test_alignmi.PAA_PPA, dmmia_context),
     "ppa-taa": (test_alignmi.TAA_PPA, dmmia_context),
+    "rlb": (test_rlb.TINY, gmi_context),
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
     "ppa": (test_ppa.TINY, dmmia_context),

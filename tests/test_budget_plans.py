@@ -26,6 +26,7 @@ from mibench.attacks.miface import MIFace
 from mibench.attacks.mirror_b import MirrorBlack
 from mibench.attacks.mirror_w import MirrorWhite
 from mibench.attacks.ppa import PPA
+from mibench.attacks.rlb import RLB
 from mibench.rng import Streams
 
 
@@ -75,6 +76,10 @@ def tiny_miface() -> tuple[Attack, Context]:
     return MIFace(restarts=2, steps=3, patience=None, threshold=None, start="uniform"), test_gmi.context()
 
 
+def tiny_rlb() -> tuple[Attack, Context]:
+    return RLB(candidates=2, episodes=5, hidden=8, batch_size=2, selection_transforms=2), test_gmi.context()
+
+
 # How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "brep": tiny_brep,
@@ -88,6 +93,7 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
     "ppa": tiny_ppa,
+    "rlb": tiny_rlb,
 }
 
 

@@ -305,7 +305,7 @@ def test_what_a_metric_of_somebody_else_cannot_bring_is_refused_too(
 
 COUNTS = (
     "unit_size", "pool_size", "candidates", "epochs", "iterations", "batch_size", "restarts", "steps", "population",
-    "generations", "directions", "stages", "stage_steps", "draws", "patience",
+    "generations", "directions", "stages", "episodes", "length", "hidden", "stage_steps", "draws", "patience",
 )  # fmt: skip
 
 

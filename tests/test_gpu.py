@@ -55,6 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {  # with shipped weights, two units of one i
     "deepinversion": {"restarts": 2, "steps": 2},
     "if-gmi": {"pool_size": 16, "candidates": 2, "steps": 3, "stages": 2, "stage_steps": 1},
     "miface": {"restarts": 2, "steps": 3},
+    "rlb": {"candidates": 2, "episodes": 4, "hidden": 8, "batch_size": 2},
     "mirror-b": {"pool_size": 16, "candidates": 2, "population": 4, "generations": 2},
     "mirror-w": {"pool_size": 16, "candidates": 2, "steps": 2},
     "ppa": {"pool_size": 16, "candidates": 2, "epochs": 2},

@@ -265,8 +265,8 @@ def names(kind: str) -> tuple[str, ...]:
     """The names of what is installed: ``mibench list``.
 
     >>> import mibench
-    >>> mibench.names("attack")
-    ('brep', 'deepinversion', 'dmmia', 'floor', 'gmi', 'if-gmi', 'kedmi', 'miface', 'mirror-b', 'mirror-w', 'ppa')
+    >>> mibench.names("attack")[:3]
+    ('brep', 'deepinversion', 'dmmia')
 
     Args:
         kind: attack, target, dataset, protocol, suite, prior, judge, regressor, backbone, metric, report or weights;
