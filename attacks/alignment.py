@@ -64,7 +64,7 @@ def copied(images: Tensor, drawn: Tensor, number: int, kind: Alignment, strength
 
     Args:
         images: in [0, 1]. Copies of PAA may leave that range, as published.
-        drawn: rows ``(N, M X)`` of :func:`draw_copies`, on the device of the images.
+        drawn: rows ``(N, M X)`` of :func:`draw_copies`, on the CPU.
         number: from 0.
         kind: ``none`` returns the images.
         strength: of PAA.
@@ -77,8 +77,8 @@ def copied(images: Tensor, drawn: Tensor, number: int, kind: Alignment, strength
         noise = [torch.randn(images.shape[1:], generator=stream(int(seed), "noise")) for seed in own[:, 0].tolist()]
         flat = images.detach().flatten(1)
         spread = (flat.amax(dim=1) - flat.amin(dim=1)).view(-1, 1, 1, 1)
-        return images + strength * spread * torch.stack(noise).to(images)
-    x, y, half_width, half_height, turn = own.unbind(dim=1)
+        return images + strength * spread * torch.stack(noise).to(images.device, images.dtype, non_blocking=True)
+    x, y, half_width, half_height, turn = own.to(images.device, non_blocking=True).unbind(dim=1)
     cos, sin = turn.cos(), turn.sin()
     rows = [half_width * cos, -half_height * sin, x, half_width * sin, half_height * cos, y]
     theta = torch.stack(rows, dim=1).view(-1, 2, 3)

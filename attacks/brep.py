@@ -121,8 +121,11 @@ class BREP(Attack):
         for step in range(self.steps):
             running = walk.running(self.patience, self.max_radius)
             if len(running):
+                rows = running.tolist()
+                running = running.to(context.device, non_blocking=True)
                 x, r = walk.x[running], walk.radius[running]
-                v = directions(self, names, running.tolist(), x.shape[1], step, streams).to(x)  # (M, N, W)
+                v = directions(self, names, rows, x.shape[1], step, streams)  # (M, N, W)
+                v = v.to(context.device, non_blocking=True)
                 sphere = (x[:, None] + r[:, None, None] * v).flatten(0, 1)
                 named = labels_of(context, sphere, decode).view(len(running), -1)
                 sign = torch.where(named == targets[running, None], 1.0, -1.0)  # (M, N)

@@ -129,7 +129,7 @@ class DeepInversion(Attack):
             x = (0.5 + 0.25 * x).clamp(0, 1)
         x.requires_grad_()
         adam = torch.optim.Adam([x], lr=self.learning_rate, betas=self.betas)
-        best, least = x.detach().clone(), math.inf
+        best, least = x.detach().clone(), torch.full((), torch.inf, device=context.device)
         history: dict[str, list[Tensor]] = {}
         for step in range(self.steps):
             if self.schedule == "cosine":
@@ -146,9 +146,8 @@ class DeepInversion(Attack):
                 + self.norm_weight * torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
             )
             total.backward()
-            value = float(total.detach())
-            if value < least:
-                best, least = x.detach().clone(), value
+            best = torch.where(total.detach() < least, x.detach(), best)
+            least = torch.minimum(total.detach(), least)
             adam.step()
             with torch.no_grad():
                 x.copy_(torch.minimum(torch.maximum(x, low), high))

@@ -157,7 +157,7 @@ class IFGMI(Attack):
         adam = torch.optim.Adam(groups, betas=self.betas)
         for step in range(1, steps + 1):
             adam.zero_grad()
-            crops = self._crops(names, len(losses), streams).to(context.device)
+            crops = self._crops(names, len(losses), streams).to(context.device, non_blocking=True)
             losses.append(self._backward(context, moved, labels, crops))
             last = step == steps and start.stage == self.stages - 1
             if last and self.result == "before":

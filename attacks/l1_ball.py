@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+ROUNDS = 32  # of the threshold's search, at most; features need about ten
 RADII = (1000, 2000, 3000, 4000, 5000, 6000, 8000, 8000)  # released, by stage, of w and of features alike
 # numbers of w, and of the features that enter the blocks of a StyleGAN2 of 256 pixels: 4 px with 512 channels, 8, ...
 PUBLISHED_WIDTH = 512
@@ -31,12 +32,12 @@ def into_l1_ball(x: Tensor, centre: Tensor, radius: Tensor | None) -> Tensor:
     outside = (size.sum(dim=1) >= radius)[:, None]
     active = outside.expand_as(size)
     theta = torch.zeros_like(size[:, :1])
-    while True:
+    for _ in range(ROUNDS):
         total = torch.where(active, size, 0).sum(dim=1, keepdim=True)
         theta = torch.where(outside, (total - radius[:, None]) / active.sum(dim=1, keepdim=True).clamp(min=1), theta)
         above = active & (size > theta)
-        if torch.equal(above, active):
-            break
+        if x.device.type == "cpu" and torch.equal(above, active):
+            break  # on a GPU all rounds cost less than to wait for the answer
         active = above
     inside = moved.sign() * (size - theta.clamp(min=0)).clamp(min=0).to(x.dtype)
     return torch.where(outside.view(-1, *[1] * (x.dim() - 1)), centre + inside.view_as(x), x)

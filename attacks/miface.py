@@ -91,12 +91,13 @@ class MIFace(Attack):
                 cost, confidence = cost.clone(), confidence.clone()
                 cost[rows], confidence[rows], gradient = self._costs(context, x[rows], targets[rows], last)
                 used += len(rows)
-                better = cost < least
-                best[better], least = x[better], torch.minimum(cost, least)
-                goes_on = ~self._ends(costs, cost, confidence)[rows]
-                running = rows[goes_on]
+                best = torch.where((cost < least).view(-1, 1, 1, 1), x, best)
+                least = torch.minimum(cost, least)
+                if self.stops_early:
+                    goes_on = ~self._ends(costs, cost, confidence)[rows]
+                    running, gradient = rows[goes_on], gradient[goes_on]
                 if not last:
-                    x[running] = (x[running] - self.learning_rate * gradient[goes_on]).clamp(0, 1)
+                    x[running] = (x[running] - self.learning_rate * gradient).clamp(0, 1)
             costs.append(cost)
             confidences.append(confidence)
             if should_report(step + 1, self.steps + 1):

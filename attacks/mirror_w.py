@@ -78,8 +78,8 @@ class MirrorWhite(Mirror):
         for step in range(1, self.steps + 1):
             adam.param_groups[0]["lr"] = self.learning_rate * ramp(step / self.steps)
             adam.zero_grad()
-            flips = self._flips(names, step, streams).to(context.device)
-            copies = draw_copies(self.align, names, self.candidates, self.draws, step, streams).to(context.device)
+            flips = self._flips(names, step, streams).to(context.device, non_blocking=True)
+            copies = draw_copies(self.align, names, self.candidates, self.draws, step, streams)
             losses.append(self._backward(context, codes, own, flips, copies))
             best.before(codes, losses[-1])
             adam.step()

@@ -191,7 +191,7 @@ class PPA(Attack):
             order = shuffled_candidates(self.candidates, names.tolist(), epoch, streams)  # DMMIA's: the two compare
             views = self._views(names, order, epoch, streams).to(context.device, non_blocking=True)
             copies = draw_copies(self.align, names.tolist(), self.candidates, self.draws, epoch, streams)
-            copies = gather_rows(copies, order).to(context.device, non_blocking=True)
+            copies = gather_rows(copies, order)
             order = order.to(context.device, non_blocking=True)
             for start in range(0, self.candidates, self.batch_size):
                 batch = slice(start, start + self.batch_size)

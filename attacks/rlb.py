@@ -106,7 +106,8 @@ class RLB(Attack):
         history: dict[str, list[Tensor]] = {"reward": [], "trial": [], "best": []}
         for episode in range(self.episodes):
             noises = [one.generator("episode", episode) for one in own]
-            z, total = self._normal(noises, prior.latent_dim).to(context.device), torch.zeros(len(names))
+            z = self._normal(noises, prior.latent_dim).to(context.device, non_blocking=True)
+            total = torch.zeros(len(names), device=context.device)
             for step in range(self.length):
                 action = self._act(agents, z, noises)
                 following = self.diversity * z + (1 - self.diversity) * action
@@ -114,10 +115,10 @@ class RLB(Attack):
                 of_action = of_state if self._images == 1 else self._scores(context, action)
                 gained = reward(of_state, of_action, targets)
                 memory.add(z, action, gained, following, done=step == self.length - 1)
-                z, total = following, total + gained.cpu()
+                z, total = following, total + gained
                 if len(memory) > self.batch_size:
                     self._learn(agents, memory, noises)
-            z = self._normal(noises, prior.latent_dim).to(context.device)
+            z = self._normal(noises, prior.latent_dim).to(context.device, non_blocking=True)
             for _ in range(self.length):
                 z = self.diversity * z + (1 - self.diversity) * self._act(agents, z, noises)
             trial = self._scores(context, z).gather(1, targets[:, None])
@@ -168,12 +169,14 @@ class RLB(Attack):
 
     def _act(self, agents: SAC, z: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Actions ``(U, Z)`` of states ``(U, Z)``."""
-        return agents.act(z[:, None], self._noise(generators, 1, z.shape[1]).to(z.device))[:, 0]
+        return agents.act(z[:, None], self._noise(generators, 1, z.shape[1]).to(z.device, non_blocking=True))[:, 0]
 
     def _learn(self, agents: SAC, memory: Memory, generators: list[torch.Generator]) -> None:
         batch = memory.draw(self.batch_size, generators)
         width = batch.states.shape[2]
-        noise = [self._noise(generators, self.batch_size, width).to(batch.states.device) for _ in range(2)]
+        noise = [
+            self._noise(generators, self.batch_size, width).to(batch.states.device, non_blocking=True) for _ in range(2)
+        ]
         with torch.enable_grad():
             agents.learn(batch, *noise)
 

@@ -59,7 +59,7 @@ class Memory:
     def draw(self, count: int, generators: Sequence[torch.Generator]) -> Batch:
         """``count`` different transitions of each agent."""
         drawn = [torch.randperm(self._filled, generator=generator)[:count] for generator in generators]
-        rows = torch.stack(drawn).to(self._vectors.device)  # (U, B)
+        rows = torch.stack(drawn).to(self._vectors.device, non_blocking=True)  # (U, B)
         wide = rows[..., None].expand(-1, -1, self._vectors.shape[3])
         states, actions, following = (part.gather(1, wide) for part in self._vectors)
         rewards, done = (part.gather(1, rows) for part in self._numbers)

@@ -90,13 +90,15 @@ class Walk:
         self._grew = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def running(self, patience: int | None, max_radius: float | None) -> Tensor:
-        """Numbers of the points that go on."""
+        """Numbers of the points that go on, on the CPU."""
+        if patience is None and max_radius is None:
+            return torch.arange(len(self.x))  # known without asking the device
         going = torch.ones_like(self._grew)
         if patience is not None:
             going &= self.since < patience
         if max_radius is not None:
             going &= self.radius < max_radius
-        return going.nonzero().flatten()
+        return going.cpu().nonzero().flatten()
 
     def take(
         self, rows: Tensor, moved: Tensor, radius: Tensor, grown: Tensor, accepted: Tensor, *, count_rejected: bool
