@@ -6,14 +6,19 @@ names only: nothing is imported before it is asked for.
 
 CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {
+        "brep": "mibench.attacks.brep:BREP",
         "ceiling": "mibench.attacks.ceiling:Ceiling",
+        "deepinversion": "mibench.attacks.deepinversion:DeepInversion",
         "dmmia": "mibench.attacks.dmmia:DMMIA",
         "floor": "mibench.attacks.floor:Floor",
         "gmi": "mibench.attacks.gmi:GMI",
+        "if-gmi": "mibench.attacks.if_gmi:IFGMI",
         "kedmi": "mibench.attacks.kedmi:KEDMI",
+        "miface": "mibench.attacks.miface:MIFace",
         "mirror-b": "mibench.attacks.mirror_b:MirrorBlack",
         "mirror-w": "mibench.attacks.mirror_w:MirrorWhite",
         "ppa": "mibench.attacks.ppa:PPA",
+        "rlb": "mibench.attacks.rlb:RLB",
     },
     "prior": {
         "stylegan2": "mibench.attacks.priors.stylegan2.prior:StyleGAN2Prior",

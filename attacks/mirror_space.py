@@ -44,6 +44,14 @@ class CodeSpace:
     std: Tensor
     slope: float = SLOPE
 
+    @classmethod
+    def of(cls, prior: Prior, codes: Tensor) -> CodeSpace:
+        """The space of a pool's codes ``(N, W)``; latents z are standard normal by construction."""
+        if not isinstance(prior, MappingPrior):
+            return cls(torch.zeros(codes.shape[1]), torch.ones(codes.shape[1]), 1.0)
+        p = leaky_relu(codes, 1 / SLOPE).double()
+        return cls(p.mean(dim=0).float(), p.std(dim=0, correction=0).float())
+
     def to_p(self, codes: Tensor) -> Tensor:
         """P(w) of codes ``(..., W)``."""
         return leaky_relu(codes, 1 / self.slope)
@@ -94,7 +102,7 @@ class Mirror(Attack):
     def prepare(self, context: Context, streams: Streams) -> State:
         """The pool's codes, the victim's confidence in every class for each, and the statistics of p-space."""
         prior = require_prior(context.prior)
-        codes = _codes(prior, pool(prior, self.pool_size, streams), context)
+        codes = codes_of(prior, pool(prior, self.pool_size, streams), context)
         confidence = image_confidence(
             context,
             codes,
@@ -103,12 +111,8 @@ class Mirror(Attack):
             text="search candidates",
             answer=self.answers(),
         )
-        if isinstance(prior, MappingPrior):
-            p = leaky_relu(codes, 1 / SLOPE).double()
-            mean, std = p.mean(dim=0).float(), p.std(dim=0, correction=0).float()
-        else:  # standard normal by construction
-            mean, std = torch.zeros(codes.shape[1]), torch.ones(codes.shape[1])
-        return {"latents": codes, "confidence": confidence, "mean": mean, "std": std}
+        space = CodeSpace.of(prior, codes)
+        return {"latents": codes, "confidence": confidence, "mean": space.mean, "std": space.std}
 
     def answers(self) -> Answered:
         """How the victim's confidence is read while it is searched."""
@@ -157,7 +161,7 @@ class Mirror(Attack):
         )
 
 
-def _codes(prior: Prior, latents: Tensor, context: Context) -> Tensor:
+def codes_of(prior: Prior, latents: Tensor, context: Context) -> Tensor:
     """Codes ``(N, W)`` of latents ``(N, Z)``, float32 on the CPU: w before truncation, or the latents themselves."""
     if not isinstance(prior, MappingPrior):
         return latents

@@ -19,6 +19,7 @@ from torch import Tensor
 from mibench.api import Access, Context, MibenchError, Queries, Reconstruction, State
 from mibench.rng import Streams
 
+from .alignment import Alignment, copied, draw_copies
 from .batching import blocks, scatter_into_step
 from .diagnostics import by_twentieth, stacked
 from .losses import IDENTITY_LOSSES, identity_loss
@@ -35,6 +36,7 @@ class MirrorWhite(Mirror):
     name: ClassVar[str] = "mirror-w"
     access: ClassVar[Access] = Access.GRADIENTS
     budget_setting: ClassVar[str | None] = "steps"
+    later_settings: ClassVar[tuple[str, ...]] = ("draws", "align", "align_strength")
 
     steps: int = 20_000  # released scripts
     learning_rate: float = 0.25  # released scripts (argument default 0.2), at the top of the ramp
@@ -44,17 +46,25 @@ class MirrorWhite(Mirror):
     # candidate (ours): state and loss of the same moment, each candidate's own. batch (released): the state after the
     # step whose mean loss was the lowest, one moment for all candidates of an identity.
     keep: Literal["candidate", "batch"] = "candidate"
+    draws: int = 1  # ours: gradients of a step averaged over so many answers, each to a copy of its own with ``align``
+    align: Alignment = "none"  # AlignMI (arXiv 2509.20177): copies with noise (paa), or transformed (taa)
+    align_strength: float = 0.06  # AlignMI's for PPA: noise of paa, in the range of an image
 
     def __post_init__(self) -> None:
         super().__post_init__()
         identity_loss(self.loss)
-        check_ranges(self, at_least_one=("steps",), positive=("learning_rate",))
+        check_ranges(
+            self,
+            at_least_one=("steps", "draws"),
+            positive=("learning_rate",),
+            not_negative=("align_strength",),
+        )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise MibenchError(f"mirror-w: betas must lie in [0, 1), got {self.betas}")
 
     def planned_queries(self, identities: int) -> Queries:
-        """Every candidate forwards and backwards in every step, then its views in the final selection."""
-        optimised = identities * self.candidates * self.steps
+        """Every candidate forwards and backwards in every draw of every step, then its views in the final selection."""
+        optimised = identities * self.candidates * self.steps * self.draws
         return Queries(forward=optimised + self.planned_ranking(identities), backward=optimised)
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
@@ -68,7 +78,9 @@ class MirrorWhite(Mirror):
         for step in range(1, self.steps + 1):
             adam.param_groups[0]["lr"] = self.learning_rate * ramp(step / self.steps)
             adam.zero_grad()
-            losses.append(self._backward(context, codes, own, self._flips(names, step, streams).to(context.device)))
+            flips = self._flips(names, step, streams).to(context.device, non_blocking=True)
+            copies = draw_copies(self.align, names, self.candidates, self.draws, step, streams)
+            losses.append(self._backward(context, codes, own, flips, copies))
             best.before(codes, losses[-1])
             adam.step()
             with torch.no_grad():
@@ -79,18 +91,25 @@ class MirrorWhite(Mirror):
         context.log(event=self.name, identities=names, **by_twentieth(curves))
         return self.finish(context, best.codes, labels, streams, curves)
 
-    def _backward(self, context: Context, codes: Tensor, labels: Tensor, flips: Tensor) -> Tensor:
+    def _backward(self, context: Context, codes: Tensor, labels: Tensor, flips: Tensor, copies: Tensor) -> Tensor:
         """Leave the gradient of every candidate's own loss at ``codes`` ``(U, K, W)``; the losses ``(U, K)``."""
         decode, losses = self.decoder(require_prior(context.prior)), []
         targets = labels.repeat_interleave(codes.shape[1])
         for identities, block in blocks(codes.shape[:2], context):
             images = context.fit(decode(codes[identities, block].flatten(0, 1)))
             flipped = flips[identities, block].reshape(-1, 1, 1, 1)
-            logits = context.victim.logits(torch.where(flipped, images.flip(3), images)).float()
-            whole = scatter_into_step(logits, codes.shape[:2], identities, block)  # rounds alike in every block
-            loss = IDENTITY_LOSSES[self.loss](whole.flatten(0, 1), targets).view(codes.shape[:2])[identities, block]
-            (LOSS_WEIGHT * loss.sum() / codes.shape[1]).backward()
-            losses.append(loss.detach().flatten())
+            shown = torch.where(flipped, images.flip(3), images)
+            seen = shown.detach().requires_grad_()  # gradients of the draws meet here, then pass the prior once
+            total = codes.new_zeros(codes.shape[:2], dtype=torch.float32)[identities, block]
+            for draw in range(self.draws):
+                copy = copied(seen, copies[identities, block].flatten(0, 1), draw, self.align, self.align_strength)
+                whole = scatter_into_step(context.victim.logits(copy).float(), codes.shape[:2], identities, block)
+                step = IDENTITY_LOSSES[self.loss](whole.flatten(0, 1), targets).view(codes.shape[:2])
+                loss = step[identities, block] / self.draws  # computed on the whole step, it rounds alike in any block
+                (LOSS_WEIGHT * loss.sum() / codes.shape[1]).backward()
+                total = total + loss.detach()
+            shown.backward(seen.grad)
+            losses.append(total.flatten())
         return torch.cat(losses).view(codes.shape[:2])
 
     def _flips(self, names: list[int], step: int, streams: Streams) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from mibench.api import Access, Attack, Context, MibenchError, Queries, Reconstruction, State, Victim
 from mibench.rng import Streams
 
+from .alignment import Alignment, copied, draw_copies
 from .answers import Answered, confidence_in_classes
 from .augment import apply_crops, draw_crops
 from .batching import blocks, scatter_into_step, shuffled_candidates
@@ -44,7 +45,15 @@ class PPA(Attack):
     access: ClassVar[Access] = Access.GRADIENTS
     needs_mapping: ClassVar[bool] = True
     budget_setting: ClassVar[str | None] = "epochs"
-    later_settings: ClassVar[tuple[str, ...]] = ("draws", "mean_answers", "logit_scale", "views", "surrogate")
+    later_settings: ClassVar[tuple[str, ...]] = (
+        "draws",
+        "mean_answers",
+        "logit_scale",
+        "views",
+        "surrogate",
+        "align",
+        "align_strength",
+    )
 
     unit_size: int = 10  # ours: identities in one batch; no identity depends on another
     pool_size: int = 5000  # released configuration; paper, section 3.2: sampling before the attack
@@ -71,6 +80,10 @@ class PPA(Attack):
     logit_scale: float | Literal["auto"] = 1.0
     views: Literal["crops", "strong"] = "crops"  # in each step; strong: crop, flip, coarser pixels, blur and noise
     surrogate: str | None = None  # the target whose gradients are followed, twin: the undefended twin; the victim ranks
+    align: Alignment = (
+        "none"  # AlignMI (arXiv 2509.20177): each draw sees a copy, with noise (paa) or transformed (taa)
+    )
+    align_strength: float = 0.06  # AlignMI's for PPA: noise of paa, in the range of an image
 
     def __post_init__(self) -> None:
         identity_loss(self.loss)
@@ -83,7 +96,7 @@ class PPA(Attack):
                 "decay",
                 *(("logit_scale",) if self.logit_scale != "auto" else ()),
             ),
-            not_negative=("discriminator_weight", "selection_transforms"),
+            not_negative=("discriminator_weight", "selection_transforms", "align_strength"),
         )
         if self.candidates > self.pool_size:
             raise MibenchError(
@@ -177,13 +190,15 @@ class PPA(Attack):
             styles.learning_rate = self._rate(epoch)
             order = shuffled_candidates(self.candidates, names.tolist(), epoch, streams)  # DMMIA's: the two compare
             views = self._views(names, order, epoch, streams).to(context.device, non_blocking=True)
+            copies = draw_copies(self.align, names.tolist(), self.candidates, self.draws, epoch, streams)
+            copies = gather_rows(copies, order)
             order = order.to(context.device, non_blocking=True)
             for start in range(0, self.candidates, self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 rows = order[:, batch]  # (U, B)
                 w = styles.w(rows)  # (U, B, W)
                 history["drift"].append(styles.drift(w, rows))
-                history["loss"].append(self._backward(context, w, own, views[:, batch], scale))
+                history["loss"].append(self._backward(context, w, own, views[:, batch], copies[:, batch], scale))
                 styles.step(rows)
                 done += 1
                 context.progress(done, steps, f"epoch {epoch + 1}/{self.epochs}")
@@ -233,7 +248,9 @@ class PPA(Attack):
             raise MibenchError(f"ppa: there is no network of the surrogate {self.surrogate!r}")
         return context.surrogate
 
-    def _backward(self, context: Context, w: Tensor, labels: Tensor, views: Tensor, scale: float) -> Tensor:
+    def _backward(
+        self, context: Context, w: Tensor, labels: Tensor, views: Tensor, copies: Tensor, scale: float
+    ) -> Tensor:
         """Leave the gradient of every candidate's own loss at ``w`` ``(U, B, W)``; mean losses ``(U,)``.
 
         Losses of an identity are summed and divided by its batch, as in DMMIA: the released code takes the mean, and
@@ -247,8 +264,10 @@ class PPA(Attack):
             shown = self._in_views(context.fit(images), views[identities, block].flatten(0, 1))
             seen = shown.detach().requires_grad_()  # gradients of the draws meet here, then pass the prior once
             total = w.new_zeros(w.shape[:2], dtype=torch.float32)[identities, block]
-            for _ in range(self.draws):
-                logits = scatter_into_step(network.logits(seen).float() / scale, *position).flatten(0, 1)
+            own = copies[identities, block].flatten(0, 1)
+            for draw in range(self.draws):
+                answered = network.logits(copied(seen, own, draw, self.align, self.align_strength))
+                logits = scatter_into_step(answered.float() / scale, *position).flatten(0, 1)
                 step = IDENTITY_LOSSES[self.loss](logits, targets).view(w.shape[:2])
                 loss = step[identities, block] / self.draws
                 (loss.sum() / w.shape[1]).backward()

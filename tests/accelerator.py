@@ -12,11 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import test_alignmi
+import test_brep
 import test_dmmia
 import test_gmi
+import test_if_gmi
 import test_kedmi
+import test_miface
 import test_mirror
 import test_ppa
+import test_rlb
 import torch
 from torch import Tensor, nn
 
@@ -77,6 +82,12 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "gmi-best": (replace(test_gmi.TINY, iterations=6, best_of=2, selection_transforms=2), small_context("gmi")),
     "kedmi": (replace(test_kedmi.TINY, iterations=6), crowd_context),
     "kedmi-own": (replace(test_kedmi.TINY, iterations=6, samples_per_step=2), small_context("kedmi")),
+    "brep": (test_brep.TINY, dmmia_context),
+    "if-gmi": (test_if_gmi.TINY, dmmia_context),
+    "miface": (test_miface.TINY, gmi_context),
+    "ppa-paa": (test_alignmi.PAA_PPA, dmmia_context),
+    "ppa-taa": (test_alignmi.TAA_PPA, dmmia_context),
+    "rlb": (test_rlb.TINY, gmi_context),
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
     "ppa": (test_ppa.TINY, dmmia_context),

@@ -191,4 +191,4 @@ def test_images_used_are_counted_and_a_stop_is_in_the_record(tmp_path: Path) -> 
 def test_an_attack_says_that_it_does_not_stop_early_unless_it_does() -> None:
     for name in registry.names("attack"):
         kind: type[Attack] = registry.load("attack", name)
-        assert kind().stops_early == (name == "mirror-b")
+        assert kind().stops_early == (name in ("brep", "miface", "mirror-b"))

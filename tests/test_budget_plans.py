@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import test_deepinversion
 import test_gmi
 import torch
 from test_dmmia import TINY, context
@@ -15,13 +16,18 @@ from torch import Tensor
 
 from mibench import registry
 from mibench.api import Attack, Context, Queries
+from mibench.attacks.brep import BREP
 from mibench.attacks.ceiling import Ceiling
+from mibench.attacks.deepinversion import DeepInversion
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
+from mibench.attacks.if_gmi import IFGMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.miface import MIFace
 from mibench.attacks.mirror_b import MirrorBlack
 from mibench.attacks.mirror_w import MirrorWhite
 from mibench.attacks.ppa import PPA
+from mibench.attacks.rlb import RLB
 from mibench.rng import Streams
 
 
@@ -66,16 +72,41 @@ def tiny_ceiling() -> tuple[Attack, Context]:
     return Ceiling(**small), dataclasses.replace(where, portraits=portraits)  # type: ignore[arg-type]
 
 
+def tiny_brep() -> tuple[Attack, Context]:
+    return BREP(pool_size=16, restarts=2, directions=3, steps=3, patience=None, selection_transforms=2), context()
+
+
+def tiny_deepinversion() -> tuple[Attack, Context]:
+    return DeepInversion(restarts=1, steps=3, jitter=1), test_deepinversion.context()
+
+
+def tiny_if_gmi() -> tuple[Attack, Context]:
+    return IFGMI(pool_size=16, candidates=3, steps=5, stages=3, stage_steps=1, selection_transforms=2), context()
+
+
+def tiny_miface() -> tuple[Attack, Context]:
+    return MIFace(restarts=2, steps=3, patience=None, threshold=None, start="uniform"), test_gmi.context()
+
+
+def tiny_rlb() -> tuple[Attack, Context]:
+    return RLB(candidates=2, episodes=5, hidden=8, batch_size=2, selection_transforms=2), test_gmi.context()
+
+
 # How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
+    "brep": tiny_brep,
     "ceiling": tiny_ceiling,
+    "deepinversion": tiny_deepinversion,
     "dmmia": tiny_dmmia,
     "floor": tiny_floor,
     "gmi": tiny_gmi,
+    "if-gmi": tiny_if_gmi,
     "kedmi": tiny_kedmi,
+    "miface": tiny_miface,
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
     "ppa": tiny_ppa,
+    "rlb": tiny_rlb,
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from mibench import registry
 from mibench import settings as config
 from mibench.errors import MibenchError
 from mibench.runs.protocol import choose_preset, load_protocol
@@ -304,14 +305,12 @@ def test_what_a_metric_of_somebody_else_cannot_bring_is_refused_too(
 
 COUNTS = (
     "unit_size", "pool_size", "candidates", "epochs", "iterations", "batch_size", "restarts", "steps", "population",
-    "generations",
+    "generations", "directions", "stages", "episodes", "length", "hidden", "stage_steps", "draws", "patience",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["ceiling", "floor", "dmmia", "gmi", "kedmi", "mirror-b", "mirror-w", "ppa"])
+@pytest.mark.parametrize("name", registry.names("attack"))
 def test_every_number_of_an_attack_is_checked(name: str) -> None:
-    from mibench import registry
-
     kind = registry.load("attack", name)
     for setting in dataclasses.fields(kind):
         if type(setting.default) is float:

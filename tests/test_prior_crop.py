@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mibench.api import Access, Attack, ClassifierOutput, Context, ImageSpec, MibenchError, Victim
+from mibench.attacks.brep import BREP
 from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
+from mibench.attacks.if_gmi import IFGMI
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.mirror_b import MirrorBlack
 from mibench.attacks.mirror_w import MirrorWhite
@@ -25,6 +27,7 @@ from mibench.attacks.ppa import PPA
 from mibench.attacks.priors.stylegan2.discriminator import Discriminator
 from mibench.attacks.priors.stylegan2.generator import Generator
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
+from mibench.attacks.rlb import RLB
 from mibench.cli import cli
 from mibench.rng import Streams
 from mibench.runs import attack as engine
@@ -102,6 +105,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "mirror-b": MirrorBlack(pool_size=8, candidates=2, population=4, generations=1),
     "mirror-w": MirrorWhite(pool_size=8, candidates=2, steps=1),
+    "if-gmi": IFGMI(pool_size=8, candidates=2, steps=2, stages=2, stage_steps=1),
+    "brep": BREP(pool_size=8, restarts=2, directions=2, steps=1, patience=None),
+    "rlb": RLB(candidates=2, episodes=2),
     "gmi": GMI(restarts=2, iterations=1),
     "kedmi": KEDMI(iterations=1, draws=2),
 }

@@ -15,7 +15,7 @@ from mibench.api.defence import Batch, Defence, TrainingHooks, TrainingTask
 from mibench.api.metric import TOPICS, VIEWS, Estimate, Measured, Metric, MetricInfo, Topic, View, metric
 from mibench.api.network import Network, network_traits
 from mibench.api.state_dict import load_strictly, mismatch_of
-from mibench.api.victim import Access, AccessError, ClassifierOutput, Queries, QueryLimit, Victim
+from mibench.api.victim import Access, AccessError, BatchStatistics, ClassifierOutput, Queries, QueryLimit, Victim
 from mibench.api.weights import (
     Checkpoint,
     ExplainingImporter,
@@ -42,6 +42,7 @@ __all__ = [
     "AnswerStage",
     "Attack",
     "Batch",
+    "BatchStatistics",
     "Card",
     "CardDefence",
     "CardName",

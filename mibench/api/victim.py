@@ -59,6 +59,20 @@ class ClassifierOutput(NamedTuple):
     logits: Tensor
 
 
+class BatchStatistics(NamedTuple):
+    """What one batch normalisation was given, beside what it saw in training, ``(channels,)`` each.
+
+    Attributes:
+        mean, variance: of its input over the batch and all pixels (the variance divided by their number).
+        running_mean, running_variance: of the training.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    running_mean: Tensor
+    running_variance: Tensor
+
+
 @dataclass
 class Queries:
     """Images shown to a victim, forwards and backwards. Plain integers: counting never waits for the device."""
@@ -176,6 +190,36 @@ class Victim:
     def features_and_logits(self, images: Tensor) -> ClassifierOutput:
         """Penultimate features ``(N, D)`` and raw logits ``(N, C)``, differentiable with respect to ``images``."""
         return self._forward(images, Access.GRADIENTS)
+
+    def batch_statistics(self, images: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
+        """Raw logits ``(N, C)`` and statistics of every ``BatchNorm2d`` in the order of its passes, differentiable with
+        respect to ``images``. They belong to the batch as a whole.
+
+        Raises:
+            MibenchError: the network has no such layer.
+        """
+        layers = [
+            module
+            for module in self._network.modules()
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+        ]
+        if not layers:
+            raise MibenchError(
+                f"the network of victim {self.name!r} has no batch normalisation whose statistics could be matched",
+                cure="choose another target, or an attack that reads nothing but answers",
+            )
+        passed: list[BatchStatistics] = []
+
+        def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            variance, mean = torch.var_mean(given[0].float(), dim=(0, 2, 3), correction=0)
+            passed.append(BatchStatistics(mean, variance, module.running_mean, module.running_var))  # type: ignore[arg-type]
+
+        handles = [layer.register_forward_pre_hook(note) for layer in layers]
+        try:
+            return self.logits(images), passed
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _forward(self, images: Tensor, needed: Access) -> ClassifierOutput:
         if needed > self.access:

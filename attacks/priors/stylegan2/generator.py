@@ -128,23 +128,47 @@ class Synthesis(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Images ``(N, 3, R, R)``, float32. ``dtype`` is that of the convolutions; ``generator`` draws random noise."""
+        image = self.through(ws, noise_mode=noise_mode, generator=generator, dtype=dtype)[1]
+        assert image is not None
+        return image
+
+    def through(
+        self,
+        ws: Tensor,
+        x: Tensor | None = None,
+        image: Tensor | None = None,
+        *,
+        first: int = 0,
+        end: int | None = None,
+        noise_mode: NoiseMode = "const",
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features and image behind blocks ``first`` to ``end - 1`` (None: the last).
+
+        Args:
+            ws: styles ``(N, L, E)`` of all layers.
+            x: features behind the block before ``first``, ``(N, C, R, R)``; None at block 0.
+            image: the image there ``(N, 3, R, R)``; None: it starts at ``first``.
+            first, end: numbers of blocks, from 0.
+            noise_mode, generator, dtype: as in :meth:`forward`.
+        """
         styles = ws.float().unbind(dim=1)
-        image: Tensor | None = None
-        index = 0
-        x = torch.empty(0)
-        for block in self.blocks():
+        index = max(0, 2 * first - 1)
+        for block in self.blocks()[first:end]:
             if block.first:
                 x = block.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
                 x = x.contiguous(memory_format=torch.channels_last)
             else:
+                assert x is not None
                 x = block.conv0(x, styles[index], noise_mode, generator)
                 index += 1
             x = block.conv1(x, styles[index], noise_mode, generator)
             index += 1
             colours = block.torgb(x, styles[index])
             image = colours if image is None else upsample_image(image) + colours
-        assert image is not None
-        return image
+        assert x is not None
+        return x, image
 
 
 class Generator(nn.Module):

@@ -231,6 +231,36 @@ class StyleGAN2Prior(MappingPrior):
         return images.mul(0.5).add(0.5).clamp(0, 1)
 
     @property
+    def stages(self) -> int:
+        """Blocks of the synthesis network: where it can be entered (:meth:`synthesis_from`)."""
+        return len(self.generator.synthesis.resolutions)
+
+    def synthesis_from(self, stage: int, w: Tensor, features: Tensor | None, colours: Tensor | None) -> Tensor:
+        """Images ``(N, 3, R, R)`` in [0, 1] by blocks ``stage`` and later.
+
+        Args:
+            stage: number of a block, from 0; 0 is :meth:`synthesis`.
+            w: styles ``(N, E)`` of all layers.
+            features: what enters the block, ``(N, C, H, H)``; None at block 0.
+            colours: the image of the blocks before, ``(N, 3, H, H)``; None leaves it out.
+        """
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        images = self.generator.synthesis.through(
+            ws, features, colours, first=stage, noise_mode=self.noise, dtype=self.dtype
+        )[1]
+        assert images is not None
+        return images.mul(0.5).add(0.5).clamp(0, 1)
+
+    def entering(self, stage: int, w: Tensor, features: Tensor | None, colours: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features and image that enter block ``stage`` (from 1), from those that enter the block before it."""
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        features, colours = self.generator.synthesis.through(
+            ws, features, colours, first=stage - 1, end=stage, noise_mode=self.noise, dtype=self.dtype
+        )
+        assert colours is not None
+        return features, colours
+
+    @property
     def num_mapping_layers(self) -> int:
         """Fully connected layers of the mapping network."""
         return self.generator.mapping.num_layers
