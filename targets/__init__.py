@@ -37,7 +37,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "judge": {
         "facenet112": "mibench.targets.judges.facenet112:FaceNet112",
         "inception_v3": "mibench.targets.judges.inception_v3:INCEPTION_V3",
-        "resnet18": "mibench.targets.networks.torchvision_networks:RESNET18",
+        "resnet18_judge": "mibench.targets.networks.torchvision_networks:RESNET18",
     },
     "regressor": {"identity": "mibench.targets.judges.identity_regressor:IdentityRegressor"},
     "recipe": {
@@ -47,7 +47,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         **{f"target:{name}": "mibench.targets.training.torchvision_recipe:TrainLargeTarget" for name in LARGE},
         "target:timm": "mibench.targets.training.torchvision_recipe:TrainTimmTarget",
         "judge:inception_v3": "mibench.targets.training.torchvision_recipe:TrainLargeJudge",
-        "judge:resnet18": "mibench.targets.training.fresh_judge:TrainFreshJudge",
+        "judge:resnet18_judge": "mibench.targets.training.fresh_judge:TrainFreshJudge",
         **{f"backbone:{name}": "mibench.targets.training.public_people:TrainBackbone" for name in SMALL},
     },
     "backbone": {name: f"mibench.targets.networks.torchvision_networks:{constant}" for name, constant in LARGE.items()}

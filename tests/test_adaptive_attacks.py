@@ -76,7 +76,7 @@ def step_gradients(configuration: Any, where: Context, repeats: int) -> Tensor:
     gradients = []
     for _ in range(repeats):
         leaf = w.clone().requires_grad_()
-        configuration._backward(where, leaf, LABELS, views, 1.0)
+        configuration._backward(where, leaf, LABELS, views, torch.zeros(2, 2, 0), 1.0)
         assert leaf.grad is not None
         gradients.append(leaf.grad.flatten())
     return torch.stack(gradients)

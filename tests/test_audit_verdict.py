@@ -178,7 +178,7 @@ def test_what_is_undecided_is_followed_by_what_would_decide() -> None:
     assert "put more people into the data" in steps("people who differ")["more_people"]
     assert f"--identities {FEW_PEOPLE}" in steps("few people")["more_people"]
     assert list(steps("the floor")) == ["run_attack"]
-    assert "install an attack" in steps("the floor", Access.LABELS)["run_attack"]
+    assert "--attack NAME (brep)" in steps("the floor", Access.LABELS)["run_attack"]
     assert list(steps("the model itself does not know them")) == ["attack_longer"]
     assert list(steps("nothing", public=20)) == ["other_attack", "better_prior"]
 

@@ -333,7 +333,9 @@ def test_a_defence_that_was_not_asked_to_be_off_is_on() -> None:
 def test_the_card_has_every_setting_and_the_network_loads(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
     settings = {**SMALL, "train.batch_size": 32, "defence.layers": ["feature.13", "bn"]}
-    card = mibench.train("target", "vgg16", defences="bido", twin="none", settings=settings, device="cpu").card
+    card = mibench.train(
+        "target", "vgg16", defences="bido", twin="none", tag="again", settings=settings, device="cpu"
+    ).card
     assert card.defence is not None
     given = card.defence.settings["bido"]
     assert (given["lambda_x"], given["lambda_y"], given["measure"], given["sampler"]) == (
@@ -343,5 +345,5 @@ def test_the_card_has_every_setting_and_the_network_loads(tmp_path: Path, monkey
         "identity",
     )
     assert given["layers"] == ["feature.13", "bn"]
-    network, _ = build_network(find("target", "vgg16+bido", "synthfaces"))
+    network, _ = build_network(find("target", "vgg16+again", "synthfaces"))
     assert network(torch.rand(1, 3, 64, 64)).logits.shape == (1, 10)

@@ -52,7 +52,7 @@ def test_a_layer_that_is_none_is_named(layer: str) -> None:
 def test_the_twin_is_of_the_same_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
     with pytest.raises(MibenchError, match="the twin ir152@synthfaces is a ir152, no vgg16"):
-        mibench.train("target", "vgg16", defences="negls", twin="ir152", device="cpu")
+        mibench.train("target", "vgg16", defences="negls", twin="ir152", tag="again", device="cpu")
 
 
 def test_public_weights_belong_to_the_data_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +60,9 @@ def test_public_weights_belong_to_the_data_of_the_training(tmp_path: Path, monke
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
     other = {**TINY_DATA, "dataset.seed": 7}
     mibench.train("backbone", "vgg16", settings={**TINY_TRAINING, **other}, device="cpu")
-    for option in ({"defences": "tl-dmi"}, {"tag": "x"}):
+    for option in ({"defences": "tl-dmi", "tag": "y"}, {"tag": "x"}):
         settings = {**TINY_TRAINING, **TINY_DATA}
-        settings |= {"train.init": "vgg16@synthfaces+public"} if "tag" in option else {}
+        settings |= {"train.init": "vgg16@synthfaces+public"} if "defences" not in option else {}
         with pytest.raises(MibenchError, match=r"backbone 'vgg16@synthfaces\+public' was trained on another version"):
             mibench.train("target", "vgg16", settings=settings, device="cpu", **option)
 

@@ -195,18 +195,20 @@ def test_a_defended_target_follows_its_twin_and_its_card_says_so(tmp_path: Path,
     twin = mibench.train("target", "vgg16", tag="small", settings=SMALL, seed=3, device="cpu").card
     data = {key: value for key, value in SMALL.items() if key.startswith("dataset")}
     settings = {**data, "defence.largest": 0.3}
-    card = mibench.train("target", "vgg16", defences="midre", twin="vgg16+small", settings=settings, device="cpu").card
-    assert card.name == "vgg16@synthfaces+midre"
+    card = mibench.train(
+        "target", "vgg16", defences="midre", twin="vgg16+small", tag="again", settings=settings, device="cpu"
+    ).card
+    assert card.name == "vgg16@synthfaces+again"
     assert card.defence is not None
     assert card.defence.settings["midre"] == {"probability": 1.0, "smallest": 0.1, "largest": 0.3, "fill": "mean"}
     assert (card.defence.twin, card.defence.twin_sha256) == (twin.name, twin.weights.sha256)
     differing = {key for key, value in card.recipe.items() if twin.recipe.get(key) != value}
     assert differing == {"command"}
     assert not card.defence.differs_from_twin
-    assert "differs_from_twin" not in (tmp_path / "cards" / "vgg16_synthfaces_midre.yaml").read_text()
+    assert "differs_from_twin" not in (tmp_path / "cards" / "vgg16_synthfaces_again.yaml").read_text()
     assert card.measured is not None
     assert card.measured["seconds"] > 0
-    network, _ = build_network(find("target", "vgg16+midre", "synthfaces"))
+    network, _ = build_network(find("target", "vgg16+again", "synthfaces"))
     assert not network.training
 
 
@@ -243,18 +245,41 @@ def test_a_twin_trained_in_bfloat16_is_left_by_the_override_that_the_message_nam
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["target", "vgg16", "--defence", "negsl"], "unknown defence 'negsl'; did you mean 'negls'?"),
-        (["target", "vgg16", "--defence", "negls:fast"], "unknown preset of defence 'negls' 'fast'"),
-        (["target", "vgg16", "--defence", "negls", "--defence", "negls"], "'negls' is named twice"),
-        (["target", "vgg16", "--defence", "negls", "--set", "defence.alfa=1"], "did you mean 'alpha'"),
-        (["target", "vgg16", "--defence", "negls", "--set", "defence.alpha=0.1"], "it is the control ls"),
-        (["target", "vgg16", "--defence", "ls", "--set", "defence.alpha=-0.1"], "it is the defence negls"),
-        (["target", "vgg16", "--defence", "midre", "--set", "defence.largest=2"], "must be shares of the area"),
+        (["target", "vgg16", "--tag", "again", "--defence", "negsl"], "unknown defence 'negsl'; did you mean 'negls'?"),
+        (["target", "vgg16", "--tag", "again", "--defence", "negls:fast"], "unknown preset of defence 'negls' 'fast'"),
+        (["target", "vgg16", "--tag", "again", "--defence", "negls", "--defence", "negls"], "'negls' is named twice"),
+        (
+            ["target", "vgg16", "--tag", "again", "--defence", "negls", "--set", "defence.alfa=1"],
+            "did you mean 'alpha'",
+        ),
+        (
+            ["target", "vgg16", "--tag", "again", "--defence", "negls", "--set", "defence.alpha=0.1"],
+            "it is the control ls",
+        ),
+        (
+            ["target", "vgg16", "--tag", "again", "--defence", "ls", "--set", "defence.alpha=-0.1"],
+            "it is the defence negls",
+        ),
+        (
+            ["target", "vgg16", "--tag", "again", "--defence", "midre", "--set", "defence.largest=2"],
+            "must be shares of the area",
+        ),
         (["target", "vgg16", "--tag", "x", "--set", "defence.alpha=0.1"], "add --defence NAME"),
         (["target", "vgg16", "--tag", "x", "--twin", "vgg16"], "--twin belongs to a defended target"),
         (["judge", "facenet112", "--defence", "midre"], "no defence applies to the training of a judge"),
         (
-            ["target", "vgg16", "--defence", "midre", "--defence", "negls", "--set", "defence.alpha=-1"],
+            [
+                "target",
+                "vgg16",
+                "--tag",
+                "again",
+                "--defence",
+                "midre",
+                "--defence",
+                "negls",
+                "--set",
+                "defence.alpha=-1",
+            ],
             "write defence.NAME.SETTING",
         ),
     ],

@@ -232,10 +232,10 @@ def test_a_filter_around_a_trained_defence_is_measured_after_the_training(
     small = {"train.width": 0.0625, "train.epochs": 1, "dataset.identities": 10, "dataset.train_images": 8}
     settings = {**small, "defence.negls.alpha": -0.02, "defence.top-k.k": 3}
     both, alone = (
-        mibench.train("target", "vgg16", defences=names, twin="none", settings=given, device="cpu").card
-        for names, given in (
-            (("top-k", "negls"), settings),
-            (("negls",), {**small, "defence.alpha": -0.02}),
+        mibench.train("target", "vgg16", defences=names, twin="none", tag=tag, settings=given, device="cpu").card
+        for names, given, tag in (
+            (("top-k", "negls"), settings, None),
+            (("negls",), {**small, "defence.alpha": -0.02}, "again"),
         )
     )
     assert both.name == "vgg16@synthfaces+top-k+negls"

@@ -211,16 +211,18 @@ def test_nonsense_is_refused(settings: dict[str, float], line: str) -> None:
 def test_the_card_has_every_setting_and_the_network_loads(preset: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
     drawn = preset == "mid:drawn"
-    card = mibench.train("target", "vgg16", defences=preset, twin="none", settings=SMALL, device="cpu").card
-    assert (card.name, card.architecture) == ("vgg16@synthfaces+mid", "vgg16_mid")
+    card = mibench.train(
+        "target", "vgg16", defences=preset, twin="none", tag="again", settings=SMALL, device="cpu"
+    ).card
+    assert (card.name, card.architecture) == ("vgg16@synthfaces+again", "vgg16_mid")
     assert card.defence is not None
     assert card.defence.settings["mid"] == {"beta": 0.003, "sample": drawn, "batch_norm": False, "log_floor": 0.0}
     assert card.measured is not None
     assert 0 <= card.measured["test_accuracy_mean" if drawn else "test_accuracy_sampled"] <= 1
-    network, _ = build_network(find("target", "vgg16+mid", "synthfaces"))
+    network, _ = build_network(find("target", "vgg16+again", "synthfaces"))
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(network(images).logits, network(images).logits) is not drawn
-    victim = build_victim(find("target", "vgg16+mid", "synthfaces"), Access.GRADIENTS, torch.device("cpu"))
+    victim = build_victim(find("target", "vgg16+again", "synthfaces"), Access.GRADIENTS, torch.device("cpu"))
     assert victim.scores(images).shape == (2, 10)
 
 

@@ -57,6 +57,11 @@ def walked(out: Path, folder: Path, people: Path, suite: Path) -> dict[str, list
             ["report", one / EVIL, "--output", folder / "page.html"],
         ],
         "view": [["view", folder / EVIL]],
+        "verdicts export": [
+            ["verdicts", "export", one, "--output", folder / "panels", "--people", "1"],
+            ["verdicts", "export", one / EVIL],
+        ],
+        "verdicts import": [["verdicts", "import", one, folder / EVIL]],
         "doctor": [["doctor"]],
         "fetch": [
             ["fetch", "--list", "--to", folder],
@@ -80,7 +85,7 @@ def test_no_command_prints_a_name_as_it_is(toy: Path, tmp_path: Path, name: str)
     (folder := tmp_path / f"empty {EVIL}").mkdir()
     (people / "private" / "train" / EVIL).mkdir(parents=True)
     (people / "private" / "train" / EVIL / f"{EVIL}.jpg").write_text("no picture")
-    if name in ("run", "show", "score", "compare", "gate", "report"):
+    if name in ("run", "show", "score", "compare", "gate", "report", "verdicts export", "verdicts import"):
         toy_run(out, settings={"protocol.identities": 2})
         if name in ("compare", "gate"):  # names that stand in the records, not on the disk
             for run in list(out.iterdir()):

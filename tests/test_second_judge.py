@@ -86,8 +86,8 @@ def test_a_protocol_that_names_one_brings_its_weights_and_so_does_the_floor() ->
     for each in (plan, floor):
         assert each.second_judge is not None
         assert each.spec.second_judge == each.spec.judge
-    with pytest.raises(MibenchError, match="resnet181"):
-        make_plan(RunRequest(protocol="smoke", settings={"protocol": {"second_judge": "resnet181"}}))
+    with pytest.raises(MibenchError, match="resnet18_judgf"):
+        make_plan(RunRequest(protocol="smoke", settings={"protocol": {"second_judge": "resnet18_judgf"}}))
 
 
 def pictures(images: Images) -> set[bytes]:
@@ -96,7 +96,7 @@ def pictures(images: Images) -> set[bytes]:
 
 def test_its_recipe_learns_from_fresh_pictures(tmp_path: object) -> None:
     world = SynthFaces(identities=3, train_images=4, test_images=2, public_identities=4, public_images=4)
-    assert find_recipe("judge", "resnet18") is TrainFreshJudge
+    assert find_recipe("judge", "resnet18_judge") is TrainFreshJudge
     settings = {"size": 32, "width": 0.0625, "epochs": 1, "batch_size": 4}
     recipe = TrainFreshJudge(fresh_images=5, fresh_test_images=3, **settings)  # type: ignore[arg-type]
     train, test, classes = recipe.parts(world)
@@ -107,7 +107,7 @@ def test_its_recipe_learns_from_fresh_pictures(tmp_path: object) -> None:
     trained = recipe.run(world, TrainingContext(device=torch.device("cpu"), checkpoint=Nowhere(), seed=0))
     assert isinstance(trained, TrainedWeights)
     assert trained.measured["test_images"] == 9
-    assert trained.architecture == "resnet18"
+    assert trained.architecture == "resnet18_judge"
     with pytest.raises(MibenchError, match="fresh_images must be 1 or more"):
         TrainFreshJudge(fresh_images=0).check()
 

@@ -148,11 +148,13 @@ def test_the_card_names_the_public_backbone_and_the_network_loads_back(tmp_path:
     world = {"dataset.identities": 6, "dataset.public_identities": 12, "dataset.public_images": 60}
     tiny = {"train.width": 0.0625, "train.epochs": 1, "train.size": 32, **world}
     with pytest.raises(MibenchError, match="train them on public people with `mibench train backbone vgg16"):
-        mibench.train("target", "vgg16", defences="tl-dmi", twin="none", settings=tiny, device="cpu")
+        mibench.train("target", "vgg16", defences="tl-dmi", twin="none", tag="again", settings=tiny, device="cpu")
     public = mibench.train("backbone", "vgg16", settings=tiny, device="cpu").card
-    card = mibench.train("target", "vgg16", defences="tl-dmi:small", twin="none", settings=tiny, device="cpu").card
-    assert card.name == "vgg16@synthfaces+tl-dmi"
+    card = mibench.train(
+        "target", "vgg16", defences="tl-dmi:small", twin="none", tag="again", settings=tiny, device="cpu"
+    ).card
+    assert card.name == "vgg16@synthfaces+again"
     assert card.recipe["public_sha256"] == {"tl-dmi": public.weights.sha256}
-    network, _ = build_network(find("target", "vgg16+tl-dmi", "synthfaces"))
+    network, _ = build_network(find("target", "vgg16+again", "synthfaces"))
     kept = load_weights(find("backbone", "vgg16+public", "synthfaces"))
     assert torch.equal(network.state_dict()["feature.24.weight"], kept["feature.24.weight"])

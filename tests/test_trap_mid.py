@@ -252,11 +252,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def trained(**settings: object) -> Card:
     given = {**FEW, **{f"defence.{key}": value for key, value in settings.items()}}
-    return mibench.train("target", "vgg16", defences="trap-mid", twin="none", settings=given, device="cpu").card
+    return mibench.train(
+        "target", "vgg16", defences="trap-mid", twin="none", tag="again", settings=given, device="cpu"
+    ).card
 
 
 def test_triggers_are_stored_beside_the_weights_where_they_are_asked_for(home: Path) -> None:
-    card, file = trained(save_triggers=True), find("target", "vgg16+trap-mid", "synthfaces")
+    card, file = trained(save_triggers=True), find("target", "vgg16+again", "synthfaces")
     assert card.artefacts is not None
     stored = home / "weights" / "artefacts" / card.artefacts.file
     assert (stored.stat().st_size, file.card()) == (card.artefacts.bytes, card)
@@ -265,7 +267,7 @@ def test_triggers_are_stored_beside_the_weights_where_they_are_asked_for(home: P
     assert triggers.float().std() > 0
     assert not any("trigger" in key for key in load_weights(file))
     stored.write_bytes(stored.read_bytes()[:-1])
-    with pytest.raises(MibenchError, match="artefacts of 'vgg16@synthfaces\\+trap-mid' are not the ones on their card"):
+    with pytest.raises(MibenchError, match="artefacts of 'vgg16@synthfaces\\+again' are not the ones on their card"):
         load_artefacts(file)
     build_network(file)  # needs none of them
 
@@ -275,5 +277,5 @@ def test_triggers_that_are_not_asked_for_are_not_stored(home: Path) -> None:
     assert with_triggers.weights.sha256 == without.weights.sha256
     assert without.artefacts is None
     assert not list((home / "weights" / "artefacts").iterdir()), "those of the earlier training are gone"
-    assert load_artefacts(find("target", "vgg16+trap-mid", "synthfaces")) == {}
-    assert "artefacts" not in (home / "cards" / "vgg16_synthfaces_trap-mid.yaml").read_text()
+    assert load_artefacts(find("target", "vgg16+again", "synthfaces")) == {}
+    assert "artefacts" not in (home / "cards" / "vgg16_synthfaces_again.yaml").read_text()

@@ -212,7 +212,8 @@ class Victim:
 
         def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
             variance, mean = torch.var_mean(given[0].float(), dim=(0, 2, 3), correction=0)
-            passed.append(BatchStatistics(mean, variance, module.running_mean, module.running_var))  # type: ignore[arg-type]
+            kept = dict(module.named_buffers(recurse=False))
+            passed.append(BatchStatistics(mean, variance, kept["running_mean"], kept["running_var"]))
 
         handles = [layer.register_forward_pre_hook(note) for layer in layers]
         try:

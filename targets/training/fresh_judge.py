@@ -14,7 +14,7 @@ from .recipes import TrainJudge
 class TrainFreshJudge(TrainJudge):
     """As the other judge, on pictures that the data set draws for it alone; measured on further ones."""
 
-    architecture: str = "resnet18"
+    architecture: str = "resnet18_judge"
     size: int = 96
     fresh_images: int = 50  # of each person, to learn from
     fresh_test_images: int = 10  # of each person, to measure on: the ones that follow
