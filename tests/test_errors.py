@@ -56,7 +56,6 @@ def test_the_text_is_the_cause_and_the_cure(error: MibenchError) -> None:
 
 
 ANOTHER_PROJECT_GIVES_NO_TYPE = {
-    "mibench/sweeps/executors/ray_cluster.py": "Ray says in words only that the kernel ended a worker for memory",
     "targets/custom/torchscript.py": "torch raises a plain RuntimeError when a program runs out of memory on a CPU",
 }
 MATCHING = {"startswith", "endswith", "partition", "rpartition", "replace", "removeprefix", "removesuffix", "find"}

@@ -239,7 +239,8 @@ class _Pool:
             self._trouble = _worded(error)
             self._failed_starts += member.ready is None
             if member.job is not None:
-                full = isinstance(error, ray.exceptions.OutOfMemoryError) or "OOM" in str(error)
+                # by its class alone: the text of every unexpected death names the memory killer as a potential cause
+                full = isinstance(error, ray.exceptions.OutOfMemoryError)
                 node = "" if member.ready is None else f" on {member.ready.node}"
                 death = Death(reason=f"the worker{node} died: {self._trouble}", out_of_memory=full)
                 yield queue.buried(member.job, death, member.seconds)
