@@ -8,6 +8,9 @@ Every two runs of one target (other attack seeds) are weights that have not chan
 different targets are a recipe that has not changed. A simulated gate draws people with replacement and some of each
 person's samples. A classifier that leaks more is the same one with misses that count as hits, each with the chance that
 raises the mean by as much.
+
+With three trainings or more, gates against several accepted ones follow: each run beside every set of runs of other
+trainings, whole as they are, of which the one that leaks most counts.
 """
 
 from __future__ import annotations
@@ -47,8 +50,12 @@ def verdict(generator: np.random.Generator, before: Array, after: Array, people:
         for each in (before, after)
     )
     chance = more / max(1e-9, 1 - after.mean())
-    new = np.maximum(new, generator.random(new.shape) < chance)
-    trials = float(people * samples)
+    return decide(old, np.maximum(new, generator.random(new.shape) < chance))
+
+
+def decide(old: Array, new: Array) -> str:
+    """What a gate says of hits ``(I, S)`` before and after."""
+    trials = float(old.size)
     increase = Increase(new=new.mean(axis=1).tolist(), old=old.mean(axis=1).tolist(), trials=(trials, trials))
     if increase.mean > MARGIN and increase.p_above() <= 1 - CONFIDENCE:
         return "fail"
@@ -72,6 +79,9 @@ def main(runs: tuple[Path, ...], draws: int) -> None:
         if pairs:
             click.echo(f"{len(pairs)} ordered pairs of {what}: pass / fail / undecided in percent, margin 10 points\n")
             click.echo("\n".join([*markdown_lines(table(accepted, pairs, draws)), ""]))
+    if len(set(targets.values())) > 2:
+        click.echo("against the one that leaks most of several trainings, every run with all people and samples\n")
+        click.echo("\n".join(markdown_lines(against_several(accepted, targets, draws))))
 
 
 def table(accepted: Mapping[Path, Array], pairs: Sequence[tuple[Path, Path]], draws: int) -> list[list[str]]:
@@ -86,6 +96,34 @@ def table(accepted: Mapping[Path, Array], pairs: Sequence[tuple[Path, Path]], dr
                 for before, after in pairs
                 for _ in range(draws)
             )
+            row.append(
+                " / ".join(f"{100 * counts[each] / counts.total():.0f}" for each in ("pass", "fail", "undecided"))
+            )
+        rows.append(row)
+    return rows
+
+
+def against_several(accepted: Mapping[Path, Array], targets: Mapping[Path, str], draws: int) -> list[list[str]]:
+    """Rows of how many trainings are accepted, columns of true increases over the candidate's own hits."""
+    names = sorted(set(targets.values()))
+    rows = [["accepted trainings", "gates", *(f"+{100 * each:.0f} points" for each in INCREASES)]]
+    for size in range(1, len(names)):
+        sets = [
+            (new, chosen)
+            for new in accepted
+            for others in itertools.combinations([name for name in names if name != targets[new]], size)
+            for chosen in itertools.product(*([run for run in accepted if targets[run] == name] for name in others))
+        ]
+        row = [str(size), str(len(sets))]
+        for more in INCREASES:
+            generator = np.random.default_rng([size, round(100 * more)])
+            counts: Counter[str] = Counter()
+            for new, chosen in sets:
+                old = max((accepted[run] for run in chosen), key=lambda hit: float(hit.mean()))
+                after = accepted[new]
+                chance = more / max(1e-9, 1 - after.mean())
+                for _ in range(draws if more else 1):
+                    counts[decide(old, np.maximum(after, generator.random(after.shape) < chance))] += 1
             row.append(
                 " / ".join(f"{100 * counts[each] / counts.total():.0f}" for each in ("pass", "fail", "undecided"))
             )

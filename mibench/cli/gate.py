@@ -31,6 +31,7 @@ STDOUT = "-"
   mibench gate --baseline leak.json --target vgg16+new
   mibench gate --baseline leak.json --target vgg16+new --max-increase 10 --min-accuracy 0.95
   mibench gate --baseline leak.json runs/ppa-vgg16+new-synthfaces-81c8e752
+  mibench gate --baseline leak-1.json --baseline leak-2.json --baseline leak-3.json --target vgg16+new
   mibench gate --baseline runs/old runs/new --max-increase acc1=5 --max-increase true_identity_error=0.01
   mibench gate --baseline leak.json --target vgg16+new --json gate.json --junit gate.xml --markdown gate.md
 """,
@@ -38,10 +39,12 @@ STDOUT = "-"
 @click.argument("runs", nargs=-1, metavar="[RUN...]", type=click.Path(path_type=Path))
 @click.option(
     "--baseline",
+    "baselines",
     required=True,
+    multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="File of --update-baseline to compare with, or finished runs.",
+    help="File of --update-baseline to compare with, or finished runs; of several, the leakiest counts.",
 )
 @click.option("--target", metavar="NAME", help="Attack this target as the baseline was, unless that is done already.")
 @click.option("--update-baseline", is_flag=True, help="Write the baseline of the target or runs instead of comparing.")
@@ -90,7 +93,7 @@ def gate(
     ctx: click.Context,
     *,
     runs: tuple[Path, ...],
-    baseline: Path,
+    baselines: tuple[Path, ...],
     target: str | None,
     update_baseline: bool,
     attacks: tuple[str, ...],
@@ -131,8 +134,12 @@ def gate(
     check_writable(*(file.parent for file in files))  # before an attack that takes minutes
     settings = parse_assignments(assignments, SCOPES)
     if update_baseline:
+        if len(baselines) > 1:
+            raise MibenchError(
+                f"--update-baseline writes one file, got {len(baselines)}", cure="make one baseline after the other"
+            )
         file = stdout_to_stderr()(make)(
-            baseline,
+            baselines[0],
             target,
             runs=runs,
             attacks=attacks,
@@ -159,7 +166,7 @@ def gate(
     margins = margins_of(increases)
     result = stdout_to_stderr()(decide)(
         runs,
-        baseline=baseline,
+        baseline=baselines,
         target=target,
         attacks=attacks,
         max_increase=margins,

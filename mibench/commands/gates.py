@@ -44,8 +44,9 @@ def gate(
 
     Args:
         runs: finished runs against one target, or folders of them; empty with ``target``.
-        baseline: a file of :func:`update_baseline`, or finished runs.
-        target: attack this one as the baseline was attacked, as far as that is not done yet. Needs a file.
+        baseline: a file of :func:`update_baseline`, or finished runs. Several files, or runs against several targets,
+            are several accepted classifiers: each test takes the one that leaks most.
+        target: attack this one as the first file's was attacked, as far as that is not done yet. Needs a file.
         attacks: of the baseline, which to test; empty: all.
         max_increase: metric -> allowed increase in its own unit (0.05 of a share is 5 points); None: ``acc1`` by 0.05.
         min_accuracy: least test accuracy in [0, 1]. max_drop: how far it may lie below the baseline's.
@@ -63,10 +64,16 @@ def gate(
             "a gate takes finished runs or a target to attack", cure="name run directories, or one target with --target"
         )
     if target is not None:
-        if not isinstance(baseline, str | Path):
-            raise MibenchError("with a target, the baseline is one file", cure="make it with --update-baseline")
+        named = [baseline] if isinstance(baseline, str | Path) else list(baseline)
+        file = next((each for each in named if Path(each).is_file()), None)
+        if file is None:
+            missing = next((each for each in named if not Path(each).exists()), None)
+            raise MibenchError(
+                "with a target to attack, the baseline is a file" if missing is None else f"there is no {missing}",
+                cure="make one: mibench gate --update-baseline --baseline FILE",
+            )
         machine = _machine(device, reporter)
-        sources = _attack(target, baseline, attacks, scoped(settings or {}), Path(out), machine, allow_changed_code)
+        sources = _attack(target, file, attacks, scoped(settings or {}), Path(out), machine, allow_changed_code)
     return decide(
         sources,
         baseline,

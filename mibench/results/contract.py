@@ -101,7 +101,7 @@ class GateFunction(Protocol):
 
     Args:
         runs: runs, their folders, or folders of runs, against one target.
-        baseline: the same, or the file of a baseline.
+        baseline: the same, or the file of a baseline; several of them are several accepted classifiers.
         margins: metric -> allowed increase, in the metric's own unit.
         min_accuracy, max_drop: bounds of the test accuracy, in [0, 1]; None: no bound.
         confidence: of the one-sided tests.

@@ -7,6 +7,9 @@ For each attack and metric, with "more" in the direction of leaking more:
   1 - confidence (Berger, Technometrics 24 (1982), 295-300);
 - *fails* where there is an increase (one-sided, Holm's adjustment over all tests) and the estimate is above the margin;
 - is *undecided* otherwise, or where the numbers cannot carry a decision.
+
+Trainings of one recipe leak differently. Of several accepted classifiers each test takes the one that leaks most: what
+is asked is whether the new one leaks more than any that was accepted.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ class GateTest:
 
     Attributes:
         attack, metric: label of the row and name of the metric; ``title`` and ``percent`` are the metric's.
+        against: card of the accepted classifier that it is compared with.
         old, new: mean over identities, of the baseline and now.
         increase, lower, upper: towards leaking more, with its one-sided bounds.
         margin: the allowed increase.
@@ -45,6 +49,7 @@ class GateTest:
     attack: str
     metric: str
     title: str
+    against: str
     margin: float
     verdict: Verdict
     reasons: tuple[Reason, ...]
@@ -67,7 +72,7 @@ class Gate:
 
     Attributes:
         verdict: the worst of all parts: fail, else undecided, else pass.
-        target, baseline: cards of the classifier at the gate and of the one it is compared with.
+        target: card of the classifier at the gate. baselines: cards of those that it is compared with.
         confidence: of the one-sided tests.
         seeds: of the attacks, now and in the baseline.
         circumstances: what both have in common, such as protocol and judge.
@@ -75,7 +80,7 @@ class Gate:
 
     verdict: Verdict
     target: str
-    baseline: str
+    baselines: tuple[str, ...]
     confidence: float
     tests: tuple[GateTest, ...]
     utility: Utility
@@ -95,7 +100,7 @@ class Gate:
 
 def decide(
     new: Baseline,
-    old: Baseline,
+    accepted: Sequence[Baseline],
     *,
     margins: Mapping[str, float] | None = None,
     min_accuracy: float | None = None,
@@ -106,15 +111,16 @@ def decide(
     """Test a classifier against a baseline.
 
     Args:
-        new, old: what attacks got out of either.
+        new: what attacks got out of the classifier.
+        accepted: what they got out of those it is compared with, at least one.
         margins: metric -> allowed increase in the metric's own unit (0.05 of a share is 5 points), at least one;
             ``acc1`` by 0.05 by default. The increase of a metric where lower is better for the attack is its decrease.
-        min_accuracy: least test accuracy in [0, 1]. max_drop: how far it may lie below the baseline's.
+        min_accuracy: least test accuracy in [0, 1]. max_drop: how far it may lie below the lowest of the accepted.
         confidence: of the tests, in (0.5, 1).
-        attacks: labels or names of the rows to test; empty: all of the baseline.
+        attacks: labels or names of the rows to test; empty: all of the first baseline.
 
     Raises:
-        MibenchError: another protocol, data set, judge, prior or attack than the baseline's; an unknown metric.
+        MibenchError: another protocol, data set, judge, prior or attack than a baseline's; an unknown metric.
     """
     margins = dict(margins or {USUAL: MARGIN})
     for name, margin in margins.items():
@@ -128,36 +134,76 @@ def decide(
     for what, bound in (("least test accuracy", min_accuracy), ("allowed drop of the test accuracy", max_drop)):
         if bound is not None and not 0 <= bound <= 1:  # a number that is none passes everything otherwise
             raise MibenchError(f"the {what} is a share from 0 to 1, got {bound:g}", cure="write 0.95 for 95 %")
-    pairs = _pairs(new, old, attacks)
-    _check_metrics(margins, pairs)
-    increases: dict[tuple[int, str], tuple[Increase, Values] | str] = {}
-    for index, (row, other) in enumerate(pairs):
-        for metric in margins:
-            increases[index, metric] = paired_increase(row, other, metric)
-    measured = [key for key, found in increases.items() if not isinstance(found, str)]
-    raw = [found[0].p_above() for key in measured if not isinstance(found := increases[key], str)]
-    p_more = dict(zip(measured, adjusted(raw), strict=True))
+    if not accepted:
+        raise MibenchError("there is no baseline", cure="name a file of mibench gate --update-baseline")
+    pairs = _pairs(new, accepted[0], attacks)
+    labels = [other.label for _, other in pairs]
+    rivals = [pairs, *(_pairs(new, old, labels) for old in accepted[1:])]
+    _check_metrics(margins, [pair for one in rivals for pair in one])
+    compared = [
+        _most_leaking(new, list(zip(accepted, candidates, strict=True)), metric)
+        for candidates in zip(*rivals, strict=True)
+        for metric in margins
+    ]
+    p_more = adjusted([one.increase.p_above() for one in compared if isinstance(one, _Compared)])
+    adjusted_p = iter(p_more)
     tests = []
-    for (index, metric), found in increases.items():
-        row, other = pairs[index]
-        if isinstance(found, str):
-            tests.append(_missing(row, metric, margins[metric], found))
+    for one in compared:
+        margin = margins[one.metric]
+        if isinstance(one, _Compared):
+            tests.append(_test(one, margin, confidence, next(adjusted_p)))
         else:
-            floors = new.floor_of(row), old.floor_of(other)
-            tests.append(_test(row, found, metric, margins[metric], confidence, p_more[index, metric], floors))
-    utility = utility_of(new, old, min_accuracy, max_drop)
+            tests.append(_missing(one, margin))
+    utility = utility_of(new, accepted, min_accuracy, max_drop)
     verdicts: list[Verdict] = [utility.verdict, *(test.verdict for test in tests)]
     order: tuple[Verdict, ...] = ("fail", "undecided", "pass")
     return Gate(
         verdict=min(verdicts, key=order.index),
         target=new.target,
-        baseline=old.target,
+        baselines=tuple(old.target for old in accepted),
         confidence=confidence,
         tests=tuple(tests),
         utility=utility,
         seeds=(pairs[0][0].seeds, pairs[0][1].seeds),
         circumstances=pairs[0][0].circumstances,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """A metric of an attack beside the accepted classifier that leaks most by it."""
+
+    row: GateRow
+    metric: str
+    against: str
+    increase: Increase
+    values: Values
+    floors: tuple[GateRow | None, GateRow | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Missing:
+    """A metric of an attack without a value on one side, and why."""
+
+    row: GateRow
+    metric: str
+    against: str
+    why: str
+
+
+def _most_leaking(new: Baseline, candidates: Sequence[tuple[Baseline, Pair]], metric: str) -> _Compared | _Missing:
+    """One row beside the accepted one with the largest mean, towards leaking more; missing where one has no value."""
+    compared = []
+    for old, (row, other) in candidates:
+        paired = paired_increase(row, other, metric)
+        if isinstance(paired, str):
+            return _Missing(row=row, metric=metric, against=old.target, why=paired)
+        increase, values = paired
+        floors = new.floor_of(row), old.floor_of(other)
+        compared.append(
+            _Compared(row=row, metric=metric, against=old.target, increase=increase, values=values, floors=floors)
+        )
+    return max(compared, key=lambda one: sum(one.increase.old) / len(one.increase.old))
 
 
 def _pairs(new: Baseline, old: Baseline, attacks: Sequence[str]) -> list[Pair]:
@@ -230,16 +276,8 @@ def _check_metrics(margins: Mapping[str, float], pairs: Sequence[Pair]) -> None:
             )
 
 
-def _test(
-    row: GateRow,
-    found: tuple[Increase, Values],
-    metric: str,
-    margin: float,
-    confidence: float,
-    p_more: float,
-    floors: tuple[GateRow | None, GateRow | None],
-) -> GateTest:
-    increase, values = found
+def _test(compared: _Compared, margin: float, confidence: float, p_more: float) -> GateTest:
+    row, metric, increase, values = compared.row, compared.metric, compared.increase, compared.values
     p_within = increase.p_below(margin)
     upper, detectable = increase.upper(confidence), increase.detectable(confidence)
     needed = increase.identities_needed(margin, confidence)
@@ -252,7 +290,7 @@ def _test(
         reasons.append(Reason(code="leaks_more", text=f"{row.label} gets more out of it than is allowed"))
     else:
         decided = p_within <= 1 - confidence
-        reasons += doubts(row, metric, values, margin, before, floors)
+        reasons += doubts(row, metric, values, margin, before, compared.floors)
         if not decided:
             near = needed is None or needed <= len(increase.new)
             many = "" if needed is None else f"; about {needed} identities would decide in 80 % of cases"
@@ -263,6 +301,7 @@ def _test(
         attack=row.label,
         metric=metric,
         title=values.title,
+        against=compared.against,
         percent=values.percent,
         old=sign * before,
         new=sign * (before + increase.mean),
@@ -280,12 +319,13 @@ def _test(
     )
 
 
-def _missing(row: GateRow, metric: str, margin: float, why: str) -> GateTest:
+def _missing(missing: _Missing, margin: float) -> GateTest:
     return GateTest(
-        attack=row.label,
-        metric=metric,
-        title=metric,
+        attack=missing.row.label,
+        metric=missing.metric,
+        title=missing.metric,
+        against=missing.against,
         margin=margin,
         verdict="undecided",
-        reasons=(Reason(code="metric_missing", text=why),),
+        reasons=(Reason(code="metric_missing", text=missing.why),),
     )

@@ -43,11 +43,12 @@ def gate(
 
     Args:
         runs: runs, their folders, or folders of runs, against one target.
-        baseline: the same, or the file that :func:`write_baseline` wrote.
+        baseline: the same, or the file that :func:`write_baseline` wrote; several of them, or runs against several
+            targets, are several accepted classifiers.
     """
     decided = decide(
         of(runs),
-        of(baseline),
+        accepted(baseline),
         margins=margins,
         min_accuracy=min_accuracy,
         max_drop=max_drop,
@@ -70,6 +71,26 @@ def of(source: Source | Sequence[Source]) -> Baseline:
             )
         return baselines.read(source)
     return baselines.of_runs([source] if isinstance(source, StoredRun | Path | str) else list(source))
+
+
+def accepted(source: Source | Sequence[Source]) -> tuple[Baseline, ...]:
+    """The classifiers that a gate compares with: one for each file, and one for each target of the runs.
+
+    A folder of runs is about one target: who names a folder that also holds the new classifier's runs would otherwise
+    compare it with itself.
+
+    Raises:
+        MibenchError: as :func:`of`.
+    """
+    sources = [source] if isinstance(source, StoredRun | Path | str) else list(source)
+    read, by_target = [], dict[str, list[Source]]()
+    for each in sources:
+        one = of(each)
+        if isinstance(each, str | Path) and Path(each).is_file():
+            read.append(one)
+        else:
+            by_target.setdefault(one.target, []).append(each)
+    return (*read, *(of(runs) for runs in by_target.values()))
 
 
 def requests(baseline: Path | str) -> list[tuple[str, str, Mapping[str, object], tuple[int, ...]]]:

@@ -26,7 +26,7 @@ def as_plain(gate: Gate) -> dict[str, object]:
         "verdict": gate.verdict,
         "exit_code": gate.exit_code,
         "target": gate.target,
-        "baseline": gate.baseline,
+        "baselines": list(gate.baselines),
         "confidence": gate.confidence,
         "protocol": gate.circumstances.get("protocol"),
         "seeds": {"now": list(gate.seeds[0]), "baseline": list(gate.seeds[1])},
@@ -40,7 +40,7 @@ def text(gate: Gate) -> str:
     """For a terminal: a line for each test, the reasons below it, utility, and the verdict last."""
     lines = []
     for test in gate.tests:
-        lines.append(_headline(test, gate.confidence))
+        lines.append(_headline(gate, test))
         lines += [f"  {reason.text}" for reason in test.reasons]
     lines.append(_utility(gate))
     lines += [f"  {reason.text}" for reason in gate.utility.reasons]
@@ -72,7 +72,7 @@ def markdown(gate: Gate) -> str:
     protocol = markdown_inert(str(gate.circumstances.get("protocol")))
     lines += [
         "",
-        f"{markdown_inert(gate.target)} against the baseline {markdown_inert(gate.baseline)}, protocol {protocol}; "
+        f"{markdown_inert(gate.target)} against {markdown_inert(_baselines(gate))}, protocol {protocol}; "
         f"increases towards leaking more with one-sided {100 * gate.confidence:g} % bounds, paired over n identities.",
     ]
     return _plain_text("\n".join(lines)) + "\n"
@@ -82,7 +82,7 @@ def junit(gate: Gate) -> str:
     """JUnit XML: a case for each test and one for utility; undecided is an error, leaking more a failure."""
     suite = ElementTree.Element("testsuite", name="mibench gate")
     cases: list[tuple[str, str, str, tuple[str, ...]]] = [
-        (f"{test.attack}: {test.metric}", test.verdict, _headline(test, gate.confidence), _texts(test.reasons))
+        (f"{test.attack}: {test.metric}", test.verdict, _headline(gate, test), _texts(test.reasons))
         for test in gate.tests
     ]
     cases.append(("utility", gate.utility.verdict, _utility(gate), _texts(gate.utility.reasons)))
@@ -118,7 +118,7 @@ def _texts(reasons: tuple[Reason, ...]) -> tuple[str, ...]:
     return tuple(reason.text for reason in reasons)
 
 
-def _headline(test: GateTest, confidence: float) -> str:
+def _headline(gate: Gate, test: GateTest) -> str:
     if test.increase is None:
         return f"{SYMBOLS[test.verdict]} {test.attack}: {test.metric} was not measured"
     shown = test.p_more if test.verdict == "fail" else test.p_within
@@ -126,6 +126,8 @@ def _headline(test: GateTest, confidence: float) -> str:
     line += f"; allowed {_signed(test, test.margin)}; p {_p(shown)}, n {test.identities}"
     if test.detectable is not None:
         line += f"; {_amount(test, test.detectable)} could have been seen"
+    if len(gate.baselines) > 1:
+        line += f"; against {test.against}"
     return line
 
 
@@ -172,8 +174,15 @@ def _utility(gate: Gate) -> str:
 
 
 def _verdict(gate: Gate) -> str:
-    against = f"{gate.target} against the baseline {gate.baseline}, confidence {100 * gate.confidence:g} %"
+    against = f"{gate.target} against {_baselines(gate)}, confidence {100 * gate.confidence:g} %"
     return f"{SYMBOLS[gate.verdict]}: {against}"
+
+
+def _baselines(gate: Gate) -> str:
+    """What it is compared with; of several classifiers, each test has taken the one that leaks most."""
+    if len(gate.baselines) == 1:
+        return f"the baseline {gate.baselines[0]}"
+    return f"the most leaking of {len(gate.baselines)} baselines ({', '.join(gate.baselines)})"
 
 
 def _plain_text(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .baseline import Baseline
@@ -10,7 +11,7 @@ from .verdicts import Reason, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """Test accuracy now and of the baseline, in [0, 1], and the bounds that it has to keep (None: no bound)."""
+    """Test accuracy now and of the baseline (the lowest of several), in [0, 1], and its bounds (None: no bound)."""
 
     old: float | None
     new: float | None
@@ -20,8 +21,9 @@ class Utility:
     reasons: tuple[Reason, ...]
 
 
-def utility_of(new: Baseline, old: Baseline, minimum: float | None, max_drop: float | None) -> Utility:
+def utility_of(new: Baseline, accepted: Sequence[Baseline], minimum: float | None, max_drop: float | None) -> Utility:
     """Test accuracy against its bounds."""
+    old = min(accepted, key=lambda one: -1.0 if one.test_accuracy is None else one.test_accuracy)
     reasons: list[Reason] = []
     unknown = (minimum is not None and new.test_accuracy is None) or (
         max_drop is not None and None in (new.test_accuracy, old.test_accuracy)
