@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from threading import Thread
@@ -227,7 +227,7 @@ class _Listener(BaseHTTPRequestHandler):
 @pytest.fixture
 def listener() -> Iterator[str]:
     _Listener.asked.clear()
-    server = HTTPServer(("127.0.0.1", 0), _Listener)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Listener)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
