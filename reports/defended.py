@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -187,8 +188,10 @@ def _pairs(record: object) -> dict[str, tuple[object, object]]:
 
 
 def setting_text(value: object) -> str:
-    """A setting's value as labels and notes write it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """A setting's value as labels and notes write it; of a hash its first digits."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return value[:8] if re.fullmatch("[0-9a-f]{64}", value) else value
 
 
 def _text(value: object) -> str | None:

@@ -51,7 +51,7 @@ def test_a_layer_that_is_none_is_named(layer: str) -> None:
 
 def test_the_twin_is_of_the_same_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
-    with pytest.raises(MibenchError, match="the twin ir152@synthfaces is a ir152, no vgg16"):
+    with pytest.raises(MibenchError, match="the twin ir152@synthfaces has the architecture ir152, not vgg16"):
         mibench.train("target", "vgg16", defences="negls", twin="ir152", tag="again", device="cpu")
 
 

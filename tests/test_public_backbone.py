@@ -93,6 +93,23 @@ def test_a_target_starts_from_a_backbone_trained_here(tmp_path: Path, monkeypatc
     assert torch.equal(public["feature.40.weight"], private["feature.40.weight"])
 
 
+def test_a_backbone_of_the_twins_name_and_other_weights_is_a_difference_to_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MIBENCH_HOME", str(tmp_path))
+    start = {**TINY, "train.init": "vgg16@synthfaces+public"}
+    first = mibench.train("backbone", "vgg16", settings=TINY, device="cpu").card.weights.sha256
+    mibench.train("target", "vgg16", tag="on", settings=start, device="cpu")
+    differing = []
+    for seed in (0, 1):  # of the backbone that the name stands for when the defended network is trained
+        other = mibench.train("backbone", "vgg16", settings=TINY, seed=seed, device="cpu").card.weights.sha256
+        card = mibench.train(
+            "target", "vgg16", defences="none", twin="vgg16+on", tag="again", settings=WORLD, device="cpu"
+        ).card
+        assert card.defence is not None
+        differing.append(dict(card.defence.differs_from_twin))
+    assert first != other
+    assert differing == [{}, {"init_sha256": (first, other)}]
+
+
 def test_images_of_nobody_twice_make_no_backbone(checkpoint_free_context: TrainingContext) -> None:
     recipe = find_recipe("backbone", "vgg16")(size=32, width=1 / 16)
     faces = SynthFaces(identities=2, public_identities=8, public_images=8)

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import rich_click as click
@@ -93,6 +94,7 @@ def _settings(kind: str, name: str) -> dict[str, object]:
         if issubclass(party, AnswerFilter):
             content["grants"] = party.grants.word
         content["applies_to"] = list(party.compatible) if party.compatible is not None else "every target"
+        content |= _trainings(name, party.compatible)
     if kind in ("attack", "defence"):
         content["presets"] = sorted(settings.presets_of(kind, name).presets)
         if variants := sorted(settings.presets_of(kind, name).variants):
@@ -101,6 +103,22 @@ def _settings(kind: str, name: str) -> dict[str, object]:
         field.name: _default(field) for field in (dataclasses.fields(party) if dataclasses.is_dataclass(party) else ())
     }
     return content
+
+
+def _trainings(defence: str, applies_to: Sequence[str] | None) -> dict[str, object]:
+    """Shipped weights that one defence made, with the commands that did, and the command for weights of one's own.
+
+    That one is for the architecture of which most weights are shipped, of those that the defence applies to.
+    """
+    from mibench.weights.training import Training, with_free_tag
+
+    shipped = [file for file in cards.shipped_cards().values() if file.kind == "target"]
+    named = [(file.name, file.card()) for file in shipped]
+    made = {name: card.recipe.get("command") for name, card in named if card.defence and card.defence.name == defence}
+    usual = Counter(file.card_name.architecture for file in shipped).most_common()
+    known = [each for each, _ in usual if applies_to is None or each in applies_to] + list(applies_to or ())
+    own = Training(kind="target", architecture=known[0], defences=(defence,)) if known else None
+    return {"shipped": made} | ({} if own is None else {"train": with_free_tag(own).command})
 
 
 def _default(field: dataclasses.Field[object]) -> object:

@@ -29,7 +29,7 @@ from .prose import tell
   mibench train prior stylegan2 --tag short --set train.images=200000
   mibench train prior kedmi --target vgg16+mine
   mibench train target vgg16 --tag smoothed --set train.label_smoothing=0.1
-  mibench train target vgg16 --defence midre --set defence.largest=0.6
+  mibench train target vgg16 --defence midre --tag midre-mine --set defence.largest=0.6
   mibench train backbone vgg16 --set train.width=0.25
 """,
 )

@@ -223,7 +223,7 @@ def _filtered_twin(wanted: str | None, architecture: str, dataset: IdentitySplit
 def _refuse_other_architecture(file: CardFile, architecture: str) -> None:
     if file.card().architecture != architecture:
         raise MibenchError(
-            f"the twin {file.name} is a {file.card().architecture}, no {architecture}",
+            f"the twin {file.name} has the architecture {file.card().architecture}, not {architecture}",
             cure=f"name one of {architecture}, or train that architecture",
         )
 
@@ -272,6 +272,22 @@ def differences(
         for name, value in ours.items()
         if name not in recipe.cost_only and theirs[name] != value
     }
+
+
+def other_backbone(twin: Twin | None, recipe: Recipe, backbone: CardFile | None) -> dict[str, tuple[object, object]]:
+    """``init_sha256``, where a training and its twin start from a backbone of one name that is not the same weights.
+
+    Args:
+        twin: its card says what it started from; of one that does not, nothing can be told.
+        recipe: of the training, built.
+        backbone: that the training starts from.
+    """
+    if twin is None or backbone is None:
+        return {}
+    card, ours = twin.file.card(), backbone.card().weights.sha256
+    theirs = card.recipe.get("init_sha256")
+    differ = theirs is not None and theirs != ours and card.recipe.get("init") == recipe.backbone
+    return {"init_sha256": (theirs, ours)} if differ else {}
 
 
 def describe_defences(

@@ -40,6 +40,7 @@ from mibench.weights.defences import (
     describe_defences,
     differences,
     find_twin,
+    other_backbone,
     resolve_defences,
     tag_of,
     teacher_of,
@@ -84,15 +85,19 @@ class Training:
 
     @property
     def command(self) -> str:
-        """The command that does this training again."""
+        """The command that does this training again.
+
+        Seed and precision of a defended one are spelled out even where they are the usual ones: its twin's may differ.
+        """
+        precision = self.precision if self.defences or self.precision != "float32" else None
         words = ["mibench", "train", self.kind, self.architecture]
         words += ["--dataset", self.dataset] if self.dataset != "synthfaces" else []
         words += ["--target", self.target] if self.target else []
         words += [word for defence in self.defences for word in ("--defence", defence)]
         words += ["--twin", self.twin] if self.twin else []
         words += ["--tag", self.tag] if self.tag else []
-        words += ["--seed", str(self.seed)] if self.seed else []
-        words += ["--precision", str(self.precision)] if self.precision not in (None, "float32") else []
+        words += ["--seed", str(self.seed)] if self.seed or (self.defences and self.seed is not None) else []
+        words += ["--precision", precision] if precision is not None else []
         for scope, values in self.settings.items():
             words += [word for name, value in values.items() for word in ("--set", f"{scope}.{name}={plain(value)}")]
         return shlex.join(words)
@@ -241,7 +246,7 @@ def train(
 
 def _trained(training: Training, device: str, reporter: Reporter, unused: bool) -> tuple[Path, Card]:
     refuse_shipped_name(training)
-    resolved = resolve_training(training, reporter)
+    resolved, asked = resolve_training(training, reporter), training
     training, recipe, dataset = resolved.training, resolved.recipe, resolved.dataset
     folder = training.output or home()
     check_writable(folder / "cards", folder / "weights", home() / "training")
@@ -254,7 +259,8 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
     chosen = choose_device(device)
     keep_freed_memory()
     dataset.check_disjoint()
-    defended = describe_defences(resolved.defences, resolved.twin, resolved.differs_from_twin)
+    differing = {**resolved.differs_from_twin, **other_backbone(resolved.twin, recipe, backbone)}
+    defended = describe_defences(resolved.defences, resolved.twin, differing)
     filters = filters_of(resolved.defences)
     if defended is not None and resolved.twin is not None and trains_nothing(resolved.defences):
         return filter_twin(
@@ -264,7 +270,7 @@ def _trained(training: Training, device: str, reporter: Reporter, unused: bool) 
             dataset,
             training.output or home(),
             defence=defended,
-            command=training.command,
+            command=asked.command,
             device=chosen,
             reporter=reporter,
         )
@@ -352,11 +358,16 @@ def refuse_shipped_name(training: Training) -> None:
     if (shipped := shipped_cards().get(training.name)) is not None:
         raise MibenchError(
             f"{training.name!r} is the name of weights that {shipped.origin} ships; runs would take yours for them",
-            cure=(
-                f"add --tag NAME, which makes {training.architecture}+NAME, or choose another place with --output "
-                "FOLDER"
-            ),
+            cure=f"give yours another name, `{with_free_tag(training).command}`, or another place with --output FOLDER",
         )
+
+
+def with_free_tag(training: Training) -> Training:
+    """The same training, under a name that no shipped weights have."""
+    shipped, tag = shipped_cards(), training.card_name.tag
+    while str(CardName(training.architecture, training.dataset, tag)) in shipped:
+        tag = f"{tag}-mine" if tag else "mine"
+    return training if tag == training.card_name.tag else dataclasses.replace(training, tag=tag)
 
 
 def _noted(error: BaseException, folder: WorkDirectory) -> str:
