@@ -13,7 +13,8 @@ kind           contract                               called by
 
 From top to bottom: ``rows`` (which runs are one row), ``significance`` (tests between rows), ``comparison`` (both as
 data), ``compare`` (makes it), ``comparison_tables`` and ``figures`` (draw it). With defences as rows: ``defended``
-(classifiers and their twins), ``published``, ``matrix`` (the data), ``compare_defences``, ``matrix_tables``.
+(classifiers and their twins), ``published``, ``matrix`` (the data), ``compare_defences``, ``matrix_tables``,
+``matrix_tests``.
 ``tables`` is about single runs. All tables are :class:`~mibench.reports.table_model.Table` objects, from which CSV,
 Markdown and LaTeX are written. Which metrics stand in a table, what they are called and whether they are tested is read
 from ``StoredRun.infos``, what each metric says about itself.

@@ -142,10 +142,9 @@ def compare_defences(
     ]
     groups = list(dict.fromkeys(row.group for row in rows))
     roles: tuple[Role, ...] = ("undefended", "defence", "control")
-    names = list(dict.fromkeys(row.defence for row in rows))
     rows.sort(
         key=lambda row: (
-            (groups.index(row.group), roles.index(row.role), not row.twin, names.index(row.defence)),
+            (groups.index(row.group), roles.index(row.role), not row.twin, row.defence),
             [_sortable(value) for _, value in sorted(row.settings.items())],
         )
     )
@@ -283,10 +282,14 @@ def _remarks(
         elif classifier.role != "undefended" and target not in references and reference is None:
             twin = classifier.twin
             why = f"{twin} is not among the runs: attack it as well" if twin else "its card names none"
-            notes.append(f"{labels[classifier.key]} has no undefended twin to be compared with ({why})")
+            notes.append(f"no undefended twin to compare {labels[classifier.key]} with ({why})")
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    several = len({each.group for each in classifiers.values()}) > 1
     for target, pools in by_target.items():
-        if absent := [attack for attack in attacks if attack not in {pool.label for pool in pools}]:
-            notes.append(f"{labels[classifiers[target].key]} ({target}) has no finished run of {', '.join(absent)}")
+        if absent := tuple(attack for attack in attacks if attack not in {pool.label for pool in pools}):
+            label = labels[classifiers[target].key]
+            lacking.setdefault(absent, []).append(f"{label} ({target})" if several else label)
+    notes += [f"no finished run of {', '.join(absent)} on {', '.join(rows)}" for absent, rows in lacking.items()]
     all_pools = [pool for pools in by_target.values() for pool in pools]
     fewest = min(len(pool.identities) for pool in all_pools)
     notes += out_of_reach(fewest, family, "attack more identities, or test fewer metrics")

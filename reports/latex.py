@@ -38,6 +38,7 @@ _SYMBOLS = {
     "±": r"$\pm$",
     "†": r"$\dagger$",
     "–": "--",
+    "`": r"\textasciigrave{}",
     "“": "``",
     "”": "''",
 }
@@ -45,8 +46,13 @@ _NEGATIVE = re.compile(r"(?<![\w.])-(?=\d)")
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX shows it literally: every special character escaped, arrows and signs as mathematics."""
-    return "".join(_SYMBOLS.get(letter, letter) for letter in printable(text.replace("\n", " ")))
+    """Text as LaTeX shows it literally: every special character escaped, arrows and signs as mathematics.
+
+    Two hyphens, as options of a command have them, stay two and become no dash.
+    """
+    shown = printable(text.replace("\n", " "))
+    pairs = zip(shown, f" {shown}", strict=False)  # a letter and the one before it
+    return "".join("{}-" if letter == before == "-" else _SYMBOLS.get(letter, letter) for letter, before in pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +99,8 @@ def document(tables: Sequence[Table], notes: Sequence[str], comments: Sequence[s
     for table in tables:
         for number, part in enumerate(_parts(table)):
             below = list(notes if table.notes is None else table.notes)
-            parts.append(environment(part, below if number == 0 else below[:1]))
+            about = [table.about] if table.about and number == 0 else []
+            parts.append(environment(part, [*below[:1], *about, *below[1:]] if number == 0 else below[:1]))
     return head + "\n".join(parts)
 
 

@@ -101,10 +101,11 @@ def look_for_masking(
 
 def masking_notes(masking: Mapping[str, Masking], family: int) -> Iterator[str]:
     """Sentences below a table, by the labels of its rows: what the signs are, those that show, and what is missing."""
+    tests = f"Holm over {family} such tests, 5 %" if family else "no such test was made"
     yield (
         "Masking: signs that a defence hides gradients rather than information. Black box: it gets more than the white "
-        "box of the same attack, and by more than on the twin (paired over identities; the larger p of both, Holm over "
-        f"{family} such tests, 5 %). Gradient norm: at most 1e-6 of the twin's. Cosine: of two gradients at one image, "
+        "box of the same attack, and by more than on the twin (paired over identities; the larger p of both, "
+        f"{tests}). Gradient norm: at most 1e-6 of the twin's. Cosine: of two gradients at one image, "
         "below 0.5. Flat loss: confidence above 0.999 with a gradient norm below 1e-6 at half the reconstructions, and "
         "more often than on the twin. Own loss: it falls for fewer than half the people, other than on the "
         "twin. In brackets: how many checks were made. No sign is no proof."

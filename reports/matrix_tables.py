@@ -16,6 +16,7 @@ from .formatting import sentence
 from .judges import ERROR_NOTE, errors_table
 from .masking import masking_notes
 from .matrix import Defended, Matrix
+from .matrix_tests import in_one_sentence, reference_name
 from .table_model import (
     Cell,
     Column,
@@ -47,41 +48,42 @@ def matrix_table(matrix: Matrix, group: str) -> Table:
         interval_column("test_accuracy", "utility", "share"),
         Column(name="reported", title="reported"),
     ]
-    several = len(matrix.infos) > 1
+    several, beside = len(matrix.infos) > 1, reference_name(matrix, group)
     for attack in matrix.attacks:
         for name, info in matrix.infos.items():
             kind: Kind = "share" if info.percent else "number"
             better = info.higher_is_better
             columns.append(Column(name=f"{attack} {name}", title=info.heading, kind=kind, better=better, group=attack))
             if attack not in matrix.floors:
-                title = f"{info.title} − twin" if several else "− twin"
-                kind = "points" if info.percent else "number"
+                title = f"{info.title} − {beside}" if several else f"− {beside}"
+                kind = "gap" if info.percent else "number"
                 columns.append(Column(name=f"{attack} {name} difference", title=title, kind=kind, group=attack))
     for name, info in matrix.infos.items():
         title = f"strongest ({info.title})" if several else "strongest"
         columns.append(Column(name=f"strongest {name}", title=title))
-    columns += _adaptive_columns(matrix)
+    columns += _adaptive_columns(matrix, beside)
     columns.append(Column(name="masking", title="masking"))
     columns.append(Column(name="relative_seconds", title="training ×", kind="number"))
     body = tuple(_cells(matrix, row) for row in rows)
     whole = Table(name="", title="", columns=tuple(columns), rows=body)
     names = [column.name or "" for column in columns]
     number = matrix.groups.index(group)
-    return whole.part(f"defences-{number}", f"Defences of {group}", names, lambda _: True)
+    part = whole.part(f"defences-{number}", f"Defences of {group}", names, lambda _: True)
+    return dataclasses.replace(part, about=in_one_sentence(matrix, group))
 
 
-def _adaptive_columns(matrix: Matrix) -> list[Column]:
+def _adaptive_columns(matrix: Matrix, beside: str) -> list[Column]:
     """Name, leakage and difference of the strongest adaptive attack; none where no row has one."""
     columns = []
     for name, info in matrix.infos.items() if any(row.adaptive for row in matrix.rows) else ():
         group = f"strongest adaptive ({info.title})" if len(matrix.infos) > 1 else "strongest adaptive"
         share: Kind = "share" if info.percent else "number"
-        points: Kind = "points" if info.percent else "number"
+        points: Kind = "gap" if info.percent else "number"
         prefix, better = f"adaptive {name}", info.higher_is_better
         columns += [
             Column(name=f"{prefix} attack", title="attack", group=group),
             Column(name=prefix, title=info.heading, kind=share, better=better, group=group),
-            Column(name=f"{prefix} difference", title="− twin", kind=points, group=group),
+            Column(name=f"{prefix} difference", title=f"− {beside}", kind=points, group=group),
         ]
     return columns
 
@@ -99,16 +101,17 @@ def _adaptive_cells(matrix: Matrix, row: Defended) -> list[Cell]:
 
 
 def differences_table(matrix: Matrix, group: str) -> Table:
-    """Every test of a group."""
+    """Every test of a group; what all of them share is said above the table and is no column."""
+    beside, of_one_unit = reference_name(matrix, group), all(info.percent for info in matrix.infos.values())
     columns = (
         Column(name="defence", title="defence"),
         Column(name="attack", title="attack"),
-        Column(name="reference", title="twin"),
+        Column(name="reference", title=beside),
         Column(name="metric", title="metric"),
-        interval_column("difference", "defence − twin", "number"),
+        interval_column("difference", f"defence − {beside}", "gap" if of_one_unit else "number"),
         Column(name="p_holm", title="p (Holm)", kind="p"),
         Column(name="n", title="n", kind="count"),
-        Column(name="detectable", title="detectable", kind="number"),
+        Column(name="detectable", title="detectable", kind="gap" if of_one_unit else "number"),
         Column(name="verdict", title="verdict"),
         Column(name="reason", title="not tested because"),
     )
@@ -117,7 +120,7 @@ def differences_table(matrix: Matrix, group: str) -> Table:
     ours = [each for each in matrix.differences if each.group == group]
     for each in sorted(ours, key=lambda each: order.index(each.defence)):
         info = matrix.infos[each.metric]
-        kind: Kind = "points" if info.percent else "number"
+        kind: Kind | None = None if of_one_unit else "points" if info.percent else "number"
         body.append(
             (
                 *text_cells(each.defence, each.attack, each.reference),
@@ -131,8 +134,12 @@ def differences_table(matrix: Matrix, group: str) -> Table:
         )
     number = matrix.groups.index(group)
     whole = Table(name="", title="", columns=columns, rows=tuple(body), lead=2)
-    names = [column.name or "" for column in columns]
-    return whole.part(f"differences-{number}", f"Differences to the twin, {group}", names, lambda _: True)
+    shared = {name: {getattr(each, name) for each in ours} for name in ("reference", "metric")}
+    names = [column.name or "" for column in columns if len(shared.get(column.name or "", "..")) > 1]
+    part = whole.part(f"differences-{number}", f"Differences to the {beside}, {group}", names, lambda _: True)
+    said = [matrix.infos[name].title for name in shared["metric"] if "metric" not in names]
+    said += [f"against {name}" for name in shared["reference"] if "reference" not in names]
+    return dataclasses.replace(part, about=f"Under the same attack: {' '.join(said)}." if said else "")
 
 
 def long_table(matrix: Matrix) -> Table:
@@ -154,10 +161,12 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
     """Sentences below the tables of rows, warnings first."""
     rows = [cell for row in matrix.rows for cell in row.attacks.values()]
     notes = [validity(rows, matrix.mixed)]
+    named = {reference_name(matrix, group) for group in matrix.groups}
+    whom = "undefended twin" if named == {"twin"} else "reference"
     notes.append(
         "Utility: test accuracy, with the interval of a share over test images. Leakage: brackets are 95 % intervals "
-        "over identities; arrows: which way the attack does better; “− twin”: the difference to the undefended twin "
-        "under the same attack, bold where it is not chance (Holm, 5 %)."
+        f"over identities; arrows: which way the attack does better; “− {named.pop() if len(named) == 1 else whom}”: "
+        f"the difference to the {whom} under the same attack, bold where it is not chance (Holm, 5 %)."
     )
     if any(row.adaptive for row in matrix.rows):
         notes.append(
@@ -266,7 +275,8 @@ def _cells(matrix: Matrix, row: Defended) -> tuple[Cell, ...]:
     cells += [Cell(value=row.strongest.get(name, "")) for name in matrix.infos]
     cells += _adaptive_cells(matrix, row)
     cells.append(Cell(value="" if row.masking is None else row.masking.verdict))
-    unknown = UNKNOWN if row.reference is not None else None
+    some = any(each.relative_seconds is not None for each in matrix.rows if each.group == row.group)
+    unknown = UNKNOWN if row.reference is not None and some else None  # where nothing is known, there is no column
     return (*cells, Cell(value=unknown if row.relative_seconds is None else row.relative_seconds))
 
 

@@ -23,9 +23,10 @@ from mibench.results import (
     printable,
 )
 
-Kind = Literal["text", "share", "percent", "points", "number", "count", "megabytes", "p"]
-_IN_PERCENT = ("share", "percent", "points")
-_SIGNS = {"percent": " %", "points": " points"}  # a share has its sign in the heading of the column
+Kind = Literal["text", "share", "percent", "points", "gap", "number", "count", "megabytes", "p"]
+_IN_PERCENT = ("share", "percent", "points", "gap")
+_SIGNS = {"percent": " %", "points": " points"}
+_HEADING_SIGNS = {"share": " (%)", "gap": " (points)"}  # of columns whose cells are all of one unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +66,15 @@ class Cell:
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A titled table; every row has a cell for each column. ``name`` is that of its file or label; the first ``lead``
-    columns say what a row is, and are repeated where a wide table is cut. ``notes``: sentences of its own; None stands
-    for those of everything that is printed together."""
+    columns say what a row is, and are repeated where a wide table is cut. ``about``: a sentence that is read before the
+    table. ``notes``: sentences of its own; None stands for those of everything that is printed together."""
 
     name: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     lead: int = 1
+    about: str = ""
     notes: tuple[str, ...] | None = None
 
     def part(self, name: str, title: str, columns: Sequence[str], keep: Callable[[dict[str, Cell]], bool]) -> Table:
@@ -124,8 +126,7 @@ def shown(column: Column, cell: Cell) -> tuple[str, str]:
 
 def heading(column: Column) -> str:
     """A column's title with unit and arrow."""
-    unit = " (%)" if column.kind == "share" else ""
-    return printable(column.title or "") + unit + arrow(column.better)
+    return printable(column.title or "") + _HEADING_SIGNS.get(column.kind, "") + arrow(column.better)
 
 
 def _grouped(column: Column) -> str:
@@ -151,10 +152,12 @@ def markdown_text(tables: Sequence[Table], notes: Sequence[str], width: int | No
         indices = [index for index, column in enumerate(table.columns) if column.title is not None]
         rows = [[_grouped(table.columns[index]) for index in indices]]
         rows += [[_markdown_cell(table.columns[index], row[index]) for index in indices] for row in table.rows]
-        for number, chunk in enumerate(_chunks(rows, table.lead, width)):
+        groups = [table.columns[index].group for index in indices]
+        for number, chunk in enumerate(_chunks(rows, table.lead, width, groups)):
             title = printable(table.title if number == 0 else f"{table.title} (continued)")
             lines = markdown_lines([[row[index] for index in chunk] for row in rows])
-            parts.append("\n".join([f"## {title}", "", *lines]))
+            about = [printable(table.about), ""] if table.about and number == 0 else []
+            parts.append("\n".join([f"## {title}", "", *about, *lines]))
     text = "\n\n".join(parts) + "\n\n" + "\n".join(f"{printable(note)}\n" for note in notes)
     return text if width is not None else _without_markup(text)
 
@@ -203,18 +206,34 @@ def _markdown_cell(column: Column, cell: Cell) -> str:
     return f"{text} {bounds}".rstrip()
 
 
-def _chunks(rows: Sequence[Sequence[str]], lead: int, width: int | None) -> list[list[int]]:
-    """Indices of columns that fit into ``width`` letters beside the first ``lead`` ones, which lead every chunk."""
+def _chunks(
+    rows: Sequence[Sequence[str]], lead: int, width: int | None, groups: Sequence[str | None]
+) -> list[list[int]]:
+    """Indices of columns that fit into ``width`` letters beside the first ``lead`` ones, which lead every chunk.
+
+    Neighbours of one of the ``groups`` stay together where they fit at all.
+    """
     count = len(rows[0])
     if width is None:
         return [list(range(count))]
     sizes = [max(3, *(len(row[index]) for row in rows)) + 3 for index in range(count)]
     first = list(range(min(lead, count)))
-    chunks = [list(first)]
+
+    def fits(indices: Sequence[int]) -> bool:
+        return 1 + sum(sizes[each] for each in indices) <= width
+
+    together: list[list[int]] = []
     for index in range(len(first), count):
-        if len(chunks[-1]) > len(first) and 1 + sum(sizes[each] for each in [*chunks[-1], index]) > width:
+        alike = together and groups[index] is not None and groups[index] == groups[index - 1]
+        if alike and fits([*first, *together[-1], index]):
+            together[-1].append(index)
+        else:
+            together.append([index])
+    chunks = [list(first)]
+    for block in together:
+        if len(chunks[-1]) > len(first) and not fits([*chunks[-1], *block]):
             chunks.append(list(first))
-        chunks[-1].append(index)
+        chunks[-1] += block
     return chunks
 
 

@@ -76,6 +76,39 @@ def test_kernel_matrices_are_the_reference_ones() -> None:
     assert label_kernel(onehot, "imq", 5.0)[0].tolist() == pytest.approx([1, 1] + [3**-0.5] * 6)
 
 
+def test_what_the_release_gets_in_float32_is_ours_except_where_it_is_noise() -> None:
+    released = REFERENCE["float32"]
+    pixels, layer, onehot = inputs()
+    layer.requires_grad_()
+    kernel = gaussian_kernel(layer, 5.0)
+    for found, name in (
+        (kernel - kernel.mean(dim=1, keepdim=True), "kernelmat_gauss_h_first_row"),
+        (label_kernel(onehot, "linear", 5.0) - 0.25, "kernelmat_linear_y_first_row"),
+        (prepared(kernel, "coco"), "coco_kernel_gauss_h_first_row"),
+    ):
+        assert found[0].tolist() == pytest.approx(released[name], abs=1e-6), name
+    assert median_distance(layer).item() == pytest.approx(released["sigma_estimation_h"], rel=1e-6)
+    for measure, tolerance in (("coco", 1e-3), ("hsic", 0.03)):
+        ours = {"coco": "coco", "hsic": "nhsic"}[measure]
+        on_layer, on_pixels = (prepared(gaussian_kernel(values, 5.0), ours) for values in (layer, pixels))
+        hx = dependence(on_layer, on_pixels, ours)
+        hy, other = (
+            dependence(on_layer, prepared(label_kernel(onehot, kind, 5.0), ours), ours)
+            for kind in ("linear", "gaussian")
+        )
+        values = {"hx": hx, "hy": hy, "hy_gaussian_label_kernel": other, "loss_0p05_0p5": 0.05 * hx - 0.5 * hy}
+        for name, value in values.items():
+            assert value.item() == pytest.approx(released[measure][name], rel=tolerance, abs=1e-7), (measure, name)
+        (gradient,) = torch.autograd.grad(values["loss_0p05_0p5"], layer)
+        if measure == "coco":
+            assert gradient.norm().item() == pytest.approx(released[measure]["grad_h_norm"], rel=tolerance)
+            assert gradient[0].tolist() == pytest.approx(released[measure]["grad_h_row0"], rel=tolerance, abs=1e-7)
+        else:  # rounding, thirty times as large as the gradient and nowhere near its direction
+            rounded = torch.tensor(released[measure]["grad_h_row0"]).double()
+            assert released[measure]["grad_h_norm"] > 20 * gradient.norm()
+            assert torch.cosine_similarity(gradient[0], rounded, dim=0) < 0.5
+
+
 def test_hsic_is_its_definition_and_coco_is_not_hsic() -> None:
     pixels, layer, _ = inputs()
     centre = torch.eye(8, dtype=torch.float64) - 1 / 8

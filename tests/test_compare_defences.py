@@ -11,6 +11,7 @@ import pytest
 from comparable_runs import call, edit, read
 from defended_runs import ATTACKS, LEAKS, attack_on
 
+from mibench import registry
 from mibench.api import CardName, MibenchError
 from mibench.metrics.share_interval import clopper_pearson
 from mibench.reports.compare import compare
@@ -128,8 +129,7 @@ def test_a_cost_that_is_not_known_is_a_dash_and_a_note_says_how_to_get_it(defend
     text = " ".join(made.render("markdown").split())
     assert "no training × beside none, as the card of vgg16@synthfaces has no seconds" in text.lower()
     assert "`mibench train target vgg16 --dataset synthfaces --defence none`" in text
-    (line,) = [line for line in made.render("markdown").splitlines() if line.startswith(f"| {WEAK}")][:1]
-    assert line.rstrip(" |").endswith("–")
+    assert "training × |" not in made.render("markdown"), "a column of dashes"
     assert next(one for one in read(made.render("csv")) if one["defence"] == WEAK)["relative_seconds"] == ""
     # another training by the twin's recipe stands in
     attack_on(tmp_path / "runs" / "ppa-again-0", "open", "ppa", 0.6)
@@ -143,6 +143,8 @@ def test_a_cost_that_is_not_known_is_a_dash_and_a_note_says_how_to_get_it(defend
         ),
     )
     again = compare_defences(tmp_path / "runs")
+    (line,) = [line for line in again.render("markdown").splitlines() if line.startswith("| veil")][:1]
+    assert line.rstrip(" |").endswith("–")
     assert row(again, WEAK).relative_seconds == pytest.approx(150 / 120)
     assert any("no training × of veil: the card has no seconds" in note for note in again.notes)
 
@@ -166,11 +168,54 @@ def test_twins_are_known_by_their_weights(defended, tmp_path):
     assert not compare_defences(tmp_path).differences
 
 
+def test_the_first_line_says_what_was_compared_and_how_sensitively(defended, tmp_path):
+    made = compare_defences(defended)
+    first = made.render("text").split("\n\n")[1]
+    known = [each.detectable for each in made.differences]
+    outcomes = [each.verdict for each in made.differences]
+    for said in (
+        "against none, the undefended twin, under the same attack: acc@1, paired over 24 identities",
+        "Holm over 10 tests",
+        f"{outcomes.count('leaks less')} leak less",
+        f"{outcomes.count(None)} not told apart",
+        f"{100 * min(known):.1f} to {100 * max(known):.1f} points",
+    ):
+        assert said in first
+    assert first in " ".join(made.render("markdown").split("\n"))
+    assert "paired over 24 identities; p by sign flips" in made.render("latex")
+    other = compare_defences(defended, reference="veil").render("text")
+    assert "Each row against veil under the same attack" in other
+    assert "twin (points)" not in other
+    assert "− veil (points)" in other
+    for name in ("ppa-strong-0", "ppa-short-0"):
+        shutil.copytree(defended / name, tmp_path / name)
+    alone = compare_defences(tmp_path).render("text")
+    assert "No difference was tested: no row and its twin were attacked alike (the notes say what is missing)." in alone
+
+
+def test_what_all_tests_share_is_no_column(defended):
+    one = compare_defences(defended).render("markdown").partition("## Differences")[2]
+    assert "Under the same attack: acc@1 against none." in one
+    assert "| defence" in one
+    assert "| metric" not in one
+    two = compare_defences(defended, metrics=["acc1", "knn_distance"]).render("markdown").partition("## Differences")[2]
+    assert "Under the same attack: against none." in two
+    assert "| metric" in two
+    assert " points [" in two, "units in the cells, as they differ"
+
+
+def test_names_keep_their_letters_in_notes(defended, tmp_path):
+    for name in ("ppa-strong-0", "ppa-veil-0", "ppa--0", "dmmia--0"):
+        shutil.copytree(defended / name, tmp_path / name)
+    text = compare_defences(tmp_path).render("text")
+    assert "No finished run of dmmia on shield, veil." in text
+
+
 def test_a_missing_cell_is_said_and_left_blank(defended, tmp_path):
     for name in ("ppa-strong-0", "ppa--0", "dmmia--0"):
         shutil.copytree(defended / name, tmp_path / name)
     made = compare_defences(tmp_path)
-    assert any("has no finished run of dmmia" in note for note in made.notes)
+    assert "no finished run of dmmia on shield" in made.notes
     assert {each.attack for each in made.differences} == {"ppa"}
 
 
@@ -205,7 +250,7 @@ def test_formats_agree(matrix, tmp_path):
     each = matrix.difference(row(matrix, STRONG), "ppa", "acc1")
     assert float(strong["difference"]) == each.estimate.value
     assert float(strong["p_holm"]) == each.p_holm
-    value = f"{100 * each.estimate.value:.1f} points"
+    value = f"{100 * each.estimate.value:.1f}"
     assert value in (tmp_path / "defences.md").read_text(encoding="utf-8")
     assert value.replace("-", "$-$") in (tmp_path / "defences.tex").read_text(encoding="utf-8")
     assert "\\multicolumn{2}{c}{ppa}" in matrix.render("latex")
@@ -299,6 +344,52 @@ def test_points_near_the_twin_stay_apart_where_one_defence_costs_far_more(matrix
 
 
 def test_no_two_defences_look_alike():
-    from mibench.reports.figures.style import colours
+    from mibench.reports.figures.palette import LOOKS, defence_looks, look_of
+    from mibench.reports.figures.style import GREY, INK
 
-    assert len(set(colours(40))) == 40
+    names = [registered for registered in registry.names("defence") if registered in LOOKS]
+    assert len(names) >= 10
+    own = [LOOKS[name].colour for name in names if name != "none"]
+    assert len(set(own)) == len(own)
+    assert not {INK, GREY} & set(own), "those of undefended classifiers"
+    looks = defence_looks([*names, *(f"mine-{number}" for number in range(25))])
+    assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)
+    assert all(looks[name] == LOOKS[name] == defence_looks([name])[name] for name in names)
+    assert defence_looks(["mine-3"])["mine-3"] == look_of("mine-3")
+
+
+def test_a_defence_has_the_same_look_in_every_figure(matrix):
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import to_hex
+
+    from mibench.reports.figures.frontier import frontier_plot
+    from mibench.reports.figures.palette import look_of
+    from mibench.reports.figures.paper_defences import leakage_plot
+
+    for figure in (frontier_plot(matrix), leakage_plot(matrix, 3.35)):
+        drawn = {
+            to_hex(points.get_edgecolor()[0]).upper()
+            for points in figure.axes[0].collections
+            if isinstance(points, PathCollection)
+        }
+        assert {look_of(name).colour for name in ("shield", "veil", "open")} <= drawn
+
+
+def test_panels_share_their_scale_of_utility_and_show_whole_intervals(matrix):
+    import dataclasses
+
+    from mibench.reports.figures.frontier import frontier_plot
+
+    fewer = [
+        dataclasses.replace(row, attacks={name: cell for name, cell in row.attacks.items() if name != "dmmia"})
+        if row.label == STRONG
+        else row
+        for row in matrix.rows
+    ]
+    figure = frontier_plot(dataclasses.replace(matrix, rows=tuple(fewer)))
+    limits = [axes.get_xlim() for axes in figure.axes[:2]]
+    assert limits[0] == limits[1]
+    assert limits[0][0] < min(row.utility.low for row in matrix.rows)
+    assert limits[0][1] > max(row.utility.high for row in matrix.rows)
+    names = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert names == ["undefended twin", "undefended, other training", "shield", "veil", "control: open"]

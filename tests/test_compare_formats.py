@@ -128,3 +128,17 @@ def test_the_figure_shows_every_row_once(compared):
     assert len(figure.axes) == 3
     heights = sorted(tick for tick in figure.axes[0].get_yticks())
     assert min(np.diff(heights)) >= 0.99  # no label on another
+
+
+def test_columns_of_one_heading_stay_together_in_a_terminal():
+    from mibench.reports.table_model import Cell, Column, Table, markdown_text
+
+    columns = [Column(name="row", title="row"), Column(name="alone", title="alone" * 6)]
+    columns += [Column(name=f"{n}", title=f"column {n}", group=f"attack {n // 2}") for n in range(8)]
+    cells = tuple(Cell(value="x") for _ in columns)
+    text = markdown_text([Table(name="t", title="T", columns=tuple(columns), rows=(cells,))], [], width=100)
+    heads = [line for line in text.splitlines() if line.startswith("| row")]
+    assert len(heads) > 1
+    assert all(len(line) <= 100 for line in heads)
+    for number in range(4):
+        assert sum(line.count(f"attack {number}:") == 2 for line in heads) == 1

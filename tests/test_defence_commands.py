@@ -83,8 +83,13 @@ def test_the_command_on_a_defended_card_trains_in_the_same_seed_and_precision(tm
     data = {key: value for key, value in SMALL.items() if key.startswith("dataset")}
     mibench.train("target", "vgg16", tag="on", settings=SMALL, seed=3, precision="bfloat16", device="cpu")
     card = mibench.train(
-        *("target", "vgg16"),
-        **{"defences": "midre", "twin": "vgg16+on", "tag": "again", "settings": data, "device": "cpu"},
+        "target",
+        "vgg16",
+        defences="midre",
+        twin="vgg16+on",
+        tag="again",
+        settings=data,
+        device="cpu",
         seed=0,
         precision="float32",
     ).card

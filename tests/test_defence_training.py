@@ -176,6 +176,15 @@ def test_added_samples_count_with_their_weights_under_every_loss() -> None:
     assert not same_weights(plain, composed)
 
 
+def test_negative_smoothing_and_bido_act_in_one_training() -> None:
+    records: list[Mapping[str, float]] = []
+    smoothing = NegativeLabelSmoothing(alpha=-0.3, schedule="constant")
+    both = train_tiny(smoothing, BiDO(), epochs=1, log=lambda **record: records.append(record))
+    assert {"train_dependence_on_pixels", "train_dependence_on_labels"} <= records[0].keys()
+    for others in ((), (smoothing,), (BiDO(),)):
+        assert not same_weights(both, train_tiny(*others, epochs=1)), others
+
+
 def test_a_hidden_layer_that_the_network_lacks_is_named() -> None:
     class Lost(Counting):
         hidden_layers = ("feature.99",)

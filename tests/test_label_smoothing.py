@@ -27,6 +27,9 @@ def test_losses_and_gradients_are_the_reference_ones(alpha: str) -> None:
     assert loss.item() == pytest.approx(expected["loss"], abs=1e-6)
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx(expected["grad_row0"], abs=1e-6)
+    assert (expected["torch_ce_if_allowed"] is None) == (float(alpha) < 0)
+    if float(alpha) >= 0:
+        assert loss.item() == pytest.approx(expected["torch_ce_if_allowed"], abs=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.9])

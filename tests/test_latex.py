@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mibench.reports.compare import compare
-from mibench.reports.latex import LAYOUTS, Layout, document, label, width
+from mibench.reports.latex import LAYOUTS, Layout, document, escape, label, width
 from mibench.reports.latex_width import SIZES, text_width
 from mibench.reports.table_model import Cell, Column, Table, interval_column
 
@@ -66,6 +66,12 @@ def test_columns_of_one_heading_stay_together():
     text = document([Table(name="g", title="G", columns=(one.columns[0], *columns), rows=one.rows)], [])
     assert text.count("\\multicolumn{2}{c}") == 15
     assert text.count("\\cmidrule") == 15
+
+
+def test_commands_are_set_as_they_are_typed():
+    assert escape("`mibench --by defence`") == r"\textasciigrave{}mibench -{}-by defence\textasciigrave{}"
+    assert escape("a---b") == "a-{}-{}-b"
+    assert escape("1-2 – 3") == "1-2 -- 3"
 
 
 def test_long_text_is_broken_into_lines():

@@ -9,8 +9,8 @@ import numpy as np
 
 from mibench.reports.matrix import Defended, Matrix
 
-from .palette import Look
-from .style import GREY, INK, NORMAL, SMALL, colours, figure, heading, tidy, write_centred
+from .palette import Look, defence_looks
+from .style import GREY, INK, NORMAL, SMALL, figure, heading, tidy, write_centred
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE = 0.2  # a range of utilities beyond which a linear axis would press the good ones together
-LOGIT_TICKS = (0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+TWIN = "undefended twin"
+LOGIT_TICKS = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
 
 def frontier_plot(matrix: Matrix) -> Figure:
@@ -34,8 +35,7 @@ def frontier_plot(matrix: Matrix) -> Figure:
     lines = -(-len(panels) // columns)
     fig = figure(max(6.0, 3.7 * columns + 1.9), 0.9 + 3.1 * lines)
     grid = fig.subplots(lines, columns, squeeze=False).ravel()
-    names = list(dict.fromkeys(row.defence for row in matrix.rows if row.role != "undefended"))
-    looks = {name: Look(colour, marker, "-") for name, (colour, marker) in zip(names, colours(len(names)), strict=True)}
+    looks = defence_looks(row.defence for row in matrix.rows)
     handles: dict[str, Artist] = {}
     for axes, (group, attack) in zip(grid, panels, strict=False):
         rows = [row for row in matrix.rows if row.group == group]
@@ -45,7 +45,7 @@ def frontier_plot(matrix: Matrix) -> Figure:
     for axes in grid[len(panels) :]:
         axes.axis("off")
     if handles:
-        beside = grid[columns - 1]
+        beside, handles = grid[columns - 1], in_order_of_rows(handles, matrix, legend_text)
         beside.legend(
             list(handles.values()),
             list(handles),
@@ -72,6 +72,14 @@ def legend_text(role: str, defence: str) -> str:
     return f"control: {defence}" if role == "control" else defence
 
 
+def in_order_of_rows(
+    handles: Mapping[str, Artist], matrix: Matrix, called: Callable[[str, str], str]
+) -> dict[str, Artist]:
+    """Legend entries: the twin, then as the rows are, whichever panel had them first."""
+    names = dict.fromkeys([TWIN, *(called(row.role, row.defence) for row in matrix.rows)])
+    return {name: handles[name] for name in names if name in handles}
+
+
 def draw_panel(
     axes: Axes,
     matrix: Matrix,
@@ -88,7 +96,7 @@ def draw_panel(
     Args:
         axes: an empty panel.
         matrix: what is drawn.
-        rows: of one group.
+        rows: of one group; every panel of a group has one scale of utility, which leaves room for all of them.
         attack: column of the matrix.
         name: the metric of leakage.
         looks: of each defence.
@@ -117,12 +125,12 @@ def draw_panel(
             handles.setdefault(called(*key), handle)
     for row in drawn:
         if row.twin:
-            handles["undefended twin"] = _mark(axes, row, attack, name, Look(INK, "*", "-"), 3.6 * size, hollow=False)
+            handles[TWIN] = _mark(axes, row, attack, name, Look(INK, "*", "-"), 3.6 * size, hollow=False)
             x, y = _point(row, attack, name) or (0.0, 0.0)
             axes.axhline(y, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
             axes.axvline(x, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
     axes.margins(0.09)
-    _scale_utility(axes, [x for row in drawn if (point := _point(row, attack, name)) for x in point[:1]])
+    _scale_utility(axes, rows)
     if info.percent:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_ylim(-0.03, 1.03)
@@ -134,13 +142,16 @@ def draw_panel(
     return handles
 
 
-def _scale_utility(axes: Axes, utilities: Sequence[float]) -> None:
-    """Ticks of the axis of utility; where one defence costs far more than the rest, its scale is that of log odds, so
-    that points near the twin stay apart."""
+def _scale_utility(axes: Axes, rows: Sequence[Defended]) -> None:
+    """Limits and ticks of the axis of utility, intervals included; where one defence costs far more than the rest, its
+    scale is that of log odds, so that points near the twin stay apart."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
-    if max(utilities) - min(utilities) > WIDE and min(utilities) > 0 and max(utilities) < 1:
-        low, high = (np.log(value / (1 - value)) for value in (min(utilities), max(utilities)))
+    values = [float(row.utility.value) for row in rows if row.utility.value is not None]
+    bounds = [float(b) for row in rows for b in (row.utility.low, row.utility.high) if b is not None]
+    least, most = min(values + bounds), max(values + bounds)
+    if max(values) - min(values) > WIDE and least > 0 and most < 1:
+        low, high = (np.log(value / (1 - value)) for value in (least, most))
         room = 0.09 * (high - low)
         axes.set_xscale("logit")
         axes.set_xlim(*(1 / (1 + np.exp(-each)) for each in (low - room, high + room)))
@@ -150,6 +161,8 @@ def _scale_utility(axes: Axes, utilities: Sequence[float]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
+        room = 0.09 * (most - least) or 0.01
+        axes.set_xlim(least - room, most + room)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
 

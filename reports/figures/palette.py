@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 
+OLIVE, INDIGO, WINE, BROWN, TEAL = "#999933", "#332288", "#882255", "#7A4B00", "#004D40"  # beside Okabe and Ito's
 Line = str | tuple[int, tuple[int, ...]]
 
 
@@ -35,17 +36,17 @@ LOOKS = {
     "kedmi": Look(PURPLE, "v", _DASH_DOT_DOT),
     "mirror-w": Look(ORANGE, "P", _LOOSE),
     "mirror-b": Look(SKY, "X", (0, (6, 2))),
-    "bido": Look(BLUE, "s", "--"),
+    "bido": Look(BLUE, "s", "--"),  # no two defences share a colour; ink and grey are the undefended ones'
     "mid": Look(VERMILION, "^", "-."),
     "negls": Look(GREEN, "v", ":"),
-    "ls": Look(GREY, "P", (0, (6, 2))),
+    "ls": Look(OLIVE, "P", (0, (6, 2))),
     "tl-dmi": Look(PURPLE, "X", _DASH_DOT_DOT),
     "midre": Look(ORANGE, "<", _LOOSE),
-    "rolss": Look(SKY, ">", (0, (5, 1))),
-    "trap-mid": Look(INK, "p", "--"),
-    "at-at": Look(BLUE, "h", "-."),
-    "distillation": Look(VERMILION, "*", ":"),
-    "dp-sgd": Look(GREEN, "d", (0, (6, 2))),
+    "rolss": Look(INDIGO, ">", (0, (5, 1))),
+    "trap-mid": Look(WINE, "p", "--"),
+    "at-at": Look(BROWN, "h", "-."),
+    "distillation": Look(TEAL, "D", ":"),
+    "dp-sgd": Look(SKY, "d", (0, (6, 2))),
 }
 TITLES = {
     "none": "no defence",
@@ -65,11 +66,13 @@ TITLES = {
     "trap-mid": "Trap-MID",
     "at-at": "AT-AT",
     "dp-sgd": "DP-SGD",
+    "distillation": "distillation",
 }
 _OTHERS = tuple(
     Look(colour, marker, line)
-    for marker, line in zip("hd*p<>", ("-", "--", "-.", ":", _LOOSE, _DASH_DOT_DOT), strict=True)
+    for marker, line in zip("oDhd*p<>", ("-", "--", "-.", ":", _LOOSE, _DASH_DOT_DOT, "-", "--"), strict=True)
     for colour in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+    if all((colour, marker) != (look.colour, look.marker) for look in LOOKS.values())
 )
 _MORE_MARKERS = "osD^vPX<>phd*"
 
@@ -79,6 +82,21 @@ def look_of(name: str) -> Look:
     if name in LOOKS:
         return LOOKS[name]
     return _OTHERS[int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % len(_OTHERS)]
+
+
+def defence_looks(names: Iterable[str]) -> dict[str, Look]:
+    """Look of each defence: its own, and where the hashes of two that are not listed meet, the later name's next one.
+
+    No two share colour and marker, up to as many as there are.
+    """
+    looks: dict[str, Look] = {}
+    for name in sorted(set(names), key=lambda name: (name not in LOOKS, name)):
+        look = look_of(name)
+        if look in looks.values() and look in _OTHERS:
+            first = _OTHERS.index(look)
+            look = next((each for each in _OTHERS[first:] + _OTHERS[:first] if each not in looks.values()), look)
+        looks[name] = look
+    return looks
 
 
 def looks_of(rows: Iterable[tuple[str, str]]) -> dict[str, Look]:

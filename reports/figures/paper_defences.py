@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 from mibench.api import MetricInfo, MibenchError
 from mibench.reports.matrix import Defended, Matrix
 
-from .frontier import draw_panel
-from .palette import Look, defence_title, look_of, title_of
+from .frontier import TWIN as TWIN_NAME
+from .frontier import draw_panel, in_order_of_rows
+from .palette import Look, defence_looks, defence_title, title_of
 from .paper_files import MARK, TEXT, metric_name, percents, write_vectors
 from .style import GREY, INK, figure, tidy
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TALLEST = 7.4  # inches of panels below each other: a page of the usual styles has about 9
 LETTERS_NARROW, LETTERS_WIDE = 22, 44  # in a line of a label, by the width of the figure
 TWIN = Look(INK, "*", "-")
 OTHER_TRAINING = Look(GREY, "X", ":")
@@ -55,6 +58,7 @@ def leakage_plot(matrix: Matrix, width: float) -> Figure:
     labels: list[str] = []
     heads: list[int] = []
     height = 0.0
+    looks = defence_looks(row.defence for row in matrix.rows)
     called = {row.label: _broken(defence_title(row.label, row.defence), most) for row in matrix.rows}
     lines = sum(1.4 + sum(_room(called[row.label]) for row in rows) for *_, rows in blocks)
     fig = figure(width, 0.6 + 0.16 * lines)
@@ -72,7 +76,7 @@ def leakage_plot(matrix: Matrix, width: float) -> Figure:
             height += _room(called[row.label])
             heights.append(middle)
             labels.append(called[row.label])
-            _draw_row(axes, matrix, row, attack, name, middle)
+            _draw_row(axes, matrix, row, attack, name, middle, looks)
         for row in rows:
             if row.twin and (value := _value(row, attack, name)) is not None:
                 axes.vlines(value, start, height, color=GREY, linestyle="--", linewidth=0.7)
@@ -83,20 +87,38 @@ def leakage_plot(matrix: Matrix, width: float) -> Figure:
     axes.set_ylim(height - 0.8, -0.7)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="both", labelsize=TEXT, length=0)
+    if info.percent:
+        axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))
     percents(axes.xaxis, info)
     axes.set_xlabel(_leakage(info), fontsize=TEXT, color=INK)
+    _explain(fig, matrix)
     return fig
+
+
+def _explain(fig: Figure, matrix: Matrix) -> None:
+    """What the line and the small diamonds of ``leakage`` are."""
+    from matplotlib.lines import Line2D
+
+    shown = [Line2D([], [], color=GREY, linestyle="--", linewidth=0.7, label=TWIN_NAME)]
+    if matrix.floors and matrix.floors != matrix.attacks:
+        size = (MARK / 3) ** 0.5
+        shown.append(
+            Line2D(
+                [], [], color=GREY, linestyle="", marker="D", markersize=size, mfc="white", label="floor (no attack)"
+            )
+        )
+    fig.legend(handles=shown, loc="outside lower center", ncols=2, fontsize=TEXT, frameon=False)
 
 
 def frontier_plot(matrix: Matrix, width: float) -> Figure:
     """A panel per group and attack: utility across, leakage in the first metric upwards, both with intervals."""
     name, info = next(iter(matrix.infos.items()))
     panels = [(group, attack) for group in matrix.groups for attack in _attacks(matrix)]
-    columns = min(len(panels), 1 if width < 5 else 3)
+    columns = min(len(panels), 1 if width < 5 else 2 if len(panels) == 4 else 3)
     lines = -(-len(panels) // columns)
-    fig = figure(width, 2.2 * lines + 0.7)
+    fig = figure(width, min(2.2, TALLEST / lines) * lines + 0.7)
     grid = fig.subplots(lines, columns, sharey=True, squeeze=False).ravel()
-    looks = {row.defence: look_of(row.defence) for row in matrix.rows}
+    looks = defence_looks(row.defence for row in matrix.rows)
     handles: dict[str, Artist] = {}
     for axes, (group, attack) in zip(grid, panels, strict=False):
         rows = [row for row in matrix.rows if row.group == group]
@@ -112,7 +134,7 @@ def frontier_plot(matrix: Matrix, width: float) -> Figure:
             axes.set_title(_panel_title(matrix, group, attack), fontsize=TEXT, loc="left", color=INK)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    if handles:
+    if handles := in_order_of_rows(handles, matrix, _called):
         fig.legend(
             list(handles.values()),
             list(handles),
@@ -160,12 +182,14 @@ def _value(row: Defended, column: str, name: str) -> float | None:
     return None if estimate is None or estimate.value is None else float(estimate.value)
 
 
-def _draw_row(axes: Axes, matrix: Matrix, row: Defended, attack: str, name: str, height: float) -> None:
+def _draw_row(
+    axes: Axes, matrix: Matrix, row: Defended, attack: str, name: str, height: float, looks: Mapping[str, Look]
+) -> None:
     value = _value(row, attack, name)
     if value is None:
         axes.text(0.01, height, "no value", transform=axes.get_yaxis_transform(), color=GREY, va="center")
         return
-    look = TWIN if row.twin else OTHER_TRAINING if row.role == "undefended" else look_of(row.defence)
+    look = TWIN if row.twin else OTHER_TRAINING if row.role == "undefended" else looks[row.defence]
     estimate = row.attacks[attack].estimates[name]
     if estimate.low is not None and estimate.high is not None:
         axes.hlines(height, estimate.low, estimate.high, color=look.colour, linewidth=1)

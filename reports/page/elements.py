@@ -86,7 +86,7 @@ def page_table(
         ],
         rows=rows,
         groups=_groups(columns),
-        notes=table.notes or (),
+        notes=[note for note in (table.about, *(table.notes or ())) if note],
         sortable=sortable,
     )
 
