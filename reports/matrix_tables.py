@@ -163,10 +163,13 @@ def notes_for_rows(matrix: Matrix) -> list[str]:
     notes = [validity(rows, matrix.mixed)]
     named = {reference_name(matrix, group) for group in matrix.groups}
     whom = "undefended twin" if named == {"twin"} else "reference"
+    columns = (
+        f"; “− {named.pop() if len(named) == 1 else whom}”: the difference to the {whom} under the same attack, bold "
+        "where it is not chance (Holm, 5 %)"
+    )
     notes.append(
         "Utility: test accuracy, with the interval of a share over test images. Leakage: brackets are 95 % intervals "
-        f"over identities; arrows: which way the attack does better; “− {named.pop() if len(named) == 1 else whom}”: "
-        f"the difference to the {whom} under the same attack, bold where it is not chance (Holm, 5 %)."
+        f"over identities; arrows: which way the attack does better{columns if matrix.differences else ''}."
     )
     if any(row.adaptive for row in matrix.rows):
         notes.append(
@@ -219,8 +222,9 @@ def notes_for_differences(matrix: Matrix) -> list[str]:
     if not matrix.family:
         return ["Nothing was tested."]
     titles = ", ".join(info.title for info in matrix.infos.values())
+    but = "twins" if {reference_name(matrix, group) for group in matrix.groups} == {"twin"} else "references"
     return [
-        note_on_tests(matrix.family, f": {titles} of every row but the twins, under every attack but the floor"),
+        note_on_tests(matrix.family, f": {titles} of every row but the {but}, under every attack but the floor"),
         f"{DETECTABLE} No verdict {NOT_TOLD_APART}",
     ]
 

@@ -21,8 +21,7 @@ def in_one_sentence(matrix: Matrix, group: str) -> str:
     tested = [each for each in ours if each.p_holm is not None]
     beside = reference_name(matrix, group)
     if not tested:
-        why = "the notes say what is missing" if not ours else "the last table says why"
-        return f"No difference was tested: no row and its {beside} were attacked alike ({why})."
+        return f"No difference was tested: {_why_none(matrix, group, beside)}."
     names = sorted({each.reference for each in tested})
     whom = f"{names[0]}, the undefended twin," if len(names) == 1 and beside == "twin" else f"its {beside}"
     whom = names[0] if len(names) == 1 and beside == names[0] else whom
@@ -44,6 +43,19 @@ def in_one_sentence(matrix: Matrix, group: str) -> str:
         f"{_from_to(people, 'count')} identities; p by sign flips, Holm over {matrix.family} tests, 5 %. Of "
         f"{len(ours)} differences: {outcome}. Smallest detectable difference: {_detectable(matrix, tested)}."
     )
+
+
+def _why_none(matrix: Matrix, group: str, beside: str) -> str:
+    rows = [row for row in matrix.rows if row.group == group]
+    if any(each.group == group for each in matrix.differences):
+        return "the last table says why"
+    if set(matrix.attacks) == set(matrix.floors):
+        return "no attack ran but the floor"
+    if all(row.role == "undefended" for row in rows):
+        return "no row is defended"
+    if all(row.reference is None for row in rows):
+        return f"no row has its {beside} among the runs"
+    return f"no row and its {beside} were attacked alike, the notes say what is missing"
 
 
 def _detectable(matrix: Matrix, tested: Sequence[DefenceDifference]) -> str:

@@ -190,7 +190,12 @@ def test_the_first_line_says_what_was_compared_and_how_sensitively(defended, tmp
     for name in ("ppa-strong-0", "ppa-short-0"):
         shutil.copytree(defended / name, tmp_path / name)
     alone = compare_defences(tmp_path).render("text")
-    assert "No difference was tested: no row and its twin were attacked alike (the notes say what is missing)." in alone
+    assert "No difference was tested: no row has its twin among the runs." in alone
+    assert "“− twin”" not in alone
+    for name in ("floor--0", "floor-strong-0"):
+        shutil.copytree(defended / name, tmp_path / "floors" / name)
+    floors = compare_defences(tmp_path / "floors").render("text")
+    assert "No difference was tested: no attack ran but the floor." in floors
 
 
 def test_what_all_tests_share_is_no_column(defended):
