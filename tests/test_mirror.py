@@ -35,7 +35,7 @@ from mibench.attacks.floor import Floor
 from mibench.attacks.mirror_b import MirrorBlack
 from mibench.attacks.mirror_generation import Draws, by_fitness, children, share_of_first, spread
 from mibench.attacks.mirror_space import CodeSpace, Mirror
-from mibench.attacks.mirror_w import MirrorWhite, ramp
+from mibench.attacks.mirror_w import Kept, MirrorWhite, ramp
 from mibench.rng import Streams
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "mirror_vectors.json").read_text())
@@ -196,6 +196,16 @@ def test_twenty_steps_of_the_white_box_are_those_of_the_reference(monkeypatch: p
     result = attack.reconstruct(where, state, labels, Streams(0))
     assert torch.allclose(result.latents, torch.tensor(WHITE["run"]["best"]), **NEAR)
     assert toy_fitness(result.latents).exp().tolist() == pytest.approx(WHITE["run"]["p_target"], abs=2e-5)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("candidate", [1, 0]), ("batch", [1, 1])])
+def test_each_candidate_keeps_its_own_moment_or_all_keep_the_one_after_the_best_step(keep: Any, kept: Any) -> None:
+    states = [torch.full((1, 2, 1), float(number)) for number in range(4)]
+    best = Kept(states[0], keep)
+    for step, losses in enumerate(([3.0, 1.0], [1.0, 3.5], [2.0, 2.5])):  # of states 0, 1, 2; means 2, 2.25, 2.25
+        best.before(states[step], torch.tensor([losses]))
+        best.after(states[step + 1])
+    assert best.codes.flatten().tolist() == kept
 
 
 def test_a_kept_state_has_the_loss_it_is_kept_for() -> None:
