@@ -332,7 +332,7 @@ def test_the_name_of_shipped_weights_stays_theirs(home: Path, tmp_path: Path) ->
             done = call("train", kind, name, *tiny, *place)
             assert done.exit_code == 2
             assert f"'{name}@synthfaces' is the name of weights that mibench ships" in done.stderr
-            assert "add --tag NAME" in done.stderr
+            assert f"`mibench train {kind} {name} --tag mine --set train.epochs=1 " in done.stderr
     assert not home.exists()
 
 
