@@ -227,6 +227,7 @@ class _Listener(BaseHTTPRequestHandler):
 @pytest.fixture
 def listener() -> Iterator[str]:
     _Listener.asked.clear()
+    # a browser keeps connections that it does not use: one thread would wait for them for ever
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Listener)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mibench import registry
+from mibench import plugins, registry
 from mibench.commands.settings_by_scope import Settings, scoped
 from mibench.errors import MibenchError
 from mibench.system.progress import Reporter
@@ -58,6 +58,7 @@ def gate(
         MibenchError: invalid input, or what must not be compared.
     """
     decide: GateFunction = registry.load("gate", "decide")
+    _refuse_what_is_no_attack(attacks)
     sources: Sequence[StoredRun | Path | str] = [runs] if isinstance(runs, str | Path) else list(runs)
     if bool(sources) == (target is not None):
         raise MibenchError(
@@ -73,7 +74,9 @@ def gate(
                 cure="make one: mibench gate --update-baseline --baseline FILE",
             )
         machine = _machine(device, reporter)
-        sources = _attack(target, file, attacks, scoped(settings or {}), Path(out), machine, allow_changed_code)
+        sources, attacks = _attack(
+            target, file, attacks, scoped(settings or {}), Path(out), machine, allow_changed_code
+        )
     return decide(
         sources,
         baseline,
@@ -127,6 +130,7 @@ def update_baseline(
             "a baseline is made of finished runs or from a target to attack",
             cure="name run directories, or one target with --target",
         )
+    _refuse_what_is_no_attack(attacks)
     if target is not None:
         machine = _machine(device, reporter)
         for attack in attacks or (registry.role("default_attack"),):
@@ -144,6 +148,21 @@ def update_baseline(
     return cast(Path, write(sources, baseline))
 
 
+def _refuse_what_is_no_attack(attacks: Sequence[str]) -> None:
+    """Refuse the floor and controls before anything runs; a name that nobody knows is refused where it is looked up."""
+    for name in attacks:
+        if name.partition(":")[0] not in registry.names("attack") and not plugins.names_a_file(name):
+            continue
+        entry, _ = registry.attack_entry(name)
+        if entry.name == registry.role("baseline"):
+            what = "is what the prior gives without an attack"
+        elif entry.load().needs_portraits:
+            what = "is a control that sees images of the private people"
+        else:
+            continue
+        raise MibenchError(f"{name} {what}: an increase of it is no leak", cure="name an attack with --attack")
+
+
 def _machine(device: str, reporter: Reporter | None) -> Execution:
     from mibench.runs.attack import Execution
     from mibench.system.devices import choose_device
@@ -159,18 +178,33 @@ def _attack(
     out: Path,
     machine: Execution,
     allow_changed_code: bool,
-) -> list[StoredRun | Path | str]:
-    """Run what the baseline holds against a target; runs that are finished are only opened."""
+) -> tuple[list[StoredRun], list[str]]:
+    """Run what the baseline holds against a target; runs that are finished are only opened.
+
+    Returns:
+        The runs, and ``attacks`` by the names that rows have, where one is the address of a file.
+    """
     import yaml
 
     from mibench.runs.request import RunRequest
     from mibench.runs.run import run_request
 
-    sources: list[StoredRun | Path | str] = []
+    wanted = [
+        (label, attack, content, seeds)
+        for label, attack, content, seeds in registry.load("gate", "requests")(baseline)
+        if not attacks or {label, attack, content.get("attack")} & set(attacks)
+    ]
+    _refuse_what_is_no_attack([attack for _, attack, _, _ in wanted])
+    for _, attack, content, _ in wanted:
+        address = str(content.get("attack", attack))
+        if plugins.names_a_file(address) and address not in attacks:  # a baseline may come from anybody
+            raise MibenchError(
+                f"{baseline} has an attack from a file, {address}, whose code would be run",
+                cure=f"say that it may: --attack {address}",
+            )
+    sources: list[StoredRun] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, (label, attack, content, seeds) in enumerate(registry.load("gate", "requests")(baseline)):
-            if attacks and not {label, attack} & set(attacks):
-                continue
+        for number, (_, _, content, seeds) in enumerate(wanted):
             config = Path(folder) / f"{number}.yaml"
             config.write_text(yaml.safe_dump(dict(content), sort_keys=True), encoding="utf-8")
             for seed in seeds:
@@ -178,4 +212,5 @@ def _attack(
                 sources.append(run_request(request, out, machine, allow_changed_code=allow_changed_code))
     if not sources:
         raise MibenchError(f"{baseline} has none of the attacks {', '.join(attacks)}", cure="leave --attack out")
-    return sources
+    names = {str(content.get("attack")): attack for _, attack, content, _ in wanted}
+    return sources, [names.get(name, name) for name in attacks]

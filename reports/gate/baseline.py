@@ -104,12 +104,22 @@ class Baseline:
 
 
 def of_runs(runs: Sequence[StoredRun | Path | str]) -> Baseline:
-    """Finished runs against one target, with the floors that lie beside them.
+    """Finished runs against one target, with the floors that lie beside them; controls in a folder are left out.
 
     Raises:
-        MibenchError: unfinished or damaged runs, several targets, runs of several protocols, data sets or judges.
+        MibenchError: unfinished or damaged runs, several targets, runs of several protocols, data sets or judges; a
+            control that was named, or nothing but controls.
     """
     opened, _ = open_runs(runs)
+    named = {(run.path if isinstance(run, StoredRun) else Path(run)).resolve() for run in runs}
+    kept = tuple(run for run in opened if not run.sees_private)
+    for run in opened:
+        if run.sees_private and (run.path.resolve() in named or not kept):
+            raise MibenchError(
+                f"{run.path} is a control that sees images of the private people: an increase of it is no leak",
+                cure="name runs of attacks",
+            )
+    opened = kept
     facts = [circumstances(run) for run in opened]
     refuse_mixture(opened, facts)
     pools = pool_runs(opened, facts)
@@ -188,7 +198,12 @@ def _made_with(run: StoredRun) -> Json:
 
 def _request(run: StoredRun) -> Json:
     """The configuration of a run without its target, its seed and the places of a machine."""
-    config: Json = {key: value for key, value in run.config.items() if key not in ("target", "seed")}
+    return without_places({key: value for key, value in run.config.items() if key not in ("target", "seed")})
+
+
+def without_places(request: Mapping[str, object]) -> Json:
+    """A configuration without folders of a machine: none is written, and none of somebody else's file is gone to."""
+    config: Json = dict(request)
     settings = config.get("settings")
     if isinstance(settings, dict):
         kept = {

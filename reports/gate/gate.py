@@ -95,7 +95,7 @@ def accepted(source: Source | Sequence[Source]) -> tuple[Baseline, ...]:
 
 def requests(baseline: Path | str) -> list[tuple[str, str, Mapping[str, object], tuple[int, ...]]]:
     """What has to be run to compare with a baseline: label, attack, configuration of a run, and seeds."""
-    return [(row.label, row.attack, row.request, row.seeds) for row in of(baseline).attacks]
+    return [(row.label, row.attack, baselines.without_places(row.request), row.seeds) for row in of(baseline).attacks]
 
 
 def write_baseline(runs: Source | Sequence[Source], path: Path | str) -> Path:

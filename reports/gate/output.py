@@ -45,7 +45,7 @@ def text(gate: Gate) -> str:
     lines.append(_utility(gate))
     lines += [f"  {reason.text}" for reason in gate.utility.reasons]
     lines.append(_verdict(gate))
-    return _plain_text("\n".join(lines))
+    return "\n".join(map(printable, lines))
 
 
 def markdown(gate: Gate) -> str:
@@ -75,7 +75,7 @@ def markdown(gate: Gate) -> str:
         f"{markdown_inert(gate.target)} against {markdown_inert(_baselines(gate))}, protocol {protocol}; "
         f"increases towards leaking more with one-sided {100 * gate.confidence:g} % bounds, paired over n identities.",
     ]
-    return _plain_text("\n".join(lines)) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def junit(gate: Gate) -> str:
@@ -93,7 +93,7 @@ def junit(gate: Gate) -> str:
             continue
         kind = "failure" if verdict == "fail" else "error"
         problem = ElementTree.SubElement(case, kind, message=_xml(headline), type=verdict)
-        problem.text = _xml("\n".join((headline, *reasons)))
+        problem.text = "\n".join(map(_xml, (headline, *reasons)))
     counts = {kind: sum(case.find(kind) is not None for case in suite) for kind in ("failure", "error")}
     suite.set("tests", str(len(cases)))
     suite.set("failures", str(counts["failure"]))
@@ -185,13 +185,9 @@ def _baselines(gate: Gate) -> str:
     return f"the most leaking of {len(gate.baselines)} baselines ({', '.join(gate.baselines)})"
 
 
-def _plain_text(value: str) -> str:
-    """Without controls that would reorder or hide what is read."""
-    return "\n".join(printable(line) for line in value.split("\n"))
-
-
 def _xml(value: str) -> str:
-    return _NOT_XML.sub("", _plain_text(value))
+    """Text of one line without what would reorder or hide it."""
+    return _NOT_XML.sub("", printable(value))
 
 
 def render(gate: Gate, kind: str) -> str:
