@@ -79,16 +79,21 @@ def _own_floor(pool: Pool, block: Sequence[Pool]) -> Pool | None:
 
 
 def check_reference(reference: str | None, pools: Sequence[Pool]) -> None:
-    """Refuse a reference that no row is called by.
+    """Refuse a reference that no row is called by, and controls that see private images.
 
     Raises:
-        MibenchError: unknown name, with the nearest known one.
+        MibenchError: unknown name, with the nearest known one; a control.
     """
     known = list(dict.fromkeys(name for pool in pools for name in (pool.label, pool.runs[0].attack)))
     if reference is not None and reference not in known:
         raise MibenchError(
             f"no row is called {reference!r}{suggest(reference, known)} (rows: "
             f"{', '.join(dict.fromkeys(pool.label for pool in pools))})"
+        )
+    called = [pool for pool in pools if reference in (pool.label, pool.runs[0].attack)]
+    if called and all(pool.sees_private for pool in called):
+        raise MibenchError(
+            f"{called[0].label} is a control, and nothing is tested against it", cure="name a row that is an attack"
         )
 
 

@@ -22,8 +22,9 @@ from mibench.viewer import Viewer
 
 FORMULAS = ("=HYPERLINK(1)", "+1+1", "-2+3", "@SUM(1)", "\t=1", "'=1")
 LATEX = "\\input{/etc/passwd}\\write18{ls}%^^5c & # _ { } ~ $x$"
-TEXTS = ("".join(HOSTILE), LATEX, *FORMULAS)
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+LINES = "x\nforged: no leak\r\n::error::forged\u2028# forged\n| forged |\n\\\\ forged"
+TEXTS = ("".join(HOSTILE), LATEX, LINES, *FORMULAS)
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u2028\u202a-\u202e\u2066-\u2069]")
 BY: tuple[ComparedBy, ...] = ("attack", "defence")
 
 
@@ -77,6 +78,7 @@ def test_text_and_tables_are_inert(poisoned: tuple[Path, str], by: ComparedBy) -
     comparison = compare(folder, by=by)
     for kind in ("text", "markdown", "csv", "latex"):
         assert not UNSEEN.search(comparison.render(kind)), kind
+        assert not re.search(r"(?m)^[^\w\\]*(::error::)?forged", comparison.render(kind)), kind  # a line of its own
     for row in csv.reader(io.StringIO(comparison.render("csv"))):
         for cell in row:
             assert not re.match(r"\s*[=+@]", cell), cell

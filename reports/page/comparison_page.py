@@ -63,7 +63,7 @@ def comparison_page(
             "A dot with its interval for every attack and target; the tables have the numbers.",
         )
     hidden = any(hides_faces(run, False if show_faces else None) for run in runs)
-    attacks = [run for run in runs if run.attack != FLOOR] or list(runs)
+    attacks = [run for run in runs if run.attack != FLOOR and not run.sees_private] or list(runs)
     sizes = (
         _counted(len(attacks), "run"),
         _counted(len({run.attack_title for run in attacks}), "attack"),
@@ -212,4 +212,4 @@ def _people(runs: Sequence[StoredRun]) -> PageTable:
         lead=2,
         notes=tuple(notes),
     )
-    return page_table(shortened, "people-table", sortable=True, choices=("run",))
+    return page_table(shortened, "people-table", sortable=True, choices=("run",), measured=True)

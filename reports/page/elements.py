@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from mibench.reports.table_model import Cell, Column, Table, heading, shown
 from mibench.results import printable
 
+LONGEST_WORD = 12  # letters of a heading that stay together on paper: names of cards may break, words may not
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -26,6 +28,12 @@ class PageColumn:
     title: str
     numeric: bool
     choices: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Classes of its heading: ``long`` has a word that paper has no room for."""
+        is_long = any(len(word) > LONGEST_WORD for word in self.title.split())
+        return " ".join(name for name, holds in (("number", self.numeric), ("long", is_long)) if holds)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,13 @@ class PageTable:
 
 
 def page_table(
-    table: Table, name: str, *, sortable: bool = False, choices: Sequence[str] = (), title: str | None = None
+    table: Table,
+    name: str,
+    *,
+    sortable: bool = False,
+    choices: Sequence[str] = (),
+    title: str | None = None,
+    measured: bool = False,
 ) -> PageTable:
     """A table of the reports on a page.
 
@@ -70,8 +84,13 @@ def page_table(
         sortable: whether a person may sort and filter it.
         choices: names of columns by whose values rows are chosen.
         title: another one than the table has.
+        measured: leave out columns that have no value in any row.
     """
-    indices = [index for index, column in enumerate(table.columns) if column.title is not None]
+    indices = [
+        index
+        for index, column in enumerate(table.columns)
+        if column.title is not None and not (measured and all(row[index].value is None for row in table.rows))
+    ]
     columns = [table.columns[index] for index in indices]
     rows = [
         tuple(_cell(table.columns[index], row[index], header=place < table.lead) for place, index in enumerate(indices))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mibench.reports.formatting import FLOOR
 from mibench.results import LabelledImages, StoredRun
 
 from .faces import (
@@ -34,10 +35,15 @@ _BYTES_PER_PIXEL = 4  # of the worst PNG, which does not compress, in base64
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row of a comparison: what it is called, and the run whose images stand for it."""
+    """A row of a comparison: what it is called, the run whose images stand for it, and whether that is an attack."""
 
     label: str
     run: StoredRun
+
+    @property
+    def attacks(self) -> bool:
+        """Whether it says who is exposed: the floor and controls do not."""
+        return self.run.attack != FLOOR and not self.run.sees_private
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class _Room:
 
 
 def compared_faces(rows: Sequence[ShownRow], private: PrivateImages | None, *, hidden: bool, why: str) -> Faces:
-    """The best reconstruction of each row, of the people who are most, medium and least exposed under all of them.
+    """The best reconstruction of each row, of the people who are most, medium and least exposed under all attacks.
 
     Args:
         rows: in the order in which they stand beside each other; all attack the same people.
@@ -59,7 +65,8 @@ def compared_faces(rows: Sequence[ShownRow], private: PrivateImages | None, *, h
         why: what to say where faces are hidden.
     """
     room = _room(len(rows), max(_side(row.run) for row in rows))
-    chosen = chosen_people(by_exposure(*(row.run for row in rows)), room.people)
+    exposing = [row for row in rows if row.attacks] or rows
+    chosen = chosen_people(by_exposure(*(row.run for row in exposing)), room.people)
     images, notes = shown_private(rows[0].run, chosen, private, hidden=hidden, why=why)
     if room.rows < len(rows):
         notes.append(f"Images of the first {room.rows:,} of {len(rows):,} rows; the page of a run has its own.")

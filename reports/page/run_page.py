@@ -46,6 +46,7 @@ def run_page(run: StoredRun, private: PrivateImages | None, *, show_faces: bool)
     measured = page_table(dataclasses.replace(tables.metrics(rows), title="Every metric"), "metrics-table")
     content = {
         "title": f"{label} against {run.target}",
+        "control": run.sees_private,
         "headline": headline(run, floor),
         "tiles": _tiles(run, floor),
         "facts": _facts(run, people),
@@ -100,9 +101,12 @@ def headline(run: StoredRun, floor: StoredRun | None) -> str:
         f"The judge accepts {estimate_text(accuracy, run.infos.get('acc1'))} of the reconstructions as the person "
         f"under attack (95 % interval over {count_text(accuracy.n)} people)"
     )
+    if run.sees_private:
+        beside = "" if floor is None else f"; of what the prior gives without them, {_accepted(floor)}"
+        return f"A control, no attack: it was handed images of the private people. {first}{beside}."
     if floor is None:
         return f"{first}. There is no floor beside it: what would be accepted without an attack is not known."
-    text = f"{first}; without an attack, {estimate_text(floor.metrics.get('acc1'), floor.infos.get('acc1'))}."
+    text = f"{first}; without an attack, {_accepted(floor)}."
     difference, p_value = _from_floor(run, floor)
     if difference is None or difference.value is None:
         reason = "" if difference is None or not difference.title else f": {difference.title}"
@@ -115,6 +119,10 @@ def headline(run: StoredRun, floor: StoredRun | None) -> str:
     if p_value > LEVEL:
         return f"{text} The difference, {points} ({test}), is not told apart from none: that does not show it is none."
     return f"{text} The attack {'adds' if float(difference.value) > 0 else 'changes it by'} {points} ({test})."
+
+
+def _accepted(run: StoredRun) -> str:
+    return estimate_text(run.metrics.get("acc1"), run.infos.get("acc1"))
 
 
 def _from_floor(run: StoredRun, floor: StoredRun) -> tuple[Cell | None, float | None]:
@@ -152,7 +160,7 @@ def people_table(run: StoredRun) -> PageTable:
         rows=tuple(rows),
         notes=(f"{sentence(context(run))} Means over the selected reconstructions of each person.",),
     )
-    return page_table(table, "people-table", sortable=True, choices=("recognised",))
+    return page_table(table, "people-table", sortable=True, choices=("recognised",), measured=True)
 
 
 def _recognised(accuracy: object) -> str:
@@ -169,6 +177,7 @@ def _tiles(run: StoredRun, floor: StoredRun | None) -> list[tuple[str, str, str]
         if estimate is None or info is None:
             continue
         better = {True: "higher leaks more", False: "lower leaks more", None: ""}[estimate.higher_is_better]
+        better = "" if run.sees_private else better
         beside = "no floor" if floor is None else f"floor {estimate_text(floor.metrics.get(name), info)}"
         tiles.append((f"{info.heading}{f' ({better})' if better else ''}", estimate_text(estimate, info), beside))
     return tiles
