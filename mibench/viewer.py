@@ -35,9 +35,13 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "frame-ancestors 'none'; sandbox allow-scripts allow-same-origin",
+    "Content-Security-Policy": "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",  # a page adds its own
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+}
+PLAIN_TEXT = {
+    "Content-Type": "text/plain; charset=utf-8",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 COMPARISONS: Mapping[str, ComparedBy | None] = {
     "/compare": None,
@@ -196,20 +200,26 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.MISDIRECTED_REQUEST,
                 f"This is {viewer.url} and answers to no other name.\n",
                 body,
-                "text/plain",
+                plain=True,
             )
             return
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            self._send(HTTPStatus.FORBIDDEN, "Not for other pages.\n", body, "text/plain")
+            self._send(HTTPStatus.FORBIDDEN, "Not for other pages.\n", body, plain=True)
             return
         status, page = viewer.answer(urlsplit(self.path).path)
         self._send(status, page, body)
 
-    def _send(self, status: HTTPStatus, text: str, body: bool, kind: str | None = None) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse a request that is none, or of another method, under the same headers as everything else."""
+        status = HTTPStatus(code)
+        self._send(status, f"{status.phrase}\n", body=self.command != "HEAD", plain=True)
+
+    def _send(self, status: HTTPStatus, text: str, body: bool, *, plain: bool = False) -> None:
         content = text.encode("utf-8", "replace")
+        of_plain_text = PLAIN_TEXT if plain else {}
         self.send_response(status)
         for name, value in HEADERS.items():
-            self.send_header(name, f"{kind}; charset=utf-8" if kind and name == "Content-Type" else value)
+            self.send_header(name, of_plain_text.get(name, value))
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:

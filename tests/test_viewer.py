@@ -121,6 +121,34 @@ def test_nothing_can_be_changed(viewer: Viewer, method: str) -> None:
     assert ask(viewer, "/", method)[0] == 501
 
 
+@pytest.mark.parametrize(
+    ("path", "method", "others"),
+    [
+        ("/", "GET", {}),
+        ("/run/dmmia-1", "GET", {}),
+        ("/compare/attack", "GET", {}),
+        ("/nothing", "GET", {}),
+        ("/run/begun", "GET", {}),
+        ("/", "HEAD", {}),
+        ("/", "GET", {"host": "evil.example"}),
+        ("/", "GET", {"Sec_Fetch_Site": "cross-site"}),
+        ("/<script>alert(1)</script>", "<script>alert(1)</script>", {}),
+        ("/", "PUT", {}),
+    ],
+)
+def test_every_response_has_a_policy(viewer: Viewer, path: str, method: str, others: dict[str, str]) -> None:
+    _, headers, text = ask(viewer, path, method, **others)
+    policy = headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "no-store")
+    if headers["Content-Type"].startswith("text/html"):
+        assert not text or "default-src 'none'" in check(text).all("meta")[1]["content"]
+    else:
+        assert headers["Content-Type"].startswith("text/plain")
+        assert "default-src 'none'" in policy
+        assert "alert" not in text
+
+
 def test_a_head_has_no_body(viewer: Viewer) -> None:
     status, headers, text = ask(viewer, "/", "HEAD")
     assert status == 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from importlib.resources import files
@@ -31,7 +30,7 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     folder = tmp_path_factory.mktemp("browsed")
     make_run(folder / "dmmia-1", "dmmia", 0.12, identities=2, samples=2)
     make_run(folder / "ppa-1", "ppa", 0.3, identities=2, samples=2)
-    shutil.copytree(folder / "ppa-1", folder / "a <b> & 'c' %2e#?")
+    make_run(folder / "a <b> & 'c' %2e#?", "ppa", 0.3, identities=2, samples=2, seed=1)
     with mibench.view(folder) as served:
         thread = threading.Thread(target=served.serve_forever, daemon=True)
         thread.start()
