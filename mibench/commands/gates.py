@@ -192,12 +192,13 @@ def _attack(
     wanted = [
         (label, attack, content, seeds)
         for label, attack, content, seeds in registry.load("gate", "requests")(baseline)
-        if not attacks or {label, attack, content.get("attack")} & set(attacks)
+        if not attacks or {label, attack, _address(content)} & set(attacks)
     ]
     _refuse_what_is_no_attack([attack for _, attack, _, _ in wanted])
-    for _, attack, content, _ in wanted:
-        address = str(content.get("attack", attack))
-        if plugins.names_a_file(address) and address not in attacks:  # a baseline may come from anybody
+    for _, _, content, _ in wanted:
+        if (
+            plugins.names_a_file(address := _address(content)) and address not in attacks
+        ):  # a baseline may come from anybody
             raise MibenchError(
                 f"{baseline} has an attack from a file, {address}, whose code would be run",
                 cure=f"say that it may: --attack {address}",
@@ -212,5 +213,10 @@ def _attack(
                 sources.append(run_request(request, out, machine, allow_changed_code=allow_changed_code))
     if not sources:
         raise MibenchError(f"{baseline} has none of the attacks {', '.join(attacks)}", cure="leave --attack out")
-    names = {str(content.get("attack")): attack for _, attack, content, _ in wanted}
-    return sources, [names.get(name, name) for name in attacks]
+    files = {address: attack for _, attack, content, _ in wanted if plugins.names_a_file(address := _address(content))}
+    return sources, [files.get(name, name) for name in attacks]
+
+
+def _address(request: Mapping[str, object]) -> str:
+    """What the configuration of a run calls its attack."""
+    return str(request.get("attack", ""))
