@@ -24,7 +24,7 @@ from .batching import micro_batches
 from .initial_selection import pool
 from .projection import Descent, pyramid_distance
 from .rendering import render_images
-from .requirements import check_ranges, require_mapping
+from .requirements import check_ranges, require_mapping, require_styles
 
 THUMBNAIL = 16  # pixels a side, at which starts are looked for
 
@@ -154,9 +154,4 @@ class Ceiling(Attack):
 
     def _prior(self, context: Context) -> MappingPrior:
         prior = require_mapping(context.prior)
-        if self.optimise == "styles" and prior.num_styles < 2:
-            raise MibenchError(
-                f"ceiling: prior {prior.name!r} takes one style for all layers",
-                cure="leave optimise at style, or name another prior",
-            )
-        return prior
+        return require_styles(prior, self.name, instead="style") if self.optimise == "styles" else prior

@@ -1,6 +1,8 @@
-"""What DMMIA and PPA optimise: the mapping network's weights (DMMIA's paper) or styles themselves (released code, PPA).
+"""What attacks on StyleGAN2 optimise: the mapping network's weights (DMMIA's paper), or styles themselves: one for all
+layers of the synthesis network (PPA, DMMIA's released code), or one for each.
 
-Legend: U identities of a unit, K candidates of each, B of them in a step, Z and W dimensions of latents and of w.
+Legend: U identities of a unit, K candidates of each, B of them in a step, Z and W dimensions of latents and of w, L
+layers that take a style.
 """
 
 from __future__ import annotations
@@ -40,11 +42,12 @@ class StyleParameters(ABC):
 
     @abstractmethod
     def w(self, rows: Tensor) -> Tensor:
-        """Candidates ``rows`` ``(U, B)`` as ``(U, B, W)``; the graph leads to what is optimised."""
+        """Candidates ``rows`` ``(U, B)`` as ``(U, B, W)``, or ``(U, B, L, W)`` where each layer has a style; the graph
+        leads to what is optimised."""
 
     @abstractmethod
     def styles(self, w: Tensor) -> Tensor:
-        """The input of the synthesis network for ``w`` ``(..., W)`` as :meth:`w` returns it."""
+        """The input of the synthesis network for ``w`` as :meth:`w` returns it."""
 
     @abstractmethod
     def untruncated(self, w: Tensor) -> Tensor:
@@ -61,11 +64,11 @@ class StyleParameters(ABC):
     def drift(self, w: Tensor, rows: Tensor) -> Tensor:
         """Mean ``|w - w_start|`` before truncation, in standard deviations of the prior's w, per identity ``(U,)``."""
         moved = (self.untruncated(w.detach()) - self.untruncated(gather_rows(self.start, rows))).abs()
-        return (moved / self.prior.w_std.to(w)).mean(dim=(1, 2))
+        return (moved / self.prior.w_std.to(w)).mean(dim=tuple(range(1, moved.dim())))
 
     @torch.no_grad()
     def finished(self) -> Tensor:
-        """All candidates ``(U, K, W)``, like :meth:`w`."""
+        """All candidates ``(U, K, ...)``, like :meth:`w`."""
         rows = torch.arange(self.latents.shape[1], device=self.latents.device).expand(self.latents.shape[:2])
         return self.w(rows)
 
@@ -131,11 +134,24 @@ class DirectStyles(StyleParameters):
 
     def restart(self, latents: Tensor) -> None:
         super().restart(latents)
-        self.start = self.prior.truncate(self.start, self.psi)
-        self.vectors = self.start.clone()
-        self.mean, self.square = torch.zeros_like(self.start), torch.zeros_like(self.start)
-        self.steps = torch.zeros(self.start.shape[:2], device=self.start.device)
-        self.owners = torch.arange(self.start.shape[0], device=self.start.device)[:, None]  # (U, 1)
+        self._begin(self.prior.truncate(self.start, self.psi))
+
+    def _begin(self, start: Tensor) -> None:
+        """Candidates ``(U, K, ...)`` with moments of Adam that know nothing yet."""
+        self.start, self.vectors = start, start.clone()
+        self.mean, self.square = torch.zeros_like(start), torch.zeros_like(start)
+        self.steps = torch.zeros(start.shape[:2], device=start.device)
+        self.owners = torch.arange(start.shape[0], device=start.device)[:, None]  # (U, 1)
+
+    @torch.no_grad()
+    def replace_by_means(self, subsets: Tensor) -> None:
+        """Replace every candidate by the mean of candidates ``subsets`` ``(U, K, M)`` of its identity, all at once.
+
+        Its start becomes the mean of their starts, so that drift remains what steps have moved; Adam begins anew.
+        """
+        moved = _means(self.vectors, subsets)
+        self._begin(_means(self.start, subsets))
+        self.vectors = moved
 
     def w(self, rows: Tensor) -> Tensor:
         self._leaf = gather_rows(self.vectors, rows).requires_grad_()
@@ -160,11 +176,45 @@ class DirectStyles(StyleParameters):
         mean = first * gather_rows(self.mean, rows) + (1 - first) * gradient
         square = second * gather_rows(self.square, rows) + (1 - second) * gradient.square()
         steps = self.steps.gather(1, rows) + 1
-        corrected = mean / (1 - first**steps)[..., None]
-        scale = (square / (1 - second**steps)[..., None]).sqrt() + 1e-8
+        steps_of_each = steps.view(*steps.shape, *(1,) * (mean.dim() - 2))
+        corrected = mean / (1 - first**steps_of_each)
+        scale = (square / (1 - second**steps_of_each)).sqrt() + 1e-8
         where = self.owners, rows  # not scatter_: on a GPU its deterministic form sorts by every number of a row
         self.vectors[where] = self._leaf.detach() - self.learning_rate * corrected / scale
         self.mean[where], self.square[where], self.steps[where] = mean, square, steps
+
+
+class LayerStyles(DirectStyles):
+    """Truncated styles, one for each layer (the space W+): a candidate is ``(L, W)``. All layers start alike.
+
+    Attributes:
+        tied: layers share a style: a step moves all of them by the gradient that one style for all would have. For
+            first steps only, while they are still alike.
+    """
+
+    tied: bool = False
+
+    def restart(self, latents: Tensor) -> None:
+        super().restart(latents)
+        self._begin(self.start[:, :, None].repeat(1, 1, self.prior.num_styles, 1))
+
+    def map_now(self, latents: Tensor, identity: int) -> Tensor:
+        return super().map_now(latents, identity)[:, None].expand(-1, self.prior.num_styles, -1)
+
+    def step(self, rows: Tensor) -> None:
+        gradient = self._leaf.grad
+        if self.tied and gradient is not None:
+            self._leaf.grad = gradient.sum(dim=2, keepdim=True).expand_as(gradient)
+        super().step(rows)
+
+
+def _means(table: Tensor, subsets: Tensor) -> Tensor:
+    """Means of the rows ``subsets`` ``(U, K, M)`` of each identity: from ``(U, K, ...)`` to the same shape."""
+    owners = torch.arange(table.shape[0], device=table.device)[:, None]
+    total = table[owners, subsets[:, :, 0]]
+    for number in range(1, subsets.shape[2]):  # one after another: how a sum is grouped must not depend on the batch
+        total = total + table[owners, subsets[:, :, number]]
+    return total / subsets.shape[2]
 
 
 def _stacked(parameter: Tensor, copies: int) -> Tensor:
@@ -173,5 +223,5 @@ def _stacked(parameter: Tensor, copies: int) -> Tensor:
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """``table[u, rows[u, b]]``: ``(U, K, X)`` and ``(U, B)`` give ``(U, B, X)``."""
-    return table.gather(1, rows[..., None].expand(-1, -1, table.shape[2]))
+    """``table[u, rows[u, b]]``: ``(U, K, ...)`` and ``(U, B)`` give ``(U, B, ...)``."""
+    return table.gather(1, rows.view(*rows.shape, *(1,) * (table.dim() - 2)).expand(-1, -1, *table.shape[2:]))

@@ -5,10 +5,11 @@ are chosen; Adam optimises their styles w on the Poincaré loss of randomly crop
 ranked by the victim's mean confidence under stronger random views. A candidate has its own loss, its own crops and its
 own moments of Adam, so no result depends on how candidates are batched.
 
-Settings below ``selection_transforms`` are not PPA's. They adapt it to a defence that merely hides gradients (docs/
-defences.md, adaptive attacks), and leave it as it is by default.
+Settings below ``selection_transforms`` are not PPA's, and leave it as it is by default. They adapt it to a defence that
+merely hides gradients (docs/defences.md, adaptive attacks), or are steps of other attacks that it may have as well.
 
-Legend: U identities of a unit, K candidates of each, B of them in a step, W dimension of w.
+Legend: U identities of a unit, K candidates of each, B of them in a step, W dimension of w, which has an axis of layers
+before it where each has a style of its own.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from mibench.rng import Streams
 
 from .alignment import Alignment, copied, draw_copies
 from .answers import Answered, confidence_in_classes
-from .augment import apply_crops, draw_crops
 from .batching import blocks, scatter_into_step, shuffled_candidates
+from .candidate_subsets import draw_subsets, require_subset_size
 from .diagnostics import by_epoch, stacked, stray_note
 from .final_ranking import robust_confidence
 from .initial_selection import choose, pool, pool_confidence
 from .logit_scale import pool_confidence_and_scale, scaled_answers
 from .losses import IDENTITY_LOSSES, identity_loss, negative_log_realness
-from .parameterisation import DirectStyles, gather_rows
+from .parameterisation import DirectStyles, LayerStyles, gather_rows
 from .rendering import render_images
-from .requirements import check_ranges, require_discriminator, require_mapping
-from .strong_views import apply_strong_views, draw_strong_views
+from .requirements import check_ranges, require_discriminator, require_mapping, require_styles
+from .views import Views, apply_views, draw_shared_crops, draw_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class PPA(Attack):
         "surrogate",
         "align",
         "align_strength",
+        "optimise",
+        "consensus_after",
+        "consensus_subset",
     )
 
     unit_size: int = 10  # ours: identities in one batch; no identity depends on another
@@ -78,12 +82,17 @@ class PPA(Attack):
     # logits are divided by it in the loss (only the cross entropy feels it) and in both selections; auto: so that the
     # median of the largest probability over the pool is 0.9
     logit_scale: float | Literal["auto"] = 1.0
-    views: Literal["crops", "strong"] = "crops"  # in each step; strong: crop, flip, coarser pixels, blur and noise
+    views: Views = "crops"  # in each step; strong: crop, flip, coarser pixels, blur, noise; nuisance: as consensus
     surrogate: str | None = None  # the target whose gradients are followed, twin: the undefended twin; the victim ranks
     align: Alignment = (
         "none"  # AlignMI (arXiv 2509.20177): each draw sees a copy, with noise (paa) or transformed (taa)
     )
     align_strength: float = 0.06  # AlignMI's for PPA: noise of paa, in the range of an image
+
+    # steps of our attack consensus (docs/consensus.md)
+    optimise: Literal["style", "styles"] = "style"  # one for all layers, or one for each layer
+    consensus_after: tuple[int, ...] = ()  # epochs after which every candidate becomes the mean of others
+    consensus_subset: int = 6  # how many others
 
     def __post_init__(self) -> None:
         identity_loss(self.loss)
@@ -115,9 +124,13 @@ class PPA(Attack):
                 "scale",
                 cure="choose the loss cross_entropy, or leave logit_scale at 1",
             )
-        if self.views == "strong" and self.shared_crop:
+        if any(epoch < 1 for epoch in self.consensus_after):
+            raise MibenchError(f"ppa: consensus_after are numbers of epochs, at least 1, got {self.consensus_after}")
+        if self.consensus_after:
+            require_subset_size("ppa", "consensus_subset", self.consensus_subset, self.candidates)
+        if self.views != "crops" and self.shared_crop:
             raise MibenchError(
-                "ppa: strong views are each image's own",
+                f"ppa: {self.views} views are each image's own",
                 cure="leave shared_crop out",
             )
         if self.surrogate is not None and (self.mean_answers or self.logit_scale == "auto"):
@@ -168,6 +181,8 @@ class PPA(Attack):
         context, prior = self._informed(context), require_mapping(context.prior)
         if self.discriminator_weight:
             require_discriminator(prior, self.name, "discriminator_weight")
+        if self.optimise == "styles":
+            require_styles(prior, self.name, instead="style")
         latents, text = pool(prior, self.pool_size, streams), "search candidates"
         if self.logit_scale == "auto":
             confidence, scale = pool_confidence_and_scale(context, latents, self.truncation, text=text)
@@ -182,26 +197,31 @@ class PPA(Attack):
         votes = context.victim.access < Access.SCORES
         latents = choose(state, labels, self.candidates, stable=votes).to(context.device)  # (U, K, Z)
         scale = float(state["logit_scale"] if self.logit_scale == "auto" else self.logit_scale)
-        styles = DirectStyles(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
+        kind = LayerStyles if self.optimise == "styles" else DirectStyles
+        styles = kind(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
         history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
         done, steps = 0, self.epochs * -(-self.candidates // self.batch_size)
         names = labels.cpu()  # streams are named on the CPU
         for epoch in range(self.epochs):
             styles.learning_rate = self._rate(epoch)
             order = shuffled_candidates(self.candidates, names.tolist(), epoch, streams)  # DMMIA's: the two compare
-            views = self._views(names, order, epoch, streams).to(context.device, non_blocking=True)
+            views = self._views(names, order, epoch, streams)
             copies = draw_copies(self.align, names.tolist(), self.candidates, self.draws, epoch, streams)
             copies = gather_rows(copies, order)
             order = order.to(context.device, non_blocking=True)
             for start in range(0, self.candidates, self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 rows = order[:, batch]  # (U, B)
-                w = styles.w(rows)  # (U, B, W)
+                w = styles.w(rows)  # (U, B, ...)
                 history["drift"].append(styles.drift(w, rows))
                 history["loss"].append(self._backward(context, w, own, views[:, batch], copies[:, batch], scale))
                 styles.step(rows)
                 done += 1
                 context.progress(done, steps, f"epoch {epoch + 1}/{self.epochs}")
+            if epoch + 1 in self.consensus_after:
+                count, size = self.candidates, self.consensus_subset
+                subsets = draw_subsets(names.tolist(), count, size, epoch + 1, streams)
+                styles.replace_by_means(subsets.to(context.device, non_blocking=True))
         curves = stacked(history)
         context.log(event=self.name, identities=names.tolist(), **by_epoch(curves, self.epochs))
         finished = styles.finished().detach().flatten(0, 1)
@@ -251,7 +271,7 @@ class PPA(Attack):
     def _backward(
         self, context: Context, w: Tensor, labels: Tensor, views: Tensor, copies: Tensor, scale: float
     ) -> Tensor:
-        """Leave the gradient of every candidate's own loss at ``w`` ``(U, B, W)``; mean losses ``(U,)``.
+        """Leave the gradient of every candidate's own loss at ``w`` ``(U, B, ...)``; mean losses ``(U,)``.
 
         Losses of an identity are summed and divided by its batch, as in DMMIA: the released code takes the mean, and
         Adam's step, which has no scale, feels a division through its epsilon only.
@@ -261,7 +281,7 @@ class PPA(Attack):
         for identities, block in blocks(w.shape[:2], context):
             position = (w.shape[:2], identities, block)
             images = prior.synthesis(w[identities, block].flatten(0, 1))
-            shown = self._in_views(context.fit(images), views[identities, block].flatten(0, 1))
+            shown = apply_views(self.views, context.fit(images), views[identities, block].flatten(0, 1))
             seen = shown.detach().requires_grad_()  # gradients of the draws meet here, then pass the prior once
             total = w.new_zeros(w.shape[:2], dtype=torch.float32)[identities, block]
             own = copies[identities, block].flatten(0, 1)
@@ -282,37 +302,13 @@ class PPA(Attack):
             losses.append(total.flatten())
         return torch.cat(losses).view(w.shape[:2]).mean(dim=1)
 
-    def _in_views(self, images: Tensor, views: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)`` as the network is shown them."""
-        return apply_strong_views(images, views) if self.views == "strong" else apply_crops(images, views)
-
-    def _drawn_views(self, count: int, generator: torch.Generator) -> Tensor:
-        if self.views == "strong":
-            return draw_strong_views(count, generator)
-        return draw_crops(count, generator, scale=self.crop_scale)
-
     def _rate(self, epoch: int) -> float:
         """Adam's rate in an epoch (from 0)."""
         return self.learning_rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
 
     def _views(self, labels: Tensor, order: Tensor, epoch: int, streams: Streams) -> Tensor:
-        """Views in that order, crops ``(U, K, 4)`` or strong ones ``(U, K, 8)``: each its own, or one for a batch."""
-        count, size = self.candidates, self.batch_size
-        if not self.shared_crop:
-            own = [
-                self._drawn_views(count, streams.generator("identity", int(label), "crops", epoch)) for label in labels
-            ]
-            return gather_rows(torch.stack(own), order)
-        batches = range(-(-count // size))
-        shared = [
-            torch.cat(
-                [
-                    draw_crops(
-                        1, streams.generator("identity", int(label), "crops", epoch, batch), scale=self.crop_scale
-                    )
-                    for batch in batches
-                ]
-            ).repeat_interleave(size, dim=0)[:count]
-            for label in labels
-        ]
-        return torch.stack(shared)
+        """Views ``(U, K, X)`` in that order, on the CPU: each image's own, or one crop for a batch."""
+        count, names = self.candidates, labels.tolist()
+        if self.shared_crop:
+            return draw_shared_crops(names, count, self.batch_size, epoch, streams, self.crop_scale)
+        return gather_rows(draw_views(self.views, names, count, epoch, streams, self.crop_scale), order)

@@ -71,6 +71,21 @@ def require_mapping(prior: Prior | None) -> MappingPrior:
     return prior
 
 
+def require_styles(prior: MappingPrior, attack: str, *, instead: str) -> MappingPrior:
+    """The prior of an attack that gives each layer a style of its own; ``instead`` is the value of ``optimise`` that
+    does without.
+
+    Raises:
+        MibenchError: the prior takes one style for all layers.
+    """
+    if prior.num_styles < 2:
+        raise MibenchError(
+            f"{attack}: prior {prior.name!r} takes one style for all layers",
+            cure=f"set attack.optimise={instead}, or name another prior with --prior",
+        )
+    return prior
+
+
 def require_discriminator(prior: Prior, attack: str, setting: str) -> None:
     """Refuse a prior without a discriminator; ``setting`` is the weight of the attack's realism term.
 

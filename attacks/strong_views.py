@@ -40,11 +40,13 @@ def apply_strong_views(images: Tensor, views: Tensor) -> Tensor:
 
     Args:
         images: ``(N, 3, H, W)`` in [0, 1].
-        views: ``(N, 8)`` from :func:`draw_strong_views`, on the device of the images.
+        views: ``(N, 8)`` from :func:`draw_strong_views`, on the CPU, so that nothing waits for a device.
 
     Returns:
         ``(N, 3, H, W)`` in [0, 1].
     """
+    noise = [torch.randn(images.shape[1:], generator=stream(int(seed), "noise")) for seed in views[:, 7].tolist()]
+    views = views.to(images.device, non_blocking=True)
     seen = apply_crops(images, views[:, :4])
     for share in COARSER[1:]:
         size = [max(1, round(share * side)) for side in images.shape[2:]]
@@ -52,8 +54,7 @@ def apply_strong_views(images: Tensor, views: Tensor) -> Tensor:
         back = nn.functional.interpolate(small, size=images.shape[2:], mode="bilinear", align_corners=False)
         seen = torch.where((views[:, 5] == share)[:, None, None, None], back, seen)
     seen = _blurred(_blurred(seen, views[:, 4] * images.shape[2], 2), views[:, 4] * images.shape[3], 3)
-    noise = [torch.randn(images.shape[1:], generator=stream(int(seed), "noise")) for seed in views[:, 7].tolist()]
-    drawn = torch.stack(noise).to(seen) if noise else torch.zeros_like(seen)
+    drawn = torch.stack(noise).to(seen, non_blocking=True) if noise else torch.zeros_like(seen)
     return (seen + views[:, 6].to(seen)[:, None, None, None] * drawn).clamp(0, 1)
 
 

@@ -18,7 +18,7 @@ from mibench.api import Access, Context, Queries, Reconstruction, State
 from mibench.attacks.batching import micro_batches
 from mibench.attacks.initial_selection import pool, pool_confidence
 from mibench.attacks.rendering import decoder
-from mibench.attacks.requirements import require_mapping
+from mibench.attacks.requirements import require_mapping, require_styles
 from mibench.rng import Streams
 
 from .memory import MemoryBank
@@ -57,6 +57,8 @@ class DMMIA(DMMIASettings):
 
     def prepare(self, context: Context, streams: Streams) -> State:
         """The pool of latents and the victim's confidence in every class; with ``memory_start=warm`` their features."""
+        if self.optimise == "styles":
+            require_styles(require_mapping(context.prior), self.name, instead="w")
         latents = pool(context.prior, self.pool_size, streams)
         state = {
             "latents": latents,

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mibench.api import Context, Reconstruction, State
-from mibench.attacks.augment import apply_crops, draw_crops
 from mibench.attacks.batching import blocks, micro_batches, scatter_into_step, shuffled_candidates
 from mibench.attacks.diagnostics import by_epoch, stacked, stray_note
 from mibench.attacks.final_ranking import robust_confidence
 from mibench.attacks.initial_selection import choose
 from mibench.attacks.losses import IDENTITY_LOSSES
-from mibench.attacks.parameterisation import DirectStyles, MappingNetworks, StyleParameters, gather_rows
+from mibench.attacks.parameterisation import DirectStyles, LayerStyles, MappingNetworks, StyleParameters, gather_rows
 from mibench.attacks.rendering import render_images
 from mibench.attacks.requirements import require_mapping
+from mibench.attacks.views import apply_views, draw_views
 from mibench.rng import Streams
 
 from .memory import MemoryBank
@@ -58,7 +58,8 @@ class DMMIAOptimisation:
                 shared=attack.scope == "shared",
             )
         else:
-            self.variable = DirectStyles(self.prior, latents, attack.learning_rate, attack.betas, psi=attack.truncation)
+            kind = LayerStyles if attack.optimise == "styles" else DirectStyles
+            self.variable = kind(self.prior, latents, attack.learning_rate, attack.betas, psi=attack.truncation)
         with torch.no_grad():  # one image tells the dimension of the representation
             probe = self._forward(self.variable.start[:1, 0], None)[0]
         self.banks = banks or self._build_banks(probe.shape[1])
@@ -78,13 +79,12 @@ class DMMIAOptimisation:
             if attack.resample_every and epoch and epoch % attack.resample_every == 0:
                 self._resample(epoch)
             order = shuffled_candidates(count, self.names, epoch, self.streams)
-            crops = torch.stack(
-                [draw_crops(count, self._stream(y, "crops", epoch), scale=attack.crop_scale) for y in self.names]
-            )  # (U, K, 4): a crop belongs to a candidate, whatever its position in the order
-            order, crops = (drawn.to(context.device, non_blocking=True) for drawn in (order, crops))
+            views = draw_views(attack.views, self.names, count, epoch, self.streams, attack.crop_scale)
+            views = gather_rows(views, order)  # (U, K, X): a view belongs to a candidate, whatever its position
+            order = order.to(context.device, non_blocking=True)
             for start in range(0, count, size):
-                rows = order[:, start : start + size]
-                self._step(rows, gather_rows(crops, rows))
+                batch = slice(start, start + size)
+                self._step(order[:, batch], views[:, batch])
                 done += 1
                 context.progress(done, steps, f"epoch {epoch + 1}/{attack.epochs}")
             if self.prototypes is not None and self.first_prototypes is not None:
@@ -93,18 +93,18 @@ class DMMIAOptimisation:
                     "prototype_displacement", (moved / self.first_prototypes.norm(dim=2).clamp(min=1e-12)).mean(dim=1)
                 )
 
-    def _step(self, rows: Tensor, crops: Tensor) -> None:
+    def _step(self, rows: Tensor, views: Tensor) -> None:
         """One step of every identity of the unit on candidates ``rows`` ``(U, B)``."""
         attack = self.attack
         if attack.memory_first and attack.lambda_idr:
-            self._remember(*self._look(rows, crops))
-        w = self.variable.w(rows)  # (U, B, W)
+            self._remember(*self._look(rows, views))
+        w = self.variable.w(rows)  # (U, B, ...)
         self._record("drift", self.variable.drift(w, rows))
         leaf = w.detach().requires_grad_()
         outputs: list[tuple[Tensor, Tensor]] = []  # features and logits of each block
         terms: dict[str, list[Tensor]] = {}
         for identities, block in blocks(rows.shape, self.context):
-            features, logits = self._forward(leaf[identities, block].flatten(0, 1), crops[identities, block])
+            features, logits = self._forward(leaf[identities, block].flatten(0, 1), views[identities, block])
             position = (rows.shape, identities, block)
             parts = self._losses(scatter_into_step(features, *position), scatter_into_step(logits, *position))
             parts = {name: value.view(rows.shape)[identities, block].flatten() for name, value in parts.items()}
@@ -116,7 +116,7 @@ class DMMIAOptimisation:
         w.backward(leaf.grad)
         self.variable.step(rows)
         features = torch.cat([f for f, _ in outputs])
-        self._step_prototypes(features, rows, crops)
+        self._step_prototypes(features, rows, views)
         if attack.lambda_idr and not attack.memory_first:
             self._remember(features, torch.cat([o for _, o in outputs]))
         for name, values in terms.items():
@@ -140,7 +140,7 @@ class DMMIAOptimisation:
             )
         return terms
 
-    def _step_prototypes(self, features: Tensor, rows: Tensor, crops: Tensor) -> None:
+    def _step_prototypes(self, features: Tensor, rows: Tensor, views: Tensor) -> None:
         """W step: SGD on L_imr with the features ``(U B, D)`` of the phi step, or new ones, held fixed.
 
         A gradient of its own over the whole step, not a by-product of the blocks: lambda_1 has no part in it, and the
@@ -149,7 +149,7 @@ class DMMIAOptimisation:
         if self.prototypes is None or self.prototype_optimiser is None:
             return
         if self.attack.prototype_features == "after":
-            features, _ = self._look(rows, crops)
+            features, _ = self._look(rows, views)
         stack = features.view(*rows.shape, -1)
         loss = imr_loss(stack, self.prototypes, self.attack.positives, self.attack.temperature, self.form)
         (loss.sum() / rows.shape[1]).backward()
@@ -179,19 +179,19 @@ class DMMIAOptimisation:
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def _forward(self, w: Tensor, crops: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Representation ``(N, D)`` and logits ``(N, C)`` of the images of ``w`` ``(N, W)``, cropped or whole."""
+    def _forward(self, w: Tensor, views: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Representation ``(N, D)`` and logits ``(N, C)`` of the images of ``w`` ``(N, ...)``, in views or whole."""
         images = self.context.fit(self.prior.synthesis(self.variable.styles(w)))
-        if crops is not None:
-            images = apply_crops(images, crops.flatten(0, 1))
+        if views is not None:
+            images = apply_views(self.attack.views, images, views.flatten(0, 1))
         features, logits = self.context.victim.features_and_logits(images)
         return representation(features, logits, self.attack.features), logits
 
     @torch.no_grad()
-    def _look(self, rows: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, rows: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """Representation and logits of candidates as they are now, without gradients."""
         w = self.variable.w(rows)
-        seen = [self._forward(w[i, b].flatten(0, 1), crops[i, b]) for i, b in blocks(rows.shape, self.context)]
+        seen = [self._forward(w[i, b].flatten(0, 1), views[i, b]) for i, b in blocks(rows.shape, self.context)]
         return torch.cat([f for f, _ in seen]), torch.cat([o for _, o in seen])
 
     def _build_prototypes(self, dim: int) -> tuple[Tensor | None, torch.optim.SGD | None]:
@@ -263,7 +263,7 @@ class DMMIAOptimisation:
     def result(self) -> Reconstruction:
         """Every candidate with the final phi, ranked by the victim under random views."""
         attack, context = self.attack, self.context
-        w = self.variable.finished()  # (U, K, W)
+        w = self.variable.finished()  # (U, K, ...)
         flat = w.detach().flatten(0, 1)
         images = render_images(context, self.variable.styles(flat), self.prior.synthesis)
         grouped = images.view(*w.shape[:2], *images.shape[1:])

@@ -7,16 +7,19 @@ not run as published), the paper wins and the released behaviour is an option.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mibench.api import Attack, MibenchError
 from mibench.attacks.losses import identity_loss
 from mibench.attacks.requirements import check_ranges
+from mibench.attacks.views import Views
 
 
 @dataclass(frozen=True, kw_only=True)
 class DMMIASettings(Attack):
     """The hyper-parameters of DMMIA, each with its source behind it, and what they refuse."""
+
+    later_settings: ClassVar[tuple[str, ...]] = ("views",)
 
     unit_size: int = 10  # ours: identities attacked in lock-step, sharing one memory
     pool_size: int = 5000  # released configuration, CelebA with FFHQ
@@ -27,7 +30,7 @@ class DMMIASettings(Attack):
     crop_scale: tuple[float, float] = (0.9, 1.0)  # released configuration = PPA
     resample_every: int = 0  # epochs between new candidates; 0: once (released), 1: the paper's pseudo-code
 
-    optimise: Literal["mapping", "w"] = "mapping"  # paper: mapping; released code: w
+    optimise: Literal["mapping", "w", "styles"] = "mapping"  # paper; w: released code; styles: ours, a w for each layer
     scope: Literal["identity", "shared"] = "identity"  # one phi for each identity, or one for the unit
     learning_rate: float = 5e-4  # ours: matches the displacement of w in PPA; the released 0.005 belongs to w
     betas: tuple[float, float] = (0.1, 0.1)  # released configuration = PPA
@@ -63,6 +66,8 @@ class DMMIASettings(Attack):
 
     selection_transforms: int = 100  # PPA, final selection
 
+    views: Views = "crops"  # in each step; strong, nuisance: ours, docs/consensus.md
+
     def __post_init__(self) -> None:
         identity_loss(self.loss)
         if not 0 < self.positives < self.prototypes:
@@ -86,13 +91,15 @@ class DMMIASettings(Attack):
             raise MibenchError(f"dmmia: betas must lie in [0, 1), got {self.betas}")
         if not 0 <= self.prototype_momentum < 1:
             raise MibenchError(f"dmmia: prototype_momentum must lie in [0, 1), got {self.prototype_momentum}")
-        if self.scope == "shared" and (self.optimise == "w" or self.order == "sequential"):
+        if self.scope == "shared" and (self.optimise != "mapping" or self.order == "sequential"):
             raise MibenchError(
                 "dmmia: scope=shared is one mapping network for a unit attacked in lock-step; it goes with "
                 "optimise=mapping and order=lockstep only"
             )
-        if self.optimise == "w" and not self.truncation:
-            raise MibenchError("dmmia: optimise=w steps truncated styles; truncation must be above 0, got 0")
+        if self.optimise != "mapping" and not self.truncation:
+            raise MibenchError(
+                f"dmmia: optimise={self.optimise} steps truncated styles; truncation must be above 0, got 0"
+            )
         if self.candidates > self.pool_size:
             raise MibenchError(
                 f"dmmia: candidates ({self.candidates}) are chosen from the pool",
