@@ -8,6 +8,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {
         "brep": "mibench.attacks.brep:BREP",
         "ceiling": "mibench.attacks.ceiling:Ceiling",
+        "consensus": "mibench.attacks.consensus:Consensus",
         "deepinversion": "mibench.attacks.deepinversion:DeepInversion",
         "dmmia": "mibench.attacks.dmmia:DMMIA",
         "floor": "mibench.attacks.floor:Floor",

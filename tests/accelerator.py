@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import test_alignmi
 import test_brep
+import test_consensus
 import test_dmmia
 import test_gmi
 import test_if_gmi
@@ -83,6 +84,7 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "kedmi": (replace(test_kedmi.TINY, iterations=6), crowd_context),
     "kedmi-own": (replace(test_kedmi.TINY, iterations=6, samples_per_step=2), small_context("kedmi")),
     "brep": (test_brep.TINY, dmmia_context),
+    "consensus": (test_consensus.TINY, dmmia_context),
     "if-gmi": (test_if_gmi.TINY, dmmia_context),
     "miface": (test_miface.TINY, gmi_context),
     "ppa-paa": (test_alignmi.PAA_PPA, dmmia_context),
@@ -91,7 +93,10 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
     "ppa": (test_ppa.TINY, dmmia_context),
+    "ppa-strong": (replace(test_ppa.TINY, views="strong"), dmmia_context),
+    "ppa-stepped": (test_consensus.STEPPED_PPA, dmmia_context),
     "dmmia": (test_dmmia.TINY, dmmia_context),
+    "dmmia-stepped": (test_consensus.STEPPED_DMMIA, dmmia_context),
     "dmmia-w": (replace(test_dmmia.TINY, optimise="w", learning_rate=0.05), dmmia_context),
 }
 

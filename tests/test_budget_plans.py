@@ -18,6 +18,7 @@ from mibench import registry
 from mibench.api import Attack, Context, Queries
 from mibench.attacks.brep import BREP
 from mibench.attacks.ceiling import Ceiling
+from mibench.attacks.consensus import Consensus
 from mibench.attacks.deepinversion import DeepInversion
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
@@ -72,6 +73,10 @@ def tiny_ceiling() -> tuple[Attack, Context]:
     return Ceiling(**small), dataclasses.replace(where, portraits=portraits)  # type: ignore[arg-type]
 
 
+def tiny_consensus() -> tuple[Attack, Context]:
+    return Consensus(pool_size=16, candidates=3, steps=4, subset=2, selection_transforms=2), context()
+
+
 def tiny_brep() -> tuple[Attack, Context]:
     return BREP(pool_size=16, restarts=2, directions=3, steps=3, patience=None, selection_transforms=2), context()
 
@@ -96,6 +101,7 @@ def tiny_rlb() -> tuple[Attack, Context]:
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "brep": tiny_brep,
     "ceiling": tiny_ceiling,
+    "consensus": tiny_consensus,
     "deepinversion": tiny_deepinversion,
     "dmmia": tiny_dmmia,
     "floor": tiny_floor,

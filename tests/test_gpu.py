@@ -58,6 +58,7 @@ SMALL: dict[str, dict[str, Any]] = {  # with shipped weights, two units of one i
     "rlb": {"candidates": 2, "episodes": 4, "hidden": 8, "batch_size": 2},
     "mirror-b": {"pool_size": 16, "candidates": 2, "population": 4, "generations": 2},
     "mirror-w": {"pool_size": 16, "candidates": 2, "steps": 2},
+    "consensus": {"pool_size": 16, "candidates": 3, "steps": 3, "subset": 2},
     "ppa": {"pool_size": 16, "candidates": 2, "epochs": 2},
     "dmmia": {"pool_size": 16, "candidates": 2, "epochs": 2},
 }

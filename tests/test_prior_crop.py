@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from mibench.api import Access, Attack, ClassifierOutput, Context, ImageSpec, MibenchError, Victim
 from mibench.attacks.brep import BREP
+from mibench.attacks.consensus import Consensus
 from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
@@ -105,6 +106,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "mirror-b": MirrorBlack(pool_size=8, candidates=2, population=4, generations=1),
     "mirror-w": MirrorWhite(pool_size=8, candidates=2, steps=1),
+    "consensus": Consensus(pool_size=8, candidates=3, steps=3, subset=2),
     "if-gmi": IFGMI(pool_size=8, candidates=2, steps=2, stages=2, stage_steps=1),
     "brep": BREP(pool_size=8, restarts=2, directions=2, steps=1, patience=None),
     "rlb": RLB(candidates=2, episodes=2),
