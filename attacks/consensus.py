@@ -133,7 +133,7 @@ class Consensus(Attack):
         styles = kind(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
         targets = labels.to(context.device).repeat_interleave(count)
         rows = torch.arange(count, device=context.device).expand(len(names), count)
-        history: dict[str, list[Tensor]] = {"loss": [], "drift": []}
+        history: dict[str, list[Tensor]] = {"loss": [], "drift": [], "spread": []}
         for step in range(self.steps):
             styles.learning_rate = self.learning_rate * (self.later_rate if step >= self.schedule[0] else 1)
             if isinstance(styles, LayerStyles):
@@ -146,6 +146,7 @@ class Consensus(Attack):
             if step + 1 in self.averaged_after:
                 subsets = draw_subsets(names, count, self.subset, step + 1, streams)
                 styles.replace_by_means(subsets.to(context.device, non_blocking=True))
+            history["spread"].append(styles.spread())
             context.progress(step + 1, self.steps, f"step {step + 1}/{self.steps}")
         curves = stacked(history)
         context.log(event=self.name, identities=names, schedule=list(self.schedule), **by_twentieth(curves))

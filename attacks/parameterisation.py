@@ -143,6 +143,12 @@ class DirectStyles(StyleParameters):
         self.steps = torch.zeros(start.shape[:2], device=start.device)
         self.owners = torch.arange(start.shape[0], device=start.device)[:, None]  # (U, 1)
 
+    def spread(self) -> Tensor:
+        """How far candidates of an identity lie apart ``(U,)``: the standard deviation between them before truncation,
+        in standard deviations of the prior's w, averaged over the numbers of a candidate."""
+        between = self.untruncated(self.vectors).std(dim=1, correction=0)
+        return (between / self.prior.w_std.to(between)).flatten(1).mean(dim=1)
+
     @torch.no_grad()
     def replace_by_means(self, subsets: Tensor) -> None:
         """Replace every candidate by the mean of candidates ``subsets`` ``(U, K, M)`` of its identity, all at once.

@@ -24,6 +24,7 @@ CURVES = {
     "L_idr": "loss across classes (IDR)",
     "L_prior": "prior loss",
     "drift": "drift of w (standard deviations)",
+    "spread": "spread of candidates (standard deviations)",
     "prototype_displacement": "displacement of the prototypes",
 }  # what attacks log -> what it is
 

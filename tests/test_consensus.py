@@ -108,6 +108,15 @@ def test_the_last_consensus_is_of_what_the_last_round_left() -> None:
     assert not torch.allclose(with_it.latents, without.latents, atol=1e-2)
 
 
+def test_the_spread_of_candidates_is_logged_and_falls_with_a_consensus() -> None:
+    where = context()
+    prior: Any = where.prior
+    result, apart = attack(TINY, where), attack(replace(TINY, subset=0), where)
+    spread = (result.latents.unflatten(0, (2, 4)).std(dim=1, correction=0) / prior.w_std).flatten(1).mean(dim=1)
+    assert torch.allclose(result.curves["spread"][:, -1], spread, atol=1e-4)
+    assert bool((result.curves["spread"][:, 1] < apart.curves["spread"][:, 1]).all())
+
+
 @pytest.mark.parametrize(
     ("steps", "rounds", "share", "schedule"),
     [
