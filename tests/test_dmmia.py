@@ -157,6 +157,15 @@ def test_the_memory_of_a_unit_is_shared_and_a_memory_of_one_s_own_is_not() -> No
     assert not torch.allclose(shared.images[4:], alone.images, rtol=0.0, atol=0.1)
 
 
+def test_until_idr_begins_identities_do_not_depend_on_each_other_and_the_memory_fills() -> None:
+    late = replace(TINY, epochs=2, idr_from=1)
+    without, begun = attack(replace(late, lambda_idr=0.0)), attack(late)
+    steps = begun.curves["L_ce"].shape[1] // 2
+    assert torch.equal(begun.curves["L_ce"][:, : steps + 1], without.curves["L_ce"][:, : steps + 1])
+    assert not torch.equal(begun.curves["L_ce"][:, steps + 1 :], without.curves["L_ce"][:, steps + 1 :])
+    assert float(begun.curves["L_idr"][:, steps].min()) > 0
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -177,6 +186,8 @@ def test_the_memory_of_a_unit_is_shared_and_a_memory_of_one_s_own_is_not() -> No
         {"objective": "ratio"},
         {"memory_key": "target"},
         {"memory_update": "sequential"},
+        {"memory_update": "growing"},
+        {"idr_from": 1},
         {"memory_start": "random"},
         {"memory_start": "warm"},
         {"memory_slots": 2},
@@ -365,6 +376,8 @@ def test_dmmia_needs_gradients() -> None:
         ({"scope": "shared", "optimise": "w"}, "lock-step"),
         ({"optimise": "w", "truncation": 0.0}, "truncation"),
         ({"scope": "shared", "order": "sequential"}, "lock-step"),
+        ({"idr_from": 3}, "idr_from"),
+        ({"memory_update": "growing", "memory_slots": 2}, "growing"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], words: str) -> None:

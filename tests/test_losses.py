@@ -113,6 +113,24 @@ def test_the_memory_follows_its_recursion() -> None:
     assert memory.seen[:, 0].tolist() == [False, True, False]
 
 
+def test_a_growing_memory_moves_every_class_it_knows_towards_the_mean_of_all_it_ever_got() -> None:
+    """``M[c].append(f); M[c] = r M[c] + (1 - r) Mean(M[c])`` for every c, with the appended features as the list."""
+    steps = nn.functional.normalize(torch.randn(6, 2, 5, generator=torch.Generator().manual_seed(0)), dim=2)
+    classes = [[1, 1], [0, 1], [0, 0], [1, 2], [2, 2], [2, 0]]
+    memory = MemoryBank(4, 5, momentum=0.7, growing=True)
+    appended: dict[int, list[Tensor]] = {}
+    rows: dict[int, Tensor] = {}
+    for features, own in zip(steps, classes, strict=True):
+        memory.update(features, torch.tensor(own))
+        for feature, c in zip(features, own, strict=True):
+            appended.setdefault(c, []).append(feature)
+        for c, every in appended.items():
+            mean = torch.stack(every).mean(dim=0)
+            rows[c] = 0.7 * rows[c] + 0.3 * mean if c in rows else mean
+    assert torch.allclose(memory.rows[:3, 0], torch.stack([rows[c] for c in range(3)]), atol=1e-6)
+    assert memory.seen[:, 0].tolist() == [True, True, True, False]
+
+
 def test_an_unseen_class_has_no_loss_and_no_gradient() -> None:
     features = normalised().requires_grad_()
     loss = bank([0, 1]).loss(features, torch.tensor([2, 0, 4]), 0.1)

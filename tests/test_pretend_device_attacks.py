@@ -38,6 +38,7 @@ CHANGES: list[dict[str, Any]] = [
     {"memory_start": "random", "resample_every": 1},
     {"memory_start": "warm", "memory_first": True, "memory_samples": "correct"},
     {"memory_update": "sequential", "memory_slots": 2, "memory_renormalise": True},
+    {"memory_update": "growing", "idr_from": 1},
     {"features": "raw", "normalise_prototypes": False, "likelihood": "mean", "objective": "ratio"},
     {"features": "logits", "memory_key": "target", "memory_scope": "identity", "memory_start": "warm"},
     {"scope": "shared", "prototype_features": "after", "loss": "poincare"},

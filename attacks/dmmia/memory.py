@@ -22,6 +22,8 @@ class MemoryBank:
         momentum: ``r`` in ``M <- r M + (1 - r) M'``.
         slots: memories per class, filled and updated in turn (1 in the paper).
         sequential: update sample by sample (released code) instead of by the mean of a step (paper).
+        growing: ``M'`` is the mean of all features that a class ever got, and every class that has any moves towards it
+            in each update (the paper's pseudo-code, which appends to ``M[c]`` and averages).
         renormalise: bring stored rows back to unit length after each update.
         initial: rows ``(C, D)`` to start from, or None for an empty bank.
         initial_seen: which of them count as seen ``(C,)``; all when None.
@@ -38,6 +40,7 @@ class MemoryBank:
         momentum: float,
         slots: int = 1,
         sequential: bool = False,
+        growing: bool = False,
         renormalise: bool = False,
         initial: Tensor | None = None,
         initial_seen: Tensor | None = None,
@@ -45,6 +48,8 @@ class MemoryBank:
         device: torch.device | str = "cpu",
     ) -> None:
         self.momentum, self.slots, self.sequential, self.renormalise = momentum, slots, sequential, renormalise
+        self.growing = growing
+        self.sums, self.counts = torch.zeros(classes, dim, device=device), torch.zeros(classes, device=device)
         self.rows = torch.zeros(classes, slots, dim, device=device)
         self.seen = torch.zeros(classes, slots, dtype=torch.bool, device=device)
         self.turn = torch.zeros(classes, dtype=torch.int64, device=device)
@@ -123,7 +128,11 @@ class MemoryBank:
             member = member * use[:, None].to(features.dtype)
         count = member.sum(dim=0)
         with torch.autocast(features.device.type, enabled=False):
-            mean = (member.T @ features) / count.clamp(min=1)[:, None]
+            total = member.T @ features
+        if self.growing:
+            self.sums, self.counts = self.sums + total, self.counts + count
+            total, count = self.sums, self.counts
+        mean = total / count.clamp(min=1)[:, None]
         index = torch.arange(self.seen.shape[0], device=self.rows.device)
         old, was_seen = self.rows[index, self.turn], self.seen[index, self.turn]
         was_learnt = self.learnt[index, self.turn]

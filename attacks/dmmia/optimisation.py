@@ -66,6 +66,7 @@ class DMMIAOptimisation:
         self.prototypes, self.prototype_optimiser = self._build_prototypes(probe.shape[1])
         self.first_prototypes = None if self.prototypes is None else self.prototypes.detach().clone()
         self.curves: dict[str, list[Tensor]] = {}
+        self.epoch = 0
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -76,6 +77,7 @@ class DMMIAOptimisation:
         steps = attack.epochs * -(-count // size)
         done = 0
         for epoch in range(attack.epochs):
+            self.epoch = epoch
             if attack.resample_every and epoch and epoch % attack.resample_every == 0:
                 self._resample(epoch)
             order = shuffled_candidates(count, self.names, epoch, self.streams)
@@ -162,7 +164,8 @@ class DMMIAOptimisation:
 
     @property
     def _weights(self) -> dict[str, float]:
-        idr = self.attack.prototype_gradient_scale * self.attack.lambda_idr
+        begun = self.epoch >= self.attack.idr_from
+        idr = self.attack.prototype_gradient_scale * self.attack.lambda_idr if begun else 0.0
         return {"L_ce": 1.0, "L_imr": self._imr_weight, "L_idr": idr}
 
     def _remember(self, features: Tensor, logits: Tensor) -> None:
@@ -225,6 +228,7 @@ class DMMIAOptimisation:
                 momentum=attack.momentum,
                 slots=attack.memory_slots,
                 sequential=attack.memory_update == "sequential",
+                growing=attack.memory_update == "growing",
                 renormalise=attack.memory_renormalise,
                 initial=initial,
                 initial_seen=known,

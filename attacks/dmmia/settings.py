@@ -19,7 +19,7 @@ from mibench.attacks.views import Views
 class DMMIASettings(Attack):
     """The hyper-parameters of DMMIA, each with its source behind it, and what they refuse."""
 
-    later_settings: ClassVar[tuple[str, ...]] = ("views",)
+    later_settings: ClassVar[tuple[str, ...]] = ("views", "idr_from")
 
     unit_size: int = 10  # ours: identities attacked in lock-step, sharing one memory
     pool_size: int = 5000  # released configuration, CelebA with FFHQ
@@ -56,12 +56,13 @@ class DMMIASettings(Attack):
     momentum: float = 0.7  # r, paper's update, released value
     memory_slots: int = 1  # N_m, released code
     memory_key: Literal["predicted", "target"] = "predicted"  # paper; target: released code
-    memory_update: Literal["mean", "sequential"] = "mean"  # paper; sequential: released code
+    memory_update: Literal["mean", "sequential", "growing"] = "mean"  # paper; released code; the paper's pseudo-code
     memory_start: Literal["empty", "random", "warm"] = "empty"  # paper; random: released intent; warm: pool features
     memory_scope: Literal["unit", "identity"] = "unit"  # ours: shared in lock-step; identity: a bank of its own
     memory_samples: Literal["all", "correct"] = "all"  # which samples are remembered
     memory_renormalise: bool = False  # rows back to unit length after each update
     memory_first: bool = False  # released code updates M before phi
+    idr_from: int = 0  # ours: epochs without L_idr, while the memory fills
     order: Literal["lockstep", "sequential"] = "lockstep"  # sequential: one class after another, M handed on (released)
 
     selection_transforms: int = 100  # PPA, final selection
@@ -80,7 +81,7 @@ class DMMIASettings(Attack):
             positive=("learning_rate", "temperature"),
             not_negative=(
                 *("resample_every", "prototype_rate", "selection_transforms", "truncation", "prototype_std"),
-                *("lambda_imr", "lambda_idr", "prototype_gradient_scale", "prototype_decay"),
+                *("lambda_imr", "lambda_idr", "prototype_gradient_scale", "prototype_decay", "idr_from"),
             ),
         )
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -110,6 +111,16 @@ class DMMIASettings(Attack):
                 f"dmmia: with {reason} no other class can enter the memory of an identity, so that L_idr is 0 in "
                 "every step",
                 cure="set lambda_idr=0 to attack without IDR, or memory_start=warm",
+            )
+        if self.lambda_idr and self.idr_from >= self.epochs:
+            raise MibenchError(
+                f"dmmia: idr_from ({self.idr_from}) is not reached in {self.epochs} epochs",
+                cure="set lambda_idr=0 to attack without IDR",
+            )
+        if self.memory_update == "growing" and self.memory_slots > 1:
+            raise MibenchError(
+                "dmmia: memory_update=growing keeps one mean of all that a class ever got",
+                cure=f"leave memory_slots at 1, got {self.memory_slots}",
             )
         if not 0 <= self.momentum <= 1:
             raise MibenchError(f"dmmia: momentum must lie in [0, 1], got {self.momentum}")
