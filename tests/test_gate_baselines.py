@@ -112,6 +112,14 @@ def test_several_files_cannot_be_written_at_once(accepted):
     assert "writes one file, got 2" in result.output
 
 
+@pytest.mark.parametrize("option", [("--attack", "ppa"), ("--protocol", "demo"), ("--set", "protocol.identities=5")])
+def test_what_only_a_target_to_attack_can_use_is_not_ignored(tmp_path, option):
+    result = call("--update-baseline", "--baseline", tmp_path / "leak.json", finished(tmp_path, 0.4), *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} would say how to attack a target" in result.output
+    assert not (tmp_path / "leak.json").exists()
+
+
 def test_a_target_needs_a_file(tmp_path):
     run = finished(tmp_path, 0.4)
     with pytest.raises(MibenchError, match="baseline is a file"):

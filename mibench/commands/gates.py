@@ -130,6 +130,14 @@ def update_baseline(
             "a baseline is made of finished runs or from a target to attack",
             cure="name run directories, or one target with --target",
         )
+    changed = any(scoped(settings or {}).values())
+    named = {"--attack": attacks, "--protocol": protocol, "--dataset": dataset, "--set": changed}
+    ignored = [option for option, value in named.items() if value and target is None]
+    if ignored:
+        raise MibenchError(
+            f"{' and '.join(ignored)} would say how to attack a target, and these runs are finished",
+            cure="name only the runs that the baseline is to hold",
+        )
     _refuse_what_is_no_attack(attacks)
     if target is not None:
         machine = _machine(device, reporter)
