@@ -31,6 +31,7 @@ def test_the_leakiest_counts(accepted, tmp_path):
     assert alone.verdict == "fail"
     assert among.verdict == "pass"
     assert [test.against for test in among.tests] == ["vgg16@synthfaces+seed-2"]
+    assert among.seeds == ((9,), (0, 1, 2))
     assert among.baselines == tuple(f"vgg16@synthfaces+seed-{number}" for number in range(3))
     assert among.as_plain()["tests"] == gate(new, accepted[2], margins=MARGIN).as_plain()["tests"]
 

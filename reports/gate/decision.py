@@ -74,7 +74,7 @@ class Gate:
         verdict: the worst of all parts: fail, else undecided, else pass.
         target: card of the classifier at the gate. baselines: cards of those that it is compared with.
         confidence: of the one-sided tests.
-        seeds: of the attacks, now and in the baseline.
+        seeds: of the attacks, now and in the baselines together.
         circumstances: what both have in common, such as protocol and judge.
     """
 
@@ -164,7 +164,7 @@ def decide(
         confidence=confidence,
         tests=tuple(tests),
         utility=utility,
-        seeds=(pairs[0][0].seeds, pairs[0][1].seeds),
+        seeds=(pairs[0][0].seeds, tuple(sorted({seed for one in rivals for seed in one[0][1].seeds}))),
         circumstances=pairs[0][0].circumstances,
     )
 
