@@ -182,9 +182,10 @@ def render(comparison: Comparison, kind: str, *, width: int = 110) -> str:
 
 
 def write_all(comparison: Comparison, folder: Path) -> list[Path]:
-    """CSV, Markdown and LaTeX of rows and of differences, and the figure; of every metric, whichever were asked for."""
+    """CSV, Markdown and LaTeX of rows and of differences, and figures; of every metric, whichever were asked for."""
     from .figures.comparison import comparison_plot
     from .figures.style import save
+    from .figures.verdict import has_verdict, verdict_plot
 
     comparison = dataclasses.replace(comparison, requested=())
     files = []
@@ -195,7 +196,10 @@ def write_all(comparison: Comparison, folder: Path) -> list[Path]:
         files.append(write_text(folder / f"{table.name}.csv", csv_text(table)))
         files.append(write_text(folder / f"{table.name}.md", block.markdown().lstrip("\n")))
         files.append(write_text(folder / f"{table.name}.tex", block.latex()))
-    return files + save(comparison_plot(comparison), folder, "comparison")
+    files += save(comparison_plot(comparison), folder, "comparison")
+    if has_verdict(comparison):
+        files += save(verdict_plot(comparison), folder, "verdict")
+    return files
 
 
 def blocks(comparison: Comparison) -> tuple[Block, Block]:

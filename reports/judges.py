@@ -12,7 +12,7 @@ from .formatting import CONTROLS
 from .table_model import Cell, Column, Kind, Table, estimate_cell, text_cells
 
 _ERRORS = ("judge_", "second_judge_")  # begin the names of error rates
-_CONTROL = "control_"
+_CONTROLS = {"": "control_", "second_": "second_control_"}  # begins a metric here -> begins its estimates for controls
 ERROR_NOTE = (
     "False acceptance: an image is taken for a person whom it does not show; false rejection: it is not taken for the "
     "person whom it shows."
@@ -33,17 +33,27 @@ class Judge:
     estimates: Mapping[str, Estimate]
     infos: Mapping[str, MetricInfo]
 
+    def of_control(self, control: str) -> dict[str, str]:
+        """Metrics that a control has a value for, as they are called where an attack is measured -> their estimates."""
+        names = {}
+        for metric, prefix in _CONTROLS.items():
+            begin = f"{prefix}{control}_"
+            for name, estimate in self.estimates.items():
+                if name.startswith(begin) and estimate.value is not None:
+                    names[metric + name.removeprefix(begin)] = name
+        return names
+
 
 def judges_of(runs: Sequence[StoredRun]) -> tuple[Judge, ...]:
     """Every judge of runs with every set of people, once. Runs scored before error rates existed have controls only."""
     first_of: dict[tuple[str, ...], StoredRun] = {}
     for run in runs:
-        if any(name.startswith((*_ERRORS, _CONTROL)) for name in run.metrics):
+        if any(name.startswith((*_ERRORS, *_CONTROLS.values())) for name in run.metrics):
             first_of.setdefault(_key(run), run)
     several = len({key[1] for key in first_of}) > 1
     judges = []
     for (card, dataset, *_), run in first_of.items():
-        names = [name for name in run.metrics if name.startswith((*_ERRORS, _CONTROL))]
+        names = [name for name in run.metrics if name.startswith((*_ERRORS, *_CONTROLS.values()))]
         infos = merged_infos([run.infos])
         people = int(run.samples["identity"].nunique())
         judges.append(
@@ -117,16 +127,9 @@ def errors_table(judges: Sequence[Judge]) -> Table:
 
 def controls_table(judge: Judge, number: int, metrics: Sequence[str] = ()) -> Table:
     """A row for each metric that some control has a value for, a column for each control."""
-    by_control = {
-        control: {
-            name.removeprefix(f"{_CONTROL}{control}_"): estimate
-            for name, estimate in judge.estimates.items()
-            if name.startswith(f"{_CONTROL}{control}_") and estimate.value is not None
-        }
-        for control in CONTROLS
-    }
-    known = dict.fromkeys(name for estimates in by_control.values() for name in estimates)
-    shown = [control for control, estimates in by_control.items() if estimates]
+    by_control = {control: judge.of_control(control) for control in CONTROLS}
+    known = dict.fromkeys(name for names in by_control.values() for name in names)
+    shown = [control for control, names in by_control.items() if names]
     columns = [Column(name="metric", title="")]
     for control in shown:
         title = CONTROLS[control].removeprefix("control: ")
@@ -135,12 +138,12 @@ def controls_table(judge: Judge, number: int, metrics: Sequence[str] = ()) -> Ta
     for name in known:
         if metrics and name not in metrics:
             continue
-        owner = next(control for control in shown if name in by_control[control])
-        info = judge.infos.get(f"{_CONTROL}{owner}_{name}")
+        info = judge.infos.get(next(by_control[control][name] for control in shown if name in by_control[control]))
         percent = info is not None and info.percent
         title = name if info is None else info.title.rpartition(", ")[0] + arrow(info.higher_is_better)
         kind: Kind = "percent" if percent else "number"
-        cells = (estimate_cell(by_control[control].get(name), kind=kind) for control in shown)
+        estimates = (judge.estimates.get(by_control[control].get(name, "")) for control in shown)
+        cells = (estimate_cell(estimate, kind=kind) for estimate in estimates)
         rows.append((Cell(value=name, title=title), *cells))
     title = f"Controls, judge {judge.label}"
     return Table(name=f"controls-{number}", title=title, columns=tuple(columns), rows=tuple(rows))

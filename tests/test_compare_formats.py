@@ -32,7 +32,7 @@ def test_files_hold_the_same_numbers_and_repeat(compared, suite, tmp_path):
     files = compared.write(tmp_path / "a")
     assert sorted(file.name for file in files) == sorted(
         [f"{name}.{ending}" for name in ("comparison", "differences") for ending in ("csv", "md", "tex")]
-        + ["comparison.png", "comparison.svg"]
+        + [f"{name}.{ending}" for name in ("comparison", "verdict") for ending in ("png", "svg")]
     )
     again = compare(suite).write(tmp_path / "b")
     for one, other in zip(files, again, strict=True):
@@ -114,7 +114,7 @@ def test_the_command_prints_every_format(suite, tmp_path):
     assert found["family"] == 15
     assert [row["label"] for row in found["rows"]] == ["dmmia", "ppa", "floor (no attack)"]
     assert found["differences"][0]["estimate"]["params"]["detectable"] > 0
-    assert len(found["files"]) == 8
+    assert len(found["files"]) == 10
     assert all(Path(file).is_file() for file in found["files"])
     assert "did you mean 'dmmia'" in call(*runs, "--reference", "dmia").stderr
 

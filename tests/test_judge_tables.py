@@ -11,6 +11,8 @@ from reported_runs import make_run
 
 from mibench.reports.compare import compare_attacks
 from mibench.reports.compare_defences import compare_defences
+from mibench.reports.figures.verdict import verdict_plot
+from mibench.reports.formatting import CONTROLS
 from mibench.reports.judges import judges_of
 from mibench.reports.tables import judge, write_tables
 from mibench.results import StoredRun, open_run
@@ -80,3 +82,16 @@ def test_a_run_scored_before_is_read_and_has_its_controls(run: StoredRun, old: S
     assert "Errors of the judge" not in text
     assert "| private test images" in text
     assert len(judges_of([run, old])) == 1, "the same judge of the same people"
+
+
+def test_the_verdict_figure_shows_controls_beside_the_attacks(run: StoredRun) -> None:
+    comparison = compare_attacks(run)
+    axes = verdict_plot(comparison).axes
+    labels = [label.get_text().replace("\n", " ") for label in axes[0].get_yticklabels()]
+    assert {row.label for row in comparison.rows} < set(labels)
+    (judge_of_run,) = comparison.judges
+    for control, title in CONTROLS.items():
+        assert (title.removeprefix("control: ") in labels) == bool(judge_of_run.of_control(control))
+    drawn = [x for dots in axes[0].collections if hasattr(dots, "get_offsets") for x, _ in dots.get_offsets()]
+    assert run.metrics["control_private_test_acc1"].value in drawn
+    assert any("ranked first" in each.get_xlabel() for each in axes)

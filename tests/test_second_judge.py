@@ -53,6 +53,10 @@ def test_both_judges_are_asked_and_their_agreement_is_counted() -> None:
     assert not people["second_hit1"].any() or metrics["second_acc1"].value < metrics["acc1"].value
     assert metrics["second_judge_false_rejection"].value > metrics["judge_false_rejection"].value
     assert metrics["second_judge_false_acceptance_foreign"].params["kind"] == "negative"
+    rejected, accepted = metrics["second_judge_false_rejection"], metrics["second_control_private_test_acc1"]
+    assert accepted.value == pytest.approx(1 - rejected.value)
+    assert accepted.value < metrics["control_private_test_acc1"].value
+    assert metrics["second_control_nearest_public_acc1"].extractor == "shifted@toy (low2high to 16)"
 
 
 def test_a_judge_that_stands_beside_itself_agrees() -> None:

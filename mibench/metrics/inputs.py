@@ -35,6 +35,7 @@ class SecondJudge:
         predicted: its class for each reconstruction ``(N,)``, int64; rows as in ``ScoringInputs.samples``.
         hit1: whether that is the right one ``(N,)``.
         extractor: its name, for the record.
+        controls: as ``ScoringInputs.controls``, judged by it.
         control_pairs: as ``ScoringInputs.control_pairs``, judged by it.
         fixed: why every image is a hit, where it knows one class only.
     """
@@ -42,6 +43,7 @@ class SecondJudge:
     predicted: Tensor
     hit1: Tensor
     extractor: str
+    controls: Mapping[str, pd.DataFrame]
     control_pairs: Mapping[str, pd.DataFrame]
     fixed: str | None = None
 

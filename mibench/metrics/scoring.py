@@ -282,7 +282,7 @@ def score(
         control_pairs=control_pairs(attacked, public_output, controls),
         second_judge=None
         if second_judge is None
-        else ask_second_judge(second_judge, ordered.images, ordered.labels, private, images_of_controls),
+        else ask_second_judge(second_judge, ordered.images, ordered.labels, private, portraits, images_of_controls),
         gradients=None if target is None else LossGradients(target.logits, target.device, ordered.images, public),
         identity_params=identity_params,
         seed=seed,

@@ -16,19 +16,25 @@ from mibench.data.split import Images
 
 from . import estimates
 from .accuracy import always_hit
-from .controls import ControlImages, control_tables
+from .controls import CONTROLS, ControlImages, control_tables
 from .extractors import JudgeExtractor
-from .inputs import ScoringInputs, SecondJudge
+from .inputs import ScoringInputs, SecondJudge, column_mean
 from .judge_errors import INFOS, control_pairs, judge_errors
 
 PREFIX = "second_"
 NAMES = ("second_acc1", "both_judges_acc1", "judges_agree")
+JUDGED = tuple(control for control in CONTROLS if control != "no_information")  # which shows no image
 
 
 def ask_second_judge(
-    judge: JudgeExtractor, images: Tensor, labels: Tensor, private: Images, controls: ControlImages
+    judge: JudgeExtractor,
+    images: Tensor,
+    labels: Tensor,
+    private: Images,
+    portraits: Images | None,
+    controls: ControlImages,
 ) -> SecondJudge:
-    """What ``judge`` says of reconstructions ``(N, 3, H, W)`` of ``labels`` ``(N,)`` and of the control pairs.
+    """What ``judge`` says of reconstructions ``(N, 3, H, W)`` of ``labels`` ``(N,)`` and of the controls.
 
     The nearest strangers are those nearest in its own features to the ``private`` training images.
     """
@@ -39,7 +45,7 @@ def ask_second_judge(
         judge=judge,
         reference=judge.cached_features(private.pixels),
         public_output=output,
-        portraits=None,
+        portraits=portraits,
         truth=None,
         **controls,
     )
@@ -47,11 +53,24 @@ def ask_second_judge(
         predicted=judged.verdicts.predicted,
         hit1=judged.verdicts.hit1,
         extractor=judge.record,
+        controls=tables,
         control_pairs=control_pairs(attacked, output, tables),
         fixed=always_hit(1, judged.classes, f"judge {judge.name!r}"),
     )
 
 
+_CONTROLS = tuple(
+    MetricInfo(
+        f"{PREFIX}control_{control}_acc1",
+        f"acc@1 by the second judge, {CONTROLS[control]}",
+        percent=True,
+        proportion=True,
+        higher_is_better=True,
+        topic="control",
+        views=(),
+    )
+    for control in JUDGED
+)
 _ERRORS = tuple(replace(info, name=PREFIX + info.name, title=f"second judge's {info.title}") for info in INFOS)
 
 
@@ -88,11 +107,15 @@ _ERRORS = tuple(replace(info, name=PREFIX + info.name, title=f"second judge's {i
         views=("run",),
         tested=False,
     ),
+    *_CONTROLS,
     *_ERRORS,
 )
 def measure(inputs: ScoringInputs) -> Measured:
-    """acc1 by the second judge and by both, the share of samples that both put down to one person (right or wrong), and
-    the second judge's errors; columns ``second_predicted``, ``second_hit1``, ``both_hit1`` and ``judges_agree``."""
+    """The second judge's acc1 of reconstructions and controls and its errors; how often both judges accept, or agree.
+
+    Columns ``second_predicted``, ``second_hit1``, ``both_hit1`` and ``judges_agree``; two agree where they put an image
+    down to one person, right or wrong.
+    """
     second = inputs.second_judge
     if second is None:
         reason = "the protocol names no second judge"
@@ -116,6 +139,14 @@ def measure(inputs: ScoringInputs) -> Measured:
         else:
             values = columns[column].astype(np.float64)
             measured.append(inputs.mean_of(name, values, proportion=True, extractor=extractor))
+    for control, table in second.controls.items():
+        name = f"{PREFIX}control_{control}_acc1"
+        if second.fixed:
+            measured.append(estimates.not_informative(name, second.fixed, extractor=second.extractor))
+        else:
+            measured.append(
+                column_mean(name, table, "hit1", proportion=True, extractor=second.extractor, **inputs.intervals)
+            )
     own = replace(
         inputs,
         control_pairs=second.control_pairs,

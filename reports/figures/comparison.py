@@ -15,25 +15,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = ("acc1", "knn_distance", "true_identity_error")
+TITLE = "Attacks side by side"
 MOST_LETTERS = 32  # in a line of a label beside the axis; a label has two lines at most
 
 
-def comparison_plot(comparison: Comparison) -> Figure:
+def comparison_plot(comparison: Comparison, panels: Sequence[str] = PANELS, title: str = TITLE) -> Figure:
     """Rows below each other by target, a panel per headline metric; colour and marker by attack, floors in grey."""
-    names = [name for name in PANELS if name in comparison.metrics] or list(comparison.metrics[:1])
+    names = [name for name in panels if name in comparison.metrics] or list(comparison.metrics[:1])
     styles = _styles(comparison)
     heights, heads = _heights(comparison)
     height = 1.25 + 0.27 * (len(heights) + 1.4 * len(heads)) + 0.55
     longest = max(len(line) for row in comparison.rows for line in _broken(row.label).split("\n"))
     fig = figure(min(14.0, 1.0 + 0.075 * longest + 3.1 * max(1, len(names))), height)
-    panels = fig.subplots(1, max(1, len(names)), sharey=True, squeeze=False)[0]
+    plots = fig.subplots(1, max(1, len(names)), sharey=True, squeeze=False)[0]
     lowest = max(heights) + 0.7
-    for name, axes in zip(names, panels, strict=False):
+    for name, axes in zip(names, plots, strict=False):
         _panel(axes, comparison, name, heights, styles)
         for line in heads.values():
             if line > 0:
                 axes.axhline(line - 0.75, color=GREY, linewidth=0.8)
-    first = panels[0]
+    first = plots[0]
     first.set_ylim(lowest, -0.8)
     ticks = [*heights, *heads.values()]
     labels = [*(_broken(row.label) for row in comparison.rows), *heads]
@@ -41,7 +42,7 @@ def comparison_plot(comparison: Comparison) -> Figure:
     for label in first.get_yticklabels()[len(heights) :]:
         label.set_fontweight("bold")
         label.set_fontsize(SMALL + 0.5)
-    for axes in panels:
+    for axes in plots:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
     row = comparison.rows[0]
@@ -52,7 +53,7 @@ def comparison_plot(comparison: Comparison) -> Figure:
         subtitle = f"WARNING: rows differ in {', '.join(comparison.mixed[:3])}: they do not compare"
     if any(len(each.seeds) > 1 for each in comparison.rows):
         subtitle += "; thin ticks: single seeds"
-    heading(fig, "Attacks side by side", subtitle)
+    heading(fig, title, subtitle)
     return fig
 
 
