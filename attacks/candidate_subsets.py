@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb
 
 import torch
 from torch import Tensor
@@ -25,19 +24,6 @@ def require_subset_size(attack: str, setting: str, size: int, candidates: int) -
         )
 
 
-def require_enough_subsets(attack: str, setting: str, size: int, candidates: int, wanted: int) -> None:
-    """Refuse to draw more subsets than there are.
-
-    Raises:
-        MibenchError: with the number of subsets and the setting that decides it.
-    """
-    if (number := comb(candidates, size)) < wanted:
-        raise MibenchError(
-            f"{attack}: {setting} ({candidates}) has {number} subsets of {size}, {wanted} different ones are wanted",
-            cure=f"raise {setting}",
-        )
-
-
 def draw_subsets(names: Sequence[int], count: int, size: int, step: int, streams: Streams) -> Tensor:
     """For every candidate of every identity, other candidates of the same identity: no two of them the same set.
 
@@ -52,31 +38,6 @@ def draw_subsets(names: Sequence[int], count: int, size: int, step: int, streams
         int64 ``(U, K, M)``, each row in rising order; candidate ``k`` is in no subset of its own.
     """
     return torch.stack([_distinct(count, size, streams.generator("identity", name, "subsets", step)) for name in names])
-
-
-def draw_results(names: Sequence[int], count: int, size: int, results: int, step: int, streams: Streams) -> Tensor:
-    """For every identity as many different subsets of its candidates as there are results.
-
-    Args:
-        names: labels of the ``U`` identities.
-        count: ``K`` candidates of each.
-        size: ``M`` members of a subset, at most ``K``.
-        results: ``R`` subsets of each identity, at most as many as there are (:func:`require_enough_subsets`).
-        step: how many steps came before; a name for the draw.
-        streams: as for :func:`draw_subsets`, named "results".
-
-    Returns:
-        int64 ``(U, R, M)``, each row in rising order.
-    """
-    drawn = []
-    for name in names:
-        generator = streams.generator("identity", name, "results", step)
-        subsets: dict[tuple[int, ...], None] = {}  # in the order in which they came
-        while len(subsets) < results:
-            order = torch.rand(count, generator=generator).sort(stable=True).indices
-            subsets.setdefault(tuple(order[:size].sort().values.tolist()))
-        drawn.append(torch.tensor(list(subsets)))
-    return torch.stack(drawn)
 
 
 def _distinct(count: int, size: int, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """Consensus: candidates of one person agree on the person and differ in noise, so they are averaged, in rounds.
 
 Ours. From a pool of latents the best candidates of each identity are chosen as in PPA. Adam moves a style for each
-layer of the synthesis network on the cross entropy of images under views that vary what a photograph has beside the
+layer of the synthesis network up the person's logit for images under views that vary what a photograph has beside the
 person (:mod:`mibench.attacks.nuisance_views`); a gradient that is a mean over views is AlignMI's idea (NeurIPS 2025,
 arXiv 2509.20177). After each round, the last one included, every candidate becomes the mean of some others of its
 identity, no two of them of the same others. The finished images are ranked as in PPA.
@@ -24,7 +24,7 @@ from mibench.api import Access, Attack, Context, MappingPrior, MibenchError, Que
 from mibench.rng import Streams
 
 from .batching import blocks, scatter_into_step
-from .candidate_subsets import draw_results, draw_subsets, require_enough_subsets, require_subset_size
+from .candidate_subsets import draw_subsets, require_subset_size
 from .diagnostics import by_twentieth, stacked, stray_note
 from .final_ranking import robust_confidence
 from .initial_selection import choose, pool, pool_confidence
@@ -42,13 +42,11 @@ class Consensus(Attack):
     name: ClassVar[str] = "consensus"
     access: ClassVar[Access] = Access.GRADIENTS
     needs_mapping: ClassVar[bool] = True
-    later_settings: ClassVar[tuple[str, ...]] = ("optimised_candidates",)
     budget_setting: ClassVar[str | None] = "steps"
 
     unit_size: int = 10  # identities in one batch; no identity depends on another
     pool_size: int = 500
-    candidates: int = 16  # results of each identity
-    optimised_candidates: int = 0  # fewer than results, which are means of different subsets of them; 0: as many
+    candidates: int = 16  # all of them results
     truncation: float = 1.0  # psi of the candidates
     optimise: Literal["style", "styles"] = "styles"  # one for all layers, as PPA; or one for each layer
     shared_steps: int = 0  # first steps in which all layers still share a style
@@ -59,7 +57,7 @@ class Consensus(Attack):
     final_consensus: bool = True  # after the last round as well
     views: Views = "nuisance"  # in each step; crops: as PPA
     crop_scale: tuple[float, float] = (0.9, 1.0)  # area of a crop, where views are crops
-    loss: str = "cross_entropy"
+    loss: str = "logit"
     prior_weight: float = 0.0  # of the mean squared distance of w to the prior's mean, in standard deviations of w
     learning_rate: float = 0.04  # of the first round, on truncated w
     later_rate: float = 0.5  # of the other rounds, as a share of the first one's
@@ -72,11 +70,11 @@ class Consensus(Attack):
             self,
             at_least_one=("unit_size", "pool_size", "candidates", "steps", "rounds"),
             positive=("truncation", "learning_rate", "later_rate"),
-            not_negative=("optimised_candidates", "shared_steps", "prior_weight", "selection_transforms"),
+            not_negative=("shared_steps", "prior_weight", "selection_transforms"),
         )
-        if self.count > self.pool_size:
+        if self.candidates > self.pool_size:
             raise MibenchError(
-                f"consensus: candidates ({self.count}) are chosen from the pool",
+                f"consensus: candidates ({self.candidates}) are chosen from the pool",
                 cure=f"raise pool_size ({self.pool_size})",
             )
         if self.rounds > self.steps:
@@ -86,14 +84,7 @@ class Consensus(Attack):
         if not 0 < self.first_round <= 1:
             raise MibenchError(f"consensus: first_round must be a share in (0, 1], got {self.first_round}")
         if self.subset:
-            require_subset_size("consensus", "subset", self.subset, self.count)
-        if self.optimised_candidates:
-            if not (self.subset and self.final_consensus):
-                raise MibenchError(
-                    "consensus: results of fewer candidates are means of them, after the last round",
-                    cure="set subset, and final_consensus=true; or leave optimised_candidates at 0",
-                )
-            require_enough_subsets("consensus", "optimised_candidates", self.subset, self.count, self.candidates)
+            require_subset_size("consensus", "subset", self.subset, self.candidates)
         if self.shared_steps and self.optimise == "style":
             raise MibenchError(
                 "consensus: with optimise=style all layers share a style in every step", cure="leave shared_steps at 0"
@@ -104,11 +95,6 @@ class Consensus(Attack):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise MibenchError(f"consensus: betas must lie in [0, 1), got {self.betas}")
-
-    @property
-    def count(self) -> int:
-        """Candidates of each identity that are optimised."""
-        return self.optimised_candidates or self.candidates
 
     @property
     def schedule(self) -> tuple[int, ...]:
@@ -128,8 +114,8 @@ class Consensus(Attack):
         return Queries(forward=2 * self.pool_size)
 
     def planned_queries(self, identities: int) -> Queries:
-        """Every candidate forwards and backwards in every step, then the views of every result in the final ranking."""
-        optimised = identities * self.count * self.steps
+        """Every candidate forwards and backwards in every step, then its views in the final ranking."""
+        optimised = identities * self.candidates * self.steps
         ranked = identities * self.candidates * max(self.selection_transforms, 1)
         return Queries(forward=optimised + ranked, backward=optimised)
 
@@ -141,7 +127,7 @@ class Consensus(Attack):
 
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Optimise and average the candidates of every identity, then render and rank them."""
-        prior, names, count = self._prior(context), labels.tolist(), self.count
+        prior, names, count = self._prior(context), labels.tolist(), self.candidates
         latents = choose(state, labels, count).to(context.device)  # (U, K, Z)
         kind = LayerStyles if self.optimise == "styles" else DirectStyles
         styles = kind(prior, latents, self.learning_rate, self.betas, psi=self.truncation)
@@ -158,7 +144,7 @@ class Consensus(Attack):
             history["loss"].append(self._backward(context, prior, w, targets, views))
             styles.step(rows)
             if step + 1 in self.averaged_after:
-                subsets = self._subsets(names, step + 1, streams)
+                subsets = draw_subsets(names, count, self.subset, step + 1, streams)
                 styles.replace_by_means(subsets.to(context.device, non_blocking=True))
             history["spread"].append(styles.spread())
             context.progress(step + 1, self.steps, f"step {step + 1}/{self.steps}")
@@ -166,11 +152,11 @@ class Consensus(Attack):
         context.log(event=self.name, identities=names, schedule=list(self.schedule), **by_twentieth(curves))
         finished = styles.finished().detach().flatten(0, 1)
         images = render_images(context, finished, prior.synthesis)
-        grouped = images.view(len(names), self.candidates, *images.shape[1:])
+        grouped = images.view(len(names), count, *images.shape[1:])
         confidence = robust_confidence(context, grouped, labels.cpu(), streams, transforms=self.selection_transforms)
         return Reconstruction(
             images=images,
-            labels=labels.cpu().repeat_interleave(self.candidates),
+            labels=labels.cpu().repeat_interleave(count),
             confidence=confidence.flatten(),
             latents=styles.untruncated(finished).float().cpu(),
             curves=curves,
@@ -180,12 +166,6 @@ class Consensus(Attack):
     def _prior(self, context: Context) -> MappingPrior:
         prior = require_mapping(context.prior)
         return require_styles(prior, self.name, instead="style") if self.optimise == "styles" else prior
-
-    def _subsets(self, names: list[int], step: int, streams: Streams) -> Tensor:
-        """Whose means the candidates become after a step ``(U, K, M)``; at the end, the results ``(U, R, M)``."""
-        if self.optimised_candidates and step == self.steps:
-            return draw_results(names, self.count, self.subset, self.candidates, step, streams)
-        return draw_subsets(names, self.count, self.subset, step, streams)
 
     def _backward(self, context: Context, prior: MappingPrior, w: Tensor, targets: Tensor, views: Tensor) -> Tensor:
         """Leave the gradient of every candidate's own loss at ``w`` ``(U, K, ...)``; mean losses ``(U,)``."""

@@ -163,10 +163,6 @@ class DirectStyles(StyleParameters):
         self._leaf = gather_rows(self.vectors, rows).requires_grad_()
         return self._leaf
 
-    def finished(self) -> Tensor:
-        """All of them ``(U, K, ...)``; after :meth:`replace_by_means` as many as there are means."""
-        return self.vectors
-
     def styles(self, w: Tensor) -> Tensor:
         return w
 

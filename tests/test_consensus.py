@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mibench import registry, settings
 from mibench.api import Attack, Context, MibenchError, Queries
-from mibench.attacks.candidate_subsets import draw_results, draw_subsets
+from mibench.attacks.candidate_subsets import draw_subsets
 from mibench.attacks.consensus import Consensus
 from mibench.attacks.floor import Floor
 from mibench.attacks.parameterisation import DirectStyles, LayerStyles
@@ -38,7 +38,7 @@ STEPPED_PPA = replace(
     PPA_ALIKE,
     optimise="styles",
     views="nuisance",
-    loss="cross_entropy",
+    loss="logit",
     milestones=(2,),
     decay=0.5,
     consensus_after=(2, 4),
@@ -106,35 +106,6 @@ def test_the_last_consensus_is_of_what_the_last_round_left() -> None:
     expected = torch.stack([left[u][subsets[u]].mean(dim=1) for u in range(2)])
     assert torch.allclose(with_it.latents, expected.flatten(0, 1), atol=1e-5)
     assert not torch.allclose(with_it.latents, without.latents, atol=1e-2)
-
-
-def test_fewer_candidates_give_as_many_results_by_different_subsets() -> None:
-    many = replace(TINY, candidates=10, optimised_candidates=5)
-    result, left = attack(many), attack(replace(many, candidates=5, optimised_candidates=0, final_consensus=False))
-    assert torch.equal(result.curves["loss"], left.curves["loss"])
-    subsets = draw_results(LABELS.tolist(), 5, 2, 10, 4, STREAMS)
-    for own in subsets.tolist():
-        assert sorted(own) == [[a, b] for a in range(5) for b in range(a + 1, 5)], "ten results: every pair of five"
-    candidates = left.latents.unflatten(0, (2, 5))
-    expected = torch.stack([candidates[u][subsets[u]].mean(dim=1) for u in range(2)])
-    assert torch.allclose(result.latents, expected.flatten(0, 1), atol=1e-5)
-    assert result.labels.tolist() == [1] * 10 + [3] * 10
-    assert many.planned_queries(2) == Queries(forward=2 * (5 * 4 + 10 * 2), backward=2 * 5 * 4)
-    assert torch.equal(draw_results([3], 5, 2, 10, 4, STREAMS), subsets[1:])
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"optimised_candidates": 3, "candidates": 4}, "has 3 subsets of 2, 4 different ones are wanted"),
-        ({"optimised_candidates": 5, "candidates": 8, "subset": 0}, "means of them, after the last round"),
-        ({"optimised_candidates": 5, "candidates": 8, "final_consensus": False}, "means of them, after the last round"),
-        ({"optimised_candidates": 25, "candidates": 30}, "chosen from the pool"),
-    ],
-)
-def test_results_that_there_are_no_subsets_for_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(MibenchError, match=message):
-        replace(TINY, **settings)
 
 
 def test_the_spread_of_candidates_is_logged_and_falls_with_a_consensus() -> None:
