@@ -1,7 +1,7 @@
 """Consensus: candidates of one person agree on the person and differ in noise, so they are averaged, in rounds.
 
 Ours. From a pool of latents the best candidates of each identity are chosen as in PPA. Adam moves a style for each
-layer of the synthesis network up the person's logit for images under views that vary what a photograph has beside the
+layer of the synthesis network down the cross entropy of images under views that vary what a photograph has beside the
 person (:mod:`mibench.attacks.nuisance_views`); a gradient that is a mean over views is AlignMI's idea (NeurIPS 2025,
 arXiv 2509.20177). After each round, the last one included, every candidate becomes the mean of some others of its
 identity, no two of them of the same others. The finished images are ranked as in PPA.
@@ -57,9 +57,9 @@ class Consensus(Attack):
     final_consensus: bool = True  # after the last round as well
     views: Views = "nuisance"  # in each step; crops: as PPA
     crop_scale: tuple[float, float] = (0.9, 1.0)  # area of a crop, where views are crops
-    loss: str = "logit"
+    loss: str = "cross_entropy"
     prior_weight: float = 0.0  # of the mean squared distance of w to the prior's mean, in standard deviations of w
-    learning_rate: float = 0.04  # of the first round, on truncated w
+    learning_rate: float = 0.08  # of the first round, on truncated w
     later_rate: float = 0.5  # of the other rounds, as a share of the first one's
     betas: tuple[float, float] = (0.1, 0.1)  # as PPA; Adam begins anew after each consensus
     selection_transforms: int = 10  # random views of the final ranking

@@ -38,7 +38,7 @@ STEPPED_PPA = replace(
     PPA_ALIKE,
     optimise="styles",
     views="nuisance",
-    loss="logit",
+    loss="cross_entropy",
     milestones=(2,),
     decay=0.5,
     consensus_after=(2, 4),
