@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import test_deepinversion
 import test_gmi
+import test_lomma
 import torch
 from test_dmmia import TINY, context
 from torch import Tensor
@@ -51,6 +52,14 @@ def tiny_gmi() -> tuple[Attack, Context]:
 
 def tiny_kedmi() -> tuple[Attack, Context]:
     return KEDMI(draws=2, iterations=3, samples_per_step=2), test_gmi.context()
+
+
+def tiny_lomma_gmi() -> tuple[Attack, Context]:
+    return dataclasses.replace(test_lomma.TINY_GMI, iterations=2), test_lomma.place()
+
+
+def tiny_lomma_kedmi() -> tuple[Attack, Context]:
+    return dataclasses.replace(test_lomma.TINY_KEDMI, iterations=2), test_lomma.place()
 
 
 def tiny_mirror_b() -> tuple[Attack, Context]:
@@ -108,6 +117,8 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "gmi": tiny_gmi,
     "if-gmi": tiny_if_gmi,
     "kedmi": tiny_kedmi,
+    "lomma-gmi": tiny_lomma_gmi,
+    "lomma-kedmi": tiny_lomma_kedmi,
     "miface": tiny_miface,
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
