@@ -21,6 +21,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "mirror-b": "mibench.attacks.mirror_b:MirrorBlack",
         "mirror-w": "mibench.attacks.mirror_w:MirrorWhite",
         "ppa": "mibench.attacks.ppa:PPA",
+        "ppdg": "mibench.attacks.ppdg:PPDG",
         "rlb": "mibench.attacks.rlb:RLB",
     },
     "prior": {

@@ -23,6 +23,7 @@ import test_lomma
 import test_miface
 import test_mirror
 import test_ppa
+import test_ppdg
 import test_rlb
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,10 @@ def lomma_context(**options: Any) -> Context:
     return test_lomma.place(**options)
 
 
+def ppdg_context(**options: Any) -> Context:
+    return test_ppdg.context(**options)
+
+
 FLOOR = Floor(unit_size=2, pool_size=48, candidates=4, truncation=1.0, selection_transforms=2)
 CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "floor": (FLOOR, dmmia_context),
@@ -100,6 +105,7 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
     "ppa": (test_ppa.TINY, dmmia_context),
+    "ppdg": (test_ppdg.TINY, ppdg_context),
     "ppa-strong": (replace(test_ppa.TINY, views="strong"), dmmia_context),
     "ppa-stepped": (test_consensus.STEPPED_PPA, dmmia_context),
     "dmmia": (test_dmmia.TINY, dmmia_context),

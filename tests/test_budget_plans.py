@@ -11,6 +11,7 @@ import pytest
 import test_deepinversion
 import test_gmi
 import test_lomma
+import test_ppdg
 import torch
 from test_dmmia import TINY, context
 from torch import Tensor
@@ -102,6 +103,10 @@ def tiny_miface() -> tuple[Attack, Context]:
     return MIFace(restarts=2, steps=3, patience=None, threshold=None, start="uniform"), test_gmi.context()
 
 
+def tiny_ppdg() -> tuple[Attack, Context]:
+    return test_ppdg.TINY, test_ppdg.context()
+
+
 def tiny_rlb() -> tuple[Attack, Context]:
     return RLB(candidates=2, episodes=5, hidden=8, batch_size=2, selection_transforms=2), test_gmi.context()
 
@@ -123,6 +128,7 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
     "ppa": tiny_ppa,
+    "ppdg": tiny_ppdg,
     "rlb": tiny_rlb,
 }
 
