@@ -143,7 +143,7 @@ class Lomma:
         if images is None or have < self.public_images:
             raise MibenchError(
                 f"{self.name} needs {self.public_images} public images, there are {have}",
-                cure=f"lower attack.feature_images and attack.student_images to {have}"
+                cure=f"--set attack.feature_images={have} --set attack.student_images={have}"
                 if have > 1
                 else "--set attack.students=[] --set attack.regulariser_weight=0",
             )
