@@ -15,10 +15,13 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "gmi": "mibench.attacks.gmi:GMI",
         "if-gmi": "mibench.attacks.if_gmi:IFGMI",
         "kedmi": "mibench.attacks.kedmi:KEDMI",
+        "lomma-gmi": "mibench.attacks.lomma_gmi:LommaGMI",
+        "lomma-kedmi": "mibench.attacks.lomma_kedmi:LommaKEDMI",
         "miface": "mibench.attacks.miface:MIFace",
         "mirror-b": "mibench.attacks.mirror_b:MirrorBlack",
         "mirror-w": "mibench.attacks.mirror_w:MirrorWhite",
         "ppa": "mibench.attacks.ppa:PPA",
+        "ppdg": "mibench.attacks.ppdg:PPDG",
         "rlb": "mibench.attacks.rlb:RLB",
     },
     "prior": {

@@ -22,8 +22,7 @@ from mibench.rng import Streams
 from .batching import micro_batches, should_report
 from .diagnostics import by_twentieth, stacked
 from .final_ranking import robust_confidence
-from .latent_optimisation import check_settings, compares_its_batch, stalled
-from .losses import IDENTITY_LOSSES
+from .latent_optimisation import Objective, check_settings, compares_its_batch, identity_objective, stalled
 from .rendering import render_images
 from .requirements import require_discriminator, require_prior
 
@@ -84,14 +83,15 @@ class GMI(Attack):
         check_settings(self, at_least_one=("unit_size", "restarts", "best_of", "iterations"))
         if self.restarts % self.best_of:
             raise MibenchError(
-                f"gmi: restarts ({self.restarts}) must be a multiple of best_of ({self.best_of}): each group keeps one"
+                f"{self.name}: restarts ({self.restarts}) must be a multiple of best_of ({self.best_of}): each group "
+                "keeps one"
             )
         if not 0 <= self.momentum < 1:
-            raise MibenchError(f"gmi: momentum must lie in [0, 1), got {self.momentum}")
+            raise MibenchError(f"{self.name}: momentum must lie in [0, 1), got {self.momentum}")
         if not 0 < self.batch_scale < math.inf:
-            raise MibenchError(f"gmi: batch_scale must be positive and finite, got {self.batch_scale}")
+            raise MibenchError(f"{self.name}: batch_scale must be positive and finite, got {self.batch_scale}")
         if self.clip is not None and not 0 < self.clip < math.inf:
-            raise MibenchError(f"gmi: clip must be positive and finite, or null for no clamp, got {self.clip}")
+            raise MibenchError(f"{self.name}: clip must be positive and finite, or null for no clamp, got {self.clip}")
 
     @property
     def kept(self) -> int:
@@ -105,6 +105,10 @@ class GMI(Attack):
         ranked = identities * self.kept * max(self.selection_transforms, 1)
         return Queries(forward=optimised + compared + ranked, backward=optimised)
 
+    def objective(self, context: Context, state: State, labels: Tensor, each: int, streams: Streams) -> Objective:
+        """The identity loss of ``each`` images of every identity; an attack on top of this one has its own."""
+        return identity_objective(context, self.loss, labels, each)
+
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Descend from every restart of every identity at once."""
         prior = require_prior(context.prior)
@@ -112,11 +116,11 @@ class GMI(Attack):
             require_discriminator(prior, self.name, "realism_weight")
             if compares_its_batch(prior, context.device):
                 raise MibenchError(
-                    f"gmi: prior {prior.name!r} scores an image by its batch, so that a result would depend on "
+                    f"{self.name}: prior {prior.name!r} scores an image by its batch, so that a result would depend on "
                     "the micro-batch",
                     cure="run with --prior gmi, or --set attack.realism_weight=0",
                 )
-        targets = labels.to(context.device).repeat_interleave(self.restarts)
+        objective = self.objective(context, state, labels, self.restarts, streams)
         starts = [
             prior.sample(1, streams.generator("identity", label, "restart", restart))
             for label in labels.tolist()
@@ -126,7 +130,7 @@ class GMI(Attack):
         velocity = torch.zeros_like(z)
         history: dict[str, list[Tensor]] = {}
         for step in range(1, self.iterations + 1):
-            gradient, terms = self._gradient(context, z, targets)
+            gradient, terms = self._gradient(context, z, objective, step)
             z, velocity = momentum_step(
                 z,
                 velocity,
@@ -145,7 +149,9 @@ class GMI(Attack):
         context.log(event=self.name, identities=labels.tolist(), **by_twentieth(curves))
         return self._result(context, z, labels, streams, curves)
 
-    def _gradient(self, context: Context, z: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _gradient(
+        self, context: Context, z: Tensor, objective: Objective, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradient ``(N, Z)`` of each latent's own loss, and the terms of the losses, ``(N,)`` each."""
         prior = require_prior(context.prior)
         gradients: list[Tensor] = []
@@ -153,9 +159,10 @@ class GMI(Attack):
         for part in micro_batches(z.shape[0], context):
             latents = z[part].detach().requires_grad_()
             images = prior.decode(latents)
-            identity = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(images)).float(), targets[part])
-            total = self.identity_weight * identity
-            terms.setdefault("L_id", []).append(identity.detach())
+            identity = objective(context.fit(images), part, step)
+            total = self.identity_weight * identity["L_id"]
+            for name, values in identity.items():
+                terms.setdefault(name, []).append(values.detach())
             if self.realism_weight:
                 realism = -prior.realism(images).float()
                 total = total + self.realism_weight * realism

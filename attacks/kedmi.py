@@ -27,8 +27,8 @@ from mibench.rng import Streams
 from .batching import micro_batches, should_report
 from .diagnostics import by_twentieth, stacked
 from .final_ranking import robust_confidence
-from .latent_optimisation import check_settings, stalled
-from .losses import IDENTITY_LOSSES, negative_log_realness
+from .latent_optimisation import Objective, check_settings, identity_objective, stalled
+from .losses import negative_log_realness
 from .rendering import render_images
 from .requirements import require_discriminator, require_prior
 
@@ -61,9 +61,9 @@ class KEDMI(Attack):
     def __post_init__(self) -> None:
         check_settings(self, at_least_one=("unit_size", "draws", "iterations", "samples_per_step"))
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise MibenchError(f"kedmi: betas must lie in [0, 1), got {self.betas}")
+            raise MibenchError(f"{self.name}: betas must lie in [0, 1), got {self.betas}")
         if not math.isfinite(self.logvar_start):
-            raise MibenchError(f"kedmi: logvar_start must be finite, got {self.logvar_start}")
+            raise MibenchError(f"{self.name}: logvar_start must be finite, got {self.logvar_start}")
 
     def planned_queries(self, identities: int) -> Queries:
         """Every sample of every step forwards and backwards, then the ranking of the draws."""
@@ -71,12 +71,16 @@ class KEDMI(Attack):
         ranked = identities * self.draws * max(self.selection_transforms, 1)
         return Queries(forward=optimised + ranked, backward=optimised)
 
+    def objective(self, context: Context, state: State, labels: Tensor, each: int, streams: Streams) -> Objective:
+        """The identity loss of ``each`` images of every identity; an attack on top of this one has its own."""
+        return identity_objective(context, self.loss, labels, each)
+
     def reconstruct(self, context: Context, state: State, labels: Tensor, streams: Streams) -> Reconstruction:
         """Recover the distributions of all identities of the unit together, then draw from each."""
         prior = require_prior(context.prior)
         if self.realism_weight:
             require_discriminator(prior, self.name, "realism_weight")
-        targets = labels.to(context.device).repeat_interleave(self.samples_per_step)
+        objective = self.objective(context, state, labels, self.samples_per_step, streams)
         mu = torch.zeros(len(labels), prior.latent_dim, device=context.device, requires_grad=True)
         logvar = torch.full_like(mu, self.logvar_start, requires_grad=True)
         adam = torch.optim.Adam([mu, logvar], lr=self.learning_rate, betas=self.betas)  # its moments are per element
@@ -87,7 +91,7 @@ class KEDMI(Attack):
             history.setdefault("mu_rms", []).append(mu.detach().square().mean(dim=1).sqrt())
             z = self._bounded(mu[:, None] + sigma[:, None] * noise).flatten(0, 1)  # (U S, Z)
             images = prior.decode(z)
-            gradient, terms = self._image_gradient(context, images.detach(), targets)
+            gradient, terms = self._image_gradient(context, images.detach(), objective, step)
             adam.zero_grad(set_to_none=True)
             images.backward(gradient / self.samples_per_step)
             adam.step()
@@ -115,7 +119,9 @@ class KEDMI(Attack):
             block = torch.stack(drawn, dim=1).to(context.device, non_blocking=True)  # (steps, U, S, Z)
             yield from block[: self.iterations - start]
 
-    def _image_gradient(self, context: Context, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _image_gradient(
+        self, context: Context, images: Tensor, objective: Objective, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradient of the summed losses with respect to images ``(U S, 3, H, W)``, and the terms, ``(U S,)`` each.
 
         The discriminator sees all images at once, the victim in micro-batches.
@@ -127,13 +133,14 @@ class KEDMI(Attack):
             leaf = images.detach().requires_grad_()
             terms["L_prior"] = negative_log_realness(prior.realism(leaf).float())
             gradient += torch.autograd.grad(self.realism_weight * terms["L_prior"].sum(), leaf)[0]
-        identity: list[Tensor] = []
+        identity: dict[str, list[Tensor]] = {}
         for part in micro_batches(images.shape[0], context):
             leaf = images[part].detach().requires_grad_()
-            loss = IDENTITY_LOSSES[self.loss](context.victim.logits(context.fit(leaf)).float(), targets[part])
-            gradient[part] += torch.autograd.grad(self.identity_weight * loss.sum(), leaf)[0]
-            identity.append(loss.detach())
-        terms["L_id"] = torch.cat(identity)
+            losses = objective(context.fit(leaf), part, step)
+            gradient[part] += torch.autograd.grad(self.identity_weight * losses["L_id"].sum(), leaf)[0]
+            for name, values in losses.items():
+                identity.setdefault(name, []).append(values.detach())
+        terms |= {name: torch.cat(values) for name, values in identity.items()}
         return gradient, {name: values.detach() for name, values in terms.items()}
 
     def _bounded(self, z: Tensor) -> Tensor:

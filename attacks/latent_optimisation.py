@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mibench.api import MibenchError, Prior
+from mibench.api import Context, MibenchError, Prior
 from mibench.rng import stream
 
-from .losses import IDENTITY_LOSSES
+from .losses import IDENTITY_LOSSES, identity_loss
 from .requirements import NamedSettings, check_ranges
 
 _STALLED = 0.98  # an identity loss above this share of its first values has stalled
@@ -34,6 +34,34 @@ class LatentSettings(NamedSettings, Protocol):
 
     @property
     def realism_weight(self) -> float: ...
+
+
+class Objective(Protocol):
+    """What a recovery descends beside its prior's term."""
+
+    def __call__(self, images: Tensor, part: slice, step: int) -> dict[str, Tensor]:
+        """Losses ``(N,)`` by name of images ``(N, 3, H, W)`` at the victim's size, rows ``part`` of the unit's images.
+
+        ``L_id`` is weighted and descended, what stands beside it is only recorded. Steps count from 1, alike in all
+        micro-batches of a step.
+        """
+
+
+def identity_objective(context: Context, loss: str, labels: Tensor, each: int) -> Objective:
+    """The victim's identity loss.
+
+    Args:
+        context: the victim.
+        loss: its name.
+        labels: target classes ``(U,)``.
+        each: images of each, which lie side by side.
+    """
+    targets, of_logits = labels.to(context.device).repeat_interleave(each), identity_loss(loss)
+
+    def losses(images: Tensor, part: slice, step: int) -> dict[str, Tensor]:
+        return {"L_id": of_logits(context.victim.logits(images).float(), targets[part])}
+
+    return losses
 
 
 def check_settings(attack: LatentSettings, *, at_least_one: tuple[str, ...]) -> None:

@@ -19,9 +19,11 @@ import test_dmmia
 import test_gmi
 import test_if_gmi
 import test_kedmi
+import test_lomma
 import test_miface
 import test_mirror
 import test_ppa
+import test_ppdg
 import test_rlb
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,14 @@ def small_context(kind: str) -> Callable[..., Context]:
     return lambda **options: test_gmi.context(test_gmi.small(kind), **options)
 
 
+def lomma_context(**options: Any) -> Context:
+    return test_lomma.place(**options)
+
+
+def ppdg_context(**options: Any) -> Context:
+    return test_ppdg.context(**options)
+
+
 FLOOR = Floor(unit_size=2, pool_size=48, candidates=4, truncation=1.0, selection_transforms=2)
 CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "floor": (FLOOR, dmmia_context),
@@ -86,6 +96,8 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "brep": (test_brep.TINY, dmmia_context),
     "consensus": (test_consensus.TINY, dmmia_context),
     "if-gmi": (test_if_gmi.TINY, dmmia_context),
+    "lomma-gmi": (test_lomma.TINY_GMI, lomma_context),
+    "lomma-kedmi": (test_lomma.TINY_KEDMI, lomma_context),
     "miface": (test_miface.TINY, gmi_context),
     "ppa-paa": (test_alignmi.PAA_PPA, dmmia_context),
     "ppa-taa": (test_alignmi.TAA_PPA, dmmia_context),
@@ -93,6 +105,7 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
     "ppa": (test_ppa.TINY, dmmia_context),
+    "ppdg": (test_ppdg.TINY, ppdg_context),
     "ppa-strong": (replace(test_ppa.TINY, views="strong"), dmmia_context),
     "ppa-stepped": (test_consensus.STEPPED_PPA, dmmia_context),
     "dmmia": (test_dmmia.TINY, dmmia_context),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import test_deepinversion
 import test_gmi
+import test_lomma
+import test_ppdg
 import torch
 from test_dmmia import TINY, context
 from torch import Tensor
@@ -53,6 +55,14 @@ def tiny_kedmi() -> tuple[Attack, Context]:
     return KEDMI(draws=2, iterations=3, samples_per_step=2), test_gmi.context()
 
 
+def tiny_lomma_gmi() -> tuple[Attack, Context]:
+    return dataclasses.replace(test_lomma.TINY_GMI, iterations=2), test_lomma.place()
+
+
+def tiny_lomma_kedmi() -> tuple[Attack, Context]:
+    return dataclasses.replace(test_lomma.TINY_KEDMI, iterations=2), test_lomma.place()
+
+
 def tiny_mirror_b() -> tuple[Attack, Context]:
     small = {"pool_size": 16, "candidates": 3, "population": 6, "generations": 3, "selection_transforms": 2}
     return MirrorBlack(**small, stop_confidence=None), context()  # type: ignore[arg-type]
@@ -93,6 +103,10 @@ def tiny_miface() -> tuple[Attack, Context]:
     return MIFace(restarts=2, steps=3, patience=None, threshold=None, start="uniform"), test_gmi.context()
 
 
+def tiny_ppdg() -> tuple[Attack, Context]:
+    return test_ppdg.TINY, test_ppdg.context()
+
+
 def tiny_rlb() -> tuple[Attack, Context]:
     return RLB(candidates=2, episodes=5, hidden=8, batch_size=2, selection_transforms=2), test_gmi.context()
 
@@ -108,10 +122,13 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "gmi": tiny_gmi,
     "if-gmi": tiny_if_gmi,
     "kedmi": tiny_kedmi,
+    "lomma-gmi": tiny_lomma_gmi,
+    "lomma-kedmi": tiny_lomma_kedmi,
     "miface": tiny_miface,
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
     "ppa": tiny_ppa,
+    "ppdg": tiny_ppdg,
     "rlb": tiny_rlb,
 }
 

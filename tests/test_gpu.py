@@ -54,12 +54,15 @@ SMALL: dict[str, dict[str, Any]] = {  # with shipped weights, two units of one i
     "brep": {"pool_size": 16, "restarts": 2, "directions": 4, "steps": 2},
     "deepinversion": {"restarts": 2, "steps": 2},
     "if-gmi": {"pool_size": 16, "candidates": 2, "steps": 3, "stages": 2, "stage_steps": 1},
+    "lomma-gmi": {"restarts": 2, "iterations": 3, "student_images": 32, "feature_images": 32},
+    "lomma-kedmi": {"draws": 2, "iterations": 4, "student_images": 32, "feature_images": 32},
     "miface": {"restarts": 2, "steps": 3},
     "rlb": {"candidates": 2, "episodes": 4, "hidden": 8, "batch_size": 2},
     "mirror-b": {"pool_size": 16, "candidates": 2, "population": 4, "generations": 2},
     "mirror-w": {"pool_size": 16, "candidates": 2, "steps": 2},
     "consensus": {"pool_size": 16, "candidates": 3, "steps": 3, "subset": 2},
     "ppa": {"pool_size": 16, "candidates": 2, "epochs": 2},
+    "ppdg": {"pool_size": 16, "later_pool_size": 4, "candidates": 2, "steps": 2, "project_steps": 3, "tune_steps": 2},
     "dmmia": {"pool_size": 16, "candidates": 2, "epochs": 2},
 }
 

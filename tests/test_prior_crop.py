@@ -22,6 +22,7 @@ from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.if_gmi import IFGMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.lomma_gmi import LommaGMI
 from mibench.attacks.mirror_b import MirrorBlack
 from mibench.attacks.mirror_w import MirrorWhite
 from mibench.attacks.ppa import PPA
@@ -111,6 +112,7 @@ ATTACKS: dict[str, Attack] = {
     "brep": BREP(pool_size=8, restarts=2, directions=2, steps=1, patience=None),
     "rlb": RLB(candidates=2, episodes=2),
     "gmi": GMI(restarts=2, iterations=1),
+    "lomma-gmi": LommaGMI(restarts=2, iterations=1, students=(), regulariser_weight=0.0),
     "kedmi": KEDMI(iterations=1, draws=2),
 }
 
@@ -134,7 +136,7 @@ def test_every_attack_shows_the_victim_the_crop_and_the_discriminator_the_whole(
     labels = torch.tensor([0, 2])
     found = attack.reconstruct(where, attack.prepare(where, streams), labels, streams)
     assert set(shown) == {(VICTIM, VICTIM)}
-    assert set(judged) == ({(PRIOR, PRIOR)} if name in ("ppa with realism", "gmi", "kedmi") else set())
+    assert set(judged) == ({(PRIOR, PRIOR)} if name in ("ppa with realism", "gmi", "lomma-gmi", "kedmi") else set())
     assert found.images.shape[1:] == (3, VICTIM, VICTIM)
     if name == "floor":
         uncropped = context(None)
