@@ -7,6 +7,7 @@ names only: nothing is imported before it is asked for.
 CATALOGUE: dict[str, dict[str, str]] = {
     "attack": {
         "brep": "mibench.attacks.brep:BREP",
+        "c2fmi": "mibench.attacks.c2fmi:C2FMI",
         "ceiling": "mibench.attacks.ceiling:Ceiling",
         "consensus": "mibench.attacks.consensus:Consensus",
         "deepinversion": "mibench.attacks.deepinversion:DeepInversion",
@@ -15,6 +16,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "gmi": "mibench.attacks.gmi:GMI",
         "if-gmi": "mibench.attacks.if_gmi:IFGMI",
         "kedmi": "mibench.attacks.kedmi:KEDMI",
+        "lokt-pool": "mibench.attacks.lokt_pool:LOKTPool",
         "lomma-gmi": "mibench.attacks.lomma_gmi:LommaGMI",
         "lomma-kedmi": "mibench.attacks.lomma_kedmi:LommaKEDMI",
         "miface": "mibench.attacks.miface:MIFace",
@@ -23,6 +25,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "ppa": "mibench.attacks.ppa:PPA",
         "ppdg": "mibench.attacks.ppdg:PPDG",
         "rlb": "mibench.attacks.rlb:RLB",
+        "smile": "mibench.attacks.smile:SMILE",
     },
     "prior": {
         "stylegan2": "mibench.attacks.priors.stylegan2.prior:StyleGAN2Prior",

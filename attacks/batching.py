@@ -6,6 +6,7 @@ Legend: N samples, U identities of a unit, K candidates of each, B of them in a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,15 @@ def micro_batches(count: int, context: Context) -> Iterator[slice]:
 def should_report(step: int, steps: int, times: int = 100) -> bool:
     """Whether to report progress after ``step`` (from 1) of ``steps``: about ``times`` times in all, and at the end."""
     return step == steps or step % max(1, steps // times) == 0
+
+
+def stage(context: Context, number: int, of: int) -> Context:
+    """The context for stage ``number`` (from 0) of several that fill one progress bar, each an equal part of it."""
+
+    def progress(done: int, total: int, text: str) -> None:
+        context.progress(number * total + done, of * total, text)
+
+    return replace(context, progress=progress)
 
 
 def shuffled_candidates(count: int, identities: Sequence[int], epoch: int, streams: Streams) -> Tensor:

@@ -14,17 +14,20 @@ from typing import Any
 import pytest
 import test_alignmi
 import test_brep
+import test_c2fmi
 import test_consensus
 import test_dmmia
 import test_gmi
 import test_if_gmi
 import test_kedmi
+import test_lokt_pool
 import test_lomma
 import test_miface
 import test_mirror
 import test_ppa
 import test_ppdg
 import test_rlb
+import test_smile
 import torch
 from torch import Tensor, nn
 
@@ -94,14 +97,18 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "kedmi": (replace(test_kedmi.TINY, iterations=6), crowd_context),
     "kedmi-own": (replace(test_kedmi.TINY, iterations=6, samples_per_step=2), small_context("kedmi")),
     "brep": (test_brep.TINY, dmmia_context),
+    "c2fmi": (test_c2fmi.TINY, dmmia_context),
+    "c2fmi-coarse": (test_c2fmi.PUBLIC, test_c2fmi.with_strangers),
     "consensus": (test_consensus.TINY, dmmia_context),
     "if-gmi": (test_if_gmi.TINY, dmmia_context),
     "lomma-gmi": (test_lomma.TINY_GMI, lomma_context),
     "lomma-kedmi": (test_lomma.TINY_KEDMI, lomma_context),
+    "lokt-pool": (test_lokt_pool.TINY, dmmia_context),
     "miface": (test_miface.TINY, gmi_context),
     "ppa-paa": (test_alignmi.PAA_PPA, dmmia_context),
     "ppa-taa": (test_alignmi.TAA_PPA, dmmia_context),
     "rlb": (test_rlb.TINY, gmi_context),
+    "smile": (test_smile.TINY, dmmia_context),
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
     "ppa": (test_ppa.TINY, dmmia_context),

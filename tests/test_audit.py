@@ -24,6 +24,8 @@ from mibench.audits.request import AuditRequest, numbers
 from mibench.errors import MibenchError
 from mibench.weights.cards import all_cards
 
+BY_SCORES = "brep, c2fmi, floor, lokt-pool, mirror-b, rlb, smile"  # attacks that make do with scores
+
 
 def test_one_command_from_a_model_to_a_verdict_and_the_same_one_finds_it_again(place: Path, home: Path) -> None:
     done = call(*model(*GMI), *TINY)
@@ -90,10 +92,10 @@ def test_a_sealed_file_is_audited_by_its_scores(place: Path) -> None:
     refused = call(*sealed, *GMI, *TINY)
     assert refused.exit_code == 2
     assert "attack 'gmi' needs gradients, this audit has scores of torchscript@folder+" in refused.stderr
-    assert refused.stderr.strip().endswith("choose an attack that needs less (brep, floor, mirror-b, rlb)")
+    assert refused.stderr.strip().endswith(f"choose an attack that needs less ({BY_SCORES})")
     done = call(*sealed, *SEARCH, *TINY, "--json")
     assert done.exit_code == 0, done.output
-    assert "attack: none named, so mirror-b (possible, too: brep, floor, rlb)" in done.stderr
+    assert "attack: none named, so mirror-b (possible, too: brep, c2fmi, floor, lokt-pool, rlb, smile)" in done.stderr
     found = json.loads(done.stdout)
     assert found["attack"]["name"] == "mirror-b"
     assert found["attack"]["floor"]
@@ -139,7 +141,7 @@ def test_a_model_without_a_usable_gradient_is_attacked_by_its_scores_and_only_so
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "attack 'gmi' needs gradients, this audit has scores of module@folder+" in line
     assert "which gives no usable gradient: its scores come without one" in line
-    assert line.endswith("choose an attack that needs less (brep, floor, mirror-b, rlb)")
+    assert line.endswith(f"choose an attack that needs less ({BY_SCORES})")
     assert "is trained on" not in refused.stderr, "said before judge and prior are made"
     (file,) = [file for name, file in all_cards().items() if name.startswith("module@")]
     assert file.card().access == "scores", "a later run knows it, too"

@@ -19,6 +19,7 @@ from torch import Tensor
 from mibench import registry
 from mibench.api import Attack, Context, Queries
 from mibench.attacks.brep import BREP
+from mibench.attacks.c2fmi import C2FMI
 from mibench.attacks.ceiling import Ceiling
 from mibench.attacks.consensus import Consensus
 from mibench.attacks.deepinversion import DeepInversion
@@ -26,11 +27,13 @@ from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.if_gmi import IFGMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.lokt_pool import LOKTPool
 from mibench.attacks.miface import MIFace
 from mibench.attacks.mirror_b import MirrorBlack
 from mibench.attacks.mirror_w import MirrorWhite
 from mibench.attacks.ppa import PPA
 from mibench.attacks.rlb import RLB
+from mibench.attacks.smile import SMILE
 from mibench.rng import Streams
 
 
@@ -91,12 +94,22 @@ def tiny_brep() -> tuple[Attack, Context]:
     return BREP(pool_size=16, restarts=2, directions=3, steps=3, patience=None, selection_transforms=2), context()
 
 
+def tiny_c2fmi() -> tuple[Attack, Context]:
+    small = {"pool_size": 16, "starts": 3, "population": 5, "generations": 3, "candidates": 2}
+    return C2FMI(**small, selection_transforms=2), context()  # type: ignore[arg-type]
+
+
 def tiny_deepinversion() -> tuple[Attack, Context]:
     return DeepInversion(restarts=1, steps=3, jitter=1), test_deepinversion.context()
 
 
 def tiny_if_gmi() -> tuple[Attack, Context]:
     return IFGMI(pool_size=16, candidates=3, steps=5, stages=3, stage_steps=1, selection_transforms=2), context()
+
+
+def tiny_lokt_pool() -> tuple[Attack, Context]:
+    trained = {"surrogates": ("small",), "width": 2, "training_steps": 2, "training_batch": 8}
+    return LOKTPool(pool_size=16, candidates=3, steps=2, selection_transforms=2, **trained), context()  # type: ignore[arg-type]
 
 
 def tiny_miface() -> tuple[Attack, Context]:
@@ -111,9 +124,16 @@ def tiny_rlb() -> tuple[Attack, Context]:
     return RLB(candidates=2, episodes=5, hidden=8, batch_size=2, selection_transforms=2), test_gmi.context()
 
 
+def tiny_smile() -> tuple[Attack, Context]:
+    small = {"pool_size": 16, "width": 2, "training_steps": 2, "training_batch": 8, "starts": 2, "steps": 2}
+    searched = {"population": 4, "generations": 3, "candidates": 2, "selection_transforms": 2}
+    return SMILE(**small, **searched), context()  # type: ignore[arg-type]
+
+
 # How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "brep": tiny_brep,
+    "c2fmi": tiny_c2fmi,
     "ceiling": tiny_ceiling,
     "consensus": tiny_consensus,
     "deepinversion": tiny_deepinversion,
@@ -124,12 +144,14 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "kedmi": tiny_kedmi,
     "lomma-gmi": tiny_lomma_gmi,
     "lomma-kedmi": tiny_lomma_kedmi,
+    "lokt-pool": tiny_lokt_pool,
     "miface": tiny_miface,
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
     "ppa": tiny_ppa,
     "ppdg": tiny_ppdg,
     "rlb": tiny_rlb,
+    "smile": tiny_smile,
 }
 
 

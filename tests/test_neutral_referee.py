@@ -13,8 +13,12 @@ import mibench
 from mibench import registry
 
 ROOT = Path(mibench.__file__).resolve().parent
-# Names of parties that are ordinary words here: what a run is compared with, kinds of files, what is counted.
-ORDINARY = {"floor", "identity", "module", "onnx", "torchscript", "timm", "none", "noise", "temperature", "rounding"}
+# Names of parties that are ordinary words here: what a run is compared with, kinds of files, what is counted,
+# what faces do.
+ORDINARY = {
+    *("floor", "identity", "module", "onnx", "torchscript", "timm"),
+    *("none", "noise", "temperature", "rounding", "smile"),
+}
 # Recipes of an audit, files that others have published, examples of a grammar, a protocol called like an attack.
 ALLOWED = {
     "audits/judge_and_prior.py",

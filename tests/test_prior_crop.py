@@ -16,12 +16,14 @@ from torchvision.transforms import v2
 
 from mibench.api import Access, Attack, ClassifierOutput, Context, ImageSpec, MibenchError, Victim
 from mibench.attacks.brep import BREP
+from mibench.attacks.c2fmi import C2FMI
 from mibench.attacks.consensus import Consensus
 from mibench.attacks.dmmia import DMMIA
 from mibench.attacks.floor import Floor
 from mibench.attacks.gmi import GMI
 from mibench.attacks.if_gmi import IFGMI
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.lokt_pool import LOKTPool
 from mibench.attacks.lomma_gmi import LommaGMI
 from mibench.attacks.mirror_b import MirrorBlack
 from mibench.attacks.mirror_w import MirrorWhite
@@ -30,6 +32,7 @@ from mibench.attacks.priors.stylegan2.discriminator import Discriminator
 from mibench.attacks.priors.stylegan2.generator import Generator
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.attacks.rlb import RLB
+from mibench.attacks.smile import SMILE
 from mibench.cli import cli
 from mibench.rng import Streams
 from mibench.runs import attack as engine
@@ -108,9 +111,14 @@ ATTACKS: dict[str, Attack] = {
     "mirror-b": MirrorBlack(pool_size=8, candidates=2, population=4, generations=1),
     "mirror-w": MirrorWhite(pool_size=8, candidates=2, steps=1),
     "consensus": Consensus(pool_size=8, candidates=3, steps=3, subset=2),
+    "c2fmi": C2FMI(pool_size=8, starts=3, population=4, generations=1, candidates=2),
+    "lokt-pool": LOKTPool(
+        pool_size=8, candidates=2, steps=1, surrogates=("small",), training_steps=1, training_batch=4
+    ),
     "if-gmi": IFGMI(pool_size=8, candidates=2, steps=2, stages=2, stage_steps=1),
     "brep": BREP(pool_size=8, restarts=2, directions=2, steps=1, patience=None),
     "rlb": RLB(candidates=2, episodes=2),
+    "smile": SMILE(pool_size=8, training_steps=1, training_batch=4, steps=1, population=4, generations=1, candidates=2),
     "gmi": GMI(restarts=2, iterations=1),
     "lomma-gmi": LommaGMI(restarts=2, iterations=1, students=(), regulariser_weight=0.0),
     "kedmi": KEDMI(iterations=1, draws=2),

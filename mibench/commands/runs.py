@@ -299,7 +299,7 @@ def names(kind: str) -> tuple[str, ...]:
 
     >>> import mibench
     >>> mibench.names("attack")[:3]
-    ('brep', 'ceiling', 'consensus')
+    ('brep', 'c2fmi', 'ceiling')
 
     Args:
         kind: attack, target, dataset, protocol, suite, prior, judge, regressor, backbone, metric, report or weights;
