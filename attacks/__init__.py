@@ -22,6 +22,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "miface": "mibench.attacks.miface:MIFace",
         "mirror-b": "mibench.attacks.mirror_b:MirrorBlack",
         "mirror-w": "mibench.attacks.mirror_w:MirrorWhite",
+        "plgmi": "mibench.attacks.plgmi:PLGMI",
         "ppa": "mibench.attacks.ppa:PPA",
         "ppdg": "mibench.attacks.ppdg:PPDG",
         "rlb": "mibench.attacks.rlb:RLB",
@@ -31,11 +32,13 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "stylegan2": "mibench.attacks.priors.stylegan2.prior:StyleGAN2Prior",
         "gmi": "mibench.attacks.priors.dcgan.prior:GMIPrior",
         "kedmi": "mibench.attacks.priors.dcgan.prior:KEDMIPrior",
+        "plgmi": "mibench.attacks.priors.plgmi.prior:PLGMIPrior",
     },
     "recipe": {
         "prior:stylegan2": "mibench.attacks.priors.stylegan2.training:TrainStyleGAN2",
         "prior:gmi": "mibench.attacks.priors.dcgan.training:TrainGMI",
         "prior:kedmi": "mibench.attacks.priors.dcgan.training:TrainKEDMI",
+        "prior:plgmi": "mibench.attacks.priors.plgmi.training:TrainPLGMI",
     },
     "importer": {
         "prior:gmi": "mibench.attacks.priors.dcgan.importing:import_gan",

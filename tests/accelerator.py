@@ -24,6 +24,7 @@ import test_lokt_pool
 import test_lomma
 import test_miface
 import test_mirror
+import test_plgmi
 import test_ppa
 import test_ppdg
 import test_rlb
@@ -85,6 +86,10 @@ def lomma_context(**options: Any) -> Context:
     return test_lomma.place(**options)
 
 
+def plgmi_context(**options: Any) -> Context:
+    return test_plgmi.place(**options)
+
+
 def ppdg_context(**options: Any) -> Context:
     return test_ppdg.context(**options)
 
@@ -111,6 +116,7 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "smile": (test_smile.TINY, dmmia_context),
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
+    "plgmi": (test_plgmi.TINY, plgmi_context),
     "ppa": (test_ppa.TINY, dmmia_context),
     "ppdg": (test_ppdg.TINY, ppdg_context),
     "ppa-strong": (replace(test_ppa.TINY, views="strong"), dmmia_context),
@@ -125,7 +131,7 @@ def moved(context: Context, device: torch.device) -> Context:
     """The same context with its networks on the device."""
     context.victim._network.to(device)
     prior: Any = context.prior
-    for network in (prior.generator, prior.discriminator):
+    for network in (prior.generator, getattr(prior, "discriminator", None)):
         if isinstance(network, nn.Module):
             network.to(device)
     return replace(context, device=device)

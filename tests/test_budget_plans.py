@@ -11,6 +11,7 @@ import pytest
 import test_deepinversion
 import test_gmi
 import test_lomma
+import test_plgmi
 import test_ppdg
 import torch
 from test_dmmia import TINY, context
@@ -120,6 +121,10 @@ def tiny_ppdg() -> tuple[Attack, Context]:
     return test_ppdg.TINY, test_ppdg.context()
 
 
+def tiny_plgmi() -> tuple[Attack, Context]:
+    return test_plgmi.TINY, test_plgmi.place()
+
+
 def tiny_rlb() -> tuple[Attack, Context]:
     return RLB(candidates=2, episodes=5, hidden=8, batch_size=2, selection_transforms=2), test_gmi.context()
 
@@ -148,6 +153,7 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "miface": tiny_miface,
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
+    "plgmi": tiny_plgmi,
     "ppa": tiny_ppa,
     "ppdg": tiny_ppdg,
     "rlb": tiny_rlb,
