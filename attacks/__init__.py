@@ -27,6 +27,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "ppdg": "mibench.attacks.ppdg:PPDG",
         "rlb": "mibench.attacks.rlb:RLB",
         "smile": "mibench.attacks.smile:SMILE",
+        "vmi": "mibench.attacks.vmi:VMI",
     },
     "prior": {
         "stylegan2": "mibench.attacks.priors.stylegan2.prior:StyleGAN2Prior",

@@ -29,6 +29,7 @@ import test_ppa
 import test_ppdg
 import test_rlb
 import test_smile
+import test_vmi
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +122,7 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "ppdg": (test_ppdg.TINY, ppdg_context),
     "ppa-strong": (replace(test_ppa.TINY, views="strong"), dmmia_context),
     "ppa-stepped": (test_consensus.STEPPED_PPA, dmmia_context),
+    "vmi": (test_vmi.TINY, dmmia_context),
     "dmmia": (test_dmmia.TINY, dmmia_context),
     "dmmia-stepped": (test_consensus.STEPPED_DMMIA, dmmia_context),
     "dmmia-w": (replace(test_dmmia.TINY, optimise="w", learning_rate=0.05), dmmia_context),

@@ -13,6 +13,7 @@ import test_gmi
 import test_lomma
 import test_plgmi
 import test_ppdg
+import test_vmi
 import torch
 from test_dmmia import TINY, context
 from torch import Tensor
@@ -136,6 +137,10 @@ def tiny_smile() -> tuple[Attack, Context]:
 
 
 # How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
+def tiny_vmi() -> tuple[Attack, Context]:
+    return test_vmi.TINY, context()
+
+
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "brep": tiny_brep,
     "c2fmi": tiny_c2fmi,
@@ -158,6 +163,7 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "ppdg": tiny_ppdg,
     "rlb": tiny_rlb,
     "smile": tiny_smile,
+    "vmi": tiny_vmi,
 }
 
 

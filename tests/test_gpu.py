@@ -68,6 +68,7 @@ SMALL: dict[str, dict[str, Any]] = {  # with shipped weights, two units of one i
     "consensus": {"pool_size": 16, "candidates": 3, "steps": 3, "subset": 2},
     "ppa": {"pool_size": 16, "candidates": 2, "epochs": 2},
     "ppdg": {"pool_size": 16, "later_pool_size": 4, "candidates": 2, "steps": 2, "project_steps": 3, "tune_steps": 2},
+    "vmi": {"draws": 2, "steps": 2, "samples_per_step": 2},
     "dmmia": {"pool_size": 16, "candidates": 2, "epochs": 2},
 }
 
