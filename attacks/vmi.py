@@ -1,10 +1,10 @@
-"""VMI: Variational Model Inversion (Wang et al., NeurIPS 2021), with a normal distribution for each layer's latent.
+"""VMI: Variational Model Inversion (Wang et al., NeurIPS 2021), a distribution for each layer's latent.
 
 What is recovered for a person is a distribution q of latents, one for each layer of StyleGAN2's synthesis network. It
 descends ``E CE(T(G(z)), y) + gamma KL(q | N(0, I))``: likely for the target, and not far from where the prior's latents
 are. The reconstructions are draws from q. All layers share the noise that they are drawn by.
 
-The released code's q is a normalising flow for each layer; here it is N(mu, diag(sigma^2)), whose KL is a formula.
+q is a normalising flow for each layer (the released family), or N(mu, diag(sigma^2)), whose KL is a formula.
 
 Legend: U identities of a unit, S samples of a step, L layers, N samples in all, Z latent and W style dimensions.
 """
@@ -23,6 +23,7 @@ from mibench.rng import Streams
 from .batching import micro_batches, should_report
 from .diagnostics import by_twentieth, stacked
 from .final_ranking import robust_confidence
+from .latent_distributions import FlowLatents, LatentDistributions, NormalLatents
 from .losses import IDENTITY_LOSSES, identity_loss
 from .rendering import render_images
 from .requirements import check_ranges, require_mapping
@@ -30,7 +31,7 @@ from .requirements import check_ranges, require_mapping
 
 @dataclass(frozen=True, kw_only=True)
 class VMI(Attack):
-    """VMI with normal distributions. The defaults are the released settings, which are those of its flows."""
+    """VMI. The defaults are the released settings, of flows with one level."""
 
     name: ClassVar[str] = "vmi"
     access: ClassVar[Access] = Access.GRADIENTS
@@ -38,6 +39,9 @@ class VMI(Attack):
     budget_setting: ClassVar[str | None] = "steps"
 
     unit_size: int = 10  # ours: identities in one batch; no identity depends on another
+    family: Literal["flow", "diag"] = "flow"  # released; diag (ours): normal distributions
+    flow_steps: int = 10  # released: couplings of a flow
+    flow_hidden: int = 100  # released: hidden units of a coupling
     draws: int = 50  # released evaluation
     steps: int = 3140  # released: 20 epochs of 157
     samples_per_step: int = 64  # released
@@ -53,7 +57,7 @@ class VMI(Attack):
         identity_loss(self.loss)
         check_ranges(
             self,
-            at_least_one=("unit_size", "draws", "steps", "samples_per_step"),
+            at_least_one=("unit_size", "flow_steps", "flow_hidden", "draws", "steps", "samples_per_step"),
             positive=("learning_rate",),
             not_negative=("kl_weight", "selection_transforms"),
         )
@@ -70,22 +74,19 @@ class VMI(Attack):
         """Recover the distributions of all identities of the unit at once, then draw from each."""
         prior = self._prior(context)
         names, layers = labels.tolist(), prior.num_styles if self.layers == "own" else 1
-        mu = torch.zeros(len(names), layers, prior.latent_dim, device=context.device, requires_grad=True)
-        log_sigma = torch.zeros_like(mu, requires_grad=True)
+        q = self._distributions(names, layers, prior.latent_dim, context.device, streams)
         targets = labels.to(context.device).repeat_interleave(self.samples_per_step)
-        optimiser = self._optimiser([mu, log_sigma])
+        optimiser = self._optimiser(q.parameters)
         history: dict[str, list[Tensor]] = {}
         for step in range(self.steps):
             noise = self._noise(self.samples_per_step, prior.latent_dim, names, streams, step)
-            z = sampled(mu, log_sigma, noise.to(context.device, non_blocking=True))
-            kl = divergence(mu, log_sigma).mean(dim=1)  # (U,), over layers
+            z, kl = q.draw(noise.to(context.device, non_blocking=True))  # (U, L, S, Z), (U, L)
+            gradient, losses = self._gradient(context, by_sample(z.detach()), targets)
             optimiser.zero_grad(set_to_none=True)
-            gradient, losses = self._gradient(context, z.detach(), targets)
-            z.backward(gradient / self.samples_per_step)
-            (self.kl_weight * kl.sum()).backward()
+            identity = (by_sample(z) * gradient).sum() / self.samples_per_step  # has the gradient of the mean losses
+            (identity + self.kl_weight * kl.mean(dim=1).sum()).backward()
             history.setdefault("L_id", []).append(losses.view(len(names), -1).mean(dim=1))
-            history.setdefault("kl", []).append(kl.detach())
-            history.setdefault("sigma", []).append(log_sigma.detach().exp().mean(dim=(1, 2)))
+            history.setdefault("kl", []).append(kl.detach().mean(dim=1))
             optimiser.step()
             if should_report(step + 1, self.steps):
                 context.progress(step + 1, self.steps, "recover distributions")
@@ -93,7 +94,7 @@ class VMI(Attack):
         context.log(event=self.name, identities=names, **by_twentieth(curves))
         drawn = self._noise(self.draws, prior.latent_dim, names, streams, "draws")
         with torch.no_grad():
-            z = sampled(mu.detach(), log_sigma.detach(), drawn.to(context.device))
+            z = by_sample(q.draw(drawn.to(context.device))[0])
             styles = torch.cat([styles_of(prior, z[part]) for part in micro_batches(len(z), context)])
         images = render_images(context, styles.float().cpu(), prior.synthesis)
         grouped = images.view(len(names), self.draws, *images.shape[1:])
@@ -114,6 +115,18 @@ class VMI(Attack):
                 cure="set attack.layers=shared, or name another prior with --prior",
             )
         return prior
+
+    def _distributions(
+        self, names: list[int], layers: int, dimension: int, device: torch.device, streams: Streams
+    ) -> LatentDistributions:
+        """One for each identity and layer."""
+        if self.family == "diag":
+            return NormalLatents(len(names), layers, dimension, device)
+        if dimension % 2:
+            raise MibenchError(
+                f"vmi: a flow halves its latents, the prior's have {dimension} numbers", cure="set attack.family=diag"
+            )
+        return FlowLatents(names, layers, dimension, device, streams, steps=self.flow_steps, hidden=self.flow_hidden)
 
     def _optimiser(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self.optimiser == "sgd":
@@ -137,16 +150,9 @@ class VMI(Attack):
         return torch.cat(gradients), torch.cat(losses)
 
 
-def sampled(mu: Tensor, log_sigma: Tensor, noise: Tensor) -> Tensor:
-    """``mu + sigma eps`` of ``(U, L, Z)`` distributions with the same ``eps`` ``(U, S, Z)`` in all layers:
-    ``(U S, L, Z)``.
-    """
-    return (mu[:, None] + log_sigma.exp()[:, None] * noise[:, :, None]).flatten(0, 1)
-
-
-def divergence(mu: Tensor, log_sigma: Tensor) -> Tensor:
-    """``KL(N(mu, sigma^2) | N(0, I))`` in nats, summed over dimensions: ``(U, L, Z)`` to ``(U, L)``."""
-    return 0.5 * (mu.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum(dim=-1)
+def by_sample(z: Tensor) -> Tensor:
+    """Latents ``(U, L, S, Z)`` as ``(U S, L, Z)``."""
+    return z.transpose(1, 2).flatten(0, 1)
 
 
 def styles_of(prior: MappingPrior, z: Tensor) -> Tensor:

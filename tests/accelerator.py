@@ -123,6 +123,7 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "ppa-strong": (replace(test_ppa.TINY, views="strong"), dmmia_context),
     "ppa-stepped": (test_consensus.STEPPED_PPA, dmmia_context),
     "vmi": (test_vmi.TINY, dmmia_context),
+    "vmi-flow": (replace(test_vmi.TINY, family="flow"), dmmia_context),
     "dmmia": (test_dmmia.TINY, dmmia_context),
     "dmmia-stepped": (test_consensus.STEPPED_DMMIA, dmmia_context),
     "dmmia-w": (replace(test_dmmia.TINY, optimise="w", learning_rate=0.05), dmmia_context),

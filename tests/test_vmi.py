@@ -14,27 +14,23 @@ from torch.distributions import Normal, kl_divergence
 
 from mibench import settings
 from mibench.api import Access, AccessError, MibenchError
-from mibench.attacks.vmi import VMI, divergence, sampled
-from mibench.rng import Streams, stream
+from mibench.attacks.vmi import VMI
+from mibench.rng import Streams
 from mibench.runs.budget import planned_total
 from mibench.runs.protocol import load_protocol
 
 TINY: Any = VMI(
-    unit_size=2, draws=3, steps=4, samples_per_step=2, optimiser="adam", learning_rate=0.05, selection_transforms=2
+    family="diag",
+    flow_steps=2,
+    flow_hidden=8,
+    unit_size=2,
+    draws=3,
+    steps=4,
+    samples_per_step=2,
+    optimiser="adam",
+    learning_rate=0.05,
+    selection_transforms=2,
 )
-
-
-def test_the_divergence_is_that_of_normal_distributions() -> None:
-    mu, log_sigma = torch.randn(2, 3, 5, generator=stream(0, "mu")), torch.randn(2, 3, 5, generator=stream(0, "s"))
-    expected = kl_divergence(Normal(mu, log_sigma.exp()), Normal(torch.zeros(()), torch.ones(()))).sum(dim=-1)
-    assert torch.allclose(divergence(mu, log_sigma), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_all_layers_are_drawn_by_the_same_noise() -> None:
-    mu, log_sigma, noise = torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.randn(2, 4, 5)
-    z = sampled(mu, log_sigma, noise).view(2, 4, 3, 5)
-    assert torch.allclose(z[1, 2, 0], mu[1, 0] + log_sigma[1, 0].exp() * noise[1, 2])
-    assert torch.allclose((z - mu[:, None]) / log_sigma.exp()[:, None], noise[:, :, None].expand_as(z), atol=1e-4)
 
 
 @pytest.mark.parametrize(("optimiser", "layers"), [("sgd", "own"), ("adam", "shared")])
@@ -73,19 +69,22 @@ def test_the_recovery_is_the_bound_written_out(optimiser: Any, layers: Any) -> N
         assert torch.allclose(result.images, where.fit(prior.synthesis(result.latents)), atol=1e-4)
 
 
-def test_confidence_rises_above_the_prior_s_and_the_weight_of_the_divergence_holds_it_back() -> None:
-    before = attack(replace(TINY, steps=1, learning_rate=1e-9, draws=8))
-    after = attack(replace(TINY, steps=40, draws=8))
-    held = attack(replace(TINY, steps=40, draws=8, kl_weight=1.0))
+@pytest.mark.parametrize("family", ["diag", "flow"])
+def test_confidence_rises_above_the_prior_s_and_the_weight_of_the_divergence_holds_it_back(family: Any) -> None:
+    one = replace(TINY, family=family, draws=8)
+    before, after = attack(replace(one, steps=1, learning_rate=1e-9)), attack(replace(one, steps=40))
+    held = attack(replace(one, steps=40, kl_weight=1.0))
     assert float(after.confidence.mean()) > float(before.confidence.mean()) + 0.05
     assert float(held.curves["kl"][:, -1].mean()) < float(after.curves["kl"][:, -1].mean())
     assert after.images.shape == (16, 3, SIZE, SIZE)
 
 
-def test_results_depend_on_the_seed_and_on_nothing_else() -> None:
-    together = attack(TINY)
-    assert torch.allclose(together.images, attack(TINY, context(micro_batch=1)).images, atol=1e-2)
-    alone = attack(TINY, None, LABELS[1:])
+@pytest.mark.parametrize("family", ["diag", "flow"])
+def test_results_depend_on_the_seed_and_on_nothing_else(family: Any) -> None:
+    one = replace(TINY, family=family, learning_rate=0.01)
+    together = attack(one)
+    assert torch.allclose(together.images, attack(one, context(micro_batch=1)).images, atol=1e-2)
+    alone = attack(one, None, LABELS[1:])
     assert torch.allclose(together.images[together.labels == LABELS[1]], alone.images, atol=1e-2)
 
 
@@ -100,6 +99,7 @@ def test_weaker_access_and_other_priors_are_refused() -> None:
     ("changes", "message"),
     [
         ({"steps": 0}, "vmi: steps must be at least 1"),
+        ({"flow_hidden": 0}, "vmi: flow_hidden must be at least 1"),
         ({"momentum": 1.0}, "vmi: momentum must lie in"),
         ({"kl_weight": -1.0}, "vmi: kl_weight must be finite and not negative"),
         ({"loss": "hinge"}, "unknown identity loss 'hinge'"),
@@ -119,9 +119,15 @@ def test_the_preset_paper_is_the_default_and_recommended_is_what_equal_allows() 
         return found
 
     assert resolved("paper") == VMI()
+    assert presets.variants["flow"].values["family"] == "flow"
     protocol, recommended = load_protocol("equal")[0], resolved("recommended")
     assert protocol.query_budget is not None
     for steps, fits in ((recommended.steps, True), (recommended.steps + 1, False)):
         planned = planned_total(replace(recommended, steps=steps), protocol)
         assert planned is not None
         assert (planned.forward + planned.backward <= protocol.query_budget * protocol.num_identities) is fits
+
+
+def test_a_flow_that_cannot_be_halved_is_refused() -> None:
+    with pytest.raises(MibenchError, match=r"have 5 numbers; set attack\.family=diag"):
+        VMI()._distributions([1], 1, 5, torch.device("cpu"), Streams(0))
