@@ -77,8 +77,8 @@ def _brightened(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrasted(images: Tensor, factor: Tensor) -> Tensor:
-    grey = (images * images.new_tensor(GREY)[:, None, None]).sum(dim=1, keepdim=True)
-    mean = grey.mean(dim=(2, 3), keepdim=True)
+    red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
+    mean = (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None, None, None]  # of the grey image, too
     return (mean + factor * (images - mean)).clamp(0, 1)
 
 
