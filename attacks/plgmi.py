@@ -39,7 +39,7 @@ class PLGMI(Attack):
 
     unit_size: int = 10  # ours: identities in one batch; no identity depends on another
     restarts: int = 5  # released: random seeds, all of them results
-    steps: int = 600  # released; 0: what the generator makes of the class, without a search
+    steps: int = 600  # released
     learning_rate: float = 0.1  # released (Adam)
     betas: tuple[float, float] = (0.9, 0.999)  # released: Adam's own
     views: int = 2  # released: random views of each image in each step, whose losses are summed
@@ -51,9 +51,9 @@ class PLGMI(Attack):
         identity_loss(self.loss)
         check_ranges(
             self,
-            at_least_one=("unit_size", "restarts", "views"),
+            at_least_one=("unit_size", "restarts", "steps", "views"),
             positive=("learning_rate",),
-            not_negative=("steps", "selection_transforms"),
+            not_negative=("selection_transforms",),
         )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise MibenchError(f"plgmi: betas must lie in [0, 1), got {self.betas}")

@@ -136,11 +136,11 @@ def tiny_smile() -> tuple[Attack, Context]:
     return SMILE(**small, **searched), context()  # type: ignore[arg-type]
 
 
-# How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
 def tiny_vmi() -> tuple[Attack, Context]:
     return test_vmi.TINY, context()
 
 
+# How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
 TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "brep": tiny_brep,
     "c2fmi": tiny_c2fmi,
