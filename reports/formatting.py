@@ -27,6 +27,8 @@ CURVES = {
     "L_tuning": "loss of tuning the generator",
     "generator_drift": "drift of the generator (pixels)",
     "pool_confidence": "confidence in the starting points",
+    "kl": "divergence from the prior (nats)",
+    "z_rms": "root mean square of z",
     "drift": "drift of w (standard deviations)",
     "spread": "spread of candidates (standard deviations)",
     "prototype_displacement": "displacement of the prototypes",

@@ -24,10 +24,12 @@ import test_lokt_pool
 import test_lomma
 import test_miface
 import test_mirror
+import test_plgmi
 import test_ppa
 import test_ppdg
 import test_rlb
 import test_smile
+import test_vmi
 import torch
 from torch import Tensor, nn
 
@@ -85,6 +87,10 @@ def lomma_context(**options: Any) -> Context:
     return test_lomma.place(**options)
 
 
+def plgmi_context(**options: Any) -> Context:
+    return test_plgmi.place(**options)
+
+
 def ppdg_context(**options: Any) -> Context:
     return test_ppdg.context(**options)
 
@@ -111,10 +117,13 @@ CASES: dict[str, tuple[Attack, Callable[..., Context]]] = {
     "smile": (test_smile.TINY, dmmia_context),
     "mirror-b": (test_mirror.TINY_B, dmmia_context),
     "mirror-w": (test_mirror.TINY_W, dmmia_context),
+    "plgmi": (test_plgmi.TINY, plgmi_context),
     "ppa": (test_ppa.TINY, dmmia_context),
     "ppdg": (test_ppdg.TINY, ppdg_context),
     "ppa-strong": (replace(test_ppa.TINY, views="strong"), dmmia_context),
     "ppa-stepped": (test_consensus.STEPPED_PPA, dmmia_context),
+    "vmi": (test_vmi.TINY, dmmia_context),
+    "vmi-flow": (replace(test_vmi.TINY, family="flow"), dmmia_context),
     "dmmia": (test_dmmia.TINY, dmmia_context),
     "dmmia-stepped": (test_consensus.STEPPED_DMMIA, dmmia_context),
     "dmmia-w": (replace(test_dmmia.TINY, optimise="w", learning_rate=0.05), dmmia_context),
@@ -125,7 +134,7 @@ def moved(context: Context, device: torch.device) -> Context:
     """The same context with its networks on the device."""
     context.victim._network.to(device)
     prior: Any = context.prior
-    for network in (prior.generator, prior.discriminator):
+    for network in (prior.generator, getattr(prior, "discriminator", None)):
         if isinstance(network, nn.Module):
             network.to(device)
     return replace(context, device=device)

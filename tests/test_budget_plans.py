@@ -11,7 +11,9 @@ import pytest
 import test_deepinversion
 import test_gmi
 import test_lomma
+import test_plgmi
 import test_ppdg
+import test_vmi
 import torch
 from test_dmmia import TINY, context
 from torch import Tensor
@@ -120,6 +122,10 @@ def tiny_ppdg() -> tuple[Attack, Context]:
     return test_ppdg.TINY, test_ppdg.context()
 
 
+def tiny_plgmi() -> tuple[Attack, Context]:
+    return test_plgmi.TINY, test_plgmi.place()
+
+
 def tiny_rlb() -> tuple[Attack, Context]:
     return RLB(candidates=2, episodes=5, hidden=8, batch_size=2, selection_transforms=2), test_gmi.context()
 
@@ -128,6 +134,10 @@ def tiny_smile() -> tuple[Attack, Context]:
     small = {"pool_size": 16, "width": 2, "training_steps": 2, "training_batch": 8, "starts": 2, "steps": 2}
     searched = {"population": 4, "generations": 3, "candidates": 2, "selection_transforms": 2}
     return SMILE(**small, **searched), context()  # type: ignore[arg-type]
+
+
+def tiny_vmi() -> tuple[Attack, Context]:
+    return test_vmi.TINY, context()
 
 
 # How every registered attack is tried: a name that is missing here fails, so a new attack cannot be forgotten.
@@ -148,10 +158,12 @@ TRIED: dict[str, Callable[[], tuple[Attack, Context]]] = {
     "miface": tiny_miface,
     "mirror-b": tiny_mirror_b,
     "mirror-w": tiny_mirror_w,
+    "plgmi": tiny_plgmi,
     "ppa": tiny_ppa,
     "ppdg": tiny_ppdg,
     "rlb": tiny_rlb,
     "smile": tiny_smile,
+    "vmi": tiny_vmi,
 }
 
 

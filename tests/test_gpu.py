@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import test_dcgan
+import test_plgmi_prior
 import test_prior_training
 import torch
 from accelerator import CASES, TOLERANCE, an_accelerator, attacked, moved, relative, same_bits, shares  # noqa: F401
@@ -27,6 +28,7 @@ from torch import Tensor
 import mibench
 from mibench.api import Access, ImageSpec, PriorTrainingData, TrainedWeights, TrainingContext, Victim
 from mibench.attacks.priors.dcgan.prior import GMIPrior, KEDMIPrior
+from mibench.attacks.priors.plgmi.prior import PLGMIPrior
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.attacks.priors.stylegan2.training import TrainStyleGAN2
 from mibench.cli import cli
@@ -66,6 +68,7 @@ SMALL: dict[str, dict[str, Any]] = {  # with shipped weights, two units of one i
     "consensus": {"pool_size": 16, "candidates": 3, "steps": 3, "subset": 2},
     "ppa": {"pool_size": 16, "candidates": 2, "epochs": 2},
     "ppdg": {"pool_size": 16, "later_pool_size": 4, "candidates": 2, "steps": 2, "project_steps": 3, "tune_steps": 2},
+    "vmi": {"draws": 2, "steps": 2, "samples_per_step": 2},
     "dmmia": {"pool_size": 16, "candidates": 2, "epochs": 2},
 }
 
@@ -314,6 +317,10 @@ def kedmi(workshop: TrainingContext) -> TrainedWeights:
     return test_dcgan.RECIPES["kedmi"].run(PriorTrainingData(test_dcgan.pictures, victim), workshop)
 
 
+def plgmi(workshop: TrainingContext) -> TrainedWeights:
+    return test_plgmi_prior.TINY.run(PriorTrainingData(test_dcgan.pictures, test_plgmi_prior.victim()), workshop)
+
+
 TRAININGS: dict[str, Callable[[TrainingContext], TrainedWeights]] = {
     **{name: (lambda shop, recipe=recipe: recipe.run(TinySplit(), shop)) for name, recipe in TARGETS.items()},
     "judge": lambda shop: JUDGE.run(TinySplit(), shop),
@@ -321,12 +328,13 @@ TRAININGS: dict[str, Callable[[TrainingContext], TrainedWeights]] = {
     "stylegan2": lambda shop: STYLEGAN2.run(test_prior_training.pictures, shop),
     "gmi": lambda shop: test_dcgan.RECIPES["gmi"].run(test_dcgan.pictures, shop),
     "kedmi": kedmi,
+    "plgmi": plgmi,
 }
 
 
 def loads(name: str, trained: TrainedWeights) -> None:
     """What a training hands back builds its network."""
-    priors = {"stylegan2": StyleGAN2Prior, "gmi": GMIPrior, "kedmi": KEDMIPrior}
+    priors = {"stylegan2": StyleGAN2Prior, "gmi": GMIPrior, "kedmi": KEDMIPrior, "plgmi": PLGMIPrior}
     if name in priors:
         priors[name].build(dict(trained.arguments), trained.weights, trained.image, name=name)
         return

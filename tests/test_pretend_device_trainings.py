@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import test_dcgan
+import test_plgmi_prior
 import test_prior_training
 import torch
 from powercut import Memory
@@ -29,6 +30,11 @@ def kedmi(steps: int, workshop: TrainingContext) -> TrainedWeights:
     return recipe.run(PriorTrainingData(test_dcgan.pictures, victim), workshop)
 
 
+def plgmi(steps: int, workshop: TrainingContext) -> TrainedWeights:
+    recipe = replace(test_plgmi_prior.TINY, steps=steps, **QUIET)
+    return recipe.run(PriorTrainingData(test_dcgan.pictures, test_plgmi_prior.victim()), workshop)
+
+
 QUIET: dict[str, Any] = {"checkpoint_seconds": 1e9, "log_steps": 10**9}
 STYLEGAN2 = test_prior_training.TINY | {"checkpoint_seconds": 1e9, "log_images": 10**9, "style_mixing": 0.5}
 LARGE: dict[str, Any] = {"architecture": "resnet18", "width": 0.0625, "size": 32, "epochs": 2}
@@ -47,6 +53,7 @@ TRAININGS: dict[str, Callable[[int, TrainingContext], TrainedWeights]] = {
     "stylegan2": lambda n, shop: TrainStyleGAN2(**STYLEGAN2, images=40 * n).run(test_prior_training.pictures, shop),
     "gmi": lambda n, shop: replace(test_dcgan.RECIPES["gmi"], steps=4 * n, **QUIET).run(test_dcgan.pictures, shop),
     "kedmi": lambda n, shop: kedmi(4 * n, shop),
+    "plgmi": lambda n, shop: plgmi(2 * n, shop),
 }
 QUICK = ("resnet18", "regressor", "gmi")  # one of each loop; the others are slow tests
 

@@ -12,10 +12,10 @@ from mibench.attacks.rendering import decoder
 from mibench.attacks.requirements import require_discriminator, require_mapping, require_prior
 from mibench.weights.prior_class import prior_class
 
-SHIPPED = ("stylegan2", "gmi", "kedmi")
+OWN = ("stylegan2", "gmi", "kedmi", "plgmi")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", OWN)
 def test_a_prior_extends_the_contract(name: str) -> None:
     kind = prior_class(name)
     assert issubclass(kind, Prior)
@@ -24,11 +24,11 @@ def test_a_prior_extends_the_contract(name: str) -> None:
     assert all(isinstance(option, str) for option in kind.options)
 
 
-def test_the_facts_of_the_shipped_priors() -> None:
-    assert [name for name in SHIPPED if prior_class(name).per_target] == ["kedmi"]
-    assert [name for name in SHIPPED if issubclass(prior_class(name), MappingPrior)] == ["stylegan2"]
+def test_the_facts_of_the_own_priors() -> None:
+    assert [name for name in OWN if prior_class(name).per_target] == ["kedmi", "plgmi"]
+    assert [name for name in OWN if issubclass(prior_class(name), MappingPrior)] == ["stylegan2"]
     assert prior_class("stylegan2").options == ("truncation", "noise", "crop")
-    assert prior_class("gmi").options == prior_class("kedmi").options == ()
+    assert prior_class("gmi").options == prior_class("kedmi").options == prior_class("plgmi").options == ()
 
 
 def test_an_object_that_does_not_extend_the_contract_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from mibench.attacks.priors.stylegan2.generator import Generator
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
 from mibench.attacks.rlb import RLB
 from mibench.attacks.smile import SMILE
+from mibench.attacks.vmi import VMI
 from mibench.cli import cli
 from mibench.rng import Streams
 from mibench.runs import attack as engine
@@ -122,6 +123,7 @@ ATTACKS: dict[str, Attack] = {
     "gmi": GMI(restarts=2, iterations=1),
     "lomma-gmi": LommaGMI(restarts=2, iterations=1, students=(), regulariser_weight=0.0),
     "kedmi": KEDMI(iterations=1, draws=2),
+    "vmi": VMI(steps=1, samples_per_step=2, draws=2, layers="shared"),
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mibench.records import ImageSpec
 
 from .defence import Defence
-from .victim import Victim
+from .victim import Access, Victim
 
 CheckpointState = dict[str, Any]  # nested dicts and lists of tensors, numbers and text, as torch.load gives them back
 
@@ -74,11 +74,13 @@ class Recipe(ABC):
     ``needs`` says what the referee hands over: ``"split"`` is the whole :class:`~mibench.data.split.IdentitySplit`
     (defender and referee only); ``"public"`` is ``public(size) -> uint8 (N, 3, size, size)`` and nothing else;
     ``"public+identities"`` is ``public(size) -> Images``, the same images with a key of the person on each;
-    ``"public+victim"`` is a :class:`PriorTrainingData`, for a prior that is made against one target.
+    ``"public+victim"`` is a :class:`PriorTrainingData`, for a prior that is made against one target; the victim answers
+    as much as ``access`` says.
     """
 
     kind: ClassVar[str]  # target | judge | regressor | prior | backbone
     needs: ClassVar[str] = "split"
+    access: ClassVar[Access] = Access.SCORES  # what a recipe that is handed a victim may ask of it
     defends: ClassVar[bool] = False  # whether it lets :attr:`TrainingContext.defences` act
     cost_only: ClassVar[frozenset[str]] = frozenset()  # settings that change no result: how often to save and to log
 

@@ -43,6 +43,7 @@ JUDGE_SETTINGS: dict[str, object] = {
 PRIOR_SETTINGS: dict[str, dict[str, float]] = {
     "gmi": {"width": 0.25, "average": 0.999, "batch_size": 32, "critic_steps": 2, "steps": 10_000},
     "kedmi": {"width": 0.25, "average": 0.999, "batch_size": 32, "critic_steps": 2, "steps": 10_000},
+    "plgmi": {"width": 0.125, "batch_size": 32, "critic_steps": 2, "steps": 2_000},
     "stylegan2": {
         "images": 160_000,
         "channel_base": 1536,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.api import Access, CardName, PriorTrainingData, Recipe
+from mibench.api import CardName, PriorTrainingData, Recipe
 from mibench.data.files import FileSplit
 from mibench.data.split import IdentitySplit
 from mibench.errors import MibenchError
@@ -72,5 +72,5 @@ def data_for(recipe: Recipe, dataset: IdentitySplit, target: CardFile | None, de
     if recipe.needs == "public":
         return public
     if recipe.needs == "public+victim" and target is not None:
-        return PriorTrainingData(public, build_victim(target, Access.SCORES, device))
+        return PriorTrainingData(public, build_victim(target, recipe.access, device))
     raise MibenchError(f"recipe {type(recipe).__name__} wants {recipe.needs!r}; known: {', '.join(NEEDS)}")

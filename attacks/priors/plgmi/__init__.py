@@ -1,0 +1,1 @@
+"""PLG-MI's class-conditional GAN: networks, pseudo-labels, training."""
