@@ -23,11 +23,11 @@ from mibench.rng import stream
 
 from .batching import micro_batches
 from .losses import negative_log_realness
+from .mirror_w import ramp
 from .priors.stylegan2.prior import StyleGAN2Prior
 from .rendering import decoder, render_images
 
 Distance = Literal["pairs", "transport", "mmd"]
-RISE, FALL = 0.05, 0.25  # released code: shares of the projection in which its rate rises and falls
 CALM = 0.75  # released code: share of the projection with noise
 FIXED = 64  # draws over which a generator's drift is measured
 KERNELS = 5  # released code: of the maximum mean discrepancy, each twice as wide as the one before
@@ -47,12 +47,6 @@ def require_tunable(prior: Prior | None, attack: str) -> StyleGAN2Prior:
         f"{'of this run' if prior is None else repr(prior.name)} {'is missing' if prior is None else lacks}",
         cure="run with --prior stylegan2",
     )
-
-
-def projection_rate(step: int, steps: int, rate: float) -> float:
-    """Adam's rate in ``step`` (from 0) of a projection: up evenly, level, down by a cosine."""
-    share = step / steps
-    return rate * (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - share) / FALL))) * min(1.0, share / RISE)
 
 
 def projection_noise(step: int, steps: int, size: float) -> float:
@@ -160,7 +154,7 @@ class Tuning:
         styles = start.expand(len(images), -1).clone().requires_grad_()
         adam = torch.optim.Adam([styles], lr=self.project_rate)
         for step in range(self.project_steps):
-            adam.param_groups[0]["lr"] = projection_rate(step, self.project_steps, self.project_rate)
+            adam.param_groups[0]["lr"] = self.project_rate * ramp(step / self.project_steps)  # MIRROR's
             adam.zero_grad()
             size = projection_noise(step, self.project_steps, self.project_noise)
             for part in self._parts(len(images), context):

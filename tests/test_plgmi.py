@@ -230,6 +230,12 @@ def test_without_a_trained_prior_a_run_says_in_one_line_how_to_train_it() -> Non
     with pytest.raises(MibenchError, match=r"mibench train prior plgmi --target vgg16 --dataset synthfaces") as refused:
         cards.find("prior", "plgmi+vgg16", "synthfaces")
     assert "\n" not in str(refused.value)
+    assert "mibench import" not in str(refused.value), "nothing reads released files of this prior"
+    assert "did you mean" not in str(refused.value), "another architecture is no other spelling"
+    with pytest.raises(
+        MibenchError, match=r"mibench import FILE --as prior:kedmi.*did you mean 'kedmi@synthfaces\+vgg16'"
+    ):
+        cards.find("prior", "kedmi+vgg166", "synthfaces")
 
 
 def test_other_attacks_work_on_its_prior() -> None:

@@ -24,8 +24,8 @@ from mibench.attacks.generator_tuning import (
     maximum_mean_discrepancy,
     pair_distance,
     projection_noise,
-    projection_rate,
 )
+from mibench.attacks.mirror_w import ramp
 from mibench.attacks.ppdg import PPDG
 from mibench.attacks.priors.stylegan2.discriminator import Discriminator
 from mibench.attacks.priors.stylegan2.prior import StyleGAN2Prior
@@ -88,7 +88,7 @@ def test_equal_sets_have_no_discrepancy() -> None:
 
 def test_the_schedule_of_the_projection_is_the_released_one() -> None:
     for step, rate, noise in RUN["projection_schedule_300_steps(step,lr,noise_factor_of_w_std)"]:
-        assert projection_rate(step, 300, 0.01) == pytest.approx(rate, rel=1e-5, abs=1e-12)
+        assert 0.01 * ramp(step / 300) == pytest.approx(rate, rel=1e-5, abs=1e-12)
         assert projection_noise(step, 300, 0.05) == pytest.approx(noise, rel=1e-5, abs=1e-12)
 
 

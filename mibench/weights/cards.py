@@ -241,7 +241,13 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             raise MibenchError(f"{wanted!r} is a {other}, it can never be chosen as the {kind} (known: {options})")
         raise MibenchError(registry.unknown(kind, architecture, registry.names(kind)))
     # A network of another data set is no misspelling, unless the data set was spelled out.
-    have = [c.name for c in cards.values() if c.kind == kind and ("@" in wanted or c.card_name.dataset == dataset)]
+    have = [
+        own.name
+        for own in cards.values()
+        if own.kind == kind
+        and own.card_name.architecture == architecture  # that was spelled right
+        and ("@" in wanted or own.card_name.dataset == dataset)
+    ]
     if kind == "target" and _from_user(architecture):
         raise MibenchError(
             f"no target {name!r} has been imported by an audit{suggest(name, have)}",
@@ -257,13 +263,13 @@ def find(kind: str, wanted: str, dataset: str) -> CardFile:
             f"no weights of the backbone {name!r} are here{suggest(name, have)}",
             cure=f"{trains}{get} and `mibench import FILE --as backbone:{name}`",
         )
+    imports = ""
+    if {kind, f"{kind}:{architecture}"} & set(registry.names("importer")):
+        imports = f", or import published ones with `mibench import FILE --as {kind}:{name}`"
     hint = f" ({get})" if published else ""
     raise MibenchError(
         f"no trained weights for the {kind} {name!r}",
-        cure=(
-            f"train them with `{training_command(kind, name)}`, or import published ones with `mibench import FILE "
-            f"--as {kind}:{name}`{hint}{suggest(name, have)}"
-        ),
+        cure=f"train them with `{training_command(kind, name)}`{imports}{hint}{suggest(name, have)}",
     )
 
 
