@@ -31,10 +31,10 @@ class ConditionalBatchNorm(nn.BatchNorm2d):
         nn.init.ones_(self.weights.weight)
         nn.init.zeros_(self.biases.weight)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        """Features ``(N, C, H, W)`` of images of classes ``(N,)``."""
+    def of_classes(self, x: Tensor, y: Tensor) -> Tensor:
+        """Features ``(N, C, H, W)`` of images of classes ``(N,)``, normalised, scaled and shifted."""
         scale, shift = (embedding(y)[:, :, None, None] for embedding in (self.weights, self.biases))
-        normed: Tensor = scale * super().forward(x) + shift
+        normed: Tensor = scale * self(x) + shift
         return normed
 
 
@@ -51,8 +51,8 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Features ``(N, into, H, W)`` to ``(N, out, 2 H, 2 W)``."""
-        h = self.c1(_doubled(self.b1(x, y).relu()))
-        h = self.c2(self.b2(h, y).relu())
+        h = self.c1(_doubled(self.b1.of_classes(x, y).relu()))
+        h = self.c2(self.b2.of_classes(h, y).relu())
         out: Tensor = h + self.c_sc(_doubled(x))
         return out
 
