@@ -11,6 +11,7 @@ from reported_runs import make_run
 
 from mibench.reports.compare import compare_attacks
 from mibench.reports.compare_defences import compare_defences
+from mibench.reports.figures.comparison import MOST_BELOW, _below
 from mibench.reports.figures.verdict import verdict_plot
 from mibench.reports.formatting import CONTROLS
 from mibench.reports.judges import judges_of
@@ -94,4 +95,14 @@ def test_the_verdict_figure_shows_controls_beside_the_attacks(run: StoredRun) ->
         assert (title.removeprefix("control: ") in labels) == bool(judge_of_run.of_control(control))
     drawn = [x for dots in axes[0].collections if hasattr(dots, "get_offsets") for x, _ in dots.get_offsets()]
     assert run.metrics["control_private_test_acc1"].value in drawn
-    assert any("ranked first" in each.get_xlabel() for each in axes)
+    below = [each.get_xlabel() for each in axes]
+    assert any("ranked first" in label for label in below)
+    assert max(len(line) for label in below for line in label.split("\n")) <= MOST_BELOW, "no label runs into another"
+
+
+def test_a_label_below_a_panel_is_broken_where_it_would_run_into_the_next() -> None:
+    assert _below("acc@1", better=True) == "acc@1 (stronger →)"
+    assert _below("KNN distance", better=False) == "KNN distance (← stronger)"
+    long = "identity recovered (0 none, 1 portraits)"
+    assert _below(long, better=True) == f"{long}\n(stronger →)"
+    assert max(map(len, _below(f"{long}, by another judge", better=None).split("\n"))) <= MOST_BELOW

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PANELS = ("acc1", "knn_distance", "true_identity_error")
 TITLE = "Attacks side by side"
 MOST_LETTERS = 32  # in a line of a label beside the axis; a label has two lines at most
+MOST_BELOW = 40  # in a line of a label below a panel
 
 
 def comparison_plot(comparison: Comparison, panels: Sequence[str] = PANELS, title: str = TITLE) -> Figure:
@@ -111,14 +112,20 @@ def _panel(
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     else:
         axes.margins(x=0.08)
-    stronger = "" if better is None else " (stronger →)" if better else " (← stronger)"
-    axes.set_xlabel(info.heading + stronger, fontsize=NORMAL, color=INK)
+    axes.set_xlabel(_below(info.heading, better), fontsize=NORMAL, color=INK)
 
 
 def _seeds(axes: Axes, row: Row, name: str, height: float, colour: str) -> None:
     values = [value for value in row.by_seed.get(name, ()) if value is not None]
     if len(values) > 1:
         axes.vlines(values, height - 0.28, height + 0.28, color=colour, linewidth=1.1)
+
+
+def _below(heading: str, better: bool | None) -> str:
+    """What a panel shows and which way an attack is stronger, on lines of their own where one is too short."""
+    stronger = "" if better is None else "(stronger →)" if better else "(← stronger)"
+    line = f"{heading} {stronger}".strip()
+    return line if len(line) <= MOST_BELOW else "\n".join([*textwrap.wrap(heading, MOST_BELOW), stronger]).strip()
 
 
 def _broken(label: str) -> str:
